@@ -1,0 +1,101 @@
+"""ndarray <-> Tensor message. Nothing else in the project touches tensor bytes.
+
+Knows the wire's layout (row-major, little-endian) and no model, limit or service.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from bilstm.v1 import encoder_pb2 as pb
+
+Array = NDArray[np.generic]
+
+# The one place where a wire type meets a numpy type.
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    pb.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    pb.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    pb.DATA_TYPE_INT32: np.dtype("<i4"),
+    pb.DATA_TYPE_INT64: np.dtype("<i8"),
+}
+_DATA_TYPES = {dtype: pb.DataType.ValueType(number) for number, dtype in _DTYPES.items()}
+
+FLOATS = frozenset({pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16})
+INTEGERS = frozenset({pb.DATA_TYPE_INT32, pb.DATA_TYPE_INT64})
+
+
+class TensorError(ValueError):
+    """A Tensor message contradicts itself. `field` is the one at fault: `data_type`, `shape`
+    or `data`."""
+
+    def __init__(self, field: str, expected: str):
+        super().__init__(f"{field}: {expected}")
+        self.field = field
+        self.expected = expected
+
+
+def dtype_of(data_type: int) -> np.dtype[np.generic]:
+    """The numpy type of a wire type. Raises `TensorError` for one that does not exist."""
+    try:
+        return _DTYPES[data_type]
+    except KeyError:
+        known = ", ".join(pb.DataType.Name(number) for number in _DATA_TYPES.values())
+        raise TensorError(
+            "data_type", f"must be one of {known}, got {_name(data_type)}"
+        ) from None
+
+
+def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
+    """The wire type of a numpy type, or None if the wire has none."""
+    return _DATA_TYPES.get(dtype.newbyteorder("<"))
+
+
+def encode(array: Array) -> pb.Tensor:
+    """`array` as a message: one copy. Its dtype must be one of the wire's."""
+    data_type = data_type_of(array.dtype)
+    if data_type is None:
+        raise TypeError(f"the wire has no type for {array.dtype}")
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return pb.Tensor(data_type=data_type, shape=array.shape, data=little.tobytes())
+
+
+def decode(tensor: pb.Tensor) -> Array:
+    """The message's array, read-only, over its bytes without a copy.
+
+    Type, shape and byte count are checked against each other before anything is made.
+    Raises `TensorError`.
+    """
+    dtype = dtype_of(tensor.data_type)
+    shape = tuple(tensor.shape)
+    if any(size < 0 for size in shape):
+        raise TensorError("shape", f"must not be negative, got {_list(shape)}")
+    data = tensor.data  # read once: each access copies
+    expected = math.prod(shape) * dtype.itemsize  # Python's integers don't overflow
+    if len(data) != expected:
+        raise TensorError(
+            "data",
+            f"must be {expected} bytes for shape {_list(shape)} of "
+            f"{_name(tensor.data_type)}, got {len(data)}",
+        )
+    try:
+        return np.frombuffer(data, dtype).reshape(shape)
+    except ValueError:  # no elements in more dimensions, or larger ones, than an array can have
+        raise TensorError("shape", f"is no array's shape: {_list(shape)}") from None
+
+
+def _name(data_type: int) -> str:
+    try:
+        return pb.DataType.Name(pb.DataType.ValueType(data_type))
+    except ValueError:
+        return str(data_type)
+
+
+def _list(shape: Sequence[int], most: int = 8) -> str:
+    sizes = ", ".join(str(size) for size in shape[:most])
+    return f"[{sizes}{', …' if len(shape) > most else ''}]"

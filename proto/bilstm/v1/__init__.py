@@ -1,0 +1,1 @@
+"""Generated from encoder.proto by `make proto`."""

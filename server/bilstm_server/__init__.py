@@ -1,0 +1,1 @@
+"""The BiLSTM encoding service."""

@@ -1,0 +1,59 @@
+"""What can go wrong, in the service's own words. `rpc/status.py` maps each to a gRPC code.
+
+    ServiceError
+    ├── InvalidInput       the request can't be served as it is: names the field
+    ├── ModelNotFound      no such model or version
+    ├── Overloaded         the queue is full; carries when to try again
+    ├── DeadlineExpired    the caller's deadline passed before the result was computed
+    ├── Unavailable        the server is loading its models, or draining
+    └── OutOfMemory        one sequence alone does not fit into the device's memory
+    ModelError             a model folder or checkpoint can't be used (at load, never on the wire)
+
+Knows nothing of gRPC, torch or Prometheus.
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Base of every error that a caller is told in the service's own words."""
+
+
+class InvalidInput(ServiceError):
+    """A field of the request is not what it must be.
+
+    `field` is its path (`sequences[3].shape`), `expected` says what was expected and found.
+    """
+
+    def __init__(self, field: str, expected: str):
+        super().__init__(f"{field}: {expected}" if field else expected)
+        self.field = field
+        self.expected = expected
+
+
+class ModelNotFound(ServiceError):
+    """The request names a model or a version that this server does not have."""
+
+
+class Overloaded(ServiceError):
+    """The queue has no room for the request now."""
+
+    def __init__(self, message: str, retry_after_seconds: float):
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExpired(ServiceError):
+    """The deadline passed while the request waited."""
+
+
+class Unavailable(ServiceError):
+    """The server can't take requests now: models are loading, or it is draining."""
+
+
+class OutOfMemory(ServiceError):
+    """The device's memory does not hold the computation of this one sequence."""
+
+
+class ModelError(Exception):
+    """A model folder or checkpoint is missing, broken, or not what was expected: one line."""

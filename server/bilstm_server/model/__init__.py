@@ -1,0 +1,20 @@
+"""The operator and the model around it. The only room, with `batching/engine.py`, for torch."""
+
+from .bilstm import BiLSTM
+from .checkpoint import import_checkpoint, load_model, save_model
+from .config import ModelConfig, Output, Pooling
+from .encoder import Encodings, SequenceEncoder
+from .kernels import RaggedBatch
+
+__all__ = [
+    "BiLSTM",
+    "Encodings",
+    "ModelConfig",
+    "Output",
+    "Pooling",
+    "RaggedBatch",
+    "SequenceEncoder",
+    "import_checkpoint",
+    "load_model",
+    "save_model",
+]

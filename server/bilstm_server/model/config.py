@@ -1,0 +1,85 @@
+"""`ModelConfig`: what `config.json` in a model folder says. Pure data; no torch, no files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+
+class Pooling(StrEnum):
+    """How the head reads one vector off a sequence's outputs."""
+
+    LAST = "last"  # the output at the last step, as the usual classifier does
+    FINAL = "final"  # forward's last and reverse's first step, joined
+    MEAN = "mean"
+    MAX = "max"
+
+
+class Output(StrEnum):
+    """What a caller can ask of a sequence. P = proj_size or hidden_size, K = directions."""
+
+    STATES = "states"  # [T, K*P], the top layer's output at each step
+    FINAL = "final"  # [K*P], forward's last and reverse's first step, joined
+    MEAN = "mean"  # [K*P], over the steps
+    MAX = "max"  # [K*P], over the steps
+    LOGITS = "logits"  # [classes], the head's
+    STATE = "state"  # hidden [layers*K, P] and cell [layers*K, H] after the last step
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EmbeddingConfig(_Strict):
+    num_embeddings: PositiveInt  # token ids are 0 to num_embeddings - 1
+
+
+class HeadConfig(_Strict):
+    num_classes: PositiveInt
+    pooling: Pooling = Pooling.LAST
+    bias: bool = True
+
+
+class ModelConfig(_Strict):
+    """Sizes as torch.nn.LSTM names them, and what stands before and behind the BiLSTM."""
+
+    version: PositiveInt = 1
+    input_size: PositiveInt
+    hidden_size: PositiveInt
+    num_layers: PositiveInt = 1
+    bias: bool = True
+    bidirectional: bool = True
+    proj_size: int = Field(default=0, ge=0)
+    embedding: EmbeddingConfig | None = None
+    head: HeadConfig | None = None
+    labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.proj_size >= self.hidden_size:
+            raise ValueError("proj_size must be smaller than hidden_size")
+        if self.labels and (self.head is None or len(self.labels) != self.head.num_classes):
+            raise ValueError("labels must be one per class of the head")
+        return self
+
+    @property
+    def num_directions(self) -> int:
+        """K."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_size(self) -> int:
+        """P, one direction's output at each step."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def encoding_size(self) -> int:
+        """K*P, the width of states, final, mean and max."""
+        return self.num_directions * self.state_size
+
+    @property
+    def state_rows(self) -> int:
+        """layers*K, the rows of an initial or final state."""
+        return self.num_layers * self.num_directions

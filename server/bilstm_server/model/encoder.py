@@ -1,0 +1,120 @@
+"""`SequenceEncoder`: token embedding (optional), BiLSTM, head (optional), over a ragged batch.
+
+Knows tensors and a `ModelConfig`; knows no file, no request and no queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .bilstm import BiLSTM, States
+from .config import ModelConfig, Output, Pooling
+from .kernels import RaggedBatch
+
+
+@dataclass(slots=True)
+class Encodings:
+    """The outputs of a batch of B sequences with N steps in all; what was not asked is None."""
+
+    states: Tensor | None = None  # [N, K*P]
+    final: Tensor | None = None  # [B, K*P]
+    mean: Tensor | None = None  # [B, K*P]
+    max: Tensor | None = None  # [B, K*P]
+    logits: Tensor | None = None  # [B, classes]
+    state: States | None = None  # [layers*K, B, P] and [layers*K, B, H]
+
+
+class SequenceEncoder(nn.Module):
+    """The whole model. Its state_dict has nn.LSTM's names under `lstm.`, and nn.Embedding's
+    and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        """`dropout`: between the layers, in training only."""
+        super().__init__()
+        self.config = config
+        self.embedding = (
+            nn.Embedding(
+                config.embedding.num_embeddings, config.input_size, device=device, dtype=dtype
+            )
+            if config.embedding
+            else None
+        )
+        self.lstm = BiLSTM(
+            config.input_size,
+            config.hidden_size,
+            num_layers=config.num_layers,
+            bias=config.bias,
+            dropout=dropout,
+            bidirectional=config.bidirectional,
+            proj_size=config.proj_size,
+            device=device,
+            dtype=dtype,
+        )
+        self.head = (
+            nn.Linear(
+                config.encoding_size,
+                config.head.num_classes,
+                bias=config.head.bias,
+                device=device,
+                dtype=dtype,
+            )
+            if config.head
+            else None
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        batch: RaggedBatch,
+        hx: States | None = None,
+        outputs: Collection[Output] = (Output.STATES,),
+    ) -> Encodings:
+        """Encode the sequences that lie one after the other in `x`.
+
+        `x` is [N, input_size], or token ids [N] where the model has an embedding; `hx` as
+        `BiLSTM.forward_ragged` takes it. Raises `ValueError` if logits are asked of a model
+        without a head.
+        """
+        if self.embedding is not None:
+            x = self.embedding(x)
+        y, (h_n, c_n) = self.lstm.forward_ragged(x, batch, hx)
+        encodings = Encodings()
+        if Output.STATES in outputs:
+            encodings.states = y
+        if Output.FINAL in outputs:
+            encodings.final = self._pool(Pooling.FINAL, y, h_n, batch)
+        if Output.MEAN in outputs:
+            encodings.mean = self._pool(Pooling.MEAN, y, h_n, batch)
+        if Output.MAX in outputs:
+            encodings.max = self._pool(Pooling.MAX, y, h_n, batch)
+        if Output.LOGITS in outputs:
+            if self.head is None or self.config.head is None:
+                raise ValueError("logits need a head, and this model has none")
+            encodings.logits = self.head(self._pool(self.config.head.pooling, y, h_n, batch))
+        if Output.STATE in outputs:
+            encodings.state = (h_n, c_n)
+        return encodings
+
+    def _pool(self, pooling: Pooling, y: Tensor, h_n: Tensor, batch: RaggedBatch) -> Tensor:
+        """[N, K*P] -> [B, K*P]"""
+        if pooling is Pooling.FINAL:
+            # h_n's last K rows are the top layer's: forward's last step, reverse's first.
+            return torch.cat(list(h_n[-self.config.num_directions :]), dim=1)
+        lengths = torch.from_numpy(batch.lengths).to(y.device)
+        if pooling is Pooling.LAST:
+            return y.index_select(0, lengths.cumsum(0) - 1)
+        # In float32 at least: a long half-precision mean would lose its digits.
+        wide = y if y.dtype == torch.float64 else y.float()
+        pooled = torch.segment_reduce(wide, pooling.value, lengths=lengths)
+        return pooled.to(y.dtype)
