@@ -6,7 +6,6 @@ Knows the wire's layout (row-major, little-endian) and no model, limit or servic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +23,7 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.DATA_TYPE_INT32: np.dtype("<i4"),
     pb.DATA_TYPE_INT64: np.dtype("<i8"),
 }
+_MAX_RANK = 8
 _DATA_TYPES = {dtype: pb.DataType.ValueType(number) for number, dtype in _DTYPES.items()}
 
 FLOATS = frozenset({pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16})
@@ -46,9 +46,7 @@ def dtype_of(data_type: int) -> np.dtype[np.generic]:
         return _DTYPES[data_type]
     except KeyError:
         known = ", ".join(pb.DataType.Name(number) for number in _DATA_TYPES.values())
-        raise TensorError(
-            "data_type", f"must be one of {known}, got {_name(data_type)}"
-        ) from None
+        raise TensorError("data_type", f"must be one of {known}, got {_name(data_type)}") from None
 
 
 def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
@@ -72,6 +70,8 @@ def decode(tensor: pb.Tensor) -> Array:
     Raises `TensorError`.
     """
     dtype = dtype_of(tensor.data_type)
+    if len(tensor.shape) > _MAX_RANK:
+        raise TensorError("shape", f"must have at most {_MAX_RANK} sizes, got {len(tensor.shape)}")
     shape = tuple(tensor.shape)
     if any(size < 0 for size in shape):
         raise TensorError("shape", f"must not be negative, got {_list(shape)}")
@@ -85,7 +85,7 @@ def decode(tensor: pb.Tensor) -> Array:
         )
     try:
         return np.frombuffer(data, dtype).reshape(shape)
-    except ValueError:  # no elements in more dimensions, or larger ones, than an array can have
+    except ValueError:  # without elements, but with a size that no array can have
         raise TensorError("shape", f"is no array's shape: {_list(shape)}") from None
 
 
@@ -96,6 +96,5 @@ def _name(data_type: int) -> str:
         return str(data_type)
 
 
-def _list(shape: Sequence[int], most: int = 8) -> str:
-    sizes = ", ".join(str(size) for size in shape[:most])
-    return f"[{sizes}{', …' if len(shape) > most else ''}]"
+def _list(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(str(size) for size in shape)}]"

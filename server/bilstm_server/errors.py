@@ -7,7 +7,9 @@
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Unavailable        the server is loading its models, or draining
     └── OutOfMemory        one sequence alone does not fit into the device's memory
-    ModelError             a model folder or checkpoint can't be used (at load, never on the wire)
+    StartError             the server or command can't start: one line, never on the wire
+    ├── ModelError         a model folder or checkpoint can't be used
+    └── ListenError        a port can't be had
 
 Knows nothing of gRPC, torch or Prometheus.
 """
@@ -55,5 +57,13 @@ class OutOfMemory(ServiceError):
     """The device's memory does not hold the computation of this one sequence."""
 
 
-class ModelError(Exception):
-    """A model folder or checkpoint is missing, broken, or not what was expected: one line."""
+class StartError(Exception):
+    """What ends a command before its work begins; its message is one clear line."""
+
+
+class ModelError(StartError):
+    """A model folder or checkpoint is missing, broken, or not what was expected."""
+
+
+class ListenError(StartError):
+    """An address can't be listened on."""

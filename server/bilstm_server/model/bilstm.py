@@ -208,9 +208,7 @@ class BiLSTM(nn.Module):
         """
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
-            raise ValueError(
-                f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}"
-            )
+            raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
         if batch.tokens != x.shape[0]:
             raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
         h_0, c_0 = self._initial_states(x, len(batch), hx)

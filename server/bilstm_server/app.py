@@ -1,0 +1,232 @@
+"""The only wiring, and the lifecycle: start listening, load, be ready, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
+
+from .batching.batcher import Batcher, Device
+from .batching.engine import Engine
+from .batching.queue import QueueLimits
+from .errors import ListenError
+from .metrics import Metrics
+from .model.device import memory_readers, utilization
+from .rpc.interceptors import RpcInterceptor
+from .rpc.registry import ModelRegistry, ServedModel
+from .rpc.requests import RequestLimits
+from .rpc.service import EncoderService
+from .settings import ModelSource, Settings
+
+log = structlog.get_logger()
+
+SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+_SERVED = ("", SERVICE)
+_FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
+
+LoadEngine = Callable[[Path, Settings], Engine]
+
+
+def load_engine(folder: Path, settings: Settings) -> Engine:
+    """The model in `folder`, loaded and warm."""
+    engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)
+    engine.warm_up()
+    return engine
+
+
+class App:
+    """One server. `async with` listens, not yet ready; `load` makes it ready; `drain` finishes
+    what was accepted; leaving stops it.
+    """
+
+    def __init__(self, settings: Settings, load_engine: LoadEngine = load_engine):
+        self._settings = settings
+        self._load_engine = load_engine
+        self.metrics = Metrics()
+        self._registry = ModelRegistry()
+        self._health = health.aio.HealthServicer()
+        self._batchers: dict[Batcher, asyncio.Task[None]] = {}
+        self._lifetime = AsyncExitStack()
+        self.port = 0
+        self.metrics_port = 0
+
+    async def __aenter__(self) -> Self:
+        """Raises `ListenError` if a port can't be had."""
+        async with AsyncExitStack() as lifetime:
+            self._device = lifetime.enter_context(Device())
+            self._listen_metrics(lifetime)
+            await self._listen()
+            lifetime.push_async_callback(self._stop)
+            self._lifetime = lifetime.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lifetime.aclose()
+
+    def _listen_metrics(self, lifetime: AsyncExitStack) -> None:
+        settings = self._settings
+        try:
+            server, thread = start_http_server(
+                settings.metrics_port, settings.host, self.metrics.registry
+            )
+        except OSError as error:
+            address = f"{settings.host}:{settings.metrics_port}"
+            raise ListenError(f"can't serve metrics on {address}: {error.strerror}") from error
+        lifetime.callback(thread.join)
+        lifetime.callback(server.server_close)
+        lifetime.callback(server.shutdown)
+        self.metrics_port = server.server_port
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        self._server = grpc.aio.server(
+            interceptors=[RpcInterceptor(self.metrics)],
+            options=[
+                ("grpc.so_reuseport", 0),  # a second server on the port must fail
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),  # replies are bounded at the door
+                ("grpc.http2.max_frame_size", _FRAME_BYTES),
+            ],
+        )
+        service = EncoderService(self._registry, self._request_limits, self.metrics)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ListenError(f"can't serve gRPC on {address}: is the port in use?") from error
+        await self._server.start()
+
+    async def load(self) -> None:
+        """Load and warm every model, then be ready. Raises `ModelError`."""
+        for source in self._settings.models:
+            await self._load_model(source)
+        self._registry.complete = True
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _load_model(self, source: ModelSource) -> None:
+        started_at = time.perf_counter()
+        engine = await asyncio.to_thread(self._load_engine, source.folder, self._settings)
+        seconds = time.perf_counter() - started_at
+        metrics = self.metrics.model(source.name)
+        batcher = Batcher(engine, self._queue_limits, self._device, metrics)
+        model = ServedModel(source.name, engine.config, batcher, metrics)
+        self._registry.add(model)
+        self._batchers[batcher] = asyncio.create_task(batcher.run(), name=f"batch {source.name}")
+        metrics.observe_load(
+            model.version, engine.kernel, str(engine.device), engine.dtype, seconds
+        )
+        if engine.device.type == "cuda":
+            device = engine.device
+            self.metrics.watch_device(
+                str(device), memory_readers(device), lambda: utilization(device)
+            )
+        log.info(
+            "model loaded",
+            model=source.name,
+            version=model.version,
+            folder=str(source.folder),
+            device=str(engine.device),
+            dtype=engine.dtype,
+            kernel=engine.kernel,
+            seconds=round(seconds, 3),
+        )
+
+    async def failed(self) -> None:
+        """Return only by raising: what ended a batcher before its time."""
+        await asyncio.gather(*self._batchers.values())
+        await asyncio.Event().wait()
+
+    async def drain(self) -> None:
+        """Be not ready, refuse what is new, and finish what was accepted.
+
+        What is not finished after `drain_timeout_seconds` is cancelled.
+        """
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_delay_seconds)
+        for batcher in self._batchers:
+            batcher.drain()
+        await self._server.stop(self._settings.drain_timeout_seconds)
+
+    async def _stop(self) -> None:
+        await self._server.stop(None)
+        for task in self._batchers.values():
+            task.cancel()
+        await asyncio.gather(*self._batchers.values(), return_exceptions=True)
+
+    async def _set_health(self, status: Any) -> None:
+        for service in _SERVED:
+            await self._health.set(service, status)
+
+    @property
+    def _request_limits(self) -> RequestLimits:
+        settings = self._settings
+        return RequestLimits(
+            max_message_bytes=settings.max_message_bytes,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            max_request_sequences=settings.max_request_sequences,
+            max_request_tokens=settings.max_queue_tokens,
+        )
+
+    @property
+    def _queue_limits(self) -> QueueLimits:
+        settings = self._settings
+        return QueueLimits(
+            max_batch_tokens=settings.max_batch_tokens,
+            max_batch_sequences=settings.max_batch_sequences,
+            max_queue_tokens=settings.max_queue_tokens,
+            max_queue_delay=settings.max_queue_delay,
+        )
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, drain, and return; a second signal doesn't wait.
+
+    Raises `ListenError` or `ModelError` if it can't start.
+    """
+    signals: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number.name)
+    async with App(settings) as app:
+        log.info("listening", host=settings.host, port=app.port, metrics_port=app.metrics_port)
+        if await _first(_start(app), signals.get()):
+            log.info("draining")
+            if not await _first(app.drain(), signals.get()):
+                log.info("drained")
+
+
+async def _start(app: App) -> None:
+    await app.load()
+    log.info("ready")
+    await app.failed()
+
+
+async def _first(work: Any, stop: Any) -> Any:
+    """Run both until one ends and cancel the other; the result of `stop` if it was that one."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(stop)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+    await asyncio.wait(tasks)
+    if not tasks[0].cancelled():
+        tasks[0].result()
+    return None if tasks[1].cancelled() else tasks[1].result()

@@ -1,0 +1,267 @@
+"""`Batcher`: the asynchronous shell around one model's `BatchQueue` and `Engine`.
+
+The event loop owns the queue, so there are no locks on it. A batch closes when the device is
+free, or when it is full: while one batch computes the next one forms, and nobody waits when the
+server is idle. Every job's future is settled exactly once, each on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..errors import DeadlineExpired, OutOfMemory, Overloaded, Unavailable
+from ..metrics import ModelMetrics
+from .engine import StagedBatch
+from .queue import BatchQueue, QueueLimits
+from .sequence import SequenceInput, SequenceOutput
+
+
+class BatchEngine(Protocol):
+    """What the batcher asks of `Engine`. Called from worker threads."""
+
+    def run(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]: ...
+    def stage(self, sequences: Sequence[SequenceInput]) -> StagedBatch: ...
+    def compute(self, staged: StagedBatch) -> list[SequenceOutput]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTiming:
+    """Where one sequence's time went."""
+
+    queue_seconds: float
+    compute_seconds: float
+    batch_sequences: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    output: SequenceOutput
+    timing: BatchTiming
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    sequence: SequenceInput
+    future: asyncio.Future[Result]
+    admitted_at: float
+    deadline: float
+
+    @property
+    def tokens(self) -> int:
+        return self.sequence.tokens
+
+
+class Device:
+    """The worker threads of one device, shared by all models on it.
+
+    One thread computes; the lock hands it to the models in turn, so that each closes its batch
+    as late as it can. Another one stages meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.compute_thread.shutdown()
+        self.stage_thread.shutdown()
+
+
+class Batcher:
+    """Coalesces the sequences of all callers of one model."""
+
+    def __init__(
+        self, engine: BatchEngine, limits: QueueLimits, device: Device, metrics: ModelMetrics
+    ):
+        self._engine = engine
+        self._device = device
+        self._metrics = metrics
+        self._queue: BatchQueue[_Job] = BatchQueue(limits)
+        self._arrival = asyncio.Event()
+        self._draining = False
+        self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
+        self._seconds_per_token = 0.0  # of the last batch
+        metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
+
+    async def submit(
+        self, sequences: Sequence[SequenceInput], deadline: float = math.inf
+    ) -> list[Result]:
+        """Encode `sequences`, all of one caller, in whatever batches they fall into.
+
+        `deadline` is in the event loop's time. They are admitted together or not at all. If the
+        caller is cancelled, or one of them fails, those that still wait are forgotten.
+
+        Raises `Unavailable` when draining, `Overloaded` when they don't fit into the queue,
+        `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the failing one.
+        """
+        if self._draining:
+            raise Unavailable("the server is draining; try another one")
+        tokens = sum(sequence.tokens for sequence in sequences)
+        if not self._queue.fits(tokens):
+            raise Overloaded(
+                f"the queue is full: {self._queue.tokens} tokens wait, no room for {tokens} more",
+                retry_after_seconds=max(self._queue.tokens * self._seconds_per_token, 0.01),
+            )
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        jobs = [_Job(s, loop.create_future(), now, deadline) for s in sequences]
+        self._queue.put(jobs)
+        self._arrival.set()
+        self._stage_ahead()
+        try:
+            return await asyncio.gather(*(job.future for job in jobs))
+        finally:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.cancel()
+                self._queue.remove(job)
+
+    def drain(self) -> None:
+        """Refuse what comes from now on; `run` returns when all that was admitted is done."""
+        self._draining = True
+        self._arrival.set()
+
+    async def run(self) -> None:
+        """Form and compute batches until drained."""
+        while await self._wait_for_work():
+            async with self._device.turn:
+                await self._next_batch()
+
+    async def _wait_for_work(self) -> bool:
+        """Return when a batch is due: True, or False if drained."""
+        loop = asyncio.get_running_loop()
+        while self._ahead is None:
+            due_at = self._queue.due_at()
+            if due_at is None and self._draining:
+                return False
+            wait = math.inf if due_at is None else due_at - loop.time()
+            if wait <= 0 or (self._draining and due_at is not None):
+                return True
+            self._arrival.clear()
+            try:
+                async with asyncio.timeout(None if wait == math.inf else wait):
+                    await self._arrival.wait()
+            except TimeoutError:
+                return True
+        return True
+
+    async def _next_batch(self) -> None:
+        jobs, staged = await self._staged_ahead()
+        jobs = jobs or self._take()
+        if jobs:
+            await self._compute(jobs, staged)
+
+    def _take(self) -> list[_Job]:
+        """Close a batch: whoever waits first, less the dead."""
+        jobs, expired = self._queue.take(asyncio.get_running_loop().time())
+        for job in expired:
+            _expire(job)
+        return [job for job in jobs if not job.future.done()]
+
+    def _stage_ahead(self) -> None:
+        """While a batch computes, stage the next one if it is full: it can't grow any more."""
+        if self._ahead is None and self._device.turn.locked() and self._queue.full:
+            jobs = self._take()
+            if jobs:
+                sequences = [job.sequence for job in jobs]
+                staging = asyncio.get_running_loop().run_in_executor(
+                    self._device.stage_thread, self._engine.stage, sequences
+                )
+                self._ahead = (jobs, staging)
+
+    async def _staged_ahead(self) -> tuple[list[_Job], StagedBatch | None]:
+        """The living jobs of the batch that was closed ahead, if any, and the batch as staged.
+
+        If some died since, or staging failed, the rest is to be staged anew.
+        """
+        if self._ahead is None:
+            return [], None
+        jobs, staging = self._ahead
+        self._ahead = None
+        try:
+            staged = await staging
+        except Exception:
+            return self._living(jobs), None  # computing it finds out whose fault it is
+        living = self._living(jobs)
+        return living, staged if len(living) == len(jobs) else None
+
+    def _living(self, jobs: Sequence[_Job]) -> list[_Job]:
+        now = asyncio.get_running_loop().time()
+        for job in jobs:
+            if job.deadline <= now:
+                _expire(job)
+        return [job for job in jobs if not job.future.done()]
+
+    async def _compute(self, jobs: list[_Job], staged: StagedBatch | None = None) -> None:
+        """Compute one batch and settle its jobs.
+
+        A batch of several that fails is computed again in parts, so that only the job at fault
+        fails: in halves if memory ran out, else one by one.
+        """
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        try:
+            running = loop.run_in_executor(
+                self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
+            )
+            self._stage_ahead()
+            outputs, seconds = await running
+        except Exception as error:
+            await self._fail_or_retry(jobs, error)
+            return
+        tokens = sum(job.tokens for job in jobs)
+        queued = [started_at - job.admitted_at for job in jobs]
+        self._seconds_per_token = seconds / tokens
+        self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
+        for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
+            _settle(job, Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+
+    async def _fail_or_retry(self, jobs: list[_Job], error: Exception) -> None:
+        if len(jobs) == 1:
+            _settle(jobs[0], error)
+            return
+        size = (len(jobs) + 1) // 2 if isinstance(error, OutOfMemory) else 1
+        for start in range(0, len(jobs), size):
+            if part := self._living(jobs[start : start + size]):
+                await self._compute(part)
+
+    def _run(
+        self, sequences: list[SequenceInput], staged: StagedBatch | None
+    ) -> tuple[list[SequenceOutput], float]:
+        """In the compute thread: the outputs, and the seconds they took."""
+        started_at = time.perf_counter()
+        outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
+        if len(outputs) != len(sequences):
+            raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
+        return outputs, time.perf_counter() - started_at
+
+
+def _settle(job: _Job, result: Result | Exception) -> None:
+    """Give the caller its result or error, unless it has left."""
+    if job.future.done():
+        return
+    if isinstance(result, Exception):
+        job.future.set_exception(result)
+    else:
+        job.future.set_result(result)
+
+
+def _expire(job: _Job) -> None:
+    _settle(job, DeadlineExpired("the deadline passed while the request waited"))

@@ -1,0 +1,28 @@
+"""How events are written: one line each, to standard error. No payloads, no secrets."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+
+def configure_logs(log_format: str) -> None:
+    """`console` for people, `json` for machines, `auto` by whether it is a terminal."""
+    if log_format == "auto":
+        log_format = "console" if sys.stderr.isatty() else "json"
+    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        timestamp,
+    ]
+    if log_format == "json":
+        processors += [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+    structlog.configure(
+        processors=processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )

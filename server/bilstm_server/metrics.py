@@ -1,0 +1,213 @@
+"""Every metric's name, labels and buckets, once. The only room for prometheus_client but `app`.
+
+Label children are resolved when a model or an RPC method is made known, not per request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+SEQUENCES = tuple(float(2**n) for n in range(11))  # 1 to 1,024
+TOKENS = tuple(float(2**n) for n in range(18))  # 1 to 131,072
+
+DROP_REASONS = ("overloaded", "expired", "cancelled", "invalid", "draining", "failed")
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)  # type: ignore[operator]
+        model = ("model",)
+        self._started = Counter(
+            "grpc_server_started_total", "RPCs started.", _RPC, registry=registry
+        )
+        self._handled = Counter(
+            "grpc_server_handled_total",
+            "RPCs completed, by status code.",
+            (*_RPC, "grpc_code"),
+            registry=registry,
+        )
+        self._handling = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from an RPC's start to its completion on the server.",
+            _RPC,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._sequences = Counter(
+            "bilstm_sequences_total", "Sequences encoded.", model, registry=registry
+        )
+        self._tokens = Counter(
+            "bilstm_tokens_total", "Tokens (steps) encoded.", model, registry=registry
+        )
+        self._queue_sequences = Gauge(
+            "bilstm_queue_sequences", "Sequences waiting now.", model, registry=registry
+        )
+        self._queue_tokens = Gauge(
+            "bilstm_queue_tokens", "Tokens waiting now.", model, registry=registry
+        )
+        self._queue_seconds = Histogram(
+            "bilstm_queue_seconds",
+            "Time of a sequence from admission until its batch began to be computed.",
+            model,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch_sequences = Histogram(
+            "bilstm_batch_sequences",
+            "Sequences in a computed batch.",
+            model,
+            buckets=SEQUENCES,
+            registry=registry,
+        )
+        self._batch_tokens = Histogram(
+            "bilstm_batch_tokens",
+            "Tokens in a computed batch.",
+            model,
+            buckets=TOKENS,
+            registry=registry,
+        )
+        self._batch_compute = Histogram(
+            "bilstm_batch_compute_seconds",
+            "Time to compute a batch.",
+            model,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "bilstm_dropped_total",
+            "Requests that ended without a result. An unknown or unreadable model is ''.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self._info = Gauge(
+            "bilstm_model_info",
+            "A model that is served: always 1.",
+            ("model", "version", "kernel", "device", "dtype"),
+            registry=registry,
+        )
+        self._load_seconds = Gauge(
+            "bilstm_model_load_seconds",
+            "Time to load the model and warm it up.",
+            model,
+            registry=registry,
+        )
+        self._device_memory = Gauge(
+            "bilstm_device_memory_bytes",
+            "Memory of the GPU, by kind: total, free, reserved, allocated.",
+            ("device", "kind"),
+            registry=registry,
+        )
+        self._device_utilization = Gauge(
+            "bilstm_device_utilization_ratio",
+            "Share of the last sample period in which the GPU was busy.",
+            ("device",),
+            registry=registry,
+        )
+        self._models: dict[str, ModelMetrics] = {}
+
+    def model(self, name: str) -> ModelMetrics:
+        """The metrics of one model, shared by its versions; `name` must be one that is served,
+        or '' for requests that name none."""
+        if name not in self._models:
+            self._models[name] = ModelMetrics(self, name)
+        return self._models[name]
+
+    def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
+        """The metrics of one RPC method."""
+        return RpcMetrics(self, kind, service, method)
+
+    def watch_device(
+        self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]
+    ) -> None:
+        """Read a GPU's memory (bytes by kind) and utilisation (0 to 1) at each scrape."""
+        for kind, read in memory.items():
+            self._device_memory.labels(device, kind).set_function(read)
+        self._device_utilization.labels(device).set_function(utilization)
+
+
+class RpcMetrics:
+    """One RPC method's children."""
+
+    def __init__(self, metrics: Metrics, kind: str, service: str, method: str):
+        self._handled = metrics._handled
+        self._labels = (kind, service, method)
+        self._by_code: dict[str, Counter] = {}
+        self._started = metrics._started.labels(*self._labels)
+        self._handling = metrics._handling.labels(*self._labels)
+
+    def start(self) -> None:
+        self._started.inc()
+
+    def finish(self, code: str, seconds: float) -> None:
+        """`code`: the gRPC status code's name."""
+        if code not in self._by_code:
+            self._by_code[code] = self._handled.labels(*self._labels, code)
+        self._by_code[code].inc()
+        self._handling.observe(seconds)
+
+
+class ModelMetrics:
+    """One model's children."""
+
+    def __init__(self, metrics: Metrics, model: str):
+        self._model = model
+        self._info = metrics._info
+        self._sequences = metrics._sequences.labels(model)
+        self._tokens = metrics._tokens.labels(model)
+        self._queue_seconds = metrics._queue_seconds.labels(model)
+        self._batch_sequences = metrics._batch_sequences.labels(model)
+        self._batch_tokens = metrics._batch_tokens.labels(model)
+        self._batch_compute = metrics._batch_compute.labels(model)
+        self._load_seconds = metrics._load_seconds.labels(model)
+        self._dropped = {reason: metrics._dropped.labels(model, reason) for reason in DROP_REASONS}
+        # Versions of one model have queues of their own, and share its label.
+        self._queues: list[tuple[Callable[[], int], Callable[[], int]]] = []
+        for index, gauge in enumerate((metrics._queue_sequences, metrics._queue_tokens)):
+            gauge.labels(model).set_function(
+                lambda index=index: sum(queue[index]() for queue in self._queues)
+            )
+
+    def watch_queue(self, sequences: Callable[[], int], tokens: Callable[[], int]) -> None:
+        """Read a queue's length and tokens at each scrape."""
+        self._queues.append((sequences, tokens))
+
+    def observe_load(
+        self, version: str, kernel: str, device: str, dtype: str, seconds: float
+    ) -> None:
+        self._info.labels(self._model, version, kernel, device, dtype).set(1)
+        self._load_seconds.set(seconds)
+
+    def observe_batch(
+        self, sequences: int, tokens: int, seconds: float, queue_seconds: Iterable[float]
+    ) -> None:
+        """A batch that was computed, and how long each of its sequences had waited."""
+        self._sequences.inc(sequences)
+        self._tokens.inc(tokens)
+        self._batch_sequences.observe(sequences)
+        self._batch_tokens.observe(tokens)
+        self._batch_compute.observe(seconds)
+        for waited in queue_seconds:
+            self._queue_seconds.observe(waited)
+
+    def drop(self, reason: str) -> None:
+        """A request that ended without a result, for one of DROP_REASONS."""
+        self._dropped[reason].inc()

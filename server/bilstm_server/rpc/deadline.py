@@ -1,0 +1,34 @@
+"""`Deadline`: when a caller stops waiting, as a value in the event loop's time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    at: float  # the loop's time; infinity without a deadline
+    timeout: float  # seconds from the request's arrival
+
+    @classmethod
+    def of(cls, context: grpc.aio.ServicerContext[Any, Any]) -> Self:
+        remaining = context.time_remaining()
+        timeout = math.inf if remaining is None else remaining
+        return cls(asyncio.get_running_loop().time() + timeout, timeout)
+
+    def ended(self) -> bool:
+        """Whether a caller that left now did so because of its deadline.
+
+        Its own clock started before the request arrived here, and on the way the timeout was
+        rounded up by as much as 1 %: so it leaves a little early, and that looks like any
+        cancellation.
+        """
+        if self.timeout == math.inf:
+            return False
+        slack = 0.01 * self.timeout + 0.01
+        return asyncio.get_running_loop().time() >= self.at - slack

@@ -1,0 +1,69 @@
+"""The models that are served, by name and version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..batching.batcher import Batcher
+from ..errors import ModelNotFound, Unavailable
+from ..metrics import ModelMetrics
+from ..model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    name: str
+    config: ModelConfig
+    batcher: Batcher
+    metrics: ModelMetrics
+
+    @property
+    def version(self) -> str:
+        return str(self.config.version)
+
+
+class ModelRegistry:
+    """Models in the order they were added; the first one is the default."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        self.complete = False  # until then, requests are told that the models are loading
+
+    def add(self, model: ServedModel) -> None:
+        """Raises `ValueError` if that version of that name is there already."""
+        versions = self._models.setdefault(model.name, {})
+        if model.version in versions:
+            raise ValueError(f"model {model.name} has version {model.version} twice")
+        versions[model.version] = model
+
+    def all(self) -> Iterator[ServedModel]:
+        """The default model first; of each model the newest version first.
+
+        Raises `Unavailable` while models are loading.
+        """
+        self._require_complete()
+        for versions in self._models.values():
+            yield from sorted(versions.values(), key=lambda model: -model.config.version)
+
+    def get(self, name: str, version: str) -> ServedModel:
+        """The model of that name (empty: the default) and version (empty: the newest).
+
+        Raises `ModelNotFound`, naming what there is, or `Unavailable` while models are loading.
+        """
+        self._require_complete()
+        versions = self._models.get(name) if name else next(iter(self._models.values()), None)
+        if versions is None:
+            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self._models)}")
+        if not version:
+            return max(versions.values(), key=lambda model: model.config.version)
+        if version not in versions:
+            raise ModelNotFound(
+                f"model {name or next(iter(self._models))!r} has no version {version!r}; "
+                f"it has: {', '.join(versions)}"
+            )
+        return versions[version]
+
+    def _require_complete(self) -> None:
+        if not self.complete:
+            raise Unavailable("the server is loading its models; try again soon")

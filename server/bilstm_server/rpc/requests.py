@@ -1,0 +1,195 @@
+"""EncodeRequest -> what the batcher takes: every field checked, before anything is allocated.
+
+Pure: messages and limits in, `SequenceInput`s or `InvalidInput` out. Shapes and counts are
+judged before tensor bytes are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilstm import tensors
+from bilstm.v1 import encoder_pb2 as pb
+
+from ..batching.sequence import Array, SequenceInput
+from ..errors import InvalidInput
+from ..model.config import ModelConfig, Output
+
+# The one place where the wire's outputs meet the model's.
+OUTPUTS: dict[int, Output] = {
+    pb.OUTPUT_STATES: Output.STATES,
+    pb.OUTPUT_FINAL: Output.FINAL,
+    pb.OUTPUT_MEAN: Output.MEAN,
+    pb.OUTPUT_MAX: Output.MAX,
+    pb.OUTPUT_LOGITS: Output.LOGITS,
+    pb.OUTPUT_STATE: Output.STATE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    max_message_bytes: int
+    max_sequence_tokens: int
+    max_request_sequences: int
+    max_request_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParsedRequest:
+    sequences: list[SequenceInput]
+    reply_dtype: np.dtype[np.generic]
+
+
+def parse_encode_request(
+    request: pb.EncodeRequest, config: ModelConfig, limits: RequestLimits
+) -> ParsedRequest:
+    """Raises `InvalidInput`, naming the first field that is not what it must be."""
+    outputs = _outputs(request, config)
+    reply_dtype = _reply_dtype(request.output_data_type)
+    count = len(request.sequences)
+    if not 1 <= count <= limits.max_request_sequences:
+        raise InvalidInput(
+            "sequences", f"must be 1 to {limits.max_request_sequences} sequences, got {count}"
+        )
+    states = len(request.initial_states)
+    if states not in (0, count):
+        raise InvalidInput(
+            "initial_states", f"must be empty or one per sequence ({count}), got {states}"
+        )
+    tokens = 0
+    for index, sequence in enumerate(request.sequences):
+        tokens += _check_sequence(sequence, f"sequences[{index}]", config, limits)
+    if tokens > limits.max_request_tokens:
+        raise InvalidInput(
+            "sequences",
+            f"must have at most {limits.max_request_tokens} steps in all, got {tokens}",
+        )
+    _check_reply(count, tokens, outputs, reply_dtype.itemsize, config, limits)
+    return ParsedRequest(_sequences(request, outputs, config), reply_dtype)
+
+
+def _outputs(request: pb.EncodeRequest, config: ModelConfig) -> frozenset[Output]:
+    for index, number in enumerate(request.outputs):
+        if number not in OUTPUTS:
+            known = ", ".join(pb.Output.Name(pb.Output.ValueType(n)) for n in OUTPUTS)
+            raise InvalidInput(f"outputs[{index}]", f"must be one of {known}, got {number}")
+        if OUTPUTS[number] is Output.LOGITS and config.head is None:
+            raise InvalidInput(f"outputs[{index}]", "the model has no head, so no logits")
+    return frozenset(OUTPUTS[number] for number in request.outputs) or frozenset({Output.STATES})
+
+
+def _reply_dtype(data_type: int) -> np.dtype[np.generic]:
+    data_type = data_type or pb.DATA_TYPE_FLOAT32
+    if data_type not in tensors.FLOATS:
+        raise InvalidInput("output_data_type", f"must be {_float_names()}, got {data_type}")
+    return tensors.dtype_of(data_type)
+
+
+def _check_sequence(
+    sequence: pb.Tensor, field: str, config: ModelConfig, limits: RequestLimits
+) -> int:
+    """Type and shape of one sequence. Returns its steps."""
+    rank = len(sequence.shape)
+    if config.embedding:
+        _check_type(sequence, field, tensors.INTEGERS, "DATA_TYPE_INT32 or DATA_TYPE_INT64")
+        if rank != 1:
+            raise InvalidInput(f"{field}.shape", f"must be [T] of token ids, got {rank} sizes")
+    else:
+        _check_type(sequence, field, tensors.FLOATS, _float_names())
+        if rank != 2 or sequence.shape[1] != config.input_size:
+            shape = list(sequence.shape[:8])
+            raise InvalidInput(
+                f"{field}.shape", f"must be [T, {config.input_size}] (input_size), got {shape}"
+            )
+    steps = sequence.shape[0]
+    if not 1 <= steps <= limits.max_sequence_tokens:
+        raise InvalidInput(
+            f"{field}.shape", f"must have 1 to {limits.max_sequence_tokens} steps, got {steps}"
+        )
+    return steps
+
+
+def _check_type(tensor: pb.Tensor, field: str, allowed: frozenset[int], names: str) -> None:
+    if tensor.data_type not in allowed:
+        raise InvalidInput(f"{field}.data_type", f"must be {names}, got {tensor.data_type}")
+
+
+def _float_names() -> str:
+    return "DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT16 or DATA_TYPE_BFLOAT16"
+
+
+def _check_reply(
+    count: int,
+    tokens: int,
+    outputs: frozenset[Output],
+    itemsize: int,
+    config: ModelConfig,
+    limits: RequestLimits,
+) -> None:
+    """A reply that would be too large is refused before it is computed."""
+    elements = 0
+    if Output.STATES in outputs:
+        elements += tokens * config.encoding_size
+    elements += (
+        count * config.encoding_size * len(outputs & {Output.FINAL, Output.MEAN, Output.MAX})
+    )
+    if Output.LOGITS in outputs and config.head:
+        elements += count * config.head.num_classes
+    if Output.STATE in outputs:
+        elements += count * config.state_rows * (config.state_size + config.hidden_size)
+    if elements * itemsize > limits.max_message_bytes:
+        raise InvalidInput(
+            "sequences",
+            f"the reply would be {elements * itemsize} bytes, more than the server's "
+            f"{limits.max_message_bytes}; send fewer sequences, ask for fewer outputs or a "
+            "shorter output_data_type",
+        )
+
+
+def _sequences(
+    request: pb.EncodeRequest, outputs: frozenset[Output], config: ModelConfig
+) -> list[SequenceInput]:
+    sequences = []
+    for index, message in enumerate(request.sequences):
+        steps = _decode(message, f"sequences[{index}]")
+        if config.embedding and not (
+            0 <= steps.min() and steps.max() < config.embedding.num_embeddings
+        ):
+            raise InvalidInput(
+                f"sequences[{index}].data",
+                f"token ids must be 0 to {config.embedding.num_embeddings - 1}, "
+                f"got {steps.min()} to {steps.max()}",
+            )
+        state = None
+        if request.initial_states:
+            state = _state(request.initial_states[index], f"initial_states[{index}]", config)
+        sequences.append(SequenceInput(steps, outputs, state))
+    return sequences
+
+
+def _state(state: pb.State, field: str, config: ModelConfig) -> tuple[Array, Array]:
+    rows = config.state_rows
+    parts = []
+    for name, message, width in (
+        ("hidden", state.hidden, config.state_size),
+        ("cell", state.cell, config.hidden_size),
+    ):
+        _check_type(message, f"{field}.{name}", tensors.FLOATS, _float_names())
+        _check_shape(message.shape, (rows, width), f"{field}.{name}.shape")
+        parts.append(_decode(message, f"{field}.{name}"))
+    return parts[0], parts[1]
+
+
+def _check_shape(shape: Sequence[int], expected: tuple[int, ...], field: str) -> None:
+    if tuple(shape[:8]) != expected:
+        raise InvalidInput(field, f"must be {list(expected)}, got {list(shape[:8])}")
+
+
+def _decode(message: pb.Tensor, field: str) -> Array:
+    try:
+        return tensors.decode(message)
+    except tensors.TensorError as error:
+        raise InvalidInput(f"{field}.{error.field}", error.expected) from error

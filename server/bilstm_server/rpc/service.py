@@ -1,0 +1,54 @@
+"""`EncoderService`: from a decoded request to the batcher and back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from bilstm.v1 import encoder_pb2 as pb
+from bilstm.v1 import encoder_pb2_grpc
+
+from ..metrics import Metrics
+from .deadline import Deadline
+from .registry import ModelRegistry
+from .replies import encode_response, model_message
+from .requests import RequestLimits, parse_encode_request
+from .status import drop_reason
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
+    def __init__(self, registry: ModelRegistry, limits: RequestLimits, metrics: Metrics):
+        self._registry = registry
+        self._limits = limits
+        self._metrics = metrics
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
+        deadline = Deadline.of(context)
+        metrics = self._metrics.model("")
+        try:
+            model = self._registry.get(request.model, request.version)
+            metrics = model.metrics
+            parsed = parse_encode_request(request, model.config, self._limits)
+            results = await model.batcher.submit(parsed.sequences, deadline.at)
+            return encode_response(model, results, parsed.reply_dtype)
+        except asyncio.CancelledError:
+            metrics.drop("expired" if deadline.ended() else "cancelled")
+            raise
+        except Exception as error:
+            metrics.drop(drop_reason(error))
+            raise
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(
+            models=[model_message(model, self._limits) for model in self._registry.all()]
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        model = self._registry.get(request.model, request.version)
+        return pb.GetModelResponse(model=model_message(model, self._limits))

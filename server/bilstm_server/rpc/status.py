@@ -1,0 +1,78 @@
+"""The one table from the service's errors to gRPC codes, details and drop reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ..errors import (
+    DeadlineExpired,
+    InvalidInput,
+    ModelNotFound,
+    OutOfMemory,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    code: grpc.StatusCode
+    reason: str  # of `bilstm_dropped_total`
+
+
+_TABLE: dict[type[ServiceError], _Row] = {
+    InvalidInput: _Row(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
+    ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
+    Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
+    DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
+    Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
+    OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
+}
+_ANY_OTHER = _Row(grpc.StatusCode.INTERNAL, "failed")
+
+
+def drop_reason(error: Exception) -> str:
+    """The reason under which `bilstm_dropped_total` counts a request that ended so."""
+    return _row(error).reason
+
+
+def status_of(error: ServiceError) -> grpc.Status:
+    """The status that the caller is sent: code, message, and google.rpc details."""
+    return _status(_row(error).code, str(error), _details(error))
+
+
+def internal_status(error_id: str) -> grpc.Status:
+    """The status of any other error: an id that the log has too, and nothing of the inside."""
+    message = f"internal error {error_id}; the server's log has the cause under this id"
+    return _status(_ANY_OTHER.code, message, [error_details_pb2.RequestInfo(request_id=error_id)])
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> grpc.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return rpc_status.to_status(status)
+
+
+def _row(error: Exception) -> _Row:
+    return next((row for kind, row in _TABLE.items() if isinstance(error, kind)), _ANY_OTHER)
+
+
+def _details(error: ServiceError) -> list[Message]:
+    if isinstance(error, InvalidInput):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.expected
+        )
+        return [error_details_pb2.BadRequest(field_violations=[violation])]
+    if isinstance(error, Overloaded):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_seconds))
+        return [retry]
+    return []

@@ -1,0 +1,114 @@
+"""Every setting, once: name, default, unit and meaning. The flags of `bilstm-server serve`, the
+environment variables and `--help` are made of this class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ModelSource(NamedTuple):
+    name: str
+    folder: Path
+
+
+SHIPPED_MODEL = ModelSource(
+    "japanese_vowels", Path(__file__).parent / "models" / "japanese_vowels"
+)
+
+
+def _model_sources(value: object) -> object:
+    """`NAME=FOLDER`, several of them in a list or separated by commas."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple):
+        return value
+    sources = []
+    for item in value:
+        if not isinstance(item, str):
+            sources.append(item)
+            continue
+        name, equals, folder = item.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"must be NAME=FOLDER, got {item!r}")
+        sources.append(ModelSource(name, Path(folder)))
+    return sources
+
+
+class Settings(BaseSettings):
+    """Settings of the server."""
+
+    model_config = SettingsConfigDict(env_prefix="BILSTM_", extra="forbid", frozen=True)
+
+    model: Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(_model_sources)] = Field(
+        default=(),
+        description="NAME=FOLDER of a model to serve; repeat for more, or separate by commas. "
+        "The first is the default model. Without any, the small model that ships is served.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to compute; auto: cuda if there is one."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Type of weights and products."
+    )
+    kernel: Literal["auto", "reference"] = Field(
+        default="auto", description="What runs a layer; auto: the fastest this machine can run."
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on, for gRPC and metrics; 0.0.0.0: every interface.",
+    )
+    port: Port = Field(default=50051, description="gRPC port; 0: any free one.")
+    metrics_port: Port = Field(default=9464, description="Prometheus port; 0: any free one.")
+    max_message_bytes: PositiveInt = Field(
+        default=64 * 1024 * 1024, description="Bytes of one request, or of one reply's tensors."
+    )
+    max_sequence_tokens: PositiveInt = Field(
+        default=16_384, description="Tokens (steps) of one sequence."
+    )
+    max_request_sequences: PositiveInt = Field(
+        default=1_024, description="Sequences in one request."
+    )
+    max_batch_tokens: PositiveInt = Field(default=16_384, description="Tokens computed together.")
+    max_batch_sequences: PositiveInt = Field(
+        default=256, description="Sequences computed together."
+    )
+    max_queue_tokens: PositiveInt = Field(
+        default=131_072,
+        description="Tokens that may wait for each model, and so the most in one request; "
+        "what comes beyond is refused.",
+    )
+    max_queue_delay: NonNegativeFloat = Field(
+        default=0.0,
+        description="Seconds that a batch may wait for more sequences while the device is idle.",
+    )
+    drain_delay_seconds: NonNegativeFloat = Field(
+        default=0.0,
+        description="On SIGTERM: seconds to go on serving as not ready, so that load balancers "
+        "notice.",
+    )
+    drain_timeout_seconds: NonNegativeFloat = Field(
+        default=30.0, description="On SIGTERM: seconds that accepted requests have to finish."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="auto: console on a terminal, else json, one event a line."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_nest(self) -> Self:
+        if self.max_sequence_tokens > self.max_batch_tokens:
+            raise ValueError("max_sequence_tokens must not exceed max_batch_tokens")
+        if self.max_batch_tokens > self.max_queue_tokens:
+            raise ValueError("max_batch_tokens must not exceed max_queue_tokens")
+        return self
+
+    @property
+    def models(self) -> tuple[ModelSource, ...]:
+        """What to serve: `model`, or the one that ships."""
+        return self.model or (SHIPPED_MODEL,)
