@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import bilstm_server.model
 import numpy as np
 import pytest
 import torch
-from bilstm_server.model.bilstm import BiLSTM, States
-from bilstm_server.model.kernels import KERNELS, Kernel, RaggedBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+
+import bilstm_server.model
+from bilstm_server.model.bilstm import BiLSTM, States
+from bilstm_server.model.kernels import KERNELS, Kernel, RaggedBatch
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 FORMS = ("time first", "batch first", "unbatched", "packed sorted", "packed unsorted")
@@ -298,7 +299,7 @@ def test_flatten_parameters() -> None:
 
 
 @every_dtype
-@examples(50)
+@examples(25)
 @given(architectures(), ragged_lengths, st.booleans(), seeds)
 def test_ragged(
     dtype: torch.dtype,

@@ -182,7 +182,7 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             max_sequence_tokens=settings.max_sequence_tokens,
             max_request_sequences=settings.max_request_sequences,
-            max_request_tokens=settings.max_queue_tokens,
+            max_request_tokens=settings.max_batch_tokens,
         )
 
     @property

@@ -21,6 +21,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"bilstm-server: {error.name} is missing; install bilstm[server]")
 
+SettingsSource = CliSettingsSource[argparse.ArgumentParser]
+Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -43,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_serve(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> CliSettingsSource[argparse.ArgumentParser]:
+    commands: Commands,
+) -> SettingsSource:
     parser = commands.add_parser(
         "serve",
         help="serve models until SIGTERM",
@@ -57,15 +60,14 @@ def _add_serve(
     )
 
 
-def _serve(
-    settings: CliSettingsSource[argparse.ArgumentParser], parsed: argparse.Namespace
-) -> None:
-    loaded = Settings(_cli_settings_source=settings(parsed_args=parsed))
+def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> None:
+    source = settings(parsed_args=parsed)
+    loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
     configure_logs(loaded.log_format)
     asyncio.run(serve(loaded))
 
 
-def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_import(commands: Commands) -> None:
     parser = commands.add_parser(
         "import",
         help="turn a checkpoint into a model folder",

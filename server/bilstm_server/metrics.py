@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -34,7 +34,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)  # type: ignore[operator]
+            collector(registry=registry)
         model = ("model",)
         self._started = Counter(
             "grpc_server_started_total", "RPCs started.", _RPC, registry=registry
@@ -181,10 +181,12 @@ class ModelMetrics:
         self._dropped = {reason: metrics._dropped.labels(model, reason) for reason in DROP_REASONS}
         # Versions of one model have queues of their own, and share its label.
         self._queues: list[tuple[Callable[[], int], Callable[[], int]]] = []
-        for index, gauge in enumerate((metrics._queue_sequences, metrics._queue_tokens)):
-            gauge.labels(model).set_function(
-                lambda index=index: sum(queue[index]() for queue in self._queues)
-            )
+        metrics._queue_sequences.labels(model).set_function(
+            lambda: sum(sequences() for sequences, _ in self._queues)
+        )
+        metrics._queue_tokens.labels(model).set_function(
+            lambda: sum(tokens() for _, tokens in self._queues)
+        )
 
     def watch_queue(self, sequences: Callable[[], int], tokens: Callable[[], int]) -> None:
         """Read a queue's length and tokens at each scrape."""

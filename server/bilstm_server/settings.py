@@ -18,9 +18,7 @@ class ModelSource(NamedTuple):
     folder: Path
 
 
-SHIPPED_MODEL = ModelSource(
-    "japanese_vowels", Path(__file__).parent / "models" / "japanese_vowels"
-)
+SHIPPED_MODEL = ModelSource("japanese_vowels", Path(__file__).parent / "models" / "japanese_vowels")
 
 
 def _model_sources(value: object) -> object:
@@ -75,14 +73,15 @@ class Settings(BaseSettings):
     max_request_sequences: PositiveInt = Field(
         default=1_024, description="Sequences in one request."
     )
-    max_batch_tokens: PositiveInt = Field(default=16_384, description="Tokens computed together.")
+    max_batch_tokens: PositiveInt = Field(
+        default=16_384, description="Tokens computed together, and so the most in one request."
+    )
     max_batch_sequences: PositiveInt = Field(
         default=256, description="Sequences computed together."
     )
     max_queue_tokens: PositiveInt = Field(
         default=131_072,
-        description="Tokens that may wait for each model, and so the most in one request; "
-        "what comes beyond is refused.",
+        description="Tokens that may wait for each model; what comes beyond is refused.",
     )
     max_queue_delay: NonNegativeFloat = Field(
         default=0.0,

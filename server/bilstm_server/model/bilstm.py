@@ -164,7 +164,7 @@ class BiLSTM(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._frozen = None
-        return super()._apply(fn, recurse)  # type: ignore[no-any-return]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._frozen = None
@@ -247,7 +247,7 @@ class BiLSTM(nn.Module):
         x = input if self.batch_first else input.transpose(0, 1)  # [B, T, D]
         sequences, steps = x.shape[:2]
         y, states = self.forward_ragged(x.flatten(0, 1), [steps] * sequences, hx)
-        y = y.unflatten(0, (sequences, steps))
+        y = y.reshape(sequences, steps, -1)
         return (y if self.batch_first else y.transpose(0, 1)), states
 
     def _forward_packed(

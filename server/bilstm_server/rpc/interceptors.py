@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -22,32 +22,30 @@ from .status import internal_status, status_of
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
 
 
-class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once; unknown methods are left to gRPC."""
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
-        ],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        handler = await continuation(details)
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
-        if details.method not in self._wrapped:
-            self._wrapped[details.method] = self._wrap(handler, details.method)
-        return self._wrapped[details.method]
+            return None
+        path = handler_call_details.method
+        if path not in self._wrapped:
+            self._wrapped[path] = self._wrap(handler, path)
+        return self._wrapped[path]
 
-    def _wrap(
-        self, handler: grpc.RpcMethodHandler[Any, Any], path: str
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, handler: Any, path: str) -> Handler:
         service, method = path.removeprefix("/").split("/")
         streams = (handler.request_streaming, handler.response_streaming)
         metrics = self._metrics.rpc(_TYPES[streams], service, method)
@@ -165,7 +163,8 @@ def _code_of_cancellation(deadline: Deadline) -> grpc.StatusCode:
 
 
 def _code_of_abort(context: Context) -> grpc.StatusCode:
-    return next(code for code in grpc.StatusCode if code.value[0] == context.code())
+    number: int = context.code()  # type: ignore[assignment]  # not the enum its stub promises
+    return next(code for code in grpc.StatusCode if code.value[0] == number)
 
 
 def _status_of(error: Exception) -> grpc.Status:

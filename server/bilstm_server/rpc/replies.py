@@ -57,12 +57,13 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
 
 
 def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> pb.Encoding:
-    message = pb.Encoding(
-        **{name.value: _tensor(array, dtype) for name, array in output.arrays.items()}
-    )
+    message = pb.Encoding()
+    for name, array in output.arrays.items():
+        getattr(message, name.value).MergeFrom(_tensor(array, dtype))
     if output.state is not None:
         hidden, cell = output.state
-        message.state.CopyFrom(pb.State(hidden=_tensor(hidden, dtype), cell=_tensor(cell, dtype)))
+        message.state.hidden.MergeFrom(_tensor(hidden, dtype))
+        message.state.cell.MergeFrom(_tensor(cell, dtype))
     return message
 
 
@@ -72,9 +73,7 @@ def _tensor(array: Array, dtype: np.dtype[np.generic]) -> pb.Tensor:
 
 
 def _timing(timing: BatchTiming) -> pb.Timing:
-    return pb.Timing(
-        queue=timedelta(seconds=timing.queue_seconds),
-        compute=timedelta(seconds=timing.compute_seconds),
-        batch_sequences=timing.batch_sequences,
-        batch_tokens=timing.batch_tokens,
-    )
+    message = pb.Timing(batch_sequences=timing.batch_sequences, batch_tokens=timing.batch_tokens)
+    message.queue.FromTimedelta(timedelta(seconds=timing.queue_seconds))
+    message.compute.FromTimedelta(timedelta(seconds=timing.compute_seconds))
+    return message

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bilstm import tensors
+from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.sequence import Array, SequenceInput
@@ -130,16 +131,14 @@ def _check_reply(
     limits: RequestLimits,
 ) -> None:
     """A reply that would be too large is refused before it is computed."""
-    elements = 0
-    if Output.STATES in outputs:
-        elements += tokens * config.encoding_size
-    elements += (
-        count * config.encoding_size * len(outputs & {Output.FINAL, Output.MEAN, Output.MAX})
+    elements = reply_elements(
+        {number for number, output in OUTPUTS.items() if output in outputs},
+        sequences=count,
+        tokens=tokens,
+        encoding_size=config.encoding_size,
+        num_classes=config.head.num_classes if config.head else 0,
+        state_elements=config.state_rows * (config.state_size + config.hidden_size),
     )
-    if Output.LOGITS in outputs and config.head:
-        elements += count * config.head.num_classes
-    if Output.STATE in outputs:
-        elements += count * config.state_rows * (config.state_size + config.hidden_size)
     if elements * itemsize > limits.max_message_bytes:
         raise InvalidInput(
             "sequences",
@@ -156,7 +155,7 @@ def _sequences(
     for index, message in enumerate(request.sequences):
         steps = _decode(message, f"sequences[{index}]")
         if config.embedding and not (
-            0 <= steps.min() and steps.max() < config.embedding.num_embeddings
+            steps.min() >= 0 and steps.max() < config.embedding.num_embeddings
         ):
             raise InvalidInput(
                 f"sequences[{index}].data",

@@ -1,0 +1,53 @@
+# `make demo` and `make test` set up a .venv by themselves; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO := bilstm/v1/encoder.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check proto train bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the .venv, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,dev]'
+	@touch $@
+
+demo: setup ## start the server, encode the test utterances, check and report
+	@$(BIN)/python examples/japanese_vowels/demo.py
+
+serve: setup ## serve the shipped model until Ctrl-C
+	@$(BIN)/bilstm-server serve
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, types, generated stubs, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory proto OUT=build/proto
+	diff -r --exclude='*.proto' --exclude='__*' build/proto/bilstm/v1 proto/bilstm/v1
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+OUT ?= proto
+proto: setup ## generate the stubs
+	@mkdir -p $(OUT)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
+		--python_out=$(OUT) --grpc_python_out=$(OUT) \
+		--mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTO)
+
+train: setup ## train the shipped model anew
+	$(BIN)/python examples/japanese_vowels/train.py
+
+bench: setup ## the operator against nn.LSTM, and the server under load
+	$(BIN)/python benchmarks/operator.py --check
+	$(BIN)/python benchmarks/serving.py --check
+
+clean: ## remove the .venv and everything generated
+	rm -rf $(VENV) build

@@ -1,0 +1,140 @@
+"""What a call can raise. Every error carries the gRPC code and the server's message.
+
+EncoderError
+├── InvalidInput        INVALID_ARGUMENT: `field` is the one at fault
+├── ModelNotFound       NOT_FOUND
+├── Overloaded          RESOURCE_EXHAUSTED: `retry_after_seconds`, if the server said
+├── DeadlineExceeded    DEADLINE_EXCEEDED
+├── Unavailable         UNAVAILABLE, after the retries
+├── Cancelled           CANCELLED
+└── ServerError         any other code: `error_id`, which the server's log has too
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+
+class EncoderError(Exception):
+    """Base of all that a call raises."""
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
+
+
+class InvalidInput(EncoderError):
+    """A field of the request is not what it must be; `field` is its path, such as
+    `sequences[3].shape`, and `expected` what the server says of it."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, field: str = "", expected: str = ""):
+        super().__init__(code, message)
+        self.field = field
+        self.expected = expected
+
+
+class ModelNotFound(EncoderError):
+    """The server has no such model or version."""
+
+
+class Overloaded(EncoderError):
+    """The server's queue is full, or its memory."""
+
+    def __init__(
+        self, code: grpc.StatusCode, message: str, retry_after_seconds: float | None = None
+    ):
+        super().__init__(code, message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(EncoderError):
+    """There was no answer within the timeout."""
+
+
+class Unavailable(EncoderError):
+    """No server could be reached, or it is loading or draining."""
+
+
+class Cancelled(EncoderError):
+    """The call was cancelled."""
+
+
+class ServerError(EncoderError):
+    """The server failed."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, error_id: str = ""):
+        super().__init__(code, message)
+        self.error_id = error_id
+
+
+_PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
+    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Cancelled,
+}
+
+
+@contextmanager
+def typed_errors(first: int = 0) -> Iterator[None]:
+    """Turn grpc's error into one of this module's.
+
+    `first`: where in the caller's batch the request's sequences begin, so that a violated field
+    names the caller's own index.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _typed(error, first) from error
+
+
+def _typed(error: Any, first: int) -> EncoderError:
+    code, message = error.code(), error.details() or ""
+    if kind := _PLAIN.get(code):
+        return kind(code, message)
+    status = rpc_status.from_call(error)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        bad = _detail(status, error_details_pb2.BadRequest)
+        if bad is None or not bad.field_violations:
+            return InvalidInput(code, message)
+        field = _shifted(bad.field_violations[0].field, first)
+        expected = bad.field_violations[0].description
+        return InvalidInput(code, f"{field}: {expected}" if field else expected, field, expected)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        retry = _detail(status, error_details_pb2.RetryInfo)
+        seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
+        return Overloaded(code, message, seconds)
+    info = _detail(status, error_details_pb2.RequestInfo)
+    return ServerError(code, message, info.request_id if info else "")
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _detail(status: status_pb2.Status | None, kind: type[M]) -> M | None:
+    for packed in status.details if status else ():
+        detail = kind()
+        if packed.Unpack(detail):
+            return detail
+    return None
+
+
+def _shifted(field: str, first: int) -> str:
+    """`sequences[3].shape` -> `sequences[13].shape` for first = 10."""
+    return re.sub(
+        r"^(sequences|initial_states)\[(\d+)\]",
+        lambda match: f"{match[1]}[{int(match[2]) + first}]",
+        field,
+    )

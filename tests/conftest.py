@@ -1,0 +1,88 @@
+"""A real server on a free port, inside the test's own event loop or in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+
+from bilstm_server.app import App, LoadEngine, load_engine
+from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.settings import Settings
+
+
+def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
+    """A random model folder."""
+    torch.manual_seed(seed)
+    defaults = {"input_size": 5, "hidden_size": 6, "num_layers": 2}
+    save_model(SequenceEncoder(ModelConfig.model_validate(defaults | config)), folder)
+    return folder
+
+
+class RunningServer:
+    """An `App` that serves from a thread with an event loop of its own, until `close`."""
+
+    def __init__(self, settings: Settings, load_engine: LoadEngine = load_engine):
+        self._started: Future[App] = Future()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(settings, load_engine))
+        )
+        self._thread.start()
+        self.app = self._started.result(timeout=60)
+        self.target = f"127.0.0.1:{self.app.port}"
+        self.metrics_url = f"http://127.0.0.1:{self.app.metrics_port}/metrics"
+
+    async def _serve(self, settings: Settings, load_engine: LoadEngine) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with App(settings, load_engine) as app:
+                await app.load()
+                self._started.set_result(app)
+                await self._stop.wait()
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=60)
+
+
+def settings(**values: object) -> Settings:
+    """Settings for a test: free ports, and nothing from the environment but `values`."""
+    return Settings.model_validate({"port": 0, "metrics_port": 0, **values})
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model with a head: input 5, hidden 6, 2 layers, 3 classes."""
+    return write_model(
+        tmp_path_factory.mktemp("models") / "small",
+        head={"num_classes": 3, "pooling": "mean"},
+        labels=["red", "green", "blue"],
+    )
+
+
+@pytest.fixture(scope="session")
+def token_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model over 20 token ids, without a head."""
+    return write_model(
+        tmp_path_factory.mktemp("models") / "tokens", seed=1, embedding={"num_embeddings": 20}
+    )
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, token_model_folder: Path) -> Iterator[RunningServer]:
+    """A server with both models, shared by the tests that leave it as it is."""
+    running = RunningServer(
+        settings(model=[("small", model_folder), ("tokens", token_model_folder)])
+    )
+    yield running
+    running.close()
