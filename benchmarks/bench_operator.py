@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from bilstm_server.model import BiLSTM, RaggedBatch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_sequence
 from workload import lengths as draw_lengths
 
@@ -81,15 +81,16 @@ def measure(sequences: int, hidden: int, dtype: torch.dtype, repeats: int) -> Ro
     lengths = draw_lengths(np.random.default_rng(sequences), sequences)
     tokens = int(lengths.sum())
     x = torch.randn(tokens, hidden, dtype=dtype)
-    split: list[Tensor] = list(x.split(lengths.tolist()))
+    split = list(torch.split(x, lengths.tolist()))
     packed = pack_sequence(split, enforce_sorted=False)
     padded = pad_sequence(split)  # [T, B, D]
 
     def run_ours() -> object:
         return ours.forward_ragged(x, RaggedBatch(lengths))
 
-    times = medians([run_ours, lambda: lstm(packed), lambda: lstm(padded)], repeats)
-    return Row(sequences, tokens, *times, gflop=tokens * flops_per_token(hidden) / 1e9)
+    runs = [run_ours, lambda: lstm(packed), lambda: lstm(padded)]
+    gflop = tokens * flops_per_token(hidden) / 1e9
+    return Row(sequences, tokens, *medians(runs, repeats), gflop)
 
 
 def matmul_rate(dtype: torch.dtype, repeats: int) -> float:

@@ -64,7 +64,7 @@ def pair(dtype: torch.dtype = torch.float64, seed: int = 0, **arguments: Any) ->
 
 
 def draw_states(lstm: BiLSTM, sequences: int) -> States:
-    dtype = lstm.weight_ih_l0.dtype
+    dtype = lstm.get_parameter("weight_ih_l0").dtype
     rows = lstm.num_layers * lstm.num_directions
     h_0 = torch.randn(rows, sequences, lstm.output_size, dtype=dtype)
     return h_0, torch.randn(rows, sequences, lstm.hidden_size, dtype=dtype)
@@ -88,7 +88,7 @@ def judged(
     judge: nn.LSTM, x: Tensor, lengths: Sequence[int], hx: States | None = None
 ) -> tuple[Tensor, States]:
     """What `forward_ragged` must return, by way of nn.LSTM on the packed batch."""
-    packed = pack_sequence(list(x.split(list(lengths))), enforce_sorted=False)
+    packed = pack_sequence(list(torch.split(x, list(lengths))), enforce_sorted=False)
     y, states = judge(packed, hx)
     return torch.cat(unpack_sequence(y)), states
 
@@ -117,7 +117,7 @@ def by_sequence(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Each sequence's own y, h_n and c_n."""
     y, (h_n, c_n) = results
-    return list(zip(y.split(list(lengths)), h_n.unbind(1), c_n.unbind(1), strict=True))
+    return list(zip(torch.split(y, list(lengths)), h_n.unbind(1), c_n.unbind(1), strict=True))
 
 
 def named_parameters(lstm: nn.LSTM | BiLSTM) -> tuple[list[str], list[Tensor]]:
@@ -227,8 +227,9 @@ def test_conversion(dtype: torch.dtype, training: bool) -> None:
             assert copy.dtype == dtype
             assert torch.equal(copy, parameter)
     with torch.no_grad():
-        ours.weight_hh_l1.zero_()
-    assert first.weight_hh_l1.count_nonzero() == second.weight_hh_l1.count_nonzero() > 0
+        ours.get_parameter("weight_hh_l1").zero_()
+    for module in (first, second):
+        assert module.get_parameter("weight_hh_l1").count_nonzero() > 0
 
 
 # -- the input forms --------------------------------------------------------------------------
@@ -492,7 +493,7 @@ def test_alone_or_in_a_batch(
     x = torch.randn(sum(lengths), architecture["input_size"], dtype=dtype)
     h_0, c_0 = draw_states(ours, len(lengths))
     y, (h_n, c_n) = ours.forward_ragged(x, lengths, (h_0, c_0))
-    rows = zip(x.split(lengths), y.split(lengths), strict=True)
+    rows = zip(torch.split(x, lengths), torch.split(y, lengths), strict=True)
     for index, (own_x, own_y) in enumerate(rows):
         one = slice(index, index + 1)
         alone = ours.forward_ragged(own_x, [len(own_x)], (h_0[:, one], c_0[:, one]))
@@ -519,7 +520,7 @@ def test_neighbours_of_a_poisoned_sequence(
     x = torch.randn(sum(lengths), architecture["input_size"])
     hx = draw_states(ours, len(lengths))
     clean = by_sequence(ours.forward_ragged(x, lengths, hx), lengths)
-    x.split(lengths)[sick][step] = poison
+    torch.split(x, lengths)[sick][step] = poison
     actual = by_sequence(ours.forward_ragged(x, lengths, hx), lengths)
     exact = judged(judge.double(), x.double(), lengths, (hx[0].double(), hx[1].double()))
     expected = by_sequence(exact, lengths)[sick]
@@ -537,9 +538,9 @@ def test_nan_shows(step: int, dtype: torch.dtype, kernel: Kernel) -> None:
     _, ours = pair(dtype)
     ours.freeze(kernel)
     x = torch.randn(sum(LENGTHS), 3, dtype=dtype)
-    x.split(LENGTHS)[2][step, 1] = float("nan")
+    torch.split(x, LENGTHS)[2][step, 1] = float("nan")
     y, h_n, c_n = by_sequence(ours.forward_ragged(x, LENGTHS), LENGTHS)[2]
-    forward, reverse = y.isnan().split(4, dim=1)
+    forward, reverse = y.isnan().chunk(2, dim=1)
     assert forward[step:].all()
     assert not forward[:step].any()
     assert reverse[: step + 1].all()
@@ -607,7 +608,7 @@ def test_training() -> None:
         (judge, lambda: judged(judge, x, LENGTHS)),
         (ours, lambda: ours.forward_ragged(x, LENGTHS)),
     ]
-    start = ours.weight_hr_l0.detach().clone()
+    start = ours.get_parameter("weight_hr_l0").detach().clone()
     for module, run in runs:
         optimizer = torch.optim.SGD(module.parameters(), lr=0.5, momentum=0.5)
         losses = []
@@ -619,7 +620,7 @@ def test_training() -> None:
             losses.append(loss.item())
         assert losses == sorted(losses, reverse=True)
     assert_close(dict(ours.state_dict()), dict(judge.state_dict()), 1e-10)
-    assert not torch.isclose(ours.weight_hr_l0, start).any()
+    assert not torch.isclose(ours.get_parameter("weight_hr_l0"), start).any()
 
 
 # -- freezing ---------------------------------------------------------------------------------
