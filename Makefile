@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check proto train bench clean
+.PHONY: help setup demo serve test check proto docs train bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ check: setup ## lint, types, generated stubs, import layers
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory proto OUT=build/proto
 	diff -r --exclude='*.proto' --exclude='__*' build/proto/bilstm/v1 proto/bilstm/v1
+	$(BIN)/python docs/tables.py --check
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 OUT ?= proto
@@ -42,12 +43,15 @@ proto: setup ## generate the stubs
 		--python_out=$(OUT) --grpc_python_out=$(OUT) \
 		--mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTO)
 
+docs: setup ## write README's tables of settings and metrics
+	$(BIN)/python docs/tables.py
+
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py
 
 bench: setup ## the operator against nn.LSTM, and the server under load
-	$(BIN)/python benchmarks/operator.py --check
-	$(BIN)/python benchmarks/serving.py --check
+	$(BIN)/python -m benchmarks.operator --check
+	$(BIN)/python -m benchmarks.serving --check
 
 clean: ## remove the .venv and everything generated
 	rm -rf $(VENV) build

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from bilstm_server.model import BiLSTM, RaggedBatch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_sequence
 from workload import lengths as draw_lengths
+
+from bilstm_server.model import BiLSTM, RaggedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYERS = 2

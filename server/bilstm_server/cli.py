@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
 
 try:
     from pydantic import ValidationError
@@ -22,7 +23,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"bilstm-server: {error.name} is missing; install bilstm[server]")
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,3 +120,7 @@ def _one_line(error: Exception) -> str:
         where = ".".join(str(part) for part in first["loc"])
         return f"{where + ': ' if where else ''}{first['msg']}"
     return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

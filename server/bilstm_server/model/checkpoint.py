@@ -186,7 +186,7 @@ def _check_shapes(
 def _write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
     weights = {name: t.detach().float().contiguous().cpu() for name, t in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
     text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 

@@ -1,0 +1,217 @@
+"""Throughput and latency of a served model, against its engine fed directly, in one run.
+
+    python -m benchmarks.serving
+
+The load generator runs on the same machine as the server, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.workload import lengths
+from bilstm_client import AsyncClient
+from bilstm_server.batching.engine import Engine
+from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.model import ModelConfig, Output, SequenceEncoder, save_model
+from bilstm_server.testing import ServerProcess, server_process
+
+WIDTH = 256
+HIDDEN = 256
+LAYERS = 2
+CALLERS = (1, 16, 64)
+OPEN_LOOP_SHARES = (0.5, 0.8)  # of the throughput of the closed loop with the most callers
+REQUIRED_SHARE = 0.7  # of the engine's own throughput, with 64 callers
+
+Sequence = NDArray[np.float32]
+
+
+@dataclass
+class Load:
+    """What one load measured, over all rounds."""
+
+    rates: list[float] = field(default_factory=list)  # sequences per second, one per round
+    seconds: list[float] = field(default_factory=list)  # of each request
+    batches: list[float] = field(default_factory=list)  # mean sequences a batch, one per round
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    def percentile(self, share: float) -> float:
+        """In milliseconds."""
+        return 1e3 * float(np.quantile(self.seconds, share))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--check", action="store_true", help="fail if short of what is required")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    sequences = [
+        rng.standard_normal((steps, WIDTH), dtype=np.float32) for steps in lengths(rng, 512)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        config = ModelConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS)
+        save_model(SequenceEncoder(config), Path(folder))
+        engine = Engine.load(Path(folder), "cpu", "float32", "auto")
+        with server_process(f"--model=bench={folder}") as server:
+            loads = asyncio.run(
+                _measure(server, engine, sequences, arguments.seconds, arguments.rounds)
+            )
+    return _report(loads, np.mean([len(s) for s in sequences]).item(), arguments.check)
+
+
+async def _measure(
+    server: ServerProcess,
+    engine: Engine,
+    sequences: list[Sequence],
+    seconds: float,
+    rounds: int,
+) -> dict[str, Load]:
+    """Rounds of every load in turn, so that the machine's moods fall on all of them."""
+    loads: dict[str, Load] = {}
+    async with AsyncClient(server.target) as client:
+
+        async def encode(sequence: Sequence) -> None:
+            await client.encode(sequence)
+
+        await _closed_loop(encode, sequences, 16, 1.0)  # warm-up
+        for _ in range(rounds):
+            direct = loads.setdefault("engine, batches of 64", Load())
+            direct.rates.append(_feed(engine, sequences, 64, seconds))
+            for callers in CALLERS:
+                load = loads.setdefault(f"closed loop, {callers} callers", Load())
+                await _observe(
+                    load, server, _closed_loop(encode, sequences, callers, seconds), seconds
+                )
+            full = loads[f"closed loop, {CALLERS[-1]} callers"].rates[-1]
+            for share in OPEN_LOOP_SHARES:
+                load = loads.setdefault(f"open loop, {share:.0%} of that", Load())
+                await _observe(
+                    load, server, _open_loop(encode, sequences, share * full, seconds), seconds
+                )
+    return loads
+
+
+def _feed(engine: Engine, sequences: list[Sequence], size: int, seconds: float) -> float:
+    """Sequences per second of the engine alone, with full batches."""
+    inputs = [SequenceInput(s, frozenset({Output.STATES})) for s in sequences]
+    done = 0
+    started_at = time.perf_counter()
+    while time.perf_counter() - started_at < seconds:
+        start = done % len(inputs)
+        engine.run(inputs[start : start + size])
+        done += size
+    return done / (time.perf_counter() - started_at)
+
+
+async def _observe(
+    load: Load, server: ServerProcess, running: Awaitable[list[float]], seconds: float
+) -> None:
+    before = await asyncio.to_thread(server.metrics)
+    started_at = time.perf_counter()
+    measured = await running
+    elapsed = time.perf_counter() - started_at
+    after = await asyncio.to_thread(server.metrics)
+    count, total = (
+        after[name] - before[name]
+        for name in (
+            'bilstm_batch_sequences_count{model="bench"}',
+            'bilstm_batch_sequences_sum{model="bench"}',
+        )
+    )
+    load.rates.append(len(measured) / elapsed)
+    load.seconds += measured
+    load.batches.append(total / count)
+
+
+async def _closed_loop(
+    encode: Callable[[Sequence], Awaitable[None]],
+    sequences: list[Sequence],
+    callers: int,
+    seconds: float,
+) -> list[float]:
+    """Each caller sends its next request when it has its answer. The seconds of each."""
+    measured: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def call(first: int) -> None:
+        index = first
+        while (started_at := time.perf_counter()) < end:
+            await encode(sequences[index % len(sequences)])
+            measured.append(time.perf_counter() - started_at)
+            index += callers
+
+    await asyncio.gather(*(call(first) for first in range(callers)))
+    return measured
+
+
+async def _open_loop(
+    encode: Callable[[Sequence], Awaitable[None]],
+    sequences: list[Sequence],
+    rate: float,
+    seconds: float,
+) -> list[float]:
+    """Requests arrive by themselves, Poisson at `rate` a second. Seconds are counted from when
+    each was to arrive, so that a slow server can't hide by slowing its callers down."""
+    rng = np.random.default_rng(1)
+    started_at = time.perf_counter()
+    measured: list[float] = []
+
+    async def call(due: float, sequence: Sequence) -> None:
+        await encode(sequence)
+        measured.append(time.perf_counter() - due)
+
+    async with asyncio.TaskGroup() as calls:
+        due = started_at
+        index = 0
+        while due < started_at + seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            calls.create_task(call(due, sequences[index % len(sequences)]))
+            due += rng.exponential(1 / rate)
+            index += 1
+    return measured
+
+
+def _report(loads: dict[str, Load], mean_tokens: float, check: bool) -> int:
+    direct = next(iter(loads.values())).rate
+    print(
+        f"width {WIDTH}, hidden {HIDDEN}, {LAYERS} layers, float32; lengths log-normal, "
+        f"mean {mean_tokens:.0f}; medians of {len(next(iter(loads.values())).rates)} rounds"
+    )
+    print(
+        f"{'':28}{'seq/s':>8}{'tokens/s':>10}{'of engine':>10}{'p50 ms':>9}{'p99 ms':>9}{'batch':>7}"
+    )
+    for name, load in loads.items():
+        row = f"{name:28}{load.rate:8.0f}{load.rate * mean_tokens:10.0f}{load.rate / direct:10.0%}"
+        if load.seconds:
+            row += f"{load.percentile(0.5):9.1f}{load.percentile(0.99):9.1f}"
+            row += f"{statistics.median(load.batches):7.1f}"
+        print(row)
+    share = loads[f"closed loop, {CALLERS[-1]} callers"].rate / direct
+    if check and share < REQUIRED_SHARE:
+        print(
+            f"FAIL: {share:.0%} of the engine with {CALLERS[-1]} callers, not {REQUIRED_SHARE:.0%}"
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Writes README's tables of settings and metrics from the code.
+
+python docs/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from bilstm_server.metrics import Metrics
+from bilstm_server.settings import Settings
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    check = parser.parse_args().check
+    text = README.read_text(encoding="utf-8")
+    current = _replace(_replace(text, "settings", _settings()), "metrics", _metrics())
+    if current == text:
+        return 0
+    if check:
+        print("README.md's tables are out of date: run `make docs`", file=sys.stderr)
+        return 1
+    README.write_text(current, encoding="utf-8")
+    return 0
+
+
+def _replace(text: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name}: made by docs/tables.py -->", f"<!-- /{name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no place for {name}")
+    return pattern.sub(lambda _: f"{begin}\n{table}{end}", text)
+
+
+def _settings() -> str:
+    rows = ["| Flag | Variable | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default == () else f"`{field.default}`"
+        flag = f"`--{name.replace('_', '-')}`"
+        rows.append(f"| {flag} | `BILSTM_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _metrics() -> str:
+    rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
+    for value in vars(Metrics()).values():
+        if isinstance(value, MetricWrapperBase):
+            (family,) = value.describe()
+            suffix = "_total" if family.type == "counter" else ""
+            labels = ", ".join(f"`{label}`" for label in value._labelnames)
+            rows.append(
+                f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
