@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 MEAN_LENGTH = 29
 MAX_LENGTH = 128
-SPREAD = 0.6  # standard deviation of the lengths' logarithm: 95 % lie between 7 and 78
+SPREAD = 0.6  # standard deviation of the lengths' logarithm: 95 % lie between 7 and 79
 
 
 def lengths(rng: np.random.Generator, count: int) -> NDArray[np.int64]:

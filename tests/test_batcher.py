@@ -109,7 +109,7 @@ class Engine:
             raise OutOfMemory("out of memory")
         if guilty := [i for i in identities if i in self._guilty]:
             raise Guilty(guilty)
-        outputs = [SequenceOutput({Output.STATES: 2 * s.steps}) for s in sequences]  # type: ignore[operator]
+        outputs = [SequenceOutput({Output.STATES: 2 * s.steps}) for s in sequences]
         return (outputs * 2)[: len(outputs) + self._surplus]
 
 

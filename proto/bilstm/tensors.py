@@ -54,13 +54,17 @@ def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
     return _DATA_TYPES.get(dtype.newbyteorder("<"))
 
 
-def encode(array: Array) -> pb.Tensor:
-    """`array` as a message: one copy. Its dtype must be one of the wire's."""
+def encode(array: Array, into: pb.Tensor | None = None) -> pb.Tensor:
+    """`array` as a message, `into` an empty one if given. Its dtype must be one of the wire's."""
     data_type = data_type_of(array.dtype)
     if data_type is None:
         raise TypeError(f"the wire has no type for {array.dtype}")
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return pb.Tensor(data_type=data_type, shape=array.shape, data=little.tobytes())
+    message = pb.Tensor() if into is None else into
+    message.data_type = data_type
+    message.shape.extend(array.shape)
+    message.data = little.tobytes()
+    return message
 
 
 def decode(tensor: pb.Tensor) -> Array:

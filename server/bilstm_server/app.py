@@ -123,7 +123,11 @@ class App:
 
     async def _load_model(self, source: ModelSource) -> None:
         started_at = time.perf_counter()
-        engine = await asyncio.to_thread(self._load_engine, source.folder, self._settings)
+        # In the thread that will compute: every other one that ran torch's parallel code would
+        # have threads of its own, and with more of them than cores they wait by sleeping.
+        engine = await asyncio.get_running_loop().run_in_executor(
+            self._device.compute_thread, self._load_engine, source.folder, self._settings
+        )
         seconds = time.perf_counter() - started_at
         metrics = self.metrics.model(source.name)
         batcher = Batcher(engine, self._queue_limits, self._device, metrics)

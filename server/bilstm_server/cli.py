@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
+from . import threads  # noqa: F401  # before torch is imported
+
 try:
     from pydantic import ValidationError
     from pydantic_settings import CliSettingsSource

@@ -37,7 +37,8 @@ class ServerProcess:
 def server_process(*flags: str) -> Iterator[ServerProcess]:
     """Run `bilstm-server serve` on free ports with these flags; enter when it is ready.
 
-    Whatever happens, it is gone at the end. Raises `RuntimeError`, with its last words, if it doesn't start.
+    Whatever happens, it is gone at the end. Raises `RuntimeError`, with its last words, if it
+    doesn't start.
     """
     command = [sys.executable, "-m", "bilstm_server.cli", "serve", *flags]
     command += ["--port=0", "--metrics-port=0", "--log-format=json"]

@@ -111,6 +111,7 @@ class BiLSTM(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as nn.LSTM does."""
         bound = 1.0 / math.sqrt(self.hidden_size)
+        self._frozen = None
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -148,13 +149,14 @@ class BiLSTM(nn.Module):
     # -- inference with packed weights ---------------------------------------------------------
 
     def freeze(self, kernel: Kernel = ReferenceLayer) -> Self:
-        """Fix the weights for inference and pack them for `kernel`, once.
+        """Pack the weights of this moment for `kernel`, once, and run with them from now on.
 
-        Sets eval mode and `requires_grad=False`. Training mode, another dtype or device, or
-        loading a state_dict thaws the module again.
+        For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
+        dtype or device, or loading a state_dict thaws the module again.
         """
-        self.eval().requires_grad_(False)
-        self._frozen = [kernel(self._directions(layer)) for layer in range(self.num_layers)]
+        self.eval()
+        with torch.no_grad():
+            self._frozen = [kernel(self._directions(layer)) for layer in range(self.num_layers)]
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -209,6 +211,8 @@ class BiLSTM(nn.Module):
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
+        if x.dtype != self.weight_ih_l0.dtype:
+            raise ValueError(f"x must be {self.weight_ih_l0.dtype} as the weights, got {x.dtype}")
         if batch.tokens != x.shape[0]:
             raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
         h_0, c_0 = self._initial_states(x, len(batch), hx)
@@ -259,6 +263,7 @@ class BiLSTM(nn.Module):
         batch = RaggedBatch(lengths, packed.data.device)
         rows = torch.empty_like(packed.data).index_copy(0, batch.forward_rows, packed.data)
         if hx is not None and packed.sorted_indices is not None:
+            self._initial_states(rows, len(batch), hx)  # before it is sorted: is it one for each?
             hx = (
                 hx[0].index_select(1, packed.sorted_indices),
                 hx[1].index_select(1, packed.sorted_indices),
@@ -278,6 +283,8 @@ class BiLSTM(nn.Module):
         for name, state, shape in zip(("h_0", "c_0"), hx, (h_shape, c_shape), strict=True):
             if state.shape != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(state.shape)}")
+            if state.dtype != x.dtype:
+                raise ValueError(f"{name} must be {x.dtype} as the input, got {state.dtype}")
         return hx
 
 

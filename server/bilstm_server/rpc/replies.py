@@ -20,13 +20,12 @@ def encode_response(
     model: ServedModel, results: Sequence[Result], dtype: np.dtype[np.generic]
 ) -> pb.EncodeResponse:
     """`dtype`: of the reply's tensors."""
+    response = pb.EncodeResponse(model=model.name, version=model.version)
+    for result in results:
+        _fill_encoding(response.encodings.add(), result.output, dtype)
     last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
-    return pb.EncodeResponse(
-        model=model.name,
-        version=model.version,
-        encodings=[_encoding(result.output, dtype) for result in results],
-        timing=_timing(last),
-    )
+    _fill_timing(response.timing, last)
+    return response
 
 
 def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
@@ -56,24 +55,24 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
     )
 
 
-def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> pb.Encoding:
-    message = pb.Encoding()
+def _fill_encoding(
+    message: pb.Encoding, output: SequenceOutput, dtype: np.dtype[np.generic]
+) -> None:
     for name, array in output.arrays.items():
-        getattr(message, name.value).MergeFrom(_tensor(array, dtype))
+        _fill_tensor(getattr(message, name.value), array, dtype)
     if output.state is not None:
         hidden, cell = output.state
-        message.state.hidden.MergeFrom(_tensor(hidden, dtype))
-        message.state.cell.MergeFrom(_tensor(cell, dtype))
-    return message
+        _fill_tensor(message.state.hidden, hidden, dtype)
+        _fill_tensor(message.state.cell, cell, dtype)
 
 
-def _tensor(array: Array, dtype: np.dtype[np.generic]) -> pb.Tensor:
+def _fill_tensor(message: pb.Tensor, array: Array, dtype: np.dtype[np.generic]) -> None:
     with np.errstate(over="ignore"):  # beyond float16's range is infinity
-        return tensors.encode(array.astype(dtype, copy=False))
+        tensors.encode(array.astype(dtype, copy=False), into=message)
 
 
-def _timing(timing: BatchTiming) -> pb.Timing:
-    message = pb.Timing(batch_sequences=timing.batch_sequences, batch_tokens=timing.batch_tokens)
+def _fill_timing(message: pb.Timing, timing: BatchTiming) -> None:
     message.queue.FromTimedelta(timedelta(seconds=timing.queue_seconds))
     message.compute.FromTimedelta(timedelta(seconds=timing.compute_seconds))
-    return message
+    message.batch_sequences = timing.batch_sequences
+    message.batch_tokens = timing.batch_tokens

@@ -5,7 +5,7 @@ Knows tensors and the layer's equations' inputs; knows no module, no model and n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,9 +39,10 @@ class RaggedBatch:
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, device: torch.device | str = "cpu"):
         """`lengths`: steps of each sequence, at least 1 each, in the caller's order."""
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        if self.lengths.ndim != 1 or self.lengths.size == 0:
-            raise ValueError("lengths must be a list of at least one sequence length")
+        given = np.asarray(lengths)
+        if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
+            raise ValueError("lengths must be a list of at least one sequence's steps")
+        self.lengths = given.astype(np.int64)
         if self.lengths.min() < 1:
             raise ValueError("every sequence must have at least one step")
         self.device = torch.device(device)
@@ -50,14 +51,13 @@ class RaggedBatch:
         order = np.argsort(-self.lengths, kind="stable")
         descending = self.lengths[order]
         steps = int(descending[0])
-        # live[s]: how many sequences have a step s.
         live = np.searchsorted(-descending, -np.arange(steps), side="left")
         step = np.repeat(np.arange(steps), live)
         column = np.arange(self.tokens) - np.repeat(np.cumsum(live) - live, live)
         first_row = (np.cumsum(self.lengths) - self.lengths)[order]
         forward = first_row[column] + step
         reverse = first_row[column] + descending[column] - 1 - step
-        self._live: list[int] = live.tolist()
+        self.live: list[int] = live.tolist()  # how many sequences have a first, second … step
         self.order = self._index(order)  # [B]: sorted position -> caller's position
         self.rank = self._index(np.argsort(order))  # [B]: caller's position -> sorted position
         # [N]: position in step order -> row, for a direction that reads from the first step on,
@@ -67,13 +67,6 @@ class RaggedBatch:
 
     def __len__(self) -> int:
         return int(self.lengths.size)
-
-    def steps(self) -> Iterator[tuple[int, int]]:
-        """For each step: its first position in step order, and how many sequences live."""
-        start = 0
-        for live in self._live:
-            yield start, live
-            start += live
 
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)

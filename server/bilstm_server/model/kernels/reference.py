@@ -23,17 +23,20 @@ from .interface import DirectionWeights, RaggedBatch
 
 
 class ReferenceLayer:
-    """Both directions advance together, one batched product a step, over live rows only."""
+    """Both directions advance together, one batched product a step, over live rows only.
+
+    K is the number of directions, `live` how many sequences have the step.
+    """
 
     def __init__(self, directions: Sequence[DirectionWeights]):
         self._directions = len(directions)
         # W_ih of both directions side by side: one product projects every token.
-        self._w_ih = torch.cat([d.w_ih for d in directions])  # [directions * 4H, D]
+        self._w_ih = torch.cat([_sigmoids_first(d.w_ih) for d in directions])  # [K * 4H, D]
         biases = [d.b_ih + d.b_hh for d in directions if d.b_ih is not None and d.b_hh is not None]
-        self._bias = torch.cat(biases) if biases else None  # [directions * 4H]
-        self._w_hh = torch.stack([d.w_hh.t() for d in directions])  # [directions, P, 4H]
+        self._bias = torch.cat([_sigmoids_first(b) for b in biases]) if biases else None  # [K * 4H]
+        self._w_hh = torch.stack([_sigmoids_first(d.w_hh).t() for d in directions])  # [K, P, 4H]
         projections = [d.w_hr.t() for d in directions if d.w_hr is not None]
-        self._w_hr = torch.stack(projections) if projections else None  # [directions, H, P]
+        self._w_hr = torch.stack(projections) if projections else None  # [K, H, P]
         # Half-precision models keep gates and cell state in float32.
         half = self._w_ih.dtype in (torch.bfloat16, torch.float16)
         self._state_dtype = torch.float32 if half else self._w_ih.dtype
@@ -42,16 +45,16 @@ class ReferenceLayer:
         self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Layer`."""
-        projected = self._project(x, batch)  # [directions, N, 4H], in step order
         h = h_0.index_select(1, batch.order)
         c = c_0.index_select(1, batch.order).to(self._state_dtype)
         outputs: list[Tensor] = []
         ended: list[tuple[Tensor, Tensor]] = []  # states of sequences that ended, shortest first
-        for start, live in batch.steps():
+        for projected in torch.split(self._project(x, batch), batch.live, dim=1):  # [K, live, 4H]
+            live = projected.shape[1]
             if live < h.shape[1]:
                 ended.append((h[:, live:], c[:, live:]))
                 h, c = h[:, :live], c[:, :live]
-            h, c = self._step(projected[:, start : start + live], h, c)
+            h, c = self._step(projected, h, c)
             outputs.append(h)
         ended.append((h, c))
         h_n = torch.cat([h for h, _ in reversed(ended)], dim=1).index_select(1, batch.rank)
@@ -59,23 +62,32 @@ class ReferenceLayer:
         return self._rows(torch.cat(outputs, dim=1), batch), h_n, c_n.to(c_0.dtype)
 
     def _project(self, x: Tensor, batch: RaggedBatch) -> Tensor:
-        gates = F.linear(x, self._w_ih, self._bias)  # [N, directions * 4H]
-        by_direction = gates.chunk(self._directions, dim=1)
+        """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
+        gates = F.linear(x, self._w_ih, self._bias).chunk(self._directions, dim=1)
         rows = (batch.forward_rows, batch.reverse_rows)
-        return torch.stack([g.index_select(0, r) for g, r in zip(by_direction, rows, strict=False)])
+        return torch.stack([g.index_select(0, r) for g, r in zip(gates, rows, strict=False)])
 
     def _step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """[K, live, 4H], [K, live, P], [K, live, H] -> the next h and c"""
         gates = torch.baddbmm(projected, h, self._w_hh).to(self._state_dtype)
-        i, f, g, o = gates.chunk(4, dim=-1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = (torch.sigmoid(o) * torch.tanh(c)).to(projected.dtype)
+        hidden = c.shape[2]
+        sigmoids, candidate = torch.split(gates, [3 * hidden, hidden], dim=2)
+        i, f, o = torch.sigmoid(sigmoids).chunk(3, dim=2)
+        c = torch.addcmul(f * c, i, torch.tanh(candidate))
+        h = (o * torch.tanh(c)).to(projected.dtype)
         return (h if self._w_hr is None else torch.bmm(h, self._w_hr)), c
 
     def _rows(self, outputs: Tensor, batch: RaggedBatch) -> Tensor:
-        """[directions, N, P] in step order -> [N, directions * P] in the caller's order."""
+        """[K, N, P] in step order -> [N, K * P] in the caller's order"""
         y = outputs.new_empty(batch.tokens, self._directions * outputs.shape[2])
         rows = (batch.forward_rows, batch.reverse_rows)
         width = outputs.shape[2]
         for k, direction in enumerate(outputs):
             y[:, k * width : (k + 1) * width].index_copy_(0, rows[k], direction)
         return y
+
+
+def _sigmoids_first(gates: Tensor) -> Tensor:
+    """Rows in the order i, f, g, o -> i, f, o, g, so that a step has one sigmoid and one tanh."""
+    i, f, g, o = gates.chunk(4)
+    return torch.cat([i, f, o, g])

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_sequence
-from workload import lengths as draw_lengths
 
+from benchmarks.workload import lengths as draw_lengths
 from bilstm_server.model import BiLSTM, RaggedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -30,13 +30,13 @@ WARM_UPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One batch's median times, in milliseconds."""
+    """One batch and its median times."""
 
     sequences: int
     tokens: int
-    ours: float
-    packed: float
-    padded: float
+    ours: float  # ms
+    packed: float  # ms
+    padded: float  # ms
     gflop: float  # on real tokens
 
     @property
@@ -90,8 +90,9 @@ def measure(sequences: int, hidden: int, dtype: torch.dtype, repeats: int) -> Ro
         return ours.forward_ragged(x, RaggedBatch(lengths))
 
     runs = [run_ours, lambda: lstm(packed), lambda: lstm(padded)]
+    ours_ms, packed_ms, padded_ms = medians(runs, repeats)
     gflop = tokens * flops_per_token(hidden) / 1e9
-    return Row(sequences, tokens, *medians(runs, repeats), gflop)
+    return Row(sequences, tokens, ours_ms, packed_ms, padded_ms, gflop)
 
 
 def matmul_rate(dtype: torch.dtype, repeats: int) -> float:

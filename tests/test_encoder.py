@@ -1,0 +1,210 @@
+"""`SequenceEncoder`: embedding, BiLSTM, pooling and head over a ragged batch.
+
+The judge is nn.LSTM run on each sequence alone, with plain torch operations behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bilstm_server.model import ModelConfig, Output, Pooling, RaggedBatch, SequenceEncoder
+
+LENGTHS = (3, 1, 6, 6, 2)
+VOCABULARY = 9
+EVERY = frozenset(Output)
+
+SIZES: dict[str, dict[str, Any]] = {
+    "two layers": {"num_layers": 2},
+    "one direction": {"bidirectional": False},
+    "projection": {"proj_size": 2, "num_layers": 2},
+    "one direction, projection": {"bidirectional": False, "proj_size": 3},
+    "no bias": {"bias": False},
+    "embedding": {"embedding": {"num_embeddings": VOCABULARY}},
+}
+every_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+
+
+def encoder_of(
+    sizes: dict[str, Any], pooling: Pooling = Pooling.LAST, seed: int = 0
+) -> SequenceEncoder:
+    torch.manual_seed(seed)
+    defaults = {"input_size": 3, "hidden_size": 4, "head": {"num_classes": 5, "pooling": pooling}}
+    return SequenceEncoder(ModelConfig.model_validate(defaults | sizes), dtype=torch.float64)
+
+
+def sequences_for(encoder: SequenceEncoder, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    if encoder.embedding is not None:
+        return [torch.randint(VOCABULARY, (n,), generator=generator) for n in LENGTHS]
+    width = encoder.config.input_size
+    return [torch.randn(n, width, generator=generator, dtype=torch.float64) for n in LENGTHS]
+
+
+def states_for(encoder: SequenceEncoder, seed: int = 2) -> tuple[Tensor, Tensor]:
+    """Random initial states, [layers*K, B, P] and [layers*K, B, H]."""
+    generator = torch.Generator().manual_seed(seed)
+    config = encoder.config
+    h_0, c_0 = (
+        torch.randn(
+            config.state_rows, len(LENGTHS), width, generator=generator, dtype=torch.float64
+        )
+        for width in (config.state_size, config.hidden_size)
+    )
+    return h_0, c_0
+
+
+def judge_of(encoder: SequenceEncoder) -> nn.LSTM:
+    config = encoder.config
+    lstm = nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        bias=config.bias,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=torch.float64,
+    )
+    lstm.load_state_dict(encoder.lstm.state_dict())
+    return lstm
+
+
+def pooled(pooling: Pooling, y: Tensor, width: int) -> Tensor:
+    """[T, K*P] -> [K*P]; `width` is P."""
+    return {
+        Pooling.LAST: y[-1],
+        Pooling.FINAL: torch.cat([y[-1, :width], y[0, width:]]),
+        Pooling.MEAN: y.mean(0),
+        Pooling.MAX: y.max(0).values,
+    }[pooling]
+
+
+def close(ours: Tensor | None, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@every_size
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("with_states", [False, True])
+def test_every_output(sizes: dict[str, Any], pooling: Pooling, with_states: bool) -> None:
+    """Each output of each sequence is what nn.LSTM and torch make of that sequence alone."""
+    encoder = encoder_of(sizes, pooling)
+    judge = judge_of(encoder)
+    sequences = sequences_for(encoder)
+    hx = states_for(encoder) if with_states else None
+    with torch.inference_mode():
+        ours = encoder(torch.cat(sequences), RaggedBatch(LENGTHS), hx, EVERY)
+        assert ours.states is not None
+        assert ours.state is not None
+        rows = ours.states.split(LENGTHS)
+        width = encoder.config.state_size
+        for index, x in enumerate(sequences):
+            own = None if hx is None else (hx[0][:, index], hx[1][:, index])
+            steps = x if encoder.embedding is None else encoder.embedding.weight[x]
+            y, (h_n, c_n) = judge(steps, own)
+            close(rows[index], y)
+            close(ours.state[0][:, index], h_n)
+            close(ours.state[1][:, index], c_n)
+            for name in (Pooling.FINAL, Pooling.MEAN, Pooling.MAX):
+                close(getattr(ours, name.value)[index], pooled(name, y, width))
+            assert encoder.head is not None
+            assert ours.logits is not None
+            close(ours.logits[index], encoder.head(pooled(pooling, y, width)))
+
+
+@pytest.mark.parametrize("output", Output)
+def test_one_output(output: Output) -> None:
+    """What is not asked for is not computed: it is None."""
+    encoder = encoder_of({})
+    encodings = encoder(
+        torch.cat(sequences_for(encoder)), RaggedBatch(LENGTHS), None, frozenset({output})
+    )
+    assert [o for o in Output if getattr(encodings, o.value) is not None] == [output]
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("sizes", [SIZES["two layers"], SIZES["embedding"]], ids=["floats", "ids"])
+def test_trains(sizes: dict[str, Any], pooling: Pooling) -> None:
+    """It trains through autograd: every parameter has a gradient, and the loss falls."""
+    encoder = encoder_of(sizes, pooling)
+    x, batch = torch.cat(sequences_for(encoder)), RaggedBatch(LENGTHS)
+    labels = torch.arange(len(LENGTHS))
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.05)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        logits = encoder(x, batch, outputs=[Output.LOGITS]).logits
+        loss = nn.functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    gradients = [parameter.grad for parameter in encoder.parameters()]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("step", [0, 3, 5])
+def test_poison_stays_in_its_sequence(pooling: Pooling, poison: float, step: int) -> None:
+    """A NaN or infinity in one sequence leaves every output of its batch mates as it was."""
+    encoder = encoder_of(SIZES["two layers"], pooling)
+    sequences = sequences_for(encoder)
+    guilty = 2
+    with torch.inference_mode():
+        clean = encoder(torch.cat(sequences), RaggedBatch(LENGTHS), None, EVERY)
+        sequences[guilty] = sequences[guilty].clone()
+        sequences[guilty][step] = poison
+        poisoned = encoder(torch.cat(sequences), RaggedBatch(LENGTHS), None, EVERY)
+    innocent = [index for index in range(len(LENGTHS)) if index != guilty]
+    for name in ("final", "mean", "max", "logits"):
+        torch.testing.assert_close(
+            getattr(poisoned, name)[innocent], getattr(clean, name)[innocent], rtol=0, atol=0
+        )
+    for ours, before in zip(poisoned.state, clean.state, strict=True):
+        torch.testing.assert_close(ours[:, innocent], before[:, innocent], rtol=0, atol=0)
+    for index in innocent:
+        torch.testing.assert_close(
+            poisoned.states.split(LENGTHS)[index],
+            clean.states.split(LENGTHS)[index],
+            rtol=0,
+            atol=0,
+        )
+    if poison != poison:  # the guilty one shows it: a NaN is not pooled away
+        for name in ("final", "mean", "max", "logits"):
+            assert getattr(poisoned, name)[guilty].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_outputs_have_the_models_dtype(dtype: torch.dtype) -> None:
+    """Every output is in the dtype of the weights."""
+    encoder = encoder_of({}).to(dtype)
+    x = torch.cat(sequences_for(encoder)).to(dtype)
+    encodings = encoder(x, RaggedBatch(LENGTHS), None, EVERY)
+    tensors = [getattr(encodings, o.value) for o in Output if o is not Output.STATE]
+    assert {tensor.dtype for tensor in (*tensors, *encodings.state)} == {dtype}
+
+
+def test_long_bfloat16_mean() -> None:
+    """The mean of a long bfloat16 sequence keeps its digits: the sum is wider than its terms."""
+    encoder = encoder_of({}).to(torch.bfloat16)
+    steps = 5000
+    x = torch.ones(steps, 3, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        asked = [Output.STATES, Output.MEAN]
+        encodings = encoder(x, RaggedBatch([steps]), None, asked)
+        exact = encodings.states.double().mean(0)
+    torch.testing.assert_close(encodings.mean[0].double(), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_logits_need_a_head() -> None:
+    """Asking a model without a head for logits is a ValueError."""
+    encoder = encoder_of({"head": None})
+    x = torch.cat(sequences_for(encoder))
+    with pytest.raises(ValueError, match="logits need a head"):
+        encoder(x, RaggedBatch(LENGTHS), None, [Output.LOGITS])
+    assert encoder(x, RaggedBatch(LENGTHS)).logits is None
