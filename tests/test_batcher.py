@@ -406,6 +406,19 @@ async def test_all_cancelled_leaves_nothing_to_compute(staged: bool) -> None:
         assert callers.engine.batches == [[0], [3]]
 
 
+async def test_cancelled_on_arrival_is_not_computed() -> None:
+    """Whoever leaves between admission and the forming of the batch is not in it, even where
+    nothing else was waiting."""
+    async with batching(Engine(gate_open=True)) as callers:
+        leaving = await callers.call(1)
+        leaving.cancel()
+        staying = await callers.call(2)
+        ended = await outcomes(leaving, staying)
+        assert isinstance(ended[0], asyncio.CancelledError)
+        assert ended[1] == [2]
+        assert callers.engine.batches == [[2]]
+
+
 async def test_cancelled_request_frees_the_queue() -> None:
     """All sequences of a caller that leaves make room for another's."""
     async with batching(Engine(), max_queue_tokens=4) as callers:

@@ -200,7 +200,9 @@ def test_bare_lstm(serve_imported: Callable[..., Client]) -> None:
     for x in inputs(model):
         with torch.inference_mode():
             expected = model.outputs(x.unsqueeze(0))[0]
-        np.testing.assert_allclose(client.encode(x).states, expected, rtol=0, atol=1e-5)
+        states = client.encode(x).states
+        assert states is not None
+        np.testing.assert_allclose(states, expected, rtol=0, atol=1e-5)
     assert client.get_model().num_classes == 0
 
 
@@ -259,7 +261,7 @@ def test_views_of_one_buffer(serve_imported: Callable[..., Client]) -> None:
     model = classifier()
     weights = model.state_dict()
     flat = torch.cat([tensor.flatten() for tensor in weights.values()])
-    pieces = flat.split([tensor.numel() for tensor in weights.values()])
+    pieces = torch.split(flat, [tensor.numel() for tensor in weights.values()])
     views = {k: piece.view_as(t) for (k, t), piece in zip(weights.items(), pieces, strict=True)}
     assert_same_logits(serve_imported(views), model)
 

@@ -25,12 +25,12 @@ from conftest import RunningServer, write_model
 
 from bilstm_client import Client
 from bilstm_client import cli as client_cli
-from bilstm_client.types import Array
+from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
 from bilstm_server.settings import Settings
 
 COMMANDS = Path(sys.executable).parent
-ALL_OUTPUTS = ("states", "final", "mean", "max", "logits", "state")
+ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,7 @@ def assert_file(path: Path, expected: dict[str, Array | None]) -> None:
     with np.load(path) as written:
         assert set(written) == set(expected)
         for name, array in expected.items():
+            assert array is not None
             np.testing.assert_allclose(written[name], array, rtol=0, atol=1e-6, err_msg=name)
 
 

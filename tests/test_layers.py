@@ -24,7 +24,9 @@ LAYERS = tuple(
     f"{SERVER}.{layer}"
     for layer in ("testing", "cli", "app", "rpc", "batching", "model", "model.kernels")
 )
-GROUND = tuple(f"{SERVER}.{module}" for module in ("settings", "errors", "metrics", "logs"))
+GROUND = tuple(
+    f"{SERVER}.{module}" for module in ("settings", "errors", "metrics", "logs", "threads")
+)
 
 # A foreign library -> the only rooms that may import it.
 CONFINED = {

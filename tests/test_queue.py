@@ -143,6 +143,7 @@ class QueueMachine(RuleBasedStateMachine):
         rest: list[Job] = []
         while len(self.queue):
             batch, expired = self.queue.take(self.now)
+            assert batch or expired
             rest += [*batch, *expired]
         assert {id(job) for job in rest} == {id(job) for job in self.waiting}
         assert len(rest) == len(self.waiting)

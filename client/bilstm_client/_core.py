@@ -68,9 +68,8 @@ class EncodeOptions:
 
     @property
     def output_numbers(self) -> list[pb.Output.ValueType]:
-        return [
-            pb.Output.ValueType(_number(pb.Output, f"OUTPUT_{o.upper()}")) for o in self.outputs
-        ]
+        names = self.outputs or ("states",)  # the server's default
+        return [pb.Output.ValueType(_number(pb.Output, f"OUTPUT_{o.upper()}")) for o in names]
 
     @property
     def data_type(self) -> pb.DataType.ValueType:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
-import grpc.aio
+import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from .errors import typed_errors
+from .errors import Cancelled, typed_errors
 from .types import DataTypeName, Encoding, Model, OutputName, State
 
 
@@ -26,6 +28,7 @@ class AsyncClient:
     ) -> None:
         """As `Client`'s. Nothing is opened until `async with`."""
         self._target = target
+        self._closed = False
         self._timeout_seconds = timeout_seconds
         self._models: dict[tuple[str, str], Model] = {}
 
@@ -40,6 +43,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls that wait are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def encode(
@@ -83,7 +87,7 @@ class AsyncClient:
         batch = _core.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, await self._described(batch, options, timeout)):
-            with typed_errors(part.start):
+            with self._typed_errors(part.start):
                 response = await self._stub.Encode(
                     batch.request(part, options), timeout=give_up_at - time.monotonic()
                 )
@@ -92,7 +96,7 @@ class AsyncClient:
 
     async def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
-        with typed_errors():
+        with self._typed_errors():
             response = await self._stub.ListModels(
                 pb.ListModelsRequest(), timeout=self._timeout(timeout_seconds)
             )
@@ -102,12 +106,23 @@ class AsyncClient:
         self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
     ) -> Model:
         """One model; empty: the default one, its newest version."""
-        with typed_errors():
+        with self._typed_errors():
             response = await self._stub.GetModel(
                 pb.GetModelRequest(model=name, version=version),
                 timeout=self._timeout(timeout_seconds),
             )
         return _core.model(response.model)
+
+    @contextmanager
+    def _typed_errors(self, first: int = 0) -> Iterator[None]:
+        try:
+            with typed_errors(first):
+                yield
+        except asyncio.CancelledError as error:
+            # Closing the channel cancels its calls, but not the tasks that wait for them.
+            if self._closed and not asyncio.current_task().cancelling():
+                raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed") from error
+            raise
 
     def _timeout(self, timeout_seconds: float | None) -> float:
         return self._timeout_seconds if timeout_seconds is None else timeout_seconds

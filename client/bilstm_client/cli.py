@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
             parsed.run(client, parsed)
-    except (EncoderError, InputError) as error:
+    except (EncoderError, InputError, OSError) as error:
         print(f"bilstm: {error}", file=sys.stderr)
         return 1
     return 0
@@ -78,38 +79,60 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(client: Client, parsed: argparse.Namespace) -> None:
-    loaded = [(path, _sequences(path)) for path in parsed.files]
-    total = sum(len(sequences) for _, sequences in loaded)
+    targets = {path: (parsed.out_dir or path.parent) / _result_name(path) for path in parsed.files}
+    if len(set(targets.values())) < len(parsed.files):
+        raise InputError("two of the files would have their results in one; encode them apart")
+    loaded = {path: _sequences(path) for path in targets}
+    total = sum(len(sequences) for sequences in loaded.values())
     with tqdm(total=total, unit="sequence", disable=not sys.stderr.isatty()) as progress:
-        for path, sequences in loaded:
-            target = (parsed.out_dir or path.parent) / f"{path.stem}.encoded.npz"
+        for path, target in targets.items():
+            arrays = _encode_file(client, parsed, path, loaded.pop(path), progress)
             target.parent.mkdir(parents=True, exist_ok=True)
-            arrays: dict[str, Array] = {}
-            names = list(sequences)
-            for start in range(0, len(names), _BATCH_SEQUENCES):
-                batch = names[start : start + _BATCH_SEQUENCES]
-                encodings = client.encode_batch(
-                    [sequences[name] for name in batch],
-                    outputs=parsed.outputs,
-                    model=parsed.model,
-                    version=parsed.model_version,
-                )
-                for name, encoding in zip(batch, encodings, strict=True):
-                    arrays |= _named(name, encoding)
-                progress.update(len(batch))
             np.savez(target, **arrays)  # type: ignore[arg-type]
             print(target)
+
+
+def _result_name(path: Path) -> str:
+    return f"{path.stem}.encoded.npz"
+
+
+def _encode_file(
+    client: Client,
+    parsed: argparse.Namespace,
+    path: Path,
+    sequences: dict[str, Array],
+    progress: tqdm[NoReturn],
+) -> dict[str, Array]:
+    """The results of one file, by the names they are written under."""
+    arrays: dict[str, Array] = {}
+    names = list(sequences)
+    for start in range(0, len(names), _BATCH_SEQUENCES):
+        batch = names[start : start + _BATCH_SEQUENCES]
+        try:
+            encodings = client.encode_batch(
+                [sequences[name] for name in batch],
+                outputs=parsed.outputs,
+                model=parsed.model,
+                version=parsed.model_version,
+            )
+        except TypeError as error:
+            raise InputError(f"{path}: {error}") from error
+        for name, encoding in zip(batch, encodings, strict=True):
+            arrays |= _named(name, encoding)
+        progress.update(len(batch))
+    return arrays
 
 
 def _sequences(path: Path) -> dict[str, Array]:
     """The file's arrays by name; the one of an .npy file has none."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"": content}
-        with content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"": content}
+            with content:
+                return {name: content[name] for name in content.files}
+    except (OSError, ValueError, BadZipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: no readable .npy or .npz file ({error})") from error
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -24,6 +25,7 @@ from .batching.queue import QueueLimits
 from .errors import ListenError
 from .metrics import Metrics
 from .model.device import memory_readers, utilization
+from .rpc.health import HealthService
 from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
@@ -33,8 +35,10 @@ from .settings import ModelSource, Settings
 log = structlog.get_logger()
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
-_SERVED = ("", SERVICE)
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
+
+_QUIET_SECONDS = 0.05  # without a call: then none is on its way any more
+_LATE_SECONDS = 1.0  # at most, for callers who never pause
 
 LoadEngine = Callable[[Path, Settings], Engine]
 
@@ -56,7 +60,8 @@ class App:
         self._load_engine = load_engine
         self.metrics = Metrics()
         self._registry = ModelRegistry()
-        self._health = health.aio.HealthServicer()
+        self._interceptor = RpcInterceptor(self.metrics)
+        self._health = HealthService([SERVICE])
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
         self.port = 0
@@ -92,7 +97,7 @@ class App:
     async def _listen(self) -> None:
         settings = self._settings
         self._server = grpc.aio.server(
-            interceptors=[RpcInterceptor(self.metrics)],
+            interceptors=[self._interceptor],
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -106,12 +111,14 @@ class App:
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        address = f"{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.port}"
         try:
+            _probe(settings.host, settings.port)
             self.port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise ListenError(f"can't serve gRPC on {address}: is the port in use?") from error
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ListenError(f"can't serve gRPC on {address}: {reason}") from error
         await self._server.start()
 
     async def load(self) -> None:
@@ -119,7 +126,7 @@ class App:
         for source in self._settings.models:
             await self._load_model(source)
         self._registry.complete = True
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set_serving(True)
 
     async def _load_model(self, source: ModelSource) -> None:
         started_at = time.perf_counter()
@@ -155,29 +162,41 @@ class App:
 
     async def failed(self) -> None:
         """Return only by raising: what ended a batcher before its time."""
-        await asyncio.gather(*self._batchers.values())
-        await asyncio.Event().wait()
+        await asyncio.wait(self._batchers.values(), return_when=asyncio.FIRST_EXCEPTION)
+        for task in self._batchers.values():
+            task.result()
 
     async def drain(self) -> None:
         """Be not ready, refuse what is new, and finish what was accepted.
 
         What is not finished after `drain_timeout_seconds` is cancelled.
         """
-        await self._health.enter_graceful_shutdown()
+        await self._health.set_serving(False)
         await asyncio.sleep(self._settings.drain_delay_seconds)
         for batcher in self._batchers:
             batcher.drain()
-        await self._server.stop(self._settings.drain_timeout_seconds)
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_seconds):
+                if self._batchers:
+                    await asyncio.wait(self._batchers.values())
+                await self._answer_late_calls()
+                self._interceptor.end_streams()
+                await self._server.stop(self._settings.drain_timeout_seconds)
+        except TimeoutError:
+            log.warning("drain timed out")
+
+    async def _answer_late_calls(self) -> None:
+        """A call that reaches gRPC while it stops ends as CANCELLED, which no client retries. So
+        those already on their way are refused as UNAVAILABLE, until none comes any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_SECONDS):
+                await self._interceptor.quiet(_QUIET_SECONDS)
 
     async def _stop(self) -> None:
         await self._server.stop(None)
         for task in self._batchers.values():
             task.cancel()
         await asyncio.gather(*self._batchers.values(), return_exceptions=True)
-
-    async def _set_health(self, status: Any) -> None:
-        for service in _SERVED:
-            await self._health.set(service, status)
 
     @property
     def _request_limits(self) -> RequestLimits:
@@ -198,6 +217,13 @@ class App:
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_delay=settings.max_queue_delay,
         )
+
+
+def _probe(host: str, port: int) -> None:
+    """Raise `OSError` if the address can't be listened on; gRPC itself would say so on standard
+    error in words of its own."""
+    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server((host, port), family=family).close()
 
 
 async def serve(settings: Settings) -> None:

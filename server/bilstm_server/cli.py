@@ -17,7 +17,7 @@ try:
     from pydantic_settings import CliSettingsSource
 
     from .app import serve
-    from .errors import StartError
+    from .errors import StartError, first_problem
     from .logs import configure_logs
     from .model import Pooling, import_checkpoint
     from .settings import Settings
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _serve(settings, parsed)
         else:
             _import(parsed)
-    except (StartError, ValidationError) as error:
-        print(f"bilstm-server: {_one_line(error)}", file=sys.stderr)
-        return 1
+    except StartError as error:
+        return _fail(str(error))
+    except ValidationError as error:
+        return _fail(first_problem(error))
     return 0
 
 
@@ -116,12 +117,9 @@ def _import(parsed: argparse.Namespace) -> None:
     print(f"serve it with: bilstm-server serve --model {parsed.out.name}={parsed.out}")
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where + ': ' if where else ''}{first['msg']}"
-    return str(error)
+def _fail(reason: str) -> int:
+    print(f"bilstm-server: {reason}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

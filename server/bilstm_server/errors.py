@@ -16,6 +16,8 @@ Knows nothing of gRPC, torch or Prometheus.
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 
 class ServiceError(Exception):
     """Base of every error that a caller is told in the service's own words."""
@@ -67,3 +69,10 @@ class ModelError(StartError):
 
 class ListenError(StartError):
     """An address can't be listened on."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that a file or a setting has wrong, and what is wrong with it."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field}: {first['msg']}" if field else first["msg"]

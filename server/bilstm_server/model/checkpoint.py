@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, first_problem
 from .config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
 from .encoder import SequenceEncoder
 
@@ -57,9 +58,13 @@ def import_checkpoint(
     unless `ignore_unused`: a model without them would give other numbers.
     """
     tensors = read_tensors(checkpoint)
-    lstm = _under(tensors, lstm_prefix)
     head = _under(tensors, head_prefix)
     embedding = _under(tensors, embedding_prefix)
+    # The LSTM's prefix may be empty: the others' tensors are not its own.
+    others = [p for p in (head_prefix, embedding_prefix) if p.startswith(lstm_prefix)]
+    lstm = _under(
+        {k: v for k, v in tensors.items() if not k.startswith(tuple(others))}, lstm_prefix
+    )
     if "weight_ih_l0" not in lstm:
         raise ModelError(
             f"{checkpoint}: no {lstm_prefix}weight_ih_l0 in it, so no LSTM under the prefix "
@@ -73,10 +78,10 @@ def import_checkpoint(
     unused = len(tensors) - len(named)
     if unused and not ignore_unused:
         prefixes = (lstm_prefix, head_prefix, embedding_prefix)
-        others = [name for name in tensors if not name.startswith(prefixes)]
+        left = [name for name in tensors if not name.startswith(prefixes)]
         raise ModelError(
             f"{checkpoint}: {unused} more tensors would be left out, and the results might "
-            f"differ: {_some(others)} (name them with --head-prefix or --embedding-prefix, or "
+            f"differ: {_some(left)} (name them with --head-prefix or --embedding-prefix, or "
             "pass --ignore-unused)"
         )
     config = _config_of(lstm, head, embedding, checkpoint, pooling, labels, version)
@@ -95,7 +100,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the error says what matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Whatever a damaged file makes the two readers raise, it is that file's fault.
         reason = next(iter(str(error).splitlines()), "").split(". ")[0] or type(error).__name__
@@ -111,6 +117,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds {held} instead of a state_dict (names to tensors); "
             "save with torch.save(model.state_dict(), …)"
         )
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ModelError(f"{path}: {name} is sparse or without data; save it dense")
     return dict(content)
 
 
@@ -120,9 +129,7 @@ def _read_config(path: Path) -> ModelConfig:
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}; a model is a folder with it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise ModelError(f"{path}: {first_problem(error)}") from error
 
 
 def _config_of(
@@ -164,7 +171,7 @@ def _config_of(
             labels=labels,
         )
     except ValidationError as error:
-        raise ModelError(f"{checkpoint}: {error.errors()[0]['msg']}") from error
+        raise ModelError(f"{checkpoint}: {first_problem(error)}") from error
 
 
 def _check_shapes(
@@ -184,11 +191,18 @@ def _check_shapes(
 
 
 def _write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    weights = {name: t.detach().float().contiguous().cpu() for name, t in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
+    # Copies: tensors that share memory, as tied weights do, can't be written as they are.
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }
     text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder}: can't be written: {error.strerror}") from error
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+# Far beyond any model, and small enough that products of two sizes are sizes of tensors.
+Size = Annotated[int, Field(ge=1, le=2**28)]
 
 
 class Pooling(StrEnum):
@@ -33,11 +36,11 @@ class _Strict(BaseModel):
 
 
 class EmbeddingConfig(_Strict):
-    num_embeddings: PositiveInt  # token ids are 0 to num_embeddings - 1
+    num_embeddings: Size  # token ids are 0 to num_embeddings - 1
 
 
 class HeadConfig(_Strict):
-    num_classes: PositiveInt
+    num_classes: Size
     pooling: Pooling = Pooling.LAST
     bias: bool = True
 
@@ -46,12 +49,12 @@ class ModelConfig(_Strict):
     """Sizes as torch.nn.LSTM names them, and what stands before and behind the BiLSTM."""
 
     version: PositiveInt = 1
-    input_size: PositiveInt
-    hidden_size: PositiveInt
-    num_layers: PositiveInt = 1
+    input_size: Size
+    hidden_size: Size
+    num_layers: Size = 1
     bias: bool = True
     bidirectional: bool = True
-    proj_size: int = Field(default=0, ge=0)
+    proj_size: int = Field(default=0, ge=0, le=2**28)
     embedding: EmbeddingConfig | None = None
     head: HeadConfig | None = None
     labels: tuple[str, ...] = ()

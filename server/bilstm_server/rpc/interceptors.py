@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from ..errors import InvalidInput, ServiceError
+from ..errors import InvalidInput, ServiceError, Unavailable
 from ..metrics import Metrics, RpcMetrics
 from .deadline import Deadline
 from .status import internal_status, status_of
@@ -31,6 +28,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
         self._wrapped: dict[str, Handler] = {}
+        self._unary_calls = 0  # in flight
+        self._started_at = 0.0  # the last one, in the event loop's time
+        self._streams_end = asyncio.Event()
 
     async def intercept_service(
         self,
@@ -45,41 +45,130 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             self._wrapped[path] = self._wrap(handler, path)
         return self._wrapped[path]
 
+    def end_streams(self) -> None:
+        """End every stream, those without an end of their own too, as UNAVAILABLE."""
+        self._streams_end.set()
+
+    async def quiet(self, seconds: float) -> None:
+        """Return once no unary call is in flight and none has started for `seconds`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            left = self._started_at + seconds - loop.time()
+            if left <= 0 and not self._unary_calls:
+                return
+            await asyncio.sleep(max(left, seconds / 10))
+
     def _wrap(self, handler: Any, path: str) -> Handler:
         service, method = path.removeprefix("/").split("/")
         streams = (handler.request_streaming, handler.response_streaming)
         metrics = self._metrics.rpc(_TYPES[streams], service, method)
         if streams == (False, False):
-            decode = self._decoder(handler.request_deserializer)
-            call = _unary(decode, handler.unary_unary, metrics)
+            call = self._unary(handler.request_deserializer, handler.unary_unary, metrics)
             return grpc.unary_unary_rpc_method_handler(
                 call, response_serializer=handler.response_serializer
             )
         if streams == (False, True):
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(handler.unary_stream, metrics),
+                self._streaming(handler.unary_stream, metrics),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         if streams == (True, True):
             return grpc.stream_stream_rpc_method_handler(
-                _streaming(handler.stream_stream, metrics),
+                self._streaming(handler.stream_stream, metrics),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         raise TypeError(f"{path}: no method here takes a stream and answers once")
 
-    def _decoder(self, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        unreadable = self._metrics.model("")
-
-        def decoded(data: bytes) -> Any:
+    def _unary(
+        self,
+        decode: Callable[[bytes], Any],
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        metrics: RpcMetrics,
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        async def call(data: bytes, context: Context) -> Any:
+            call = _Call(metrics, context)
+            self._started_at = call.started_at
+            self._unary_calls += 1
             try:
-                return decode(data)
-            except DecodeError as error:
-                unreadable.drop("invalid")
-                raise InvalidInput("", "the request's bytes are no message of its type") from error
+                reply = await behaviour(self._decoded(decode, data), context)
+            except asyncio.CancelledError:
+                call.finish_cancelled()
+                raise  # gRPC leaks the call if a handler swallows its cancellation
+            except grpc.aio.AbortError:  # the handler has sent a status of its own
+                call.finish_aborted()
+                raise
+            except Exception as error:
+                status = _status_of(error)
+                call.finish(status.code)
+                await context.abort_with_status(status)
+            finally:
+                self._unary_calls -= 1
+            call.finish(grpc.StatusCode.OK)
+            return reply
 
-        return decoded
+        return call
+
+    def _decoded(self, decode: Callable[[bytes], Any], data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError as error:
+            self._metrics.model("").drop("invalid")
+            raise InvalidInput("", "the request's bytes are no message of its type") from error
+
+    def _streaming(
+        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]], metrics: RpcMetrics
+    ) -> Callable[[Any, Context], Awaitable[None]]:
+        async def write_all(request: Any, context: Context) -> None:
+            async for reply in behaviour(request, context):
+                await context.write(reply)
+
+        async def call(request: Any, context: Context) -> None:
+            call = _Call(metrics, context)
+            writing = asyncio.create_task(write_all(request, context))
+            ending = asyncio.create_task(self._streams_end.wait())
+            try:
+                await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if not writing.done():
+                    raise Unavailable("the server is draining; try another one")
+                writing.result()
+            except asyncio.CancelledError:
+                call.finish_cancelled()
+                raise
+            except Exception as error:
+                status = _status_of(error)
+                call.finish(status.code)
+                await context.abort_with_status(status)
+            finally:
+                writing.cancel()
+                ending.cancel()
+            call.finish(grpc.StatusCode.OK)
+
+        return call
+
+
+class _Call:
+    """One call's metrics, from its start to its one end."""
+
+    def __init__(self, metrics: RpcMetrics, context: Context):
+        self._metrics = metrics
+        self._context = context
+        self._deadline = Deadline.of(context)
+        self.started_at = asyncio.get_running_loop().time()
+        metrics.start()
+
+    def finish(self, code: grpc.StatusCode) -> None:
+        elapsed = asyncio.get_running_loop().time() - self.started_at
+        self._metrics.finish(code.name, elapsed)
+
+    def finish_cancelled(self) -> None:
+        ended = self._deadline.ended()
+        self.finish(grpc.StatusCode.DEADLINE_EXCEEDED if ended else grpc.StatusCode.CANCELLED)
+
+    def finish_aborted(self) -> None:
+        code: Any = self._context.code()  # the enum, or in older releases its number
+        self.finish(next(c for c in grpc.StatusCode if code in (c, c.value[0])))
 
 
 _TYPES = {
@@ -88,83 +177,6 @@ _TYPES = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
-
-
-def _unary(
-    decode: Callable[[bytes], Any],
-    behaviour: Callable[[Any, Context], Awaitable[Any]],
-    metrics: RpcMetrics,
-) -> Callable[[bytes, Context], Awaitable[Any]]:
-    async def call(data: bytes, context: Context) -> Any:
-        started_at = time.perf_counter()
-        deadline = Deadline.of(context)
-        metrics.start()
-
-        def finish(code: grpc.StatusCode) -> None:
-            metrics.finish(code.name, time.perf_counter() - started_at)
-
-        try:
-            reply = await behaviour(decode(data), context)
-        except asyncio.CancelledError:
-            finish(_code_of_cancellation(deadline))
-            raise  # gRPC leaks the call if a handler swallows its cancellation
-        except grpc.aio.AbortError:  # the handler has sent a status of its own
-            finish(_code_of_abort(context))
-            raise
-        except Exception as error:
-            status = _status_of(error)
-            finish(status.code)
-            await context.abort_with_status(status)
-        finish(grpc.StatusCode.OK)
-        return reply
-
-    return call
-
-
-def _streaming(
-    behaviour: Callable[[Any, Context], Any], metrics: RpcMetrics
-) -> Callable[[Any, Context], Any]:
-    """Counts and times a stream, whether its handler yields its replies or writes them."""
-
-    @contextmanager
-    def observed(context: Context) -> Iterator[None]:
-        started_at = time.perf_counter()
-        deadline = Deadline.of(context)
-        metrics.start()
-        code = grpc.StatusCode.OK
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            code = _code_of_cancellation(deadline)
-            raise
-        except grpc.aio.AbortError:
-            code = _code_of_abort(context)
-            raise
-        except Exception:
-            code = grpc.StatusCode.UNKNOWN
-            raise
-        finally:
-            metrics.finish(code.name, time.perf_counter() - started_at)
-
-    async def write(request: Any, context: Context) -> None:
-        with observed(context):
-            await behaviour(request, context)
-
-    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
-        with observed(context):
-            async for reply in behaviour(request, context):
-                yield reply
-
-    return generate if inspect.isasyncgenfunction(behaviour) else write
-
-
-def _code_of_cancellation(deadline: Deadline) -> grpc.StatusCode:
-    return grpc.StatusCode.DEADLINE_EXCEEDED if deadline.ended() else grpc.StatusCode.CANCELLED
-
-
-def _code_of_abort(context: Context) -> grpc.StatusCode:
-    number: int = context.code()  # type: ignore[assignment]  # not the enum its stub promises
-    return next(code for code in grpc.StatusCode if code.value[0] == number)
 
 
 def _status_of(error: Exception) -> grpc.Status:

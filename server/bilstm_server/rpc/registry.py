@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..batching.batcher import Batcher
-from ..errors import ModelNotFound, Unavailable
+from ..errors import ModelError, ModelNotFound, Unavailable
 from ..metrics import ModelMetrics
 from ..model.config import ModelConfig
+
+_NAME = 100  # characters of a name that an error repeats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,10 +33,10 @@ class ModelRegistry:
         self.complete = False  # until then, requests are told that the models are loading
 
     def add(self, model: ServedModel) -> None:
-        """Raises `ValueError` if that version of that name is there already."""
+        """Raises `ModelError` if that version of that name is there already."""
         versions = self._models.setdefault(model.name, {})
         if model.version in versions:
-            raise ValueError(f"model {model.name} has version {model.version} twice")
+            raise ModelError(f"model {model.name} has version {model.version} twice")
         versions[model.version] = model
 
     def all(self) -> Iterator[ServedModel]:
@@ -54,12 +56,12 @@ class ModelRegistry:
         self._require_complete()
         versions = self._models.get(name) if name else next(iter(self._models.values()), None)
         if versions is None:
-            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self._models)}")
+            raise ModelNotFound(f"no model {name[:_NAME]!r}; there are: {', '.join(self._models)}")
         if not version:
             return max(versions.values(), key=lambda model: model.config.version)
         if version not in versions:
             raise ModelNotFound(
-                f"model {name or next(iter(self._models))!r} has no version {version!r}; "
+                f"model {name or next(iter(self._models))!r} has no version {version[:_NAME]!r}; "
                 f"it has: {', '.join(versions)}"
             )
         return versions[version]

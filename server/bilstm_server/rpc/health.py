@@ -1,0 +1,50 @@
+"""`grpc.health.v1`: one status for the server as a whole and for its services.
+
+Not the servicer that comes with grpcio-health-checking: there, when one watcher leaves, the others
+hear of no change any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Status = health_pb2.HealthCheckResponse
+
+
+class HealthService(health_pb2_grpc.HealthServicer):
+    """NOT_SERVING until `set_serving`."""
+
+    def __init__(self, services: Collection[str]):
+        """`services`: their full names; `""`, the server as a whole, is added."""
+        self._services = frozenset(services) | {""}
+        self._status: Status.ServingStatus.ValueType = Status.NOT_SERVING
+        self._changed = asyncio.Condition()
+
+    async def set_serving(self, serving: bool) -> None:
+        async with self._changed:
+            self._status = Status.SERVING if serving else Status.NOT_SERVING
+            self._changed.notify_all()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
+        return Status(status=self._status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncIterator[Status]:
+        if request.service not in self._services:
+            yield Status(status=Status.SERVICE_UNKNOWN)
+            await asyncio.Event().wait()  # no service is ever added
+        while True:
+            told = self._status
+            yield Status(status=told)
+            async with self._changed:
+                while self._status == told:
+                    await self._changed.wait()
