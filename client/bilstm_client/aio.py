@@ -120,7 +120,8 @@ class AsyncClient:
                 yield
         except asyncio.CancelledError as error:
             # Closing the channel cancels its calls, but not the tasks that wait for them.
-            if self._closed and not asyncio.current_task().cancelling():
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
                 raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed") from error
             raise
 

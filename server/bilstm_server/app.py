@@ -175,15 +175,18 @@ class App:
         await asyncio.sleep(self._settings.drain_delay_seconds)
         for batcher in self._batchers:
             batcher.drain()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._settings.drain_timeout_seconds
         try:
-            async with asyncio.timeout(self._settings.drain_timeout_seconds):
+            async with asyncio.timeout_at(give_up_at):
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
                 await self._answer_late_calls()
-                self._interceptor.end_streams()
-                await self._server.stop(self._settings.drain_timeout_seconds)
         except TimeoutError:
             log.warning("drain timed out")
+        self._interceptor.end_streams()
+        left = give_up_at - loop.time()  # for replies on their way
+        await self._server.stop(left if left > 0 else None)
 
     async def _answer_late_calls(self) -> None:
         """A call that reaches gRPC while it stops ends as CANCELLED, which no client retries. So

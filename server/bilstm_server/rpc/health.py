@@ -23,18 +23,18 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Collection[str]):
         """`services`: their full names; `""`, the server as a whole, is added."""
         self._services = frozenset(services) | {""}
-        self._status: Status.ServingStatus.ValueType = Status.NOT_SERVING
+        self._serving = False
         self._changed = asyncio.Condition()
 
     async def set_serving(self, serving: bool) -> None:
         async with self._changed:
-            self._status = Status.SERVING if serving else Status.NOT_SERVING
+            self._serving = serving
             self._changed.notify_all()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
-        return Status(status=self._status)
+        return _status(self._serving)
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -43,8 +43,12 @@ class HealthService(health_pb2_grpc.HealthServicer):
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added
         while True:
-            told = self._status
-            yield Status(status=told)
+            told = self._serving
+            yield _status(told)
             async with self._changed:
-                while self._status == told:
+                while self._serving == told:
                     await self._changed.wait()
+
+
+def _status(serving: bool) -> Status:
+    return Status(status=Status.SERVING if serving else Status.NOT_SERVING)
