@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure_logs(log_format: str) -> None:
@@ -18,11 +19,16 @@ def configure_logs(log_format: str) -> None:
     ]
     if log_format == "json":
         processors += [
-            structlog.processors.dict_tracebacks,
+            # Without local variables: those hold payloads.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
     structlog.configure(
         processors=processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
