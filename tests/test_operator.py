@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 import bilstm_server.model
 from bilstm_server.model.bilstm import BiLSTM, States
-from bilstm_server.model.kernels import KERNELS, Kernel, RaggedBatch
+from bilstm_server.model.kernels import KERNELS, Kernel, RaggedBatch, reference
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 FORMS = ("time first", "batch first", "unbatched", "packed sorted", "packed unsorted")
@@ -377,6 +377,24 @@ def test_bfloat16(kernel: Kernel, hidden_size: int, proj_size: int) -> None:
         expected = judged(judge, x.double(), lengths, (hx[0].double(), hx[1].double()))
     for actual, exact in ((y, expected[0]), (h_n, expected[1][0]), (c_n, expected[1][1])):
         assert actual.dtype == torch.bfloat16
+        assert relative_error(actual, exact) < 1e-2
+
+
+@pytest.mark.parametrize("has_products", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_on_any_cpu(
+    dtype: torch.dtype, has_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are in the module's type, and right, whether the CPU has products of it or not."""
+    monkeypatch.setattr(reference, "_has_products", lambda *_: has_products)
+    judge, ours = pair(dtype, hidden_size=32, proj_size=24, num_layers=2)
+    judge.double()
+    x = torch.randn(sum(LENGTHS), 3, dtype=dtype)
+    hx = draw_states(ours, len(LENGTHS))
+    y, (h_n, c_n) = ours.forward_ragged(x, LENGTHS, hx)
+    expected = judged(judge, x.double(), LENGTHS, (hx[0].double(), hx[1].double()))
+    for actual, exact in ((y, expected[0]), (h_n, expected[1][0]), (c_n, expected[1][1])):
+        assert actual.dtype == dtype
         assert relative_error(actual, exact) < 1e-2
 
 

@@ -21,6 +21,12 @@ from torch.nn import functional as F
 
 from .interface import DirectionWeights, RaggedBatch
 
+# Half-precision types, and what says whether this CPU has instructions for their products.
+_HALVES = {
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
+}
+
 
 class ReferenceLayer:
     """Both directions advance together, one batched product a step, over live rows only.
@@ -30,36 +36,44 @@ class ReferenceLayer:
 
     def __init__(self, directions: Sequence[DirectionWeights]):
         self._directions = len(directions)
+        own = directions[0].w_ih.dtype
+        # Half-precision models keep gates and cell state in float32, and run in it altogether
+        # where the device would be slow at products of halves.
+        self._state_dtype = torch.float32 if own in _HALVES else own
+        self._dtype = own if _has_products(own, directions[0].w_ih.device) else self._state_dtype
         # W_ih of both directions side by side: one product projects every token.
-        self._w_ih = torch.cat([_sigmoids_first(d.w_ih) for d in directions])  # [K * 4H, D]
+        w_ih = torch.cat([_sigmoids_first(d.w_ih) for d in directions])
         biases = [d.b_ih + d.b_hh for d in directions if d.b_ih is not None and d.b_hh is not None]
-        self._bias = torch.cat([_sigmoids_first(b) for b in biases]) if biases else None  # [K * 4H]
-        self._w_hh = torch.stack([_sigmoids_first(d.w_hh).t() for d in directions])  # [K, P, 4H]
+        bias = torch.cat([_sigmoids_first(b) for b in biases]) if biases else None
+        w_hh = torch.stack([_sigmoids_first(d.w_hh).t() for d in directions])
         projections = [d.w_hr.t() for d in directions if d.w_hr is not None]
-        self._w_hr = torch.stack(projections) if projections else None  # [K, H, P]
-        # Half-precision models keep gates and cell state in float32.
-        half = self._w_ih.dtype in (torch.bfloat16, torch.float16)
-        self._state_dtype = torch.float32 if half else self._w_ih.dtype
+        w_hr = torch.stack(projections) if projections else None
+        self._w_ih = w_ih.to(self._dtype)  # [K * 4H, D]
+        self._bias = None if bias is None else bias.to(self._dtype)  # [K * 4H]
+        self._w_hh = w_hh.to(self._dtype)  # [K, P, 4H]
+        self._w_hr = None if w_hr is None else w_hr.to(self._dtype)  # [K, H, P]
 
     def __call__(
         self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Layer`."""
-        h = h_0.index_select(1, batch.order)
+        h = h_0.index_select(1, batch.order).to(self._dtype)
         c = c_0.index_select(1, batch.order).to(self._state_dtype)
         outputs: list[Tensor] = []
         ended: list[tuple[Tensor, Tensor]] = []  # states of sequences that ended, shortest first
-        for projected in torch.split(self._project(x, batch), batch.live, dim=1):  # [K, live, 4H]
-            live = projected.shape[1]
+        projected = self._project(x.to(self._dtype), batch)
+        for step in torch.split(projected, batch.live, dim=1):  # [K, live, 4H]
+            live = step.shape[1]
             if live < h.shape[1]:
                 ended.append((h[:, live:], c[:, live:]))
                 h, c = h[:, :live], c[:, :live]
-            h, c = self._step(projected, h, c)
+            h, c = self._step(step, h, c)
             outputs.append(h)
         ended.append((h, c))
         h_n = torch.cat([h for h, _ in reversed(ended)], dim=1).index_select(1, batch.rank)
         c_n = torch.cat([c for _, c in reversed(ended)], dim=1).index_select(1, batch.rank)
-        return self._rows(torch.cat(outputs, dim=1), batch), h_n, c_n.to(c_0.dtype)
+        y = self._rows(torch.cat(outputs, dim=1).to(x.dtype), batch)
+        return y, h_n.to(h_0.dtype), c_n.to(c_0.dtype)
 
     def _project(self, x: Tensor, batch: RaggedBatch) -> Tensor:
         """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
@@ -85,6 +99,17 @@ class ReferenceLayer:
         for k, direction in enumerate(outputs):
             y[:, k * width : (k + 1) * width].index_copy_(0, rows[k], direction)
         return y
+
+
+def _has_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device has instructions for products of this type. Without them torch computes
+    half-precision products number by number, many times slower than float32's.
+    """
+    if device.type != "cpu" or dtype not in _HALVES:
+        return True
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(getattr(torch.ops.mkldnn, _HALVES[dtype])())
 
 
 def _sigmoids_first(gates: Tensor) -> Tensor:
