@@ -136,6 +136,7 @@ BAD = [
     Bad("sequence too long", "sequences[1].shape", floats(GOOD, tensor(17, 5))),
     Bad("too many sequences", "sequences", floats(*[tensor(1, 5)] * 9)),
     Bad("too many tokens in all", "sequences", floats(*[tensor(11, 5)] * 3)),
+    Bad("too many outputs", "outputs", floats(GOOD, outputs=[pb.OUTPUT_MEAN] * 7)),
     Bad("unknown output", "outputs[1]", floats(GOOD, outputs=[pb.OUTPUT_MEAN, 99])),
     Bad("negative output", "outputs[0]", floats(GOOD, outputs=[-7])),
     Bad("unspecified output", "outputs[0]", floats(GOOD, outputs=[pb.OUTPUT_UNSPECIFIED])),

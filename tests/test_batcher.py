@@ -166,12 +166,19 @@ async def batching(
     max_batch_tokens: int = 100,
     max_batch_sequences: int = 100,
     max_queue_tokens: int = 1000,
+    max_queue_sequences: int = 1000,
     max_queue_delay: float = 0.0,
     device: Device | None = None,
 ) -> AsyncIterator[Callers]:
     """A batcher that runs until the block ends, and then drains."""
     own = Device() if device is None else device
-    limits = QueueLimits(max_batch_tokens, max_batch_sequences, max_queue_tokens, max_queue_delay)
+    limits = QueueLimits(
+        max_batch_tokens,
+        max_batch_sequences,
+        max_queue_tokens,
+        max_queue_sequences,
+        max_queue_delay,
+    )
     metrics = Metrics()
     batcher = Batcher(engine, limits, own, metrics.model("m"))
     running = asyncio.create_task(batcher.run())
@@ -433,17 +440,19 @@ async def test_cancelled_request_frees_the_queue() -> None:
 
 
 @pytest.mark.parametrize("staged", [False, True], ids=["queued", "staged"])
-async def test_deadline_that_passes_while_waiting_is_never_computed(staged: bool) -> None:
+async def test_deadline_that_passes_while_waiting_is_never_computed(
+    staged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whose deadline passes while it waits, even when staged, is told so and never computed."""
     async with batching(Engine(), max_batch_sequences=3 if staged else 100) as callers:
         loop = asyncio.get_running_loop()
+        now = loop.time
         first = await callers.busy(0)
-        deadline = loop.time() + 0.2
-        late = await callers.call(1, deadline=deadline)
-        mates = [await callers.call(n, deadline=loop.time() + 3600) for n in (2, 3)]
+        late = await callers.call(1, deadline=now() + 3600)
+        mates = [await callers.call(n, deadline=now() + 7200) for n in (2, 3)]
         if staged:
             await callers.engine.staged()
-        await asyncio.sleep(deadline - loop.time())
+        monkeypatch.setattr(loop, "time", lambda: now() + 3600)
         callers.engine.go_on()
         ended = await outcomes(first, late, *mates)
         assert isinstance(ended.pop(1), DeadlineExpired)
@@ -476,6 +485,31 @@ async def test_only_the_guilty_fails(position: int) -> None:
         assert guilty.args == ([position],)
         assert ended == [[99], *([n] for n in POSITIONS if n != position)]
         assert callers.engine.batches[:2] == [[99], list(POSITIONS)]
+
+
+async def test_the_guilty_is_found_in_few_batches() -> None:
+    """One bad sequence among 64 costs two batches for each halving, not one for each mate."""
+    async with batching(Engine(guilty=[13])) as callers:
+        first = await callers.busy(99)
+        tasks = [await callers.call(n) for n in range(64)]
+        callers.engine.go_on()
+        await outcomes(first, *tasks)
+        assert len(callers.engine.batches) == 2 + 2 * int(math.log2(64))
+
+
+async def test_other_models_have_their_turns_while_the_guilty_is_sought() -> None:
+    """A batch that fails holds up another model on the device by one attempt, not by all."""
+    engine = Engine(guilty=[0])
+    with Device() as device:
+        async with (
+            batching(engine, device=device) as bad,
+            batching(engine, max_batch_sequences=1, device=device) as good,
+        ):
+            tasks = [await bad.busy(99), *[await bad.call(n) for n in range(4)]]
+            tasks += [await good.call(n) for n in (50, 51, 52)]
+            engine.go_on()
+            await outcomes(*tasks)
+    assert engine.batches[:6] == [[99], [50], [0, 1, 2, 3], [51], [0, 1], [52]]
 
 
 async def test_engine_that_always_fails_fails_everyone() -> None:
@@ -599,7 +633,7 @@ async def test_drain_refuses_the_new_and_finishes_the_admitted() -> None:
     admitted has a result."""
     engine = Engine()
     with Device() as device:
-        limits = QueueLimits(100, 2, 100)
+        limits = QueueLimits(100, 2, 100, 100)
         batcher = Batcher(engine, limits, device, Metrics().model("m"))
         running = asyncio.create_task(batcher.run())
         callers = Callers(batcher, engine, Metrics())

@@ -5,7 +5,6 @@ real `bilstm-server serve` process.
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import shutil
 import signal
@@ -13,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,10 +20,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from conftest import settings
+from conftest import settings, write_model
 from engines import HANGS_AFTER_SECONDS, gated_server, until
 from numpy.typing import NDArray
-from prometheus_client.parser import text_string_to_metric_families
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -34,7 +31,12 @@ from bilstm_server.app import App
 from bilstm_server.batching.engine import Engine
 from bilstm_server.batching.sequence import SequenceInput
 from bilstm_server.model.config import Output
+from bilstm_server.testing import Event, ServerProcess, server_process
 
+STARTED = (
+    'grpc_server_started_total{grpc_method="Encode",'
+    'grpc_service="bilstm.v1.EncoderService",grpc_type="unary"}'
+)
 COMMAND = Path(sys.executable).with_name("bilstm-server")
 FREE_PORTS = ("--port", "0", "--metrics-port", "0", "--log-format", "json")
 
@@ -110,7 +112,9 @@ async def test_drain_finishes_what_was_accepted(model_folder: Path, judge: Judge
         gated.open()
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             replies = await asyncio.gather(*accepted)
-            await draining
+            assert await draining
+        dropped = ("bilstm_dropped_total", {"model": "small", "reason": "draining"})
+        assert app.metrics.registry.get_sample_value(*dropped) == len(inputs)
     for reply, x in zip(replies, inputs, strict=True):
         assert isinstance(reply, pb.EncodeResponse)
         assert is_right(reply, x, judge)
@@ -153,7 +157,7 @@ async def test_drain_timeout(model_folder: Path) -> None:
         calls = [asyncio.create_task(ended(stub.Encode(request(sequence(n, 3))))) for n in range(4)]
         await started(app, len(calls))
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            await app.drain()  # while the gate is still closed
+            assert not await app.drain()  # while the gate is still closed
             codes = await asyncio.gather(*calls)
         assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert gated.engines["small"].batches == [[3]]  # nobody waited for the rest any more
@@ -177,79 +181,29 @@ async def test_drain_delay_goes_on_serving(model_folder: Path, judge: Judge) -> 
 # -- a process of its own ---------------------------------------------------------------------
 
 
-class ServerProcess:
-    """`bilstm-server serve`, and the events in its log."""
-
-    def __init__(self, *arguments: object) -> None:
-        command = [str(COMMAND), "serve", *FREE_PORTS, *map(str, arguments)]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        self.log: list[dict[str, Any]] = []
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self._lines.put(line)
-        self._lines.put(None)
-
-    def wait_for(self, name: str) -> dict[str, Any]:
-        """The next event of that name."""
-        while (line := self._lines.get(timeout=HANGS_AFTER_SECONDS)) is not None:
-            event: dict[str, Any] = json.loads(line)  # every line is one
-            self.log.append(event)
-            if event["event"] == name:
-                return event
-        raise AssertionError(f"ended without {name!r}: {self.log}")
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def wait(self) -> int:
-        """Its exit code, once it has ended by itself; then `log` is complete."""
-        code = self._process.wait(HANGS_AFTER_SECONDS)
-        while (line := self._lines.get(timeout=HANGS_AFTER_SECONDS)) is not None:
-            self.log.append(json.loads(line))
-        return code
-
-    def events(self) -> list[str]:
-        return [event["event"] for event in self.log]
-
-    def errors(self) -> list[dict[str, Any]]:
-        return [e for e in self.log if e["level"] not in {"info", "debug"} or "exception" in e]
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-
-
 @contextmanager
-def serving(*arguments: object) -> Iterator[tuple[ServerProcess, grpc.Channel, str]]:
-    """A server process that is ready, a channel to it, and where its metrics are."""
-    process = ServerProcess(*arguments)
-    try:
-        listening = process.wait_for("listening")
-        process.wait_for("ready")
-        with grpc.insecure_channel(f"127.0.0.1:{listening['port']}") as channel:
-            yield process, channel, f"http://127.0.0.1:{listening['metrics_port']}/metrics"
-    finally:
-        process.kill()
+def serving(*flags: object) -> Iterator[tuple[ServerProcess, grpc.Channel]]:
+    """A server process that is ready, and a channel to it."""
+    with (
+        server_process(*map(str, flags)) as process,
+        grpc.insecure_channel(process.target) as channel,
+    ):
+        yield process, channel
 
 
-def scraped(url: str, name: str) -> float:
-    """The sum of all samples of that name."""
-    with urllib.request.urlopen(url, timeout=HANGS_AFTER_SECONDS) as reply:
-        families = text_string_to_metric_families(reply.read().decode())
-        return sum(s.value for f in families for s in f.samples if s.name == name)
+def troubles(process: ServerProcess) -> list[Event]:
+    """The events in its log that no server should have logged."""
+    return [e for e in process.log if e["level"] not in {"info", "debug"} or "exception" in e]
 
 
-def await_started(url: str, calls: int) -> None:
+def last_events(process: ServerProcess, count: int) -> list[str]:
+    return [event["event"] for event in process.log[-count:]]
+
+
+def await_started(process: ServerProcess, calls: int) -> None:
     """Wait until that many calls have been accepted."""
     for _ in range(10_000):
-        if scraped(url, "grpc_server_started_total") == calls:
+        if process.metrics().get(STARTED) == calls:
             return
     raise AssertionError(f"{calls} calls never started")
 
@@ -271,7 +225,7 @@ def test_sigterm_under_load(model_folder: Path, judge: Judge) -> None:
                 codes.put(error.code())
                 return
 
-    with serving("--model", f"small={model_folder}") as (process, channel, _):
+    with serving("--model", f"small={model_folder}") as (process, channel):
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
         threads = [
             threading.Thread(target=call_until_refused, args=(stub, seed))
@@ -287,42 +241,43 @@ def test_sigterm_under_load(model_folder: Path, judge: Judge) -> None:
     right += [replies.get() for _ in range(replies.qsize())]
     assert all(is_right(reply, x, judge) for x, reply in right)
     assert [codes.get() for _ in range(callers)] == [grpc.StatusCode.UNAVAILABLE] * callers
-    assert process.errors() == []
-    assert process.events()[-2:] == ["draining", "drained"]
+    assert troubles(process) == []
+    assert last_events(process, 2) == ["draining", "drained"]
 
 
 def test_sigterm_loses_nothing_accepted(model_folder: Path, judge: Judge) -> None:
     """Every call that the server had accepted when SIGTERM came gets its right result."""
     inputs = [sequence(seed, 200) for seed in range(40)]
     options = ("--model", f"small={model_folder}", "--max-batch-sequences", 2)
-    with serving(*options) as (process, channel, metrics_url):
+    with serving(*options) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         calls = [stub.Encode.future(request(x), timeout=HANGS_AFTER_SECONDS) for x in inputs]
-        await_started(metrics_url, len(calls))
+        await_started(process, len(calls))
         process.send(signal.SIGTERM)
         replies = [call.result() for call in calls]
         assert process.wait() == 0
     assert all(is_right(reply, x, judge) for reply, x in zip(replies, inputs, strict=True))
-    assert process.errors() == []
-    assert process.events()[-1] == "drained"
+    assert troubles(process) == []
+    assert last_events(process, 1) == ["drained"]
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_second_signal_stops_at_once(model_folder: Path, second: signal.Signals) -> None:
-    """A second signal ends the process without finishing what waits."""
+    """A second signal ends the process without finishing what waits, and its exit code is 1."""
     steps = 2000
     options = ("--model", f"small={model_folder}", "--max-batch-sequences", 1)
-    with serving(*options, "--max-queue-tokens", 100 * steps) as (process, channel, url):
+    with serving(*options, "--max-queue-tokens", 100 * steps) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         calls = [stub.Encode.future(request(sequence(n, steps)), timeout=600) for n in range(99)]
-        await_started(url, len(calls))
+        await_started(process, len(calls))
         process.send(signal.SIGTERM)
         process.wait_for("draining")
         process.send(second)
-        assert process.wait() == 0
+        assert process.wait() == 1
         codes = [call.code() for call in calls]
-    assert "drained" not in process.events()
-    assert process.errors() == []
+    (warning,) = troubles(process)
+    assert process.log[-1] == warning
+    assert warning["event"] == "stopped before all accepted requests were done"
     assert set(codes) <= {
         grpc.StatusCode.OK,
         grpc.StatusCode.UNAVAILABLE,
@@ -331,16 +286,58 @@ def test_second_signal_stops_at_once(model_folder: Path, second: signal.Signals)
     assert codes[-1] is not grpc.StatusCode.OK
 
 
+@pytest.mark.parametrize("timeout", [0.5, 3600], ids=["drain timeout", "second signal"])
+def test_computation_without_end_does_not_hold_up_the_end(tmp_path: Path, timeout: float) -> None:
+    """The process ends although its compute thread would go on for minutes."""
+    steps = 300_000
+    write_model(tmp_path / "deep", num_layers=8)
+    limits = [f"--max-{of}-tokens={steps}" for of in ("sequence", "batch", "queue")]
+    options = (f"--model=deep={tmp_path}/deep", f"--drain-timeout-seconds={timeout}", *limits)
+    with serving(*options) as (process, channel):
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        call = stub.Encode.future(request(np.zeros((steps, 5), np.float32)), timeout=600)
+        await_started(process, 1)
+        process.send(signal.SIGTERM)
+        process.wait_for("draining")
+        if timeout == 3600:
+            process.send(signal.SIGTERM)
+        assert process.wait() == 1
+        assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
 def test_signal_while_loading(model_folder: Path) -> None:
     """SIGTERM before the models are loaded ends the process with 0."""
-    process = ServerProcess("--model", f"small={model_folder}")
+    process = ServerProcess(f"--model=small={model_folder}")
     try:
         process.wait_for("listening")
         process.send(signal.SIGTERM)
         assert process.wait() == 0
-        assert process.errors() == []
+        assert troubles(process) == []
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_signal_while_importing(number: signal.Signals, code: int) -> None:
+    """A signal that comes before the server has handlers ends it without a traceback."""
+    program = f"""
+import os, sys
+from bilstm_server.__main__ import main
+
+class Signal:
+    def find_spec(self, name, *_):
+        if name == "bilstm_server.cli":
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Signal())
+sys.exit(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
 
 
 def failing(*arguments: object) -> str:

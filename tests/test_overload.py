@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from conftest import settings
 from engines import HANGS_AFTER_SECONDS, GatedEngine, gated_server, until
 from google.rpc import error_details_pb2
@@ -25,6 +26,7 @@ from bilstm_server.app import App
 from bilstm_server.batching.sequence import SequenceInput
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
+from bilstm_server.testing import server_process
 
 STEPS = 4
 MAX_BATCH_TOKENS = 4 * STEPS
@@ -158,6 +160,44 @@ async def test_refused_callers_are_served_when_they_come_again(model_folder: Pat
             await asyncio.gather(*(persist(stub, inputs[index]) for index in refused))
             served = await asyncio.gather(*accepted.values())
         assert all(isinstance(reply, pb.EncodeResponse) for reply in served)
+
+
+async def test_thousands_at_once(model_folder: Path) -> None:
+    """However many calls come at once, each is served or told that the queue is full."""
+    x = sequences(1)[0]
+    async with gated_server(limited(model_folder)) as (app, gated), connected(app) as stub:
+        calls = [asyncio.create_task(attempt(stub, request(x))) for _ in range(3000)]
+        waiting = set(calls)
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while len(waiting) > CAPACITY:
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            gated.open()
+            outcomes = await asyncio.gather(*calls)
+    refusals = [o.code() for o in outcomes if isinstance(o, grpc.aio.AioRpcError)]
+    assert set(refusals) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(refusals) < len(calls)
+
+
+def test_refused_requests_are_let_go(model_folder: Path) -> None:
+    """What is refused leaves nothing behind: a hundred large requests take the room of a few."""
+    megabytes = 2**20
+    bad = pb.EncodeRequest(sequences=[tensors.encode(np.zeros((megabytes, 4), "<f4"))])
+    with (
+        server_process(f"--model=small={model_folder}") as server,
+        grpc.insecure_channel(
+            server.target, options=[("grpc.max_send_message_length", -1)]
+        ) as channel,
+    ):
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+
+        def refuse(times: int) -> float:
+            for _ in range(times):
+                with pytest.raises(grpc.RpcError, match="must be"):
+                    stub.Encode(bad, timeout=HANGS_AFTER_SECONDS)
+            return server.metrics()["process_resident_memory_bytes"]
+
+        before = refuse(10)
+        assert refuse(100) - before < 10 * len(bad.SerializeToString())
 
 
 async def test_caller_that_leaves_makes_room(model_folder: Path) -> None:

@@ -36,6 +36,7 @@ limits = st.builds(
     max_batch_tokens=st.integers(1, 12),
     max_batch_sequences=st.integers(1, 5),
     max_queue_tokens=st.integers(12, 40),
+    max_queue_sequences=st.integers(5, 20),
     max_queue_delay=st.sampled_from([0.0, 0.5, 3.0]),
 )
 
@@ -76,7 +77,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.ended: list[Job] = []
-        self.restart(QueueLimits(8, 3, 20, 1.0))
+        self.restart(QueueLimits(8, 3, 20, 6, 1.0))
 
     @rule(
         target=jobs,
@@ -88,8 +89,10 @@ class QueueMachine(RuleBasedStateMachine):
         new = [Job(tokens, self.now, self.now + left) for tokens, left in shapes]
         tokens = sum(job.tokens for job in new)
         total = sum(job.tokens for job in self.waiting) + tokens
-        assert self.queue.fits(tokens) == (total <= self.limits.max_queue_tokens)
-        if not self.queue.fits(tokens):
+        room = len(self.waiting) + len(new) <= self.limits.max_queue_sequences
+        room = room and total <= self.limits.max_queue_tokens
+        assert self.queue.fits(len(new), tokens) == room
+        if not room:
             return multiple()
         self.queue.put(new)
         self.waiting += new
@@ -158,7 +161,12 @@ QueueMachine.TestCase.settings = examples(
 
 
 def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
-    defaults = {"max_batch_tokens": 10, "max_batch_sequences": 3, "max_queue_tokens": 100}
+    defaults = {
+        "max_batch_tokens": 10,
+        "max_batch_sequences": 3,
+        "max_queue_tokens": 100,
+        "max_queue_sequences": 100,
+    }
     queue: BatchQueue[Job] = BatchQueue(QueueLimits(**(defaults | changed)))  # type: ignore[arg-type]
     queue.put(jobs)
     return queue
@@ -249,4 +257,10 @@ def test_due(jobs: list[Job], due_at: float) -> None:
 @pytest.mark.parametrize(("tokens", "fits"), [(0, True), (7, True), (8, False)])
 def test_queue_is_bounded_in_tokens(tokens: int, fits: bool) -> None:
     """What would exceed the bound does not fit; what just reaches it does."""
-    assert waiting(Job(3), max_queue_tokens=10).fits(tokens) is fits
+    assert waiting(Job(3), max_queue_tokens=10).fits(1, tokens) is fits
+
+
+@pytest.mark.parametrize(("sequences", "fits"), [(0, True), (2, True), (3, False)])
+def test_queue_is_bounded_in_sequences(sequences: int, fits: bool) -> None:
+    """However few tokens they have."""
+    assert waiting(Job(3), max_queue_sequences=3).fits(sequences, sequences) is fits

@@ -6,10 +6,10 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import grpc
 import structlog
@@ -36,9 +36,15 @@ log = structlog.get_logger()
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
+# Calls that gRPC holds until the event loop comes to them. Beyond its own default, 1,000, it would
+# end some of them as CANCELLED, unseen; here the queue refuses, and says why.
+_PENDING_CALLS = 1_000_000
 
-_QUIET_SECONDS = 0.05  # without a call: then none is on its way any more
-_LATE_SECONDS = 1.0  # at most, for callers who never pause
+# Without a call for so long, longer than a client waits before it tries again, none is on its way
+# any more. At the most so long is waited for it.
+_QUIET_SECONDS = 0.25
+_LATE_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
 
 LoadEngine = Callable[[Path, Settings], Engine]
 
@@ -103,6 +109,9 @@ class App:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # replies are bounded at the door
                 ("grpc.http2.max_frame_size", _FRAME_BYTES),
+                ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
+                ("grpc.server.max_pending_requests", _PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
             ],
         )
         service = EncoderService(self._registry, self._request_limits, self.metrics)
@@ -160,16 +169,18 @@ class App:
             seconds=round(seconds, 3),
         )
 
-    async def failed(self) -> None:
-        """Return only by raising: what ended a batcher before its time."""
-        await asyncio.wait(self._batchers.values(), return_when=asyncio.FIRST_EXCEPTION)
+    async def failed(self) -> NoReturn:
+        """Wait for what must not happen, the end of a batcher before its time, and raise it."""
+        await asyncio.wait(self._batchers.values(), return_when=asyncio.FIRST_COMPLETED)
         for task in self._batchers.values():
-            task.result()
+            if task.done():
+                task.result()
+        raise RuntimeError("a batcher ended before the server was drained")
 
-    async def drain(self) -> None:
+    async def drain(self) -> bool:
         """Be not ready, refuse what is new, and finish what was accepted.
 
-        What is not finished after `drain_timeout_seconds` is cancelled.
+        What is not finished after `drain_timeout_seconds` is cancelled: then False.
         """
         await self._health.set_serving(False)
         await asyncio.sleep(self._settings.drain_delay_seconds)
@@ -177,16 +188,17 @@ class App:
             batcher.drain()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.drain_timeout_seconds
-        try:
+        finished = False
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(give_up_at):
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
+                finished = True
                 await self._answer_late_calls()
-        except TimeoutError:
-            log.warning("drain timed out")
         self._interceptor.end_streams()
         left = give_up_at - loop.time()  # for replies on their way
         await self._server.stop(left if left > 0 else None)
+        return finished
 
     async def _answer_late_calls(self) -> None:
         """A call that reaches gRPC while it stops ends as CANCELLED, which no client retries. So
@@ -218,6 +230,7 @@ class App:
             max_batch_tokens=settings.max_batch_tokens,
             max_batch_sequences=settings.max_batch_sequences,
             max_queue_tokens=settings.max_queue_tokens,
+            max_queue_sequences=settings.max_queue_sequences,
             max_queue_delay=settings.max_queue_delay,
         )
 
@@ -229,10 +242,11 @@ def _probe(host: str, port: int) -> None:
     socket.create_server((host, port), family=family).close()
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, drain, and return; a second signal doesn't wait.
+async def serve(settings: Settings) -> bool:
+    """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait.
 
-    Raises `ListenError` or `ModelError` if it can't start.
+    Returns whether all that was accepted is done. Raises `ListenError` or `ModelError` if it
+    can't start.
     """
     signals: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -240,26 +254,26 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number.name)
     async with App(settings) as app:
         log.info("listening", host=settings.host, port=app.port, metrics_port=app.metrics_port)
-        if await _first(_start(app), signals.get()):
-            log.info("draining")
-            if not await _first(app.drain(), signals.get()):
-                log.info("drained")
+        await _first(_start(app), signals.get())
+        log.info("draining")
+        if await _first(app.drain(), signals.get()):
+            log.info("drained")
+            return True
+        log.warning("stopped before all accepted requests were done")
+        return False
 
 
-async def _start(app: App) -> None:
+async def _start(app: App) -> NoReturn:
     await app.load()
     log.info("ready")
     await app.failed()
 
 
-async def _first(work: Any, stop: Any) -> Any:
-    """Run both until one ends and cancel the other; the result of `stop` if it was that one."""
-    tasks = [asyncio.create_task(work), asyncio.create_task(stop)]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        if not task.done():
-            task.cancel()
-    await asyncio.wait(tasks)
-    if not tasks[0].cancelled():
-        tasks[0].result()
-    return None if tasks[1].cancelled() else tasks[1].result()
+async def _first(work: Coroutine[Any, Any, bool], stop: Coroutine[Any, Any, str]) -> bool:
+    """Run both until one ends, and cancel the other; `work`'s result, or False if it was `stop`."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop)
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    working.cancel()
+    stopping.cancel()
+    await asyncio.wait({working, stopping})
+    return False if working.cancelled() else working.result()

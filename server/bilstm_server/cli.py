@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from . import threads  # noqa: F401  # before torch is imported
+from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
 
-try:
-    from pydantic import ValidationError
-    from pydantic_settings import CliSettingsSource
-
-    from .app import serve
-    from .errors import StartError, first_problem
-    from .logs import configure_logs
-    from .model import Pooling, import_checkpoint
-    from .settings import Settings
-except ModuleNotFoundError as error:
-    sys.exit(f"bilstm-server: {error.name} is missing; install bilstm[server]")
+from .app import serve
+from .errors import StartError, first_problem
+from .logs import configure_logs
+from .model import Pooling, import_checkpoint
+from .settings import Settings
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -39,36 +36,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "serve":
-            _serve(settings, parsed)
-        else:
-            _import(parsed)
+            return _serve(settings, parsed)
+        _import(parsed)
     except StartError as error:
         return _fail(str(error))
-    except ValidationError as error:
-        return _fail(first_problem(error))
     return 0
 
 
-def _add_serve(
-    commands: Commands,
-) -> SettingsSource:
+def _add_serve(commands: Commands) -> SettingsSource:
     parser = commands.add_parser(
         "serve",
         help="serve models until SIGTERM",
         description="Serve models until SIGTERM, then drain. Every flag can also be set by an "
         "environment variable: --max-batch-tokens by BILSTM_MAX_BATCH_TOKENS.",
-        formatter_class=argparse.RawTextHelpFormatter,
     )
     return CliSettingsSource(
-        Settings, root_parser=parser, cli_kebab_case=True, cli_hide_none_type=True
+        Settings, root_parser=parser, cli_kebab_case=True, add_argument_method=_add_setting
     )
 
 
-def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> None:
+def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> None:
+    """Add a flag, with words for its value in place of its Python type."""
+    kind = options["metavar"]
+    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS"}
+    options["metavar"] = words.get(kind, kind if kind.startswith("{") else "NAME=FOLDER")
+    options["help"] = options["help"].removesuffix(" (default: ())")
+    parser.add_argument(flag, **options)
+
+
+def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> int:
+    """Serve, and end the process: with 0 once all that was accepted is done, else with 1."""
     source = settings(parsed_args=parsed)
-    loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
+    try:
+        loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
+    except ValidationError as error:
+        return _fail(_setting_problem(error))
     configure_logs(loaded.log_format)
-    asyncio.run(serve(loaded))
+    finished = asyncio.run(serve(loaded))
+    # At once: the interpreter would wait for a thread that still computes for nobody.
+    sys.stderr.flush()
+    os._exit(0 if finished else 1)
+
+
+def _setting_problem(error: ValidationError) -> str:
+    """What is wrong with a setting, by the names that it has on the command line and outside."""
+    problem = first_problem(error)
+    for name in Settings.model_fields:
+        flag = f"--{name.replace('_', '-')}"
+        problem = re.sub(rf"^{name}(?=[:.])", f"{flag} (BILSTM_{name.upper()})", problem)
+        problem = re.sub(rf"(?<!-)\b{name}(?= \()", flag, problem)
+    return problem
 
 
 def _add_import(commands: Commands) -> None:
@@ -120,7 +137,3 @@ def _import(parsed: argparse.Namespace) -> None:
 def _fail(reason: str) -> int:
     print(f"bilstm-server: {reason}", file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

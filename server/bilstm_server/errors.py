@@ -5,7 +5,8 @@
     ├── ModelNotFound      no such model or version
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
-    ├── Unavailable        the server is loading its models, or draining
+    ├── Unavailable        the server is draining
+    │   └── Loading        or has not loaded its models yet
     └── OutOfMemory        one sequence alone does not fit into the device's memory
     StartError             the server or command can't start: one line, never on the wire
     ├── ModelError         a model folder or checkpoint can't be used
@@ -52,7 +53,11 @@ class DeadlineExpired(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server can't take requests now: models are loading, or it is draining."""
+    """The server takes no requests any more: it is draining."""
+
+
+class Loading(Unavailable):
+    """The server takes no requests yet: its models are loading."""
 
 
 class OutOfMemory(ServiceError):
@@ -72,7 +77,10 @@ class ListenError(StartError):
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first field that a file or a setting has wrong, and what is wrong with it."""
+    """The first field that a file or a setting has wrong, what is wrong with it, and its value."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    return f"{field}: {first['msg']}" if field else first["msg"]
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
+        problem += f", got {first['input']!r}"
+    return f"{field}: {problem}" if field else problem

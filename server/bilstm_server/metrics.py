@@ -5,6 +5,7 @@ Label children are resolved when a model or an RPC method is made known, not per
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from prometheus_client import (
@@ -24,7 +25,16 @@ SECONDS = (
 SEQUENCES = tuple(float(2**n) for n in range(11))  # 1 to 1,024
 TOKENS = tuple(float(2**n) for n in range(18))  # 1 to 131,072
 
-DROP_REASONS = ("overloaded", "expired", "cancelled", "invalid", "draining", "failed")
+# Why a request ended without a result.
+DROP_REASONS = (
+    "overloaded",  # the queue was full
+    "expired",  # its deadline passed
+    "cancelled",  # its caller left
+    "invalid",  # it, or the model it names
+    "loading",  # it came too early
+    "draining",  # it came too late
+    "failed",  # the engine, or the device's memory
+)
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -94,7 +104,8 @@ class Metrics:
         )
         self._dropped = Counter(
             "bilstm_dropped_total",
-            "Requests that ended without a result. An unknown or unreadable model is ''.",
+            f"Requests that ended without a result: {', '.join(DROP_REASONS)}. The model is '' "
+            "where the request names none that is served, or can't be read.",
             ("model", "reason"),
             registry=registry,
         )
@@ -106,7 +117,7 @@ class Metrics:
         )
         self._load_seconds = Gauge(
             "bilstm_model_load_seconds",
-            "Time to load the model and warm it up.",
+            "Time to load the model and warm it up, all its versions.",
             model,
             registry=registry,
         )
@@ -122,11 +133,11 @@ class Metrics:
             ("device",),
             registry=registry,
         )
+        self.no_model = DropMetrics(self, "")  # of requests that name none, or can't be read
         self._models: dict[str, ModelMetrics] = {}
 
     def model(self, name: str) -> ModelMetrics:
-        """The metrics of one model, shared by its versions; `name` must be one that is served,
-        or '' for requests that name none."""
+        """The metrics of one model, shared by its versions; `name` must be one that is served."""
         if name not in self._models:
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
@@ -140,8 +151,20 @@ class Metrics:
     ) -> None:
         """Read a GPU's memory (bytes by kind) and utilisation (0 to 1) at each scrape."""
         for kind, read in memory.items():
-            self._device_memory.labels(device, kind).set_function(read)
-        self._device_utilization.labels(device).set_function(utilization)
+            self._device_memory.labels(device, kind).set_function(_or_nan(read))
+        self._device_utilization.labels(device).set_function(_or_nan(utilization))
+
+
+def _or_nan(read: Callable[[], float]) -> Callable[[], float]:
+    """A device that can't be read, a dead one say, must not take the other metrics with it."""
+
+    def value() -> float:
+        try:
+            return read()
+        except Exception:
+            return math.nan
+
+    return value
 
 
 class RpcMetrics:
@@ -165,10 +188,22 @@ class RpcMetrics:
         self._handling.observe(seconds)
 
 
-class ModelMetrics:
+class DropMetrics:
+    """The requests to one model that ended without a result."""
+
+    def __init__(self, metrics: Metrics, model: str):
+        self._dropped = {reason: metrics._dropped.labels(model, reason) for reason in DROP_REASONS}
+
+    def drop(self, reason: str) -> None:
+        """Count one, for one of DROP_REASONS."""
+        self._dropped[reason].inc()
+
+
+class ModelMetrics(DropMetrics):
     """One model's children."""
 
     def __init__(self, metrics: Metrics, model: str):
+        super().__init__(metrics, model)
         self._model = model
         self._info = metrics._info
         self._sequences = metrics._sequences.labels(model)
@@ -178,7 +213,6 @@ class ModelMetrics:
         self._batch_tokens = metrics._batch_tokens.labels(model)
         self._batch_compute = metrics._batch_compute.labels(model)
         self._load_seconds = metrics._load_seconds.labels(model)
-        self._dropped = {reason: metrics._dropped.labels(model, reason) for reason in DROP_REASONS}
         # Versions of one model have queues of their own, and share its label.
         self._queues: list[tuple[Callable[[], int], Callable[[], int]]] = []
         metrics._queue_sequences.labels(model).set_function(
@@ -196,7 +230,7 @@ class ModelMetrics:
         self, version: str, kernel: str, device: str, dtype: str, seconds: float
     ) -> None:
         self._info.labels(self._model, version, kernel, device, dtype).set(1)
-        self._load_seconds.set(seconds)
+        self._load_seconds.inc(seconds)
 
     def observe_batch(
         self, sequences: int, tokens: int, seconds: float, queue_seconds: Iterable[float]
@@ -209,7 +243,3 @@ class ModelMetrics:
         self._batch_compute.observe(seconds)
         for waited in queue_seconds:
             self._queue_seconds.observe(waited)
-
-    def drop(self, reason: str) -> None:
-        """A request that ended without a result, for one of DROP_REASONS."""
-        self._dropped[reason].inc()

@@ -7,10 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelSource(NamedTuple):
@@ -35,6 +37,8 @@ def _model_sources(value: object) -> object:
         name, equals, folder = item.partition("=")
         if not (name and equals and folder):
             raise ValueError(f"must be NAME=FOLDER, got {item!r}")
+        if not name.isprintable():
+            raise ValueError(f"the name must be of printable characters, got {name!r}")
         sources.append(ModelSource(name, Path(folder)))
     return sources
 
@@ -42,7 +46,9 @@ def _model_sources(value: object) -> object:
 class Settings(BaseSettings):
     """Settings of the server."""
 
-    model_config = SettingsConfigDict(env_prefix="BILSTM_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="BILSTM_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     model: Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(_model_sources)] = Field(
         default=(),
@@ -64,35 +70,35 @@ class Settings(BaseSettings):
     )
     port: Port = Field(default=50051, description="gRPC port; 0: any free one.")
     metrics_port: Port = Field(default=9464, description="Prometheus port; 0: any free one.")
-    max_message_bytes: PositiveInt = Field(
+    max_message_bytes: Count = Field(
         default=64 * 1024 * 1024, description="Bytes of one request, or of one reply's tensors."
     )
-    max_sequence_tokens: PositiveInt = Field(
+    max_sequence_tokens: Count = Field(
         default=16_384, description="Tokens (steps) of one sequence."
     )
-    max_request_sequences: PositiveInt = Field(
-        default=1_024, description="Sequences in one request."
-    )
-    max_batch_tokens: PositiveInt = Field(
+    max_request_sequences: Count = Field(default=1_024, description="Sequences in one request.")
+    max_batch_tokens: Count = Field(
         default=16_384, description="Tokens computed together, and so the most in one request."
     )
-    max_batch_sequences: PositiveInt = Field(
-        default=256, description="Sequences computed together."
-    )
-    max_queue_tokens: PositiveInt = Field(
+    max_batch_sequences: Count = Field(default=256, description="Sequences computed together.")
+    max_queue_tokens: Count = Field(
         default=131_072,
         description="Tokens that may wait for each model; what comes beyond is refused.",
     )
-    max_queue_delay: NonNegativeFloat = Field(
+    max_queue_sequences: Count = Field(
+        default=16_384,
+        description="Sequences that may wait for each model; what comes beyond is refused.",
+    )
+    max_queue_delay: Seconds = Field(
         default=0.0,
         description="Seconds that a batch may wait for more sequences while the device is idle.",
     )
-    drain_delay_seconds: NonNegativeFloat = Field(
+    drain_delay_seconds: Seconds = Field(
         default=0.0,
         description="On SIGTERM: seconds to go on serving as not ready, so that load balancers "
         "notice.",
     )
-    drain_timeout_seconds: NonNegativeFloat = Field(
+    drain_timeout_seconds: Seconds = Field(
         default=30.0, description="On SIGTERM: seconds that accepted requests have to finish."
     )
     log_format: Literal["auto", "console", "json"] = Field(
@@ -101,10 +107,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _bounds_nest(self) -> Self:
-        if self.max_sequence_tokens > self.max_batch_tokens:
-            raise ValueError("max_sequence_tokens must not exceed max_batch_tokens")
-        if self.max_batch_tokens > self.max_queue_tokens:
-            raise ValueError("max_batch_tokens must not exceed max_queue_tokens")
+        for smaller, larger in (
+            ("max_sequence_tokens", "max_batch_tokens"),
+            ("max_batch_tokens", "max_queue_tokens"),
+            ("max_request_sequences", "max_queue_sequences"),
+        ):
+            low, high = getattr(self, smaller), getattr(self, larger)
+            if low > high:
+                raise ValueError(f"{smaller} ({low}) must not exceed {larger} ({high})")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for demos, benchmarks and tests; and its metrics, read."""
+"""A server in a process of its own, for demos, benchmarks and tests; its log and metrics, read."""
 
 from __future__ import annotations
 
@@ -6,28 +6,107 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 from urllib.request import urlopen
 
-STOP_TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
+
+Event = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class ServerProcess:
-    target: str  # HOST:PORT of gRPC
-    metrics_url: str
-    process: subprocess.Popen[str]
+    """`bilstm-server serve` on free ports, and the events in its log so far.
+
+    A thread reads the log all the time: a server whose log nobody reads would block.
+    """
+
+    def __init__(self, *flags: str):
+        command = [sys.executable, "-m", "bilstm_server", "serve", *flags]
+        command += ["--port=0", "--metrics-port=0", "--log-format=json"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._logged = threading.Condition()
+        self._log: list[Event] = []
+        self._words: list[str] = []  # lines that are no events
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                with self._logged:
+                    if line.startswith("{"):
+                        self._log.append(json.loads(line))
+                    else:
+                        self._words.append(line.strip())
+                    self._logged.notify_all()
+        with self._logged:
+            self._ended = True
+            self._logged.notify_all()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def target(self) -> str:
+        """HOST:PORT of gRPC, once it listens."""
+        listening = self.wait_for("listening")
+        return f"{listening['host']}:{listening['port']}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are, once it listens."""
+        listening = self.wait_for("listening")
+        return f"http://{listening['host']}:{listening['metrics_port']}/metrics"
+
+    @property
+    def log(self) -> list[Event]:
+        """What it has logged so far; all, once `wait` has returned."""
+        with self._logged:
+            return list(self._log)
+
+    def wait_for(self, name: str) -> Event:
+        """The first event of that name, once it is logged.
+
+        Raises `RuntimeError`, with the server's last words, if it ends without.
+        """
+
+        def found() -> Event | None:
+            return next((event for event in self._log if event["event"] == name), None)
+
+        with self._logged:
+            self._logged.wait_for(lambda: self._ended or found(), TIMEOUT_SECONDS)
+            if event := found():
+                return event
+            raise RuntimeError(f"the server did not log {name!r}: {self._words or self._log}")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        code = self._process.wait(TIMEOUT_SECONDS)
+        self._reader.join()
+        return code
 
     def stop(self) -> int:
         """Send SIGTERM, wait until it has drained, and return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_TIMEOUT_SECONDS)
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Whatever it does, end it."""
+        self._process.kill()
+        self.wait()
 
     def metrics(self) -> dict[str, float]:
         """The scraped samples, by name and labels as they are written."""
-        with urlopen(self.metrics_url, timeout=10) as response:
+        with urlopen(self.metrics_url, timeout=TIMEOUT_SECONDS) as response:
             lines = response.read().decode().splitlines()
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in samples}
@@ -35,37 +114,14 @@ class ServerProcess:
 
 @contextmanager
 def server_process(*flags: str) -> Iterator[ServerProcess]:
-    """Run `bilstm-server serve` on free ports with these flags; enter when it is ready.
+    """Run `bilstm-server serve` with these flags; enter when it is ready.
 
     Whatever happens, it is gone at the end. Raises `RuntimeError`, with its last words, if it
     doesn't start.
     """
-    command = [sys.executable, "-m", "bilstm_server.cli", "serve", *flags]
-    command += ["--port=0", "--metrics-port=0", "--log-format=json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield _wait_until_ready(process)
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def _wait_until_ready(process: subprocess.Popen[str]) -> ServerProcess:
-    assert process.stderr is not None
-    listening: dict[str, object] = {}
-    last = ""
-    for last in process.stderr:
-        try:
-            event = json.loads(last)
-        except ValueError:
-            continue
-        if event.get("event") == "listening":
-            listening = event
-        if event.get("event") == "ready":
-            host = listening["host"]
-            return ServerProcess(
-                f"{host}:{listening['port']}",
-                f"http://{host}:{listening['metrics_port']}/metrics",
-                process,
-            )
-    raise RuntimeError(f"the server did not start: {last.strip()}")
+    process = ServerProcess(*flags)
+    try:
+        process.wait_for("ready")
+        yield process
+    finally:
+        process.kill()

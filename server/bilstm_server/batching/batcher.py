@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..errors import DeadlineExpired, OutOfMemory, Overloaded, Unavailable
+from ..errors import DeadlineExpired, Overloaded, Unavailable
 from ..metrics import ModelMetrics
 from .engine import StagedBatch
 from .queue import BatchQueue, QueueLimits
 from .sequence import SequenceInput, SequenceOutput
+
+_RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes again
 
 
 class BatchEngine(Protocol):
@@ -80,8 +83,9 @@ class Device:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.compute_thread.shutdown()
-        self.stage_thread.shutdown()
+        # Without waiting: what computes now, nobody waits for any more.
+        self.compute_thread.shutdown(wait=False, cancel_futures=True)
+        self.stage_thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Batcher:
@@ -96,8 +100,10 @@ class Batcher:
         self._queue: BatchQueue[_Job] = BatchQueue(limits)
         self._arrival = asyncio.Event()
         self._draining = False
+        self._again: deque[list[_Job]] = deque()  # parts of batches that failed
         self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
-        self._seconds_per_token = 0.0  # of the last batch
+        self._seconds = 0.0  # that the last batch took
+        self._seconds_per_token = 0.0
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     async def submit(
@@ -114,10 +120,11 @@ class Batcher:
         if self._draining:
             raise Unavailable("the server is draining; try another one")
         tokens = sum(sequence.tokens for sequence in sequences)
-        if not self._queue.fits(tokens):
+        if not self._queue.fits(len(sequences), tokens):
             raise Overloaded(
-                f"the queue is full: {self._queue.tokens} tokens wait, no room for {tokens} more",
-                retry_after_seconds=max(self._queue.tokens * self._seconds_per_token, 0.01),
+                f"the queue is full: {len(self._queue)} sequences with {self._queue.tokens} tokens "
+                f"wait, no room for {len(sequences)} more with {tokens}",
+                retry_after_seconds=self._seconds_of_queue(),
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -133,6 +140,10 @@ class Batcher:
                     job.future.cancel()
                 self._queue.remove(job)
 
+    def _seconds_of_queue(self) -> float:
+        """About how long what waits will take, and one batch at least."""
+        return max(self._queue.tokens * self._seconds_per_token, self._seconds, _RETRY_SECONDS)
+
     def drain(self) -> None:
         """Refuse what comes from now on; `run` returns when all that was admitted is done."""
         self._draining = True
@@ -147,7 +158,7 @@ class Batcher:
     async def _wait_for_work(self) -> bool:
         """Return when a batch is due: True, or False if drained."""
         loop = asyncio.get_running_loop()
-        while self._ahead is None:
+        while not self._again and self._ahead is None:
             due_at = self._queue.due_at()
             if due_at is None and self._draining:
                 return False
@@ -163,8 +174,11 @@ class Batcher:
         return True
 
     async def _next_batch(self) -> None:
-        jobs, staged = await self._staged_ahead()
-        jobs = jobs or self._take()
+        if self._again:
+            jobs, staged = self._living(self._again.popleft()), None
+        else:
+            jobs, staged = await self._staged_ahead()
+            jobs = jobs or self._take()
         if jobs:
             await self._compute(jobs, staged)
 
@@ -210,11 +224,7 @@ class Batcher:
         return [job for job in jobs if not job.future.done()]
 
     async def _compute(self, jobs: list[_Job], staged: StagedBatch | None = None) -> None:
-        """Compute one batch and settle its jobs.
-
-        A batch of several that fails is computed again in parts, so that only the job at fault
-        fails: in halves if memory ran out, else one by one.
-        """
+        """Compute one batch and settle its jobs."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
@@ -224,23 +234,26 @@ class Batcher:
             self._stage_ahead()
             outputs, seconds = await running
         except Exception as error:
-            await self._fail_or_retry(jobs, error)
+            self._fail(jobs, error)
             return
         tokens = sum(job.tokens for job in jobs)
         queued = [started_at - job.admitted_at for job in jobs]
+        self._seconds = seconds
         self._seconds_per_token = seconds / tokens
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
             _settle(job, Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
 
-    async def _fail_or_retry(self, jobs: list[_Job], error: Exception) -> None:
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
+
+        The halves are batches like others: models that share the device have their turns between.
+        """
         if len(jobs) == 1:
             _settle(jobs[0], error)
             return
-        size = (len(jobs) + 1) // 2 if isinstance(error, OutOfMemory) else 1
-        for start in range(0, len(jobs), size):
-            if part := self._living(jobs[start : start + size]):
-                await self._compute(part)
+        middle = len(jobs) // 2
+        self._again.extendleft((jobs[middle:], jobs[:middle]))
 
     def _run(
         self, sequences: list[SequenceInput], staged: StagedBatch | None

@@ -26,6 +26,7 @@ class QueueLimits:
     max_batch_tokens: int
     max_batch_sequences: int
     max_queue_tokens: int
+    max_queue_sequences: int
     max_queue_delay: float = 0.0  # seconds a batch that is not full may wait for more
 
 
@@ -33,7 +34,7 @@ J = TypeVar("J", bound=Job)
 
 
 class BatchQueue(Generic[J]):
-    """First in, first out; bounded in tokens; batches bounded in tokens and sequences."""
+    """First in, first out; the queue and its batches are bounded in tokens and in sequences."""
 
     def __init__(self, limits: QueueLimits):
         self._limits = limits
@@ -48,9 +49,12 @@ class BatchQueue(Generic[J]):
         """Tokens of all waiting sequences."""
         return self._tokens
 
-    def fits(self, tokens: int) -> bool:
-        """Whether that many more tokens may wait."""
-        return self._tokens + tokens <= self._limits.max_queue_tokens
+    def fits(self, sequences: int, tokens: int) -> bool:
+        """Whether that many more sequences, with that many tokens in all, may wait."""
+        return (
+            len(self._waiting) + sequences <= self._limits.max_queue_sequences
+            and self._tokens + tokens <= self._limits.max_queue_tokens
+        )
 
     def put(self, jobs: Sequence[J]) -> None:
         """Let `jobs` wait. The caller has asked `fits`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -92,21 +92,23 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             self._started_at = call.started_at
             self._unary_calls += 1
             try:
-                reply = await behaviour(self._decoded(decode, data), context)
-            except asyncio.CancelledError:
-                call.finish_cancelled()
-                raise  # gRPC leaks the call if a handler swallows its cancellation
-            except grpc.aio.AbortError:  # the handler has sent a status of its own
-                call.finish_aborted()
-                raise
-            except Exception as error:
-                status = _status_of(error)
-                call.finish(status.code)
-                await context.abort_with_status(status)
+                try:
+                    reply = await behaviour(self._decoded(decode, data), context)
+                except asyncio.CancelledError:
+                    call.finish_cancelled()
+                    raise  # gRPC leaks the call if a handler swallows its cancellation
+                except grpc.aio.AbortError:  # the handler has sent a status of its own
+                    call.finish_aborted()
+                    raise
+                except Exception as error:
+                    status = _status_of(error)
+                else:
+                    call.finish(grpc.StatusCode.OK)
+                    return reply
+                del data
+                await call.abort(status)
             finally:
                 self._unary_calls -= 1
-            call.finish(grpc.StatusCode.OK)
-            return reply
 
         return call
 
@@ -114,7 +116,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         try:
             return decode(data)
         except DecodeError as error:
-            self._metrics.model("").drop("invalid")
+            self._metrics.no_model.drop("invalid")
             raise InvalidInput("", "the request's bytes are no message of its type") from error
 
     def _streaming(
@@ -138,12 +140,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 status = _status_of(error)
-                call.finish(status.code)
-                await context.abort_with_status(status)
+            else:
+                call.finish(grpc.StatusCode.OK)
+                return
             finally:
                 writing.cancel()
                 ending.cancel()
-            call.finish(grpc.StatusCode.OK)
+            await call.abort(status)
 
         return call
 
@@ -161,6 +164,16 @@ class _Call:
     def finish(self, code: grpc.StatusCode) -> None:
         elapsed = asyncio.get_running_loop().time() - self.started_at
         self._metrics.finish(code.name, elapsed)
+
+    async def abort(self, status: grpc.Status) -> NoReturn:
+        """End the call with `status`, by raising.
+
+        Not to be called while an exception is handled: gRPC keeps what is raised here, and with
+        it would keep that one, its frames, and the request in them, until the next garbage
+        collection.
+        """
+        self.finish(status.code)
+        await self._context.abort_with_status(status)
 
     def finish_cancelled(self) -> None:
         ended = self._deadline.ended()

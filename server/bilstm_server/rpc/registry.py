@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..batching.batcher import Batcher
-from ..errors import ModelError, ModelNotFound, Unavailable
+from ..errors import Loading, ModelError, ModelNotFound
 from ..metrics import ModelMetrics
 from ..model.config import ModelConfig
 
@@ -42,7 +42,7 @@ class ModelRegistry:
     def all(self) -> Iterator[ServedModel]:
         """The default model first; of each model the newest version first.
 
-        Raises `Unavailable` while models are loading.
+        Raises `Loading` until all are there.
         """
         self._require_complete()
         for versions in self._models.values():
@@ -51,7 +51,7 @@ class ModelRegistry:
     def get(self, name: str, version: str) -> ServedModel:
         """The model of that name (empty: the default) and version (empty: the newest).
 
-        Raises `ModelNotFound`, naming what there is, or `Unavailable` while models are loading.
+        Raises `ModelNotFound`, naming what there is, or `Loading` until all are there.
         """
         self._require_complete()
         versions = self._models.get(name) if name else next(iter(self._models.values()), None)
@@ -68,4 +68,4 @@ class ModelRegistry:
 
     def _require_complete(self) -> None:
         if not self.complete:
-            raise Unavailable("the server is loading its models; try again soon")
+            raise Loading("the server is loading its models; try again soon")

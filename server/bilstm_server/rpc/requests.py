@@ -48,8 +48,8 @@ def parse_encode_request(
     request: pb.EncodeRequest, config: ModelConfig, limits: RequestLimits
 ) -> ParsedRequest:
     """Raises `InvalidInput`, naming the first field that is not what it must be."""
-    outputs = _outputs(request, config)
     reply_dtype = _reply_dtype(request.output_data_type)
+    outputs = _outputs(request, config)
     count = len(request.sequences)
     if not 1 <= count <= limits.max_request_sequences:
         raise InvalidInput(
@@ -73,6 +73,10 @@ def parse_encode_request(
 
 
 def _outputs(request: pb.EncodeRequest, config: ModelConfig) -> frozenset[Output]:
+    if len(request.outputs) > len(OUTPUTS):
+        raise InvalidInput(
+            "outputs", f"must be at most {len(OUTPUTS)} outputs, got {len(request.outputs)}"
+        )
     for index, number in enumerate(request.outputs):
         if number not in OUTPUTS:
             known = ", ".join(pb.Output.Name(pb.Output.ValueType(n)) for n in OUTPUTS)

@@ -10,7 +10,7 @@ import grpc
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
-from ..metrics import Metrics
+from ..metrics import DropMetrics, Metrics
 from .deadline import Deadline
 from .registry import ModelRegistry
 from .replies import encode_response, model_message
@@ -28,11 +28,12 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
         deadline = Deadline.of(context)
-        metrics = self._metrics.model("")
+        metrics: DropMetrics = self._metrics.no_model
         try:
             model = self._registry.get(request.model, request.version)
             metrics = model.metrics
             parsed = parse_encode_request(request, model.config, self._limits)
+            del request  # its bytes have been copied; those who wait need no second copy
             results = await model.batcher.submit(parsed.sequences, deadline.at)
             return encode_response(model, results, parsed.reply_dtype)
         except asyncio.CancelledError:

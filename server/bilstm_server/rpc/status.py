@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from ..errors import (
     DeadlineExpired,
     InvalidInput,
+    Loading,
     ModelNotFound,
     OutOfMemory,
     Overloaded,
@@ -27,11 +28,13 @@ class _Row:
     reason: str  # of `bilstm_dropped_total`
 
 
+# The first row that fits counts.
 _TABLE: dict[type[ServiceError], _Row] = {
     InvalidInput: _Row(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
     ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
     Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
+    Loading: _Row(grpc.StatusCode.UNAVAILABLE, "loading"),
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
     OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
 }
