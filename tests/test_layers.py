@@ -22,7 +22,7 @@ SERVER = "bilstm_server"
 # From the top down: a module may import its own layer and those after it, and the ground.
 LAYERS = tuple(
     f"{SERVER}.{layer}"
-    for layer in ("testing", "cli", "app", "rpc", "batching", "model", "model.kernels")
+    for layer in ("testing", "__main__", "cli", "app", "rpc", "batching", "model", "model.kernels")
 )
 GROUND = tuple(
     f"{SERVER}.{module}" for module in ("settings", "errors", "metrics", "logs", "threads")

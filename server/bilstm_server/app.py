@@ -30,6 +30,7 @@ from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.service import EncoderService
+from .rpc.wire import encode_request_decoder
 from .settings import ModelSource, Settings
 
 log = structlog.get_logger()
@@ -66,7 +67,8 @@ class App:
         self._load_engine = load_engine
         self.metrics = Metrics()
         self._registry = ModelRegistry()
-        self._interceptor = RpcInterceptor(self.metrics)
+        decoder = encode_request_decoder(self._request_limits, self.metrics.no_model)
+        self._interceptor = RpcInterceptor(self.metrics, {f"/{SERVICE}/Encode": decoder})
         self._health = HealthService([SERVICE])
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()

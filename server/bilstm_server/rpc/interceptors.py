@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from ..errors import InvalidInput, ServiceError, Unavailable
+from ..errors import ServiceError, Unavailable
 from ..metrics import Metrics, RpcMetrics
 from .deadline import Deadline
 from .status import internal_status, status_of
+from .wire import Decode, checked
 
 log = structlog.get_logger()
 
@@ -25,8 +26,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub on
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once; unknown methods are left to gRPC."""
 
-    def __init__(self, metrics: Metrics):
+    def __init__(self, metrics: Metrics, decoders: Mapping[str, Decode]):
+        """`decoders`: by method path, for those whose requests are not simply decoded."""
         self._metrics = metrics
+        self._decoders = decoders
         self._wrapped: dict[str, Handler] = {}
         self._unary_calls = 0  # in flight
         self._started_at = 0.0  # the last one, in the event loop's time
@@ -62,28 +65,28 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         service, method = path.removeprefix("/").split("/")
         streams = (handler.request_streaming, handler.response_streaming)
         metrics = self._metrics.rpc(_TYPES[streams], service, method)
+        # Requests come as bytes: decoding has a place in the metrics, and errors of its own.
+        decode = self._decoders.get(path) or checked(handler.request_deserializer)
         if streams == (False, False):
-            call = self._unary(handler.request_deserializer, handler.unary_unary, metrics)
             return grpc.unary_unary_rpc_method_handler(
-                call, response_serializer=handler.response_serializer
+                self._unary(decode, handler.unary_unary, metrics),
+                response_serializer=handler.response_serializer,
             )
         if streams == (False, True):
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, metrics),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._streaming(decode, handler.unary_stream, metrics),
+                response_serializer=handler.response_serializer,
             )
         if streams == (True, True):
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler.stream_stream, metrics),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._streaming(partial(_decoded, decode), handler.stream_stream, metrics),
+                response_serializer=handler.response_serializer,
             )
         raise TypeError(f"{path}: no method here takes a stream and answers once")
 
     def _unary(
         self,
-        decode: Callable[[bytes], Any],
+        decode: Decode,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         metrics: RpcMetrics,
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
@@ -93,7 +96,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             self._unary_calls += 1
             try:
                 try:
-                    reply = await behaviour(self._decoded(decode, data), context)
+                    reply = await behaviour(decode(data), context)
                 except asyncio.CancelledError:
                     call.finish_cancelled()
                     raise  # gRPC leaks the call if a handler swallows its cancellation
@@ -112,18 +115,14 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _decoded(self, decode: Callable[[bytes], Any], data: bytes) -> Any:
-        try:
-            return decode(data)
-        except DecodeError as error:
-            self._metrics.no_model.drop("invalid")
-            raise InvalidInput("", "the request's bytes are no message of its type") from error
-
     def _streaming(
-        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]], metrics: RpcMetrics
+        self,
+        decode: Callable[[Any], Any],  # of one request's bytes, or of an iterator over many
+        behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+        metrics: RpcMetrics,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write_all(request: Any, context: Context) -> None:
-            async for reply in behaviour(request, context):
+            async for reply in behaviour(decode(request), context):
                 await context.write(reply)
 
         async def call(request: Any, context: Context) -> None:
@@ -190,6 +189,11 @@ _TYPES = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
+
+
+async def _decoded(decode: Decode, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in stream:
+        yield decode(data)
 
 
 def _status_of(error: Exception) -> grpc.Status:
