@@ -1,4 +1,5 @@
 # `make demo` and `make test` set up a .venv by themselves; nothing else is touched.
+# Another interpreter: make PYTHON=python3.13 demo
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,8 +15,9 @@ help: ## list the targets
 setup: $(STAMP) ## make the .venv, pinned by constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,dev]'
+	@echo "setting up $(VENV) with $$($(PYTHON) --version), about a minute …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,dev]'
 	@touch $@
 
 demo: setup ## start the server, encode the test utterances, check and report
@@ -54,4 +56,4 @@ bench: setup ## the operator against nn.LSTM, and the server under load
 	$(BIN)/python -m benchmarks.serving --check
 
 clean: ## remove the .venv and everything generated
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -345,10 +345,9 @@ def test_bytes_that_would_unfold_are_refused_as_bytes(strict: Wire, data: bytes)
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 def test_garbage_instead_of_a_health_check(wire: Wire, method: str) -> None:
     """Other services' methods, streams too, refuse what is no message as Encode does."""
-    path = f"/grpc.health.v1.Health/{method}"
-    call: Any = wire.channel.unary_stream(path)(b"\xff", timeout=TIMEOUT_SECONDS)
+    send: Any = wire.channel.unary_stream(f"/grpc.health.v1.Health/{method}")
     with pytest.raises(grpc.RpcError) as refusal:
-        next(call)
+        next(send(b"\xff", timeout=TIMEOUT_SECONDS))
     error: Any = refusal.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
     wire.still_serves()

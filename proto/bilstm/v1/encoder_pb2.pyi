@@ -67,7 +67,10 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     OUTPUT_LOGITS: _Output.ValueType  # 5
     """the head's scores, [classes]; only where the model has a head"""
     OUTPUT_STATE: _Output.ValueType  # 6
-    """hidden and cell state after the last step, to go on from"""
+    """Hidden and cell state after each direction's last step. As the initial state of what follows it
+    continues a unidirectional model exactly; of a bidirectional one only the forward half, since
+    the reverse direction would have had to begin at the end.
+    """
 
 class Output(_Output, metaclass=_OutputEnumTypeWrapper):
     """What to compute of each sequence."""
@@ -84,7 +87,10 @@ OUTPUT_MAX: Output.ValueType  # 4
 OUTPUT_LOGITS: Output.ValueType  # 5
 """the head's scores, [classes]; only where the model has a head"""
 OUTPUT_STATE: Output.ValueType  # 6
-"""hidden and cell state after the last step, to go on from"""
+"""Hidden and cell state after each direction's last step. As the initial state of what follows it
+continues a unidirectional model exactly; of a bidirectional one only the forward half, since
+the reverse direction would have had to begin at the end.
+"""
 Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
@@ -117,7 +123,9 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class State(_message.Message):
-    """An LSTM's state, its rows ordered as torch.nn.LSTM's: layer by layer, forward then reverse."""
+    """An LSTM's state, its rows ordered as torch.nn.LSTM's: layer by layer, forward then reverse. The
+    forward direction starts from it at the first step, the reverse one at the last.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,7 +172,8 @@ class EncodeRequest(_message.Message):
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
         """At least one; each [T, D] of floats, or [T] of INT32 or INT64 token ids for a model with an
-        embedding. T is at least 1.
+        embedding. T is at least 1. NaN and infinities are computed with, as torch does; they stay in
+        their own sequence.
         """
 
     @_builtins.property
