@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -278,6 +280,39 @@ def test_import_command(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
 
 
+def test_how_to_serve_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that `import` prints can be pasted, with any folder, also the one it is in."""
+    path = write(classifier().state_dict(), tmp_path / "model.pt")
+    here = tmp_path / "my models"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for out, source in ((".", "my models=."), ("a b/it's", "it's=a b/it's")):
+        assert cli.main(["import", str(path), "--out", out]) == 0
+        command = capsys.readouterr().out.splitlines()[-1].removeprefix("serve it with: ")
+        assert shlex.split(command) == ["bilstm-server", "serve", "--model", source]
+
+
+def test_import_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`import --help` says what each pooling is."""
+    with pytest.raises(SystemExit):
+        cli.main(["import", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "last: output[:, -1]" in said
+    assert "final: forward's last step and reverse's first" in said
+    assert "torch.cat((h_n[-2], h_n[-1]), 1)" in said
+
+
+def test_unknown_pooling(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pooling that there is not is answered with those that there are."""
+    with pytest.raises(SystemExit):
+        cli.main(["import", "model.pt", "--out", "out", "--pooling", "median"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--pooling" in said
+    assert all(repr(pooling.value) in said for pooling in Pooling)
+
+
 # -- model folders ----------------------------------------------------------------------------
 
 
@@ -307,6 +342,42 @@ def test_load_dtype(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     loaded = load_model(folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
+def test_save_over_a_model(tmp_path: Path) -> None:
+    """A model is saved over another one; nothing else is left in the folder."""
+    folder = write_model(tmp_path / "model")
+    write_model(folder, seed=1, num_layers=1)
+    assert load_model(folder).config.num_layers == 1
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("last", [0, 1])
+def test_interrupted_write(
+    last: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails leaves no config beside weights that it is not of, and no other file."""
+    folder = tmp_path / "model"
+    if overwrite:
+        write_model(folder)
+    replaced: list[Path] = []
+
+    def replace(source: Path, target: Path) -> None:
+        if len(replaced) == last:
+            raise OSError(28, "No space left on device")
+        replaced.append(target)
+        source.rename(target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(ModelError, match="No space left on device"):
+        write_model(folder, seed=1)
+    assert [path.name for path in replaced] == ["model.safetensors"][:last]
+    names = {path.name for path in folder.iterdir()}
+    written = {path.name for path in replaced}
+    assert names == written | ({"config.json", "model.safetensors"} if overwrite else set())
+    if overwrite:
+        load_model(folder)
 
 
 # -- files that are no checkpoint: one line, exit code 1 --------------------------------------
@@ -391,6 +462,37 @@ def test_unreadable_file(case: str, tmp_path: Path, failing: Failing) -> None:
     path.write_bytes(content())
     assert str(path) in failing("import", path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NEAR = {  # what is said where it is clear what to do
+    "text": "is no .pt file",
+    "safetensors as .pt": "is no .pt file",
+    "noise without a suffix": "is no .pt file",
+    "nested": "torch.save(torch.load('model.pt')['model'], 'weights.pt')",
+    "a list": "holds a list instead of a state_dict",
+}
+
+
+@pytest.mark.parametrize("case", NEAR)
+def test_what_to_do(case: str, tmp_path: Path, failing: Failing) -> None:
+    """What a file holds instead of a state_dict is said, and how to make one."""
+    name, content = UNREADABLE[case]
+    path = tmp_path / name
+    path.write_bytes(content())
+    assert NEAR[case] in failing("import", path, "--out", tmp_path / "out")
+
+
+def test_advice_for_a_nested_checkpoint(
+    tmp_path: Path, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice for a checkpoint inside of a dict, followed to the letter, gives an importable."""
+    monkeypatch.chdir(tmp_path)
+    nested = {"epoch": 3, "state_dict": classifier().state_dict(), "optimizer": {"state": {}}}
+    torch.save(nested, "model.pt")
+    said = failing("import", "model.pt", "--out", "out")
+    assert "holds a dict of tensors under 'state_dict'" in said
+    exec(said.split("save just that: ")[1], {"torch": torch})
+    assert import_checkpoint(Path("weights.pt"), Path("out")).num_layers == 2
 
 
 def test_missing_file(tmp_path: Path, failing: Failing) -> None:
@@ -489,26 +591,83 @@ UNFIT: dict[str, tuple[Callable[[], StateDict], tuple[str, ...], str]] = {
     "head of another width": (
         lambda: changed(fc__weight=torch.ones(5, 4)),
         (),
-        "head.weight",
+        "fc.weight is [5, 4], expected [5, 8]",
     ),
-    "head without weight": (lambda: changed(fc__weight=None), (), "weight"),
+    "head without weight": (lambda: changed(fc__weight=None), (), "no fc.weight in it"),
+    "head's weight a vector": (
+        lambda: changed(fc__weight=torch.ones(5)),
+        (),
+        "fc.weight is [5], expected a matrix",
+    ),
     "head bias of another width": (
         lambda: changed(fc__bias=torch.ones(4)),
         (),
-        "head.bias",
+        "fc.bias is [4], expected [5]",
     ),
-    "a label short": (changed, ("--labels", "a,b,c,d"), "labels"),
+    "a label short": (
+        changed,
+        ("--labels", "a,b,c,d"),
+        ": labels: expected one per class of the head (5), got 4",
+    ),
+    "labels, and the head's prefix forgotten": (
+        lambda: changed(fc__weight=None, fc__bias=None, clf__weight=torch.ones(2, 8)),
+        ("--labels", "a,b"),
+        "clf.weight (name them with --head-prefix",
+    ),
     "labels without a head": (
         lambda: changed(fc__weight=None, fc__bias=None),
         ("--labels", "a,b"),
-        "labels",
+        ": labels: expected one per class of the head (0), got 2",
     ),
     "embedding of another width": (
         lambda: changed(embedding__weight=torch.ones(9, 4)),
         (),
-        "embedding.weight",
+        "embedding.weight is [9, 4], expected [9, 3]",
     ),
-    "version zero": (changed, ("--model-version", "0"), "version"),
+    "version zero": (changed, ("--model-version", "0"), "--model-version"),
+    "a GRU": (
+        lambda: {f"lstm.{k}": t for k, t in nn.GRU(3, 4).state_dict().items()},
+        (),
+        "lstm.weight_hh_l0 is [12, 4]: a GRU's (3 gates), not an LSTM's (4)",
+    ),
+    "a plain RNN": (
+        lambda: {f"lstm.{k}": t for k, t in nn.RNN(3, 4).state_dict().items()},
+        (),
+        "a plain RNN's (1 gate), not an LSTM's (4)",
+    ),
+    "NaN": (lambda: changed(fc__bias=torch.full([5], torch.nan)), (), "fc.bias holds"),
+    "infinity": (
+        lambda: changed(lstm__weight_hh_l1=torch.full([16, 4], -torch.inf)),
+        (),
+        "lstm.weight_hh_l1 holds",
+    ),
+    "too large for float32": (
+        lambda: changed(fc__bias=torch.full([5], 1e300, dtype=torch.float64)),
+        (),
+        "fc.bias holds",
+    ),
+    "a dot forgotten": (changed, ("--lstm-prefix", "lstm"), "did you mean 'lstm.'?"),
+    "another LSTM prefix": (
+        lambda: {f"model.{k}": t for k, t in changed().items()},
+        (),
+        "did you mean 'model.lstm.'?",
+    ),
+    "no LSTM prefix": (
+        lambda: dict(classifier().lstm.state_dict()),
+        (),
+        "did you mean ''?",
+    ),
+    "the head's dot forgotten": (changed, ("--head-prefix", "fc"), "did you mean 'fc.'?"),
+    "the embedding's dot forgotten": (
+        lambda: changed(embedding__weight=torch.ones(9, 3)),
+        ("--embedding-prefix", "embedding"),
+        "did you mean 'embedding.'?",
+    ),
+    "the beginning of other names for a head": (
+        lambda: changed(fc__weight=None, fc__bias=None, fc1__weight=torch.ones(5, 8)),
+        ("--head-prefix", "fc"),
+        "(--head-prefix); it has: fc1.weight",
+    ),
 }
 
 
@@ -535,6 +694,23 @@ def test_unwritable_out(out: str, tmp_path: Path, failing: Failing) -> None:
     (tmp_path / "file").write_text("in the way")
     path = write(classifier().state_dict(), tmp_path / "model.pt")
     assert str(tmp_path / out) in failing("import", path, "--out", tmp_path / out)
+
+
+def test_model_in_the_way(tmp_path: Path, failing: Failing) -> None:
+    """A folder that holds a model already is left as it is, unless --overwrite."""
+    one, other = (
+        write(classifier(seed).state_dict(), tmp_path / f"{seed}.pt") for seed in range(2)
+    )
+    out = tmp_path / "out"
+    import_checkpoint(one, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    said = failing("import", other, "--out", out)
+    assert said == f"{out}: holds a model already; choose another --out or pass --overwrite"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert cli.main(["import", str(other), "--out", str(out), "--overwrite"]) == 0
+    torch.testing.assert_close(
+        load_model(out).lstm.state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
+    )
 
 
 def torch_script() -> bytes:
@@ -571,6 +747,14 @@ def edit_config(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | fields))
 
 
+def edit_weights(folder: Path, name: str, value: float) -> None:
+    """One number of the tensor becomes the value."""
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors[name].view(-1)[-1] = value
+    safetensors.torch.save_file(tensors, path)
+
+
 def swap_weights(folder: Path) -> None:
     """The weights become those of a model with other sizes."""
     other = write_model(folder.parent / "other", input_size=4)
@@ -596,8 +780,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_config(f, head={"num_classes": 3, "pooling": "median"}),
         "head.pooling",
     ),
-    "a label short": (lambda f: edit_config(f, labels=["red"]), "labels"),
-    "projection too wide": (lambda f: edit_config(f, proj_size=6), "proj_size"),
+    "a label short": (
+        lambda f: edit_config(f, labels=["red"]),
+        "config.json: labels: expected one per class of the head (3), got 1",
+    ),
+    "projection too wide": (lambda f: edit_config(f, proj_size=6), "config.json: proj_size"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "truncated weights": (
         lambda f: (f / "model.safetensors").write_bytes(
@@ -606,6 +793,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "model.safetensors",
     ),
     "weights of other sizes": (swap_weights, "lstm.weight_ih_l0"),
+    "absurdly many layers": (lambda f: edit_config(f, num_layers=1025), "num_layers"),
+    "a weight of NaN": (
+        lambda f: edit_weights(f, "lstm.weight_hh_l0", torch.nan),
+        "model.safetensors: lstm.weight_hh_l0 holds",
+    ),
+    "an infinite weight": (
+        lambda f: edit_weights(f, "head.bias", torch.inf),
+        "model.safetensors: head.bias holds",
+    ),
     "more layers than weights": (lambda f: edit_config(f, num_layers=3), "weight_ih_l2"),
     "fewer layers than weights": (lambda f: edit_config(f, num_layers=1), "_l1"),
 }
@@ -630,6 +826,7 @@ def test_broken_folder(case: str, tmp_path: Path) -> None:
     assert said.startswith(str(folder))
     assert named in said.removeprefix(str(folder))
     assert "\n" not in said
+    assert "torch.save" not in said
 
 
 @pytest.mark.parametrize("case", ["unknown key", "no weights", "weights of other sizes"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
@@ -13,15 +14,16 @@ import subprocess
 import sys
 import termios
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import structlog
-from conftest import RunningServer, write_model
+from conftest import RunningServer, settings, write_model
 
 from bilstm_client import Client
 from bilstm_client import cli as client_cli
@@ -101,7 +103,7 @@ def test_encode_npz(encode: Encode, client: Client, tmp_path: Path) -> None:
     takes are no matter."""
     sequences = {f"s{n}": floats(1 + n % 5, n) for n in range(70)}
     np.savez(tmp_path / "many.npz", **sequences)  # type: ignore[arg-type]
-    encode(tmp_path / "many.npz", "--outputs", "final", "logits")
+    encode("--outputs", "final,logits", tmp_path / "many.npz")
     encodings = client.encode_batch(sequences.values(), outputs=["final", "logits"])
     named = zip(sequences, encodings, strict=True)
     expected: dict[str, Array | None] = {}
@@ -114,7 +116,7 @@ def test_encode_all_outputs(encode: Encode, client: Client, tmp_path: Path) -> N
     """Every output has its name in the file, the state as hidden and cell."""
     x = floats(6)
     np.save(tmp_path / "x.npy", x)
-    encode(tmp_path / "x.npy", "--outputs", *ALL_OUTPUTS)
+    encode(tmp_path / "x.npy", "--outputs", ",".join(ALL_OUTPUTS))
     encoding = client.encode(x, outputs=ALL_OUTPUTS)
     assert encoding.state is not None
     expected: dict[str, Array | None] = {o: getattr(encoding, o) for o in ALL_OUTPUTS[:-1]}
@@ -163,15 +165,34 @@ def test_encode_one_name_twice(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Two files whose results would have one name are refused, not written over each other."""
+    """Two files whose results would have one name are refused, and named."""
     files = [tmp_path / name for name in names]
     for path in files:
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as file:
             (np.save if path.suffix == ".npy" else np.savez)(file, floats(2))
-    given = ["encode", *map(str, files), "--out-dir", str(tmp_path), "--server", server.target]
+    line = refusal(capsys, server, *files, "--out-dir", tmp_path)
+    assert line == (
+        f"{files[0]} and {files[1]} would both be written to {tmp_path / 'x.encoded.npz'}; "
+        "encode them apart"
+    )
+
+
+def test_encode_results(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results are no sequences: where a pattern names them too, nothing is encoded."""
+    np.save(tmp_path / "x.npy", floats(2))
+    np.savez(tmp_path / "x.encoded.npz", states=floats(2))
+    line = refusal(capsys, server, *sorted(tmp_path.iterdir(), reverse=True))
+    assert line == f"{tmp_path / 'x.encoded.npz'}: holds results, not sequences"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], server: RunningServer, *arguments: object) -> str:
+    """Runs `bilstm encode`, which must fail; returns the one line it says."""
+    given = ["encode", *map(str, arguments), "--server", server.target]
     assert client_cli.main(given) == 1
-    assert one_line(capsys.readouterr().err)
+    return one_line(capsys.readouterr().err)
 
 
 def one_line(stderr: str) -> str:
@@ -181,20 +202,48 @@ def one_line(stderr: str) -> str:
     return stderr.removeprefix("bilstm: ").rstrip("\n")
 
 
-def pickled() -> bytes:
+def npy(array: Array) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(buffer, array, allow_pickle=True)
     return buffer.getvalue()
 
 
-BROKEN: dict[str, tuple[str, bytes | None]] = {
-    "missing": ("x.npy", None),
-    "empty": ("x.npy", b""),
-    "empty .npz": ("x.npz", b""),
-    "text": ("x.npy", b"1,2,3\n"),
-    "half a header": ("x.npy", b"\x93NUMPY\x01\x00v\x00{'descr"),
-    "torn .npz": ("x.npz", b"PK\x03\x04" + b"\0" * 60),
-    "objects": ("x.npy", pickled()),
+def npz(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+GOOD, OBJECTS = npy(np.ones((2, 5))), npy(np.array([{"a": 1}], dtype=object))
+NEITHER, UNREADABLE = r"not an \.npy or \.npz file", "can't be read: .+"
+BROKEN: dict[str, tuple[str, bytes | None, str]] = {
+    "missing": ("x.npy", None, "No such file or directory"),
+    "empty": ("x.npy", b"", NEITHER),
+    "empty .npz": ("x.npz", b"", NEITHER),
+    "text": ("x.csv", b"1,2,3\n", NEITHER),
+    "half a header": ("x.npy", b"\x93NUMPY\x01\x00v\x00{'descr", UNREADABLE),
+    "unknown version": ("x.npy", b"\x93NUMPY\x09\x00v\x00{'descr", UNREADABLE),
+    "half the numbers": ("x.npy", GOOD[:-8], UNREADABLE),
+    "torn .npz": ("x.npz", b"PK\x03\x04" + b"\0" * 60, UNREADABLE),
+    "damaged .npz": ("x.npz", npz(s=GOOD).replace(b"\xf0\x3f", b"\xf0\x40"), f"s: {UNREADABLE}"),
+    "no array in .npz": ("x.npz", npz(ok=GOOD, s=b"text"), f"s: {UNREADABLE}"),
+    "no arrays": ("x.npz", npz(), "holds no arrays"),
+    "objects": ("x.npy", OBJECTS, "holds Python objects, not numbers"),
+    "objects in .npz": ("x.npz", npz(ok=GOOD, s=OBJECTS), "s: holds Python objects, not numbers"),
+    "text in .npy": ("x.npy", npy(np.array(["a", "b"])), "must be an array of numbers, got <U1"),
+    "complex in .npz": (
+        "x.npz",
+        npz(ok=GOOD, s=npy(np.ones((2, 5)) * 1j)),
+        "s: must be an array of numbers, got complex128",
+    ),
+    "too wide": ("x.npy", npy(np.ones((2, 4))), r"must be \[T, 5\] \(input_size\), got \[2, 4\]"),
+    "too wide in .npz": (
+        "x.npz",
+        npz(ok=GOOD, s100=npy(np.ones((2, 4)))),
+        r"s100: must be \[T, 5\] \(input_size\), got \[2, 4\]",
+    ),
 }
 
 
@@ -202,33 +251,111 @@ BROKEN: dict[str, tuple[str, bytes | None]] = {
 def test_encode_broken_file(
     case: str, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that can't be read is one line that names it, and exit code 1."""
-    name, content = BROKEN[case]
+    """What is wrong with a file is one line that names it and its array, without numpy's advice
+    to trust it; and exit code 1."""
+    name, content, wrong = BROKEN[case]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert client_cli.main(["encode", str(tmp_path / name), "--server", server.target]) == 1
-    assert str(tmp_path / name) in one_line(capsys.readouterr().err)
+    line = refusal(capsys, server, tmp_path / name)
+    assert re.fullmatch(f"{re.escape(str(tmp_path / name))}: {wrong}", line), line
+    assert "pickle" not in line
+    assert not list(tmp_path.glob("*.encoded.npz"))
 
 
-@pytest.mark.parametrize("steps", [np.array("text"), np.array(["a", "b"]), np.ones((2, 5)) * 1j])
-def test_encode_no_numbers(
-    steps: Array, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An array that is no sequence of numbers is one line, and exit code 1."""
-    np.save(tmp_path / "x.npy", steps)
-    given = ["encode", str(tmp_path / "x.npy"), "--server", server.target]
-    assert client_cli.main(given) == 1
-    one_line(capsys.readouterr().err)
-
-
-def test_encode_refused(
+def test_encode_names_the_array_of_a_later_batch(
     server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the server refuses is one line with its reason, and exit code 1."""
-    np.save(tmp_path / "x.npy", np.ones((2, 4)))
-    given = ["encode", str(tmp_path / "x.npy"), "--server", server.target]
-    assert client_cli.main(given) == 1
-    assert "must be [T, 5]" in one_line(capsys.readouterr().err)
+    """The array at fault is named also where others were encoded before it."""
+    arrays = {f"s{n}": floats(1) for n in range(100)} | {"s99": np.ones((3, 4))}
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    line = refusal(capsys, server, tmp_path / "x.npz")
+    assert line == f"{tmp_path / 'x.npz'}: s99: must be [T, 5] (input_size), got [3, 4]"
+
+
+def test_encode_looks_first(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that can't be opened is told before any other is encoded, and the numbers of a file
+    are not read before their turn."""
+    (tmp_path / "a.npy").write_bytes(GOOD)
+    line = refusal(capsys, server, tmp_path / "a.npy", tmp_path / "b.npy")
+    assert line.startswith(f"{tmp_path / 'b.npy'}: ")
+    assert not (tmp_path / "a.encoded.npz").exists()
+    (tmp_path / "b.npy").write_bytes(GOOD[:-8])  # its header is whole
+    line = refusal(capsys, server, tmp_path / "a.npy", tmp_path / "b.npy")
+    assert line.startswith(f"{tmp_path / 'b.npy'}: ")
+    assert (tmp_path / "a.encoded.npz").exists()
+
+
+def test_encode_no_head(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not a file's fault is told without one."""
+    np.save(tmp_path / "x.npy", np.array([1, 2]))
+    line = refusal(capsys, server, tmp_path / "x.npy", "--model", "tokens", "--outputs", "logits")
+    assert line == "INVALID_ARGUMENT: outputs[0]: the model has no head, so no logits"
+
+
+def test_encode_writes_whole_files(
+    encode: Encode,
+    server: RunningServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the disk fills up, the results of a run before stay, and nothing half written."""
+    np.save(tmp_path / "x.npy", floats(2))
+    encode(tmp_path / "x.npy")
+    before = (tmp_path / "x.encoded.npz").read_bytes()
+
+    def fills_up(file: IO[bytes], **arrays: Array) -> None:
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", fills_up)
+    line = refusal(capsys, server, tmp_path / "x.npy")
+    target = tmp_path / "x.encoded.npz"
+    assert line == f"{target}: can't be written: No space left on device"
+    assert target.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.encoded.npz", "x.npy"]
+
+
+BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
+    "unknown output": (
+        ["--outputs", "final,bogus"],
+        "argument --outputs: 'bogus' is no output; "
+        "there are: states, final, mean, max, logits, state",
+    ),
+    "no output": (["--outputs", ""], "argument --outputs: '' is no output; "),
+    "no server": (["--server", ""], "argument --server: must be HOST:PORT"),
+    "web server": (
+        ["--server", "http://localhost:50051"],
+        "argument --server: must be HOST:PORT, without http://, got 'http://localhost:50051'",
+    ),
+    "endless": (["--timeout-seconds", "inf"], "argument --timeout-seconds: timeout_seconds must"),
+    "no number": (["--timeout-seconds", "1s"], "argument --timeout-seconds: could not convert"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_encode_bad_argument(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad argument is one clear line under the usage, and exit code 2."""
+    arguments, wrong = BAD_ARGUMENTS[case]
+    with pytest.raises(SystemExit) as caught:
+        client_cli.main(["encode", *arguments, "x.npy"])
+    assert caught.value.code == 2
+    assert f"bilstm encode: error: {wrong}" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["encode", "models"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Help tells the defaults that there are."""
+    with pytest.raises(SystemExit):
+        client_cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "default: localhost:50051" in shown
+    assert "None" not in shown
+    assert "default: )" not in shown
 
 
 def test_encode_unwritable(
@@ -236,9 +363,8 @@ def test_encode_unwritable(
 ) -> None:
     """Results that can't be written are one line, and exit code 1."""
     np.save(tmp_path / "x.npy", floats(2))
-    given = ["encode", str(tmp_path / "x.npy"), "--server", server.target]
-    assert client_cli.main([*given, "--out-dir", str(tmp_path / "x.npy")]) == 1
-    assert str(tmp_path / "x.npy") in one_line(capsys.readouterr().err)
+    line = refusal(capsys, server, tmp_path / "x.npy", "--out-dir", tmp_path / "x.npy")
+    assert line.startswith(f"{tmp_path / 'x.npy' / 'x.encoded.npz'}: can't be written: ")
 
 
 def test_no_server(tmp_path: Path) -> None:
@@ -247,7 +373,9 @@ def test_no_server(tmp_path: Path) -> None:
     nowhere = "127.0.0.1:1"  # a privileged port that nothing listens on
     failed = run("bilstm", "encode", tmp_path / "x.npy", "--server", nowhere)
     assert failed.returncode == 1
-    assert "UNAVAILABLE" in one_line(failed.stderr)
+    line = one_line(failed.stderr)
+    assert line.startswith(f"no server answers at {nowhere}: ")
+    assert "Connection refused" in line
 
 
 def test_progress_bar(server: RunningServer, tmp_path: Path) -> None:
@@ -290,13 +418,40 @@ def test_no_progress_bar_in_a_pipe(server: RunningServer, tmp_path: Path) -> Non
 # -- bilstm models, versions ------------------------------------------------------------------
 
 
-def test_models(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """`bilstm models` has a line for each model: what it takes, and its sizes."""
+def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """`bilstm models` has a block for each model: what it takes, gives and is, and its limits."""
     assert client_cli.main(["models", "--server", server.target]) == 0
+    limits = client.get_model().limits
+    limits_line = (
+        f"  limits   {limits.max_sequence_tokens:,} steps in a sequence; "
+        f"{limits.max_request_sequences:,} sequences, {limits.max_request_tokens:,} steps and "
+        f"{limits.max_message_bytes:,} bytes in a request"
+    )
     assert capsys.readouterr().out.splitlines() == [
-        "small version 1: [T, 5] floats; hidden 6, layers 2, classes 3",
-        "tokens version 1: [T] token ids below 20; hidden 6, layers 2",
+        "small version 1 (default)",
+        "  takes    [T, 5] floats",
+        "  sizes    hidden 6, layers 2, bidirectional",
+        "  outputs  states, final, mean, max, logits, state",
+        "  classes  3, with 3 labels",
+        limits_line,
+        "tokens version 1",
+        "  takes    [T] token ids below 20",
+        "  sizes    hidden 6, layers 2, bidirectional",
+        "  outputs  states, final, mean, max, state",
+        limits_line,
     ]
+
+
+def test_models_with_a_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model's direction and projection are told."""
+    folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3)
+    running = RunningServer(settings(model=[("forward", folder)]))
+    try:
+        assert client_cli.main(["models", "--server", running.target]) == 0
+    finally:
+        running.close()
+    sizes = "  sizes    hidden 6, layers 2, unidirectional, projection 3"
+    assert sizes in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("command", ["bilstm", "bilstm-server"])
@@ -316,8 +471,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Runs `bilstm-server serve` up to where it would serve; returns the settings it has."""
     loaded: list[Settings] = []
 
-    async def serve(settings: Settings) -> None:
+    async def serve(settings: Settings) -> bool:
         loaded.append(settings)
+        return True
 
     monkeypatch.setattr(server_cli, "serve", serve)
 
@@ -397,6 +553,23 @@ def test_every_setting_by_flag(name: str, load: Load) -> None:
     assert getattr(loaded, name) == value
 
 
+def test_empty_variable_is_unset(load: Load) -> None:
+    """An empty environment variable, as compose files make them, leaves the default."""
+    assert load(BILSTM_PORT="", BILSTM_MODEL="") == load()
+
+
+def test_bad_value_is_named_as_it_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal names flag and variable, and shows the value; bounds name both flags."""
+    assert server_cli.main(["serve", "--max-batch-tokens", "many"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("bilstm-server: --max-batch-tokens (BILSTM_MAX_BATCH_TOKENS): ")
+    assert line.endswith("got 'many'\n")
+    assert server_cli.main(["serve", "--max-batch-tokens", "5"]) == 1
+    assert capsys.readouterr().err == (
+        "bilstm-server: --max-sequence-tokens (16384) must not exceed --max-batch-tokens (5)\n"
+    )
+
+
 def test_models_by_flags(load: Load) -> None:
     """--model may be repeated, and each may name several models, in order."""
     loaded = load("--model", "a=x", "--model", "b=y/z")
@@ -416,8 +589,10 @@ BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "model without name": (["--model", "=x"], {}, "model"),
     "environment": ([], {"BILSTM_MAX_BATCH_TOKENS": "1.5"}, "max_batch_tokens"),
     "environment's model": ([], {"BILSTM_MODEL": "a=x,b"}, "model"),
-    "empty environment": ([], {"BILSTM_PORT": ""}, "port"),
     "nan": (["--max-queue-delay", "nan"], {}, "max_queue_delay"),
+    "infinite": (["--drain-timeout-seconds", "inf"], {}, "drain_timeout_seconds"),
+    "beyond the wire's numbers": (["--max-request-sequences", str(2**31)], {}, "max_request"),
+    "name not printable": (["--model", "a\n=x"], {}, "model"),
     "bounds that do not nest": (["--max-batch-tokens", "5"], {}, "max_batch_tokens"),
 }
 
@@ -431,8 +606,9 @@ def test_bad_setting(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    async def serve(settings: Settings) -> None:
+    async def serve(settings: Settings) -> bool:
         """Would serve: the value was taken."""
+        return True
 
     monkeypatch.setattr(server_cli, "serve", serve)
     try:

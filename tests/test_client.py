@@ -14,7 +14,7 @@ import threading
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +49,7 @@ from bilstm_client import (
     Unavailable,
 )
 from bilstm_client.types import Array, OutputName
+from bilstm_server.errors import OutOfMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUT_SIZE, HIDDEN_SIZE, LAYERS, CLASSES = 5, 6, 2, 3  # of the model that `server` has first
@@ -62,12 +63,11 @@ T = TypeVar("T")
 class AwaitedClient:
     """`AsyncClient` called as `Client` is, from any thread; its loop has a thread of its own."""
 
-    def __init__(self, target: str, **options: float):
+    def __init__(self, target: str, **options: Any):
+        self._client = AsyncClient(target, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._client = AsyncClient(target, **options)
-        self._wait(self._client.__aenter__())
 
     def _wait(self, call: Awaitable[T]) -> T:
         async def awaited() -> T:
@@ -91,6 +91,7 @@ class AwaitedClient:
         self._wait(self._client.close())
 
     def __enter__(self) -> AwaitedClient:
+        self._wait(self._client.__aenter__())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,7 +112,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """Makes clients of one kind, and closes them after the test."""
     with ExitStack() as stack:
 
-        def open_client(target: str, **options: float) -> AnyClient:
+        def open_client(target: str, **options: Any) -> AnyClient:
             client = cast(AnyClient, request.param(target, **options))
             if isinstance(client, AwaitedClient):
                 stack.callback(client.stop)
@@ -259,23 +260,64 @@ def test_forms_of_token_ids(form: str, client: AnyClient) -> None:
     ids=repr,
 )
 def test_what_is_no_sequence(wrong: Any, client: AnyClient) -> None:
-    """What can't be numbers is refused by the client itself, by a TypeError or ValueError."""
-    with pytest.raises((TypeError, ValueError)):
+    """What can't be numbers is refused by the client itself, by a TypeError with its index."""
+    with pytest.raises(TypeError, match=r"^sequences\[0\]: must be an array of numbers"):
         client.encode(wrong)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(TypeError, match=r"^sequences\[1\]: must be an array of numbers"):
         client.encode_batch([X, wrong])
+
+
+def test_integers_never_wrap(client: AnyClient) -> None:
+    """Token ids beyond int64 are a TypeError, not other ids."""
+    with pytest.raises(TypeError, match=r"^sequences\[1\]: .* got 9223372036854775808$"):
+        client.encode_batch([IDS, np.array([1, 2**63], "u8")], model="tokens")
+    with pytest.raises(TypeError, match=r"^sequences\[0\]: "):
+        client.encode([1, 2**64], model="tokens")
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f8", np.longdouble])
+def test_beyond_float32(dtype: Any, client: AnyClient) -> None:
+    """A float beyond float32's range is sent as inf, without a warning."""
+    beyond, infinite = X.astype(dtype), X.copy()
+    beyond[3, 1], infinite[3, 1] = -1e300, -np.inf
+    np.testing.assert_array_equal(
+        present(client.encode(beyond).states), present(client.encode(infinite).states)
+    )
+
+
+def test_nan_stays_in_its_sequence(client: AnyClient) -> None:
+    """A NaN passes through, and its batch mates know nothing of it."""
+    broken = X.copy()
+    broken[3, 1] = np.nan
+    one, other = client.encode_batch([broken, X])
+    assert np.isnan(present(one.states)).any()
+    assert_same(other, client.encode(X))
+
+
+def test_outputs_of_no_list(client: AnyClient) -> None:
+    """Outputs that are no list of names are a TypeError that shows one."""
+    with pytest.raises(TypeError) as caught:
+        client.encode(X, outputs=cast(Any, "final"))
+    assert str(caught.value) == "outputs must be a list of names, such as ['final'], got 'final'"
+    with pytest.raises(TypeError, match=r"such as \['final'\], got None"):
+        client.encode(X, outputs=cast(Any, None))
 
 
 def test_unknown_output(client: AnyClient) -> None:
     """An output that does not exist is a ValueError that lists those that do."""
-    with pytest.raises(ValueError, match="OUTPUT_STATES, OUTPUT_FINAL"):
-        client.encode(X, outputs=cast(Any, ["stats"]))
+    with pytest.raises(ValueError, match="no output") as caught:
+        client.encode(X, outputs=cast(Any, ["states", "bogus"]))
+    assert str(caught.value) == f"'bogus' is no output; there are: {', '.join(ALL_OUTPUTS)}"
+    with pytest.raises(ValueError, match="no output"):
+        client.encode_batch([], outputs=cast(Any, ["bogus"]))
 
 
-def test_unknown_output_data_type(client: AnyClient) -> None:
-    """An output type that does not exist is a ValueError that lists those that do."""
-    with pytest.raises(ValueError, match="DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT16"):
-        client.encode(X, output_data_type=cast(Any, "float8"))
+@pytest.mark.parametrize("name", ["float8", "int32", "unspecified"])
+def test_unknown_output_data_type(name: Any, client: AnyClient) -> None:
+    """A type that no output can have is a ValueError that lists those that it can."""
+    with pytest.raises(ValueError, match="no output_data_type") as caught:
+        client.encode(X, output_data_type=name)
+    assert str(caught.value).endswith("there are: float32, float16, bfloat16")
 
 
 # -- what comes back --------------------------------------------------------------------------
@@ -306,6 +348,16 @@ def test_one_output(output: OutputName, client: AnyClient) -> None:
     """What was not asked for is None."""
     encoding = client.encode(X, outputs=[output])
     assert [name for name in ALL_OUTPUTS if getattr(encoding, name) is not None] == [output]
+
+
+def test_repr(client: AnyClient) -> None:
+    """An encoding shows the type and shape of its arrays, not their numbers."""
+    encoding = client.encode(X, outputs=["states", "logits"])
+    assert repr(encoding) == "Encoding(states=float32[7, 12], logits=float32[3])"
+    half = client.encode(X, outputs=["state"], output_data_type="bfloat16")
+    state = "State(hidden=bfloat16[4, 6], cell=bfloat16[4, 6])"
+    assert (repr(half), repr(half.state)) == (f"Encoding(state={state})", state)
+    assert repr(State(cast(Any, [1.0]), cast(Any, None))) == "State(hidden=[1.0], cell=None)"
 
 
 def test_results_are_the_callers_own(client: AnyClient) -> None:
@@ -341,16 +393,35 @@ def test_initial_state(client: AnyClient, model_folder: Path) -> None:
     hidden, cell = torch.randn(2, 2 * LAYERS, HIDDEN_SIZE, generator=torch.manual_seed(3))
     with torch.inference_mode():
         y, (h_n, c_n) = lstm(torch.tensor(X), (hidden, cell))
-    encoding = client.encode(
-        X, outputs=["states", "state"], initial_state=State(hidden.numpy(), cell.numpy())
-    )
-    assert encoding.state is not None
-    for ours, theirs in (
-        (encoding.states, y),
-        (encoding.state.hidden, h_n),
-        (encoding.state.cell, c_n),
-    ):
-        np.testing.assert_allclose(present(ours), theirs, rtol=0, atol=1e-5)
+    for start in (State(hidden.numpy(), cell.numpy()), (hidden, cell)):
+        encoding = client.encode(X, outputs=["states", "state"], initial_state=start)
+        assert encoding.state is not None
+        for ours, theirs in (
+            (encoding.states, y),
+            (encoding.state.hidden, h_n),
+            (encoding.state.cell, c_n),
+        ):
+            np.testing.assert_allclose(present(ours), theirs, rtol=0, atol=1e-5)
+
+
+ZEROS = np.zeros((2 * LAYERS, HIDDEN_SIZE))
+
+
+@pytest.mark.parametrize(
+    "wrong", [ZEROS, (ZEROS,), (ZEROS, ZEROS, ZEROS), "hc", {"hidden": ZEROS, "cell": ZEROS}]
+)
+def test_what_is_no_state(wrong: Any, client: AnyClient) -> None:
+    """An initial state is a State or a pair; anything else is a TypeError that says so."""
+    with pytest.raises(TypeError, match=r"^initial_states\[0\]: must be a State or a \(hidden, c"):
+        client.encode(X, initial_state=wrong)
+    with pytest.raises(TypeError, match=r"^initial_states\[1\]: must be a State or a \(hidden, c"):
+        client.encode_batch([X, X], initial_states=[State(ZEROS, ZEROS), wrong])
+
+
+def test_state_of_no_numbers(client: AnyClient) -> None:
+    """What is wrong in a state is named by its place."""
+    with pytest.raises(TypeError, match=r"^initial_states\[1\]\.cell: must be an array of numbers"):
+        client.encode_batch([X, X], initial_states=[(ZEROS, ZEROS), (ZEROS, [["a"]])])
 
 
 def test_initial_state_round_trip(limited_client: AnyClient) -> None:
@@ -408,12 +479,12 @@ def limited_client(connect: Connect, limited: RunningServer) -> AnyClient:
     return connect(limited.target)
 
 
-def encode_calls(server: RunningServer) -> float:
-    """How many Encode RPCs the server has seen."""
+def calls(server: RunningServer, method: str = "Encode") -> float:
+    """How many RPCs of the method the server has seen."""
     labels = {
         "grpc_type": "unary",
         "grpc_service": "bilstm.v1.EncoderService",
-        "grpc_method": "Encode",
+        "grpc_method": method,
     }
     registry = server.app.metrics.registry
     return registry.get_sample_value("grpc_server_started_total", labels) or 0.0
@@ -423,19 +494,19 @@ def test_batch_order(client: AnyClient, server: RunningServer) -> None:
     """A batch's results are in the order of its sequences, each as if encoded alone; one RPC."""
     sequences = [sequence(steps) for steps in (3, 1, 12, 5, 1)]
     alone = [client.encode(x, outputs=ALL_OUTPUTS) for x in sequences]
-    before = encode_calls(server)
+    before = calls(server)
     batch = client.encode_batch(iter(sequences), outputs=ALL_OUTPUTS)
-    assert encode_calls(server) == before + 1
+    assert calls(server) == before + 1
     for one, other in zip(batch, alone, strict=True):
         assert_same(one, other)
 
 
 def test_empty_batch(client: AnyClient, server: RunningServer) -> None:
     """No sequences give no results, and no RPC."""
-    before = encode_calls(server)
+    before = calls(server)
     assert client.encode_batch([]) == []
     assert client.encode_batch([], initial_states=[]) == []
-    assert encode_calls(server) == before
+    assert calls(server) == before
 
 
 # What is encoded, how, and the RPCs that the limit needs.
@@ -464,9 +535,9 @@ def test_split_by(limit: str, limited_client: AnyClient, limited: RunningServer)
     """A batch beyond a limit is sent in as few RPCs as it needs, and comes back whole."""
     sequences, options, needed = SPLITS[limit]
     alone = [limited_client.encode(x, **options) for x in sequences]
-    before = encode_calls(limited)
+    before = calls(limited)
     batch = limited_client.encode_batch(sequences, **options)
-    assert encode_calls(limited) - before == needed
+    assert calls(limited) - before == needed
     for one, other in zip(batch, alone, strict=True):
         assert_same(one, other)
 
@@ -478,8 +549,12 @@ def test_split_with_initial_states(limited_client: AnyClient) -> None:
         State(*np.random.default_rng(i).standard_normal((2, 4, HIDDEN_SIZE))) for i in range(9)
     ]
     batch = limited_client.encode_batch(sequences, initial_states=states)
-    for x, state, encoding in zip(sequences, states, batch, strict=True):
+    pairs = limited_client.encode_batch(
+        sequences, initial_states=[(state.hidden, state.cell) for state in states]
+    )
+    for x, state, encoding, other in zip(sequences, states, batch, pairs, strict=True):
         assert_same(encoding, limited_client.encode(x, initial_state=state))
+        assert_same(encoding, other)
 
 
 @given(
@@ -503,6 +578,66 @@ def test_any_batch(lengths: list[int], outputs: set[OutputName], limited_client:
         }
         if encoding.states is not None:
             assert len(encoding.states) == n
+
+
+@contextmanager
+def successor(closed: RunningServer, **values: object) -> Iterator[RunningServer]:
+    """Another server at the address of one that is closed."""
+    running = RunningServer(settings(port=closed.app.port, **values))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def predecessor(model_folder: Path) -> RunningServer:
+    """A server with the usual limits, whose clients are to meet its successor."""
+    return RunningServer(settings(model=[("small", model_folder)]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ({"max_request_sequences": 4}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"max_message_bytes": 1000}, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_new_limits(
+    limits: dict[str, int],
+    code: grpc.StatusCode,
+    connect: Connect,
+    predecessor: RunningServer,
+    model_folder: Path,
+) -> None:
+    """What a restarted server's new limits refuse once is cut by them the next time."""
+    client = connect(predecessor.target)
+    before = client.encode_batch([X] * 8, outputs=["final"])
+    predecessor.close()
+    with successor(predecessor, model=[("small", model_folder)], **limits) as server:
+        with pytest.raises(InvalidInput) as caught:
+            client.encode_batch([X] * 8, outputs=["final"])
+        assert (caught.value.code, caught.value.field) == (code, "sequences")
+        after = client.encode_batch([X] * 8, outputs=["final"])
+        assert calls(server, "GetModel") == 1
+        client.close()
+    for one, other in zip(before, after, strict=True):
+        assert_same(one, other)
+
+
+def test_model_that_is_gone(
+    connect: Connect, predecessor: RunningServer, model_folder: Path
+) -> None:
+    """A model that a restarted server has no more is asked for again by the next call."""
+    client = connect(predecessor.target)
+    client.encode_batch([X, X], model="small")
+    predecessor.close()
+    with successor(predecessor, model=[("other", model_folder)]) as server:
+        for asked in (0, 1):
+            with pytest.raises(ModelNotFound):
+                client.encode_batch([X, X], model="small")
+            assert calls(server, "GetModel") == asked
+        client.close()
 
 
 def test_error_names_the_callers_index(limited_client: AnyClient) -> None:
@@ -576,6 +711,16 @@ def test_invalid_input(client: AnyClient) -> None:
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_request_too_large(count: int, limited_client: AnyClient) -> None:
+    """A sequence that no message can hold is an InvalidInput with its index, not an overload."""
+    with pytest.raises(InvalidInput, match="larger than max") as caught:
+        limited_client.encode_batch([*[sequence(1)] * (count - 1), sequence(100)])
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.field == f"sequences[{count - 1}]"
+    assert "the request is larger than the server takes: " in caught.value.expected
+
+
 def test_model_not_found(client: AnyClient) -> None:
     """An unknown model or version is a ModelNotFound, whatever was asked of it."""
     for call in (
@@ -607,6 +752,20 @@ def test_overloaded(connect: Connect, gated: tuple[RunningServer, Gated]) -> Non
     assert error.retry_after_seconds > 0
 
 
+def test_out_of_memory(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
+    """What the server's memory does not hold is an Overloaded that knows no better time."""
+
+    def fail(staged: object) -> None:
+        raise OutOfMemory("out of memory")
+
+    server, gate = gated
+    gate.engines["small"].fault = fail
+    gate.open()
+    with pytest.raises(Overloaded) as caught:
+        connect(server.target).encode(X[:4])
+    assert caught.value.retry_after_seconds is None
+
+
 def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
     """A call without an answer within its timeout is a DeadlineExceeded."""
     client = connect(gated[0].target)
@@ -615,6 +774,24 @@ def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     with pytest.raises(DeadlineExceeded):
         connect(gated[0].target, timeout_seconds=0.1).encode(X[:4])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind"),
+    [(float("nan"), ValueError), (float("inf"), ValueError), ("30", TypeError), (1j, TypeError)],
+)
+def test_timeout_of_no_seconds(
+    seconds: Any, kind: type[Exception], connect: Connect, server: RunningServer
+) -> None:
+    """A timeout that is no finite number is refused, by the constructor and by every call."""
+    with pytest.raises(kind, match=r"^timeout_seconds must be a "):
+        connect(server.target, timeout_seconds=seconds)
+    with pytest.raises(TypeError, match=r"^timeout_seconds must be a number, got None"):
+        connect(server.target, timeout_seconds=None)
+    client = connect(server.target)
+    for call in CALLS.values():
+        with pytest.raises(kind, match=r"^timeout_seconds must be a "):
+            call(client, timeout_seconds=seconds)
 
 
 def test_server_error(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
@@ -652,6 +829,8 @@ def test_unavailable(connect: Connect, nowhere: str) -> None:
 
 # -- cancellation and closing -----------------------------------------------------------------
 
+CLOSED = r"^the client is closed$"
+
 
 def test_close_ends_waiting_calls(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
     """A call that waits while its client closes ends with a Cancelled."""
@@ -664,18 +843,52 @@ def test_close_ends_waiting_calls(connect: Connect, gated: tuple[RunningServer, 
         with pytest.raises(Cancelled) as caught:
             waiting.result(HANGS_AFTER_SECONDS)
     assert caught.value.code is grpc.StatusCode.CANCELLED
+    assert calls(server) == 1
 
 
 def test_context_manager_closes(connect: Connect, server: RunningServer) -> None:
-    """Inside of `with` a client works, after it no call is sent."""
+    """Inside of `with` a client works; after it every call is a ValueError, and none is sent."""
     client = connect(server.target)
     with client as entered:
         assert entered is client
         client.encode(X)
-    before = encode_calls(server)
-    with pytest.raises((ValueError, grpc.aio.UsageError), match=r"(?i)closed"):
+    before = calls(server)
+    for call in CALLS.values():
+        with pytest.raises(ValueError, match=CLOSED):
+            call(client)
+    with pytest.raises(ValueError, match=CLOSED):
+        client.encode_batch([])
+    with pytest.raises(ValueError, match=CLOSED), client:
+        pass
+    assert calls(server) == before
+
+
+def test_close_before_use(connect: Connect, server: RunningServer) -> None:
+    """A client that was never used can be closed, also twice, and is closed then."""
+    client = connect(server.target)
+    client.close()
+    client.close()
+    with pytest.raises(ValueError, match=CLOSED):
         client.encode(X)
-    assert encode_calls(server) == before
+
+
+def test_closed_while_a_call_begins(server: RunningServer) -> None:
+    """A call whose client another thread closes before it is sent says so too."""
+    client = Client(server.target)
+
+    def sequences() -> Iterator[Array]:
+        yield X
+        client.close()
+
+    with pytest.raises(ValueError, match=CLOSED):
+        client.encode_batch(sequences())
+
+
+async def test_no_loop_to_construct(server: RunningServer) -> None:
+    """An `AsyncClient` made where no loop runs opens its channel in the one that does."""
+    client = await asyncio.to_thread(AsyncClient, server.target)
+    assert present((await client.encode(X)).states).shape == (7, 2 * HIDDEN_SIZE)
+    await client.close()
 
 
 async def test_cancelled_task(gated: tuple[RunningServer, Gated]) -> None:
@@ -689,6 +902,7 @@ async def test_cancelled_task(gated: tuple[RunningServer, Gated]) -> None:
             await task
         gate.open()
         assert present((await client.encode(X[:4])).states).shape == (4, 2 * HIDDEN_SIZE)
+    assert calls(server) == 2
 
 
 def test_shared_by_threads(client: AnyClient) -> None:
@@ -747,6 +961,13 @@ def script() -> Iterator[Script]:
         yield start
 
 
+def test_outputs_of_a_newer_server(connect: Connect, script: Script) -> None:
+    """An output that the client does not know is left out of a model's."""
+    model = pb.Model(outputs=[pb.OUTPUT_STATES, cast(Any, 99), pb.OUTPUT_MAX])
+    _, target = script(reply=pb.GetModelResponse(model=model).SerializeToString())
+    assert connect(target).get_model().outputs == ("states", "max")
+
+
 CALLS: dict[str, Callable[..., object]] = {
     "encode": lambda client, **options: client.encode(X, **options),
     "encode_batch": lambda client, **options: client.encode_batch([X], **options),
@@ -781,31 +1002,38 @@ def test_parts_share_a_deadline(connect: Connect, script: Script) -> None:
     assert max(left) < 1030
 
 
-UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+UNAVAILABLE, CANCELLED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED
 
 
 @pytest.mark.parametrize("steps", [7, 30_000], ids=["small", "over 256 KiB"])
-def test_unavailable_is_retried(steps: int, connect: Connect, script: Script) -> None:
-    """A call that finds the server unavailable is sent again, however large it is."""
-    scripted, target = script(UNAVAILABLE, UNAVAILABLE)
+@pytest.mark.parametrize("statuses", [(UNAVAILABLE, UNAVAILABLE), (CANCELLED, UNAVAILABLE)])
+def test_retries(
+    statuses: tuple[grpc.StatusCode, ...], steps: int, connect: Connect, script: Script
+) -> None:
+    """A call that the server can't take, or leaves unserved as it stops, is sent again, however
+    large it is."""
+    scripted, target = script(*statuses)
     x = np.ones((steps, INPUT_SIZE), "f4")
     assert arrays_of(connect(target).encode(x)) == {}
     assert len(scripted.sizes) == 3
     assert min(scripted.sizes) == max(scripted.sizes) >= x.nbytes
 
 
-def test_retries_end(connect: Connect, script: Script) -> None:
-    """A server that stays unavailable is asked five times, then the call is an Unavailable."""
-    scripted, target = script(*[UNAVAILABLE] * 9)
-    with pytest.raises(Unavailable, match="as the script says"):
+@pytest.mark.parametrize(("status", "kind"), [(UNAVAILABLE, Unavailable), (CANCELLED, Cancelled)])
+def test_retries_end(
+    status: grpc.StatusCode, kind: type[EncoderError], connect: Connect, script: Script
+) -> None:
+    """A server that goes on refusing is asked five times, then the call is an error."""
+    scripted, target = script(*[status] * 9)
+    with pytest.raises(kind, match="as the script says") as caught:
         connect(target).encode(X)
+    assert caught.value.code is status
     assert len(scripted.sizes) == 5
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (grpc.StatusCode.CANCELLED, Cancelled),
         (grpc.StatusCode.UNKNOWN, ServerError),
         (grpc.StatusCode.INTERNAL, ServerError),
         (grpc.StatusCode.UNIMPLEMENTED, ServerError),

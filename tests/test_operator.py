@@ -10,6 +10,7 @@ import ast
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -51,17 +52,23 @@ ragged_lengths = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 
 
 @st.composite
-def architectures(draw: st.DrawFn) -> dict[str, Any]:
-    """nn.LSTM's arguments but `batch_first` and `dropout`, every size small."""
-    hidden_size = draw(st.integers(1, 6))
+def architectures(draw: st.DrawFn, smallest: int = 1, largest: int = 6) -> dict[str, Any]:
+    """nn.LSTM's arguments but `batch_first` and `dropout`, its sizes within these bounds."""
+    hidden_size = draw(st.integers(smallest, largest))
+    projections = st.integers(smallest, hidden_size - 1) if smallest < hidden_size else st.nothing()
     return {
-        "input_size": draw(st.integers(1, 5)),
+        "input_size": draw(st.integers(smallest, largest)),
         "hidden_size": hidden_size,
         "num_layers": draw(st.integers(1, 3)),
         "bias": draw(st.booleans()),
         "bidirectional": draw(st.booleans()),
-        "proj_size": draw(st.integers(0, hidden_size - 1)),
+        "proj_size": draw(st.just(0) | projections),
     }
+
+
+# For half precision, whose criterion is a norm: wide enough that roundings average. The tests
+# draw states too: of zero states, layers without a bias make ever smaller numbers, near to none.
+wide_architectures = architectures(smallest=8, largest=32)
 
 
 def pair(dtype: torch.dtype = torch.float64, seed: int = 0, **arguments: Any) -> tuple[Any, BiLSTM]:
@@ -106,18 +113,31 @@ def assert_close(actual: Any, expected: Any, tolerance: float, **options: Any) -
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, **options)
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    assert actual.shape == expected.shape
-    actual, expected = actual.detach().double(), expected.detach()
-    return float((actual - expected).norm() / expected.norm())
+def assert_within(share: float, actual: Tensor, exact: Tensor, what: str = "") -> None:
+    """The error's norm is at most this share of the float64 result's."""
+    assert actual.shape == exact.shape
+    error = (actual.detach().double() - exact.detach()).norm()
+    assert error <= share * exact.norm(), what
+
+
+def assert_near(
+    actual: tuple[Tensor, States], exact: tuple[Tensor, States], dtype: torch.dtype
+) -> None:
+    """Half precision's criterion: y, h_n and c_n are of the type, and within 1e-2 of float64's."""
+    for one, other in zip((actual[0], *actual[1]), (exact[0], *exact[1]), strict=True):
+        assert one.dtype == dtype
+        assert_within(1e-2, one, other)
 
 
 def gradients(results: tuple[Tensor, States], leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Of a loss in which every number of y, h_n and c_n counts, and differently."""
+    """Of a loss in which every number of y, h_n and c_n counts, and differently.
+
+    All of them count positively: y's and h_n's share of a gradient never cancel each other.
+    """
     y, (h_n, c_n) = results
     loss = torch.zeros((), dtype=torch.float64)
     for t in (y, h_n, c_n):
-        probe = torch.arange(1, t.numel() + 1, dtype=torch.float64).cos().reshape(t.shape)
+        probe = 2 + torch.arange(t.numel(), dtype=torch.float64).cos().reshape(t.shape)
         loss = loss + (t.double() * probe).sum()
     return torch.autograd.grad(loss, list(leaves))
 
@@ -184,6 +204,7 @@ def test_positional_arguments() -> None:
         ("dropout", -0.1),
         ("dropout", 1.1),
         ("dropout", float("nan")),
+        ("dropout", True),
     ],
 )
 def test_invalid_arguments(name: str, value: float) -> None:
@@ -197,6 +218,17 @@ def test_dropout_without_effect() -> None:
     """Dropout with a single layer warns, as nn.LSTM's does, that it does nothing."""
     with pytest.warns(UserWarning, match="dropout"):
         BiLSTM(3, 4, dropout=0.5)
+
+
+@examples(25)
+@given(architectures())
+def test_all_weights(architecture: dict[str, Any]) -> None:
+    """all_weights lists the parameters themselves, by layer and direction as nn.LSTM does."""
+    theirs, ours = nn.LSTM(**architecture), BiLSTM(**architecture)
+    ours.load_state_dict(theirs.state_dict())
+    assert_close(ours.all_weights, theirs.all_weights, 0)
+    own = {id(parameter) for parameter in ours.parameters()}
+    assert {id(weight) for weights in ours.all_weights for weight in weights} == own
 
 
 @examples(25)
@@ -242,6 +274,13 @@ def test_conversion(dtype: torch.dtype, training: bool) -> None:
         assert module.get_parameter("weight_hh_l1").count_nonzero() > 0
 
 
+@pytest.mark.parametrize("module", [nn.GRU(3, 4), nn.RNN(3, 4), nn.LSTMCell(3, 4), BiLSTM(3, 4)])
+def test_conversion_of_something_else(module: Any) -> None:
+    """from_torch takes nothing but an nn.LSTM: a TypeError says what it got."""
+    with pytest.raises(TypeError, match=f"torch.nn.LSTM, got {type(module).__name__}"):
+        BiLSTM.from_torch(module)
+
+
 # -- the input forms --------------------------------------------------------------------------
 
 
@@ -258,7 +297,8 @@ def test_forms(
     frozen: bool,
     seed: int,
 ) -> None:
-    """Every input form, with and without hx, gives nn.LSTM's output, in its form, and states."""
+    """Every input form, with and without hx, gives nn.LSTM's output, in its form, and states, all
+    of them contiguous."""
     judge, ours = pair(seed=seed, batch_first=form == "batch first", **architecture)
     x = draw_input(form, lengths, architecture["input_size"])
     hx = draw_states(ours, len(lengths)) if stateful else None
@@ -269,22 +309,58 @@ def test_forms(
     expected, expected_states = judge(x, hx)
     actual, actual_states = ours(x, hx)
     assert_close(actual_states, expected_states, 1e-10)
+    assert all(state.is_contiguous() for state in actual_states)
     if isinstance(x, Tensor):
         assert_close(actual, expected, 1e-10)
+        assert actual.is_contiguous()
         return
     assert isinstance(actual, PackedSequence)
+    assert actual.data.is_contiguous()
     assert_close(actual.data, expected.data, 1e-10)
     for field in ("batch_sizes", "sorted_indices", "unsorted_indices"):
         one, other = getattr(actual, field), getattr(expected, field)
         assert (one is None and other is None) or torch.equal(one, other)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("stateful", [False, True])
+def test_empty_batch(stateful: bool, batch_first: bool) -> None:
+    """A batch of no sequence gives nn.LSTM's empty results, and gradients of zero."""
+    judge, ours = pair(num_layers=2, proj_size=2, batch_first=batch_first)
+    shape = (0, 5, 3) if batch_first else (5, 0, 3)
+    runs = []
+    for lstm in (judge, ours):
+        x = torch.zeros(shape, dtype=torch.float64).requires_grad_()
+        hx = draw_states(ours, 0) if stateful else None
+        y, (h_n, c_n) = lstm(x, hx)
+        assert y.is_contiguous()
+        y.sum().backward()
+        runs.append((y, h_n, c_n, x.grad, [p.grad for p in lstm.parameters()]))
+    assert_close(runs[1], runs[0], 0)
+    with torch.inference_mode():
+        assert_close(ours.freeze()(torch.zeros(shape, dtype=torch.float64))[0], runs[0][0], 0)
+
+
+def test_states_of_an_empty_batch() -> None:
+    """Initial states of another batch than the empty one are refused."""
+    with pytest.raises(ValueError, match=r"h_0 must be \[2, 0, 4\], got \[2, 1, 4\]"):
+        BiLSTM(3, 4)(torch.zeros(5, 0, 3), (torch.zeros(2, 1, 4), torch.zeros(2, 1, 4)))
+
+
 @pytest.mark.parametrize(
     ("shape", "reason"),
-    [((3,), "input"), ((2, 2, 2, 3), "input"), ((5, 2, 4), "x must be"), ((5, 2), "x must be")],
+    [
+        ((3,), "input must be 2-D or 3-D"),
+        ((2, 2, 2, 3), "input must be 2-D or 3-D"),
+        ((5, 2, 4), "x must be"),
+        ((5, 2), "x must be"),
+        ((0, 3), "input must have at least one step"),
+        ((0, 2, 3), "input must have at least one step"),
+        ((0, 0, 3), "input must have at least one step"),
+    ],
 )
 def test_invalid_input(shape: tuple[int, ...], reason: str) -> None:
-    """An input of another rank or width raises a ValueError that says so."""
+    """An input of another rank or width, or of no step, raises a ValueError that says so."""
     with pytest.raises(ValueError, match=reason):
         BiLSTM(3, 4)(torch.zeros(shape))
 
@@ -360,42 +436,63 @@ def test_frozen_ragged(
         assert_close(frozen, unfrozen, TOLERANCE[dtype])
 
 
+# On a CPU with products of halves, and on one without: the machine of this test is only one.
+every_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+every_cpu = pytest.mark.parametrize("has_products", [True, False])
+
+
+@every_half
+@every_cpu
+@examples(25)
+@given(wide_architectures, ragged_lengths, seeds)
+def test_half_precision(
+    has_products: bool,
+    dtype: torch.dtype,
+    architecture: dict[str, Any],
+    lengths: list[int],
+    seed: int,
+) -> None:
+    """In half precision, outputs and states are within 1e-2, and all gradients within 3e-2, of
+    float64's of the same weights and inputs."""
+    judge, ours = pair(dtype, seed, **architecture)
+    x = torch.randn(sum(lengths), architecture["input_size"], dtype=dtype)
+    half = [t.requires_grad_() for t in (x, *draw_states(ours, len(lengths)))]
+    exact = [t.detach().double().requires_grad_() for t in half]
+    with mock.patch.object(reference, "_has_products", return_value=has_products):
+        actual = ours.forward_ragged(half[0], lengths, (half[1], half[2]))
+    expected = judged(judge.double(), exact[0], lengths, (exact[1], exact[2]))
+    assert_near(actual, expected, dtype)
+    names, parameters = named_parameters(ours)
+    own = gradients(actual, [*half, *parameters])
+    theirs = gradients(expected, [*exact, *judge.parameters()])
+    for name, one, other in zip(["x", "h_0", "c_0", *names], own, theirs, strict=True):
+        assert one.dtype == dtype, name
+        assert_within(3e-2, one, other, name)
+
+
 @every_kernel
-@pytest.mark.parametrize("proj_size", [0, 24])
-@pytest.mark.parametrize("hidden_size", [32, 72])
-def test_bfloat16(kernel: Kernel, hidden_size: int, proj_size: int) -> None:
-    """In bfloat16, results are within 1e-2 of the float64 module's of the same weights."""
-    sizes = {"input_size": 40, "hidden_size": hidden_size, "proj_size": proj_size, "num_layers": 2}
-    judge, ours = pair(torch.bfloat16, **sizes)
-    ours.freeze(kernel)
-    judge.double()
-    lengths = [*LENGTHS, 40, 23]
-    x = torch.randn(sum(lengths), 40, dtype=torch.bfloat16)
+@every_half
+@every_cpu
+@examples(25)
+@given(wide_architectures, st.lists(st.integers(1, 40), min_size=1, max_size=6), seeds)
+def test_frozen_half_precision(
+    has_products: bool,
+    dtype: torch.dtype,
+    kernel: Kernel,
+    architecture: dict[str, Any],
+    lengths: list[int],
+    seed: int,
+) -> None:
+    """In half precision, a kernel's outputs and states are within 1e-2 of float64's of the same
+    weights and inputs."""
+    judge, ours = pair(dtype, seed, **architecture)
+    x = torch.randn(sum(lengths), architecture["input_size"], dtype=dtype)
     hx = draw_states(ours, len(lengths))
     with torch.inference_mode():
-        y, (h_n, c_n) = ours.forward_ragged(x, lengths, hx)
-        expected = judged(judge, x.double(), lengths, (hx[0].double(), hx[1].double()))
-    for actual, exact in ((y, expected[0]), (h_n, expected[1][0]), (c_n, expected[1][1])):
-        assert actual.dtype == torch.bfloat16
-        assert relative_error(actual, exact) < 1e-2
-
-
-@pytest.mark.parametrize("has_products", [True, False])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_on_any_cpu(
-    dtype: torch.dtype, has_products: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Results are in the module's type, and right, whether the CPU has products of it or not."""
-    monkeypatch.setattr(reference, "_has_products", lambda *_: has_products)
-    judge, ours = pair(dtype, hidden_size=32, proj_size=24, num_layers=2)
-    judge.double()
-    x = torch.randn(sum(LENGTHS), 3, dtype=dtype)
-    hx = draw_states(ours, len(LENGTHS))
-    y, (h_n, c_n) = ours.forward_ragged(x, LENGTHS, hx)
-    expected = judged(judge, x.double(), LENGTHS, (hx[0].double(), hx[1].double()))
-    for actual, exact in ((y, expected[0]), (h_n, expected[1][0]), (c_n, expected[1][1])):
-        assert actual.dtype == dtype
-        assert relative_error(actual, exact) < 1e-2
+        with mock.patch.object(reference, "_has_products", return_value=has_products):
+            actual = ours.freeze(kernel).forward_ragged(x, lengths, hx)
+        exact = judged(judge.double(), x.double(), lengths, (hx[0].double(), hx[1].double()))
+        assert_near(actual, exact, dtype)
 
 
 @every_kernel
@@ -412,29 +509,7 @@ def test_bfloat16_cell(kernel: Kernel) -> None:
     x = torch.zeros(512, 3, dtype=torch.bfloat16)
     _, (_, c_n) = ours.freeze(kernel).forward_ragged(x, [512])
     _, (_, expected) = judged(judge.double(), x.double(), [512])
-    assert relative_error(c_n, expected) < 1e-2
-
-
-@pytest.mark.parametrize("proj_size", [0, 24])
-def test_bfloat16_gradients(proj_size: int) -> None:
-    """In bfloat16, every gradient is finite and within 3e-2 of float64's."""
-    sizes = {"input_size": 40, "hidden_size": 32, "proj_size": proj_size, "num_layers": 2}
-    judge, ours = pair(torch.bfloat16, **sizes)
-    judge.double()
-    x = torch.randn(sum(LENGTHS), 40, dtype=torch.bfloat16)
-    half = [t.requires_grad_() for t in (x, *draw_states(ours, len(LENGTHS)))]
-    exact = [t.detach().double().requires_grad_() for t in half]
-    names, parameters = named_parameters(ours)
-    actual = gradients(
-        ours.forward_ragged(half[0], LENGTHS, (half[1], half[2])), [*half, *parameters]
-    )
-    expected = gradients(
-        judged(judge, exact[0], LENGTHS, (exact[1], exact[2])), [*exact, *judge.parameters()]
-    )
-    for name, one, other in zip(["x", "h_0", "c_0", *names], actual, expected, strict=True):
-        assert one.dtype == torch.bfloat16, name
-        assert one.isfinite().all(), name
-        assert relative_error(one, other) < 3e-2, name
+    assert_within(1e-2, c_n, expected)
 
 
 @pytest.mark.parametrize("proj_size", [0, 2])
@@ -520,6 +595,89 @@ def test_invalid_ragged_states(
     lstm = BiLSTM(3, 4, num_layers=2, proj_size=3)
     with pytest.raises(ValueError, match=name):
         lstm.forward_ragged(torch.zeros(5, 3), [2, 3], (torch.zeros(h_shape), torch.zeros(c_shape)))
+
+
+# -- under autocast ---------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # of switching it off
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("proj_size", [0, 24])
+@pytest.mark.parametrize("state_dtype", [None, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(
+    dtype: torch.dtype, state_dtype: torch.dtype | None, proj_size: int, form: str
+) -> None:
+    """Under autocast, inputs and states of other types than the weights' give results of the types
+    that nn.LSTM gives, frozen or not, and right ones."""
+    batch_first = form == "batch first"
+    judge, ours = pair(torch.float32, hidden_size=32, num_layers=2, proj_size=proj_size,
+                       batch_first=batch_first)  # fmt: skip
+    x = draw_input(form, LENGTHS, 3).to(dtype)
+    hx = None
+    if state_dtype is not None:
+        h_0, c_0 = draw_states(ours, len(LENGTHS))
+        hx = (h_0.to(state_dtype), c_0.to(state_dtype))
+        hx = (hx[0][:, 0], hx[1][:, 0]) if form == "unbatched" else hx
+    # Without oneDNN, whose types depend on what the CPU can do: some CPUs refuse.
+    with torch.autocast("cpu", torch.bfloat16), torch.backends.mkldnn.flags(enabled=False):
+        expected = judge(x, hx)
+        runs = [ours(x, hx), ours.freeze()(x, hx)]
+    exact = judge.double()(x.double(), (hx[0].double(), hx[1].double()) if hx else None)
+    for actual in runs:
+        for own, theirs, right in zip(*map(flat, (actual, expected, exact)), strict=True):
+            assert own.dtype == theirs.dtype
+            assert_within(1e-2, own, right)
+
+
+def flat(results: tuple[Tensor | PackedSequence, States]) -> tuple[Tensor, Tensor, Tensor]:
+    y, (h_n, c_n) = results
+    return (y if isinstance(y, Tensor) else y.data), h_n, c_n
+
+
+def test_training_under_autocast() -> None:
+    """Under autocast, the gradients are nn.LSTM's, in the weights' type."""
+    judge, ours = pair(torch.float32, hidden_size=32, proj_size=24)
+    x = torch.randn(sum(LENGTHS), 3, dtype=torch.bfloat16)
+    hx = draw_states(ours, len(LENGTHS))
+    exact = judged(judge.double(), x.double(), LENGTHS, (hx[0].double(), hx[1].double()))
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = ours.forward_ragged(x, LENGTHS, hx)
+    (_, theirs), (_, own) = named_parameters(judge), named_parameters(ours)
+    for one, other in zip(gradients(actual, own), gradients(exact, theirs), strict=True):
+        assert one.dtype == torch.float32
+        assert_within(3e-2, one, other)
+
+
+def test_double_under_autocast() -> None:
+    """Autocast leaves float64 alone, as it does in nn.LSTM."""
+    judge, ours = pair()
+    x = torch.randn(sum(LENGTHS), 3, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(ours.forward_ragged(x, LENGTHS), judged(judge, x, LENGTHS), 1e-10)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "x", "state", "reason"),
+    [
+        (torch.float32, torch.float64, torch.float64, "x must be torch.float32"),
+        (torch.float64, torch.float32, torch.float32, "x must be torch.float64"),
+        (torch.float32, torch.int64, torch.float32, "x must be torch.float32"),
+        (torch.float32, torch.float32, torch.float64, "hx must be torch.float32"),
+    ],
+)
+def test_invalid_types(
+    weights: torch.dtype, x: torch.dtype, state: torch.dtype, reason: str, autocast: bool
+) -> None:
+    """Types that nothing converts raise a ValueError that says which is expected."""
+    ours = BiLSTM(3, 4, dtype=weights)
+    hx = (torch.zeros(2, 1, 4, dtype=state), torch.zeros(2, 1, 4, dtype=state))
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        pytest.raises(ValueError, match=reason),
+    ):
+        ours.forward_ragged(torch.zeros(5, 3, dtype=x), [5], hx)
 
 
 # -- neighbours -------------------------------------------------------------------------------
@@ -685,6 +843,19 @@ def test_freeze_fixes(kernel: Kernel) -> None:
     assert not ours.training
     assert not ours.forward_ragged(torch.ones(2, 3).double(), [2])[0].requires_grad
     assert ours.train().forward_ragged(torch.ones(2, 3).double(), [2])[0].requires_grad
+
+
+@every_kernel
+def test_freeze_in_inference_mode(kernel: Kernel) -> None:
+    """Frozen in inference mode, it still takes part in autograd outside of it, and trains again."""
+    _, ours = pair(num_layers=2, bias=False)
+    with torch.inference_mode():
+        ours.freeze(kernel)
+    x = torch.ones(2, 3, dtype=torch.float64).requires_grad_()
+    frozen = gradients(ours.forward_ragged(x, [2]), [x])
+    _, parameters = named_parameters(ours.train())
+    trained = gradients(ours.forward_ragged(x, [2]), [x, *parameters])
+    assert_close(frozen, trained[:1], 1e-10)
 
 
 def thaw_by_train(ours: BiLSTM, judge: nn.LSTM) -> None:

@@ -1,24 +1,25 @@
-"""What both clients share, without any I/O: channel options, arrays to requests, replies to
-arrays, and how a large batch is cut into requests.
+"""What both clients share of a call, without any I/O: arrays to requests, replies to arrays, and
+how a large batch is cut into requests.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-import numpy as np
+from typing import Any, Self, TypeVar
 
 from bilstm import tensors
 from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
+from ._arrays import to_array, to_state
 from .types import (
+    DATA_TYPES,
+    OUTPUTS,
     Array,
     DataTypeName,
     Encoding,
+    InitialState,
     Limits,
     Model,
     OutputName,
@@ -26,83 +27,54 @@ from .types import (
     Timing,
 )
 
-DEFAULT_TIMEOUT_SECONDS = 30.0
-_MAX_RETRIED_BYTES = 256 * 1024 * 1024
+N = TypeVar("N")
+V = TypeVar("V")
 _MESSAGE_OVERHEAD_BYTES = 128  # more than one tensor's type, shape and field lengths take
 
-CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", -1),  # the server bounds its replies
-    ("grpc.max_send_message_length", -1),  # and refuses requests that are too large
-    ("grpc.http2.max_frame_size", 1024 * 1024),
-    ("grpc.per_rpc_retry_buffer_size", _MAX_RETRIED_BYTES),
-    (
-        "grpc.service_config",
-        json.dumps(
-            {
-                "methodConfig": [
-                    {
-                        "name": [{"service": "bilstm.v1.EncoderService"}],
-                        "retryPolicy": {
-                            "maxAttempts": 5,
-                            "initialBackoff": "0.1s",
-                            "maxBackoff": "2s",
-                            "backoffMultiplier": 2,
-                            "retryableStatusCodes": ["UNAVAILABLE"],
-                        },
-                    }
-                ]
-            }
-        ),
-    ),
-]
+# The one place where the caller's names meet the wire's numbers.
+_OUTPUTS = {name: pb.Output.Value(f"OUTPUT_{name.upper()}") for name in OUTPUTS}
+_OUTPUT_NAMES = {number: name for name, number in _OUTPUTS.items()}
+_DATA_TYPES = {name: pb.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in DATA_TYPES}
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """How to encode, for every sequence of a call."""
+    """How to encode, for every sequence of a call, as the wire says it."""
 
-    outputs: Sequence[OutputName]
+    outputs: list[pb.Output.ValueType]
+    data_type: pb.DataType.ValueType
     model: str
     version: str
-    output_data_type: DataTypeName
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Iterable[OutputName],
+        output_data_type: DataTypeName,
+        model: str,
+        version: str,
+    ) -> Self:
+        """Raises `TypeError` or `ValueError` for names that are none."""
+        data_type = _number("output_data_type", _DATA_TYPES, output_data_type)
+        return cls(output_numbers(outputs), data_type, model, str(version))  # 1 is "1", too
 
     @property
-    def output_numbers(self) -> list[pb.Output.ValueType]:
-        names = self.outputs or ("states",)  # the server's default
-        return [pb.Output.ValueType(_number(pb.Output, f"OUTPUT_{o.upper()}")) for o in names]
-
-    @property
-    def data_type(self) -> pb.DataType.ValueType:
-        name = f"DATA_TYPE_{self.output_data_type.upper()}"
-        return pb.DataType.ValueType(_number(pb.DataType, name))
+    def model_key(self) -> tuple[str, str]:
+        return self.model, self.version
 
 
-def _number(enum: Any, name: str) -> int:
-    """The wire's number of an enum's name; `ValueError` says which names there are."""
-    numbers: dict[str, int] = dict(enum.items()[1:])  # less UNSPECIFIED
+def output_numbers(names: Iterable[OutputName]) -> list[pb.Output.ValueType]:
+    """The wire's numbers of what is to be computed; of states, if nothing is named."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"outputs must be a list of names, such as ['final'], got {names!r}")
+    numbers = [_number("output", _OUTPUTS, name) for name in names]
+    return numbers or [pb.OUTPUT_STATES]  # the server's default
+
+
+def _number(what: str, numbers: Mapping[N, V], name: N) -> V:
     if name not in numbers:
-        raise ValueError(f"{name} is none of {', '.join(numbers)}")
+        raise ValueError(f"{name!r} is no {what}; there are: {', '.join(map(str, numbers))}")
     return numbers[name]
-
-
-def to_array(x: Any) -> Array:
-    """`x` as the wire can carry it: [T, D] floats, or [T] integers for token ids.
-
-    Takes an ndarray, a torch tensor (on any device, also one that requires grad or is bfloat16),
-    or nested lists. float16 and bfloat16 stay; other floats become float32.
-    """
-    if hasattr(x, "detach"):  # a torch tensor; torch itself is not needed to say so
-        x = x.detach().cpu()
-        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    array = np.asarray(x)
-    carried = tensors.data_type_of(array.dtype) is not None
-    if array.dtype.kind in "iub":
-        if array.ndim == 1:
-            return array if carried else array.astype(np.int64)
-        return array.astype(np.float32)
-    if not carried and array.dtype.kind != "f":
-        raise TypeError(f"a sequence must be numbers, [T, D] or [T], got {array.dtype}")
-    return array if carried else array.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,15 +85,16 @@ class Batch:
     states: list[tuple[Array, Array]] | None  # hidden and cell, one per sequence
 
     @classmethod
-    def of(cls, sequences: Iterable[Any], initial_states: Sequence[State] | None) -> Self:
-        arrays = [to_array(sequence) for sequence in sequences]
+    def of(cls, sequences: Iterable[Any], initial_states: Sequence[InitialState] | None) -> Self:
+        arrays = [to_array(x, f"sequences[{i}]") for i, x in enumerate(sequences)]
         if initial_states is None:
             return cls(arrays, None)
         if len(initial_states) != len(arrays):
             raise ValueError(
                 f"initial_states must be one per sequence: {len(arrays)}, got {len(initial_states)}"
             )
-        return cls(arrays, [(to_array(s.hidden), to_array(s.cell)) for s in initial_states])
+        states = [to_state(s, f"initial_states[{i}]") for i, s in enumerate(initial_states)]
+        return cls(arrays, states)
 
     def request(self, part: slice, options: EncodeOptions) -> pb.EncodeRequest:
         """The sequences of `part` as a message."""
@@ -129,7 +102,7 @@ class Batch:
             model=options.model,
             version=options.version,
             sequences=[tensors.encode(array) for array in self.arrays[part]],
-            outputs=options.output_numbers,
+            outputs=options.outputs,
             output_data_type=options.data_type,
             initial_states=[
                 pb.State(hidden=tensors.encode(hidden), cell=tensors.encode(cell))
@@ -169,7 +142,7 @@ def _keeps_limits(
     directions = 2 if model.bidirectional else 1
     width = model.proj_size or model.hidden_size
     elements = reply_elements(
-        options.output_numbers,
+        options.outputs,
         sequences=sequences,
         tokens=tokens,
         encoding_size=directions * width,
@@ -210,6 +183,7 @@ def _own(tensor: pb.Tensor) -> Array:
 
 
 def model(message: pb.Model) -> Model:
+    """The description, less outputs that only a newer client knows."""
     return Model(
         name=message.name,
         version=message.version,
@@ -222,7 +196,7 @@ def model(message: pb.Model) -> Model:
         num_classes=message.num_classes,
         labels=tuple(message.labels),
         outputs=tuple(
-            pb.Output.Name(output).removeprefix("OUTPUT_").lower() for output in message.outputs
+            _OUTPUT_NAMES[output] for output in message.outputs if output in _OUTPUT_NAMES
         ),
         limits=Limits(
             max_message_bytes=message.limits.max_message_bytes,

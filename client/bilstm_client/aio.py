@@ -14,44 +14,49 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from .errors import Cancelled, typed_errors
-from .types import DataTypeName, Encoding, Model, OutputName, State
+from ._base import (
+    CHANNEL_OPTIONS,
+    DEFAULT_MODEL,
+    DEFAULT_TIMEOUT_SECONDS,
+    NO_SEQUENCES,
+    BaseClient,
+    ModelKey,
+)
+from .errors import Cancelled
+from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Encodes sequences on a server, from one event loop. Make one and keep it: it holds the
     connection. Its methods are `Client`'s.
     """
 
-    def __init__(
-        self, target: str, *, timeout_seconds: float = _core.DEFAULT_TIMEOUT_SECONDS
-    ) -> None:
-        """As `Client`'s. Nothing is opened until `async with`."""
+    def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        """As `Client`'s. Nothing is opened until the first call."""
+        super().__init__(timeout_seconds)
         self._target = target
-        self._closed = False
-        self._timeout_seconds = timeout_seconds
-        self._models: dict[tuple[str, str], Model] = {}
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: encoder_pb2_grpc.EncoderServiceAsyncStub | None = None
 
     async def __aenter__(self) -> Self:
-        # Here and not in the constructor: a channel belongs to the loop that runs.
-        self._channel = grpc.aio.insecure_channel(self._target, options=_core.CHANNEL_OPTIONS)
-        self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        self._check_open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that wait are cancelled."""
+        """Close the connection: calls that wait end as `Cancelled`, later ones as `ValueError`."""
         self._closed = True
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
 
     async def encode(
         self,
         sequence: Any,
         *,
         outputs: Sequence[OutputName] = ("states",),
-        initial_state: State | None = None,
+        initial_state: InitialState | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
@@ -74,21 +79,21 @@ class AsyncClient:
         sequences: Iterable[Any],
         *,
         outputs: Sequence[OutputName] = ("states",),
-        initial_states: Sequence[State] | None = None,
+        initial_states: Sequence[InitialState] | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
         timeout_seconds: float | None = None,
     ) -> list[Encoding]:
         """See `Client.encode_batch`."""
-        timeout = self._timeout(timeout_seconds)
+        timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
-        options = _core.EncodeOptions(outputs, model, version, output_data_type)
+        options = _core.EncodeOptions.of(outputs, output_data_type, model, version)
         batch = _core.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, await self._described(batch, options, timeout)):
-            with self._typed_errors(part.start):
-                response = await self._stub.Encode(
+            with self._calling(options.model_key, part):
+                response = await self._connected().Encode(
                     batch.request(part, options), timeout=give_up_at - time.monotonic()
                 )
             encodings += _core.encodings(response)
@@ -96,27 +101,33 @@ class AsyncClient:
 
     async def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
-        with self._typed_errors():
-            response = await self._stub.ListModels(
-                pb.ListModelsRequest(), timeout=self._timeout(timeout_seconds)
-            )
+        timeout = self._begin(timeout_seconds)
+        with self._calling():
+            response = await self._connected().ListModels(pb.ListModelsRequest(), timeout=timeout)
         return [_core.model(message) for message in response.models]
 
     async def get_model(
         self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
     ) -> Model:
         """One model; empty: the default one, its newest version."""
-        with self._typed_errors():
-            response = await self._stub.GetModel(
-                pb.GetModelRequest(model=name, version=version),
-                timeout=self._timeout(timeout_seconds),
+        timeout = self._begin(timeout_seconds)
+        with self._calling((name, version)):
+            response = await self._connected().GetModel(
+                pb.GetModelRequest(model=name, version=version), timeout=timeout
             )
         return _core.model(response.model)
 
+    def _connected(self) -> encoder_pb2_grpc.EncoderServiceAsyncStub:
+        self._check_open()
+        if self._stub is None:  # not in the constructor: a channel belongs to the loop that runs
+            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        return self._stub
+
     @contextmanager
-    def _typed_errors(self, first: int = 0) -> Iterator[None]:
+    def _calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
         try:
-            with typed_errors(first):
+            with super()._calling(key, part):
                 yield
         except asyncio.CancelledError as error:
             # Closing the channel cancels its calls, but not the tasks that wait for them.
@@ -125,9 +136,6 @@ class AsyncClient:
                 raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed") from error
             raise
 
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
-
     async def _described(
         self, batch: _core.Batch, options: _core.EncodeOptions, timeout_seconds: float
     ) -> Model | None:
@@ -135,7 +143,8 @@ class AsyncClient:
         which can't be cut."""
         if len(batch.arrays) <= 1:
             return None
-        key = (options.model, options.version)
-        if key not in self._models:
-            self._models[key] = await self.get_model(*key, timeout_seconds=timeout_seconds)
-        return self._models[key]
+        model = self._models.get(options.model_key)
+        if model is None:
+            model = await self.get_model(*options.model_key, timeout_seconds=timeout_seconds)
+            self._models[options.model_key] = model
+        return model

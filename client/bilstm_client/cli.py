@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
-from zipfile import BadZipFile
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from ._base import DEFAULT_TIMEOUT_SECONDS, finite_seconds
+from ._core import output_numbers
+from ._files import RESULT_SUFFIX, FileError, SequenceFile, write_results
 from .client import Client
-from .errors import EncoderError
-from .types import Array, Encoding
+from .errors import EncoderError, InvalidInput, Unavailable
+from .types import OUTPUTS, Array, Encoding, Model
 
-_OUTPUTS = ("states", "final", "mean", "max", "logits", "state")
 _BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
-
-
-class InputError(Exception):
-    """A file can't be read as sequences: one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,10 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
             parsed.run(client, parsed)
-    except (EncoderError, InputError, OSError) as error:
-        print(f"bilstm: {error}", file=sys.stderr)
-        return 1
+    except Unavailable as error:
+        return _fail(f"no server answers at {parsed.server}: {error.message}")
+    except (EncoderError, FileError, OSError) as error:
+        return _fail(str(error))
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"bilstm: {message}", file=sys.stderr)
+    return 1
+
+
+# -- what may be typed ------------------------------------------------------------------------
 
 
 def _add_encode(commands: Any) -> None:
@@ -51,112 +56,155 @@ def _add_encode(commands: Any) -> None:
         description="Encode .npy files (one sequence each) and .npz files (each array a "
         "sequence). For FILE.npy it writes FILE.encoded.npz with one array per output; for "
         "FILE.npz, FILE.encoded.npz with arrays named NAME.OUTPUT.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="[T, D] floats or [T] token ids")
-    add("--outputs", nargs="+", choices=_OUTPUTS, default=["states"], help="what to compute")
-    add("--model", default="", help="empty: the server's default model")
-    add("--model-version", default="", help="empty: the newest")
+    add(
+        "--outputs",
+        type=_outputs,
+        default="states",
+        metavar="OUTPUTS",
+        help=f"what to compute, comma-separated: {','.join(OUTPUTS)}; default: %(default)s",
+    )
+    add("--model", default="", help="default: the server's default model")
+    add("--model-version", default="", help="default: the newest")
     add("--out-dir", type=Path, help="where to write; default: beside each file")
     _add_connection(parser)
     parser.set_defaults(run=_encode)
 
 
 def _add_models(commands: Any) -> None:
-    parser = commands.add_parser(
-        "models",
-        help="list the server's models",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = commands.add_parser("models", help="list the server's models")
     _add_connection(parser)
     parser.set_defaults(run=_models)
 
 
 def _add_connection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="address")
-    parser.add_argument("--timeout-seconds", type=float, default=30.0, help="of one call")
+    add = parser.add_argument
+    add(
+        "--server",
+        type=_server,
+        default="localhost:50051",
+        metavar="HOST:PORT",
+        help="default: %(default)s",
+    )
+    add(
+        "--timeout-seconds",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="of one call; default: %(default)s",
+    )
+
+
+def _outputs(text: str) -> list[str]:
+    names: list[Any] = [name.strip() for name in text.split(",")]
+    try:
+        output_numbers(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
+
+
+def _server(text: str) -> str:
+    if not text.strip() or re.match(r"https?://", text):
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, without http://, got {text!r}")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        return finite_seconds(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+# -- bilstm encode ----------------------------------------------------------------------------
 
 
 def _encode(client: Client, parsed: argparse.Namespace) -> None:
-    targets = {path: (parsed.out_dir or path.parent) / _result_name(path) for path in parsed.files}
-    if len(set(targets.values())) < len(parsed.files):
-        raise InputError("two of the files would have their results in one; encode them apart")
-    loaded = {path: _sequences(path) for path in targets}
-    total = sum(len(sequences) for sequences in loaded.values())
+    targets = _targets(parsed.files, parsed.out_dir)
+    files = [SequenceFile.open(path) for path in parsed.files]
+    total = sum(len(file.names) for file in files)
     with tqdm(total=total, unit="sequence", disable=not sys.stderr.isatty()) as progress:
-        for path, target in targets.items():
-            arrays = _encode_file(client, parsed, path, loaded.pop(path), progress)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(target, **arrays)  # type: ignore[arg-type]
-            print(target)
+        for file in files:
+            arrays: dict[str, Array] = {}
+            for batch in file.batches(_BATCH_SEQUENCES):
+                arrays |= _encode_batch(client, parsed, file, batch)
+                progress.update(len(batch))
+            write_results(targets[file.path], arrays)
+            print(targets[file.path])
 
 
-def _result_name(path: Path) -> str:
-    return f"{path.stem}.encoded.npz"
+def _targets(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
+    """Where the results of each file go: no two to one."""
+    sources: dict[Path, Path] = {}
+    for path in paths:
+        if path.name.endswith(RESULT_SUFFIX):
+            raise FileError(f"{path}: holds results, not sequences")
+        target = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
+        if target in sources:
+            both = f"{sources[target]} and {path}"
+            raise FileError(f"{both} would both be written to {target}; encode them apart")
+        sources[target] = path
+    return {path: target for target, path in sources.items()}
 
 
-def _encode_file(
-    client: Client,
-    parsed: argparse.Namespace,
-    path: Path,
-    sequences: dict[str, Array],
-    progress: tqdm[NoReturn],
+def _encode_batch(
+    client: Client, parsed: argparse.Namespace, file: SequenceFile, batch: dict[str, Array]
 ) -> dict[str, Array]:
-    """The results of one file, by the names they are written under."""
+    """The results by the names they are written under."""
+    try:
+        encodings = client.encode_batch(
+            batch.values(),
+            outputs=parsed.outputs,
+            model=parsed.model,
+            version=parsed.model_version,
+        )
+    except InvalidInput as error:
+        if place := re.match(r"sequences\[(\d+)\]", error.field):
+            name = list(batch)[int(place[1])]
+            raise FileError(f"{file.place(name)}: {error.expected}") from error
+        raise
     arrays: dict[str, Array] = {}
-    names = list(sequences)
-    for start in range(0, len(names), _BATCH_SEQUENCES):
-        batch = names[start : start + _BATCH_SEQUENCES]
-        try:
-            encodings = client.encode_batch(
-                [sequences[name] for name in batch],
-                outputs=parsed.outputs,
-                model=parsed.model,
-                version=parsed.model_version,
-            )
-        except TypeError as error:
-            raise InputError(f"{path}: {error}") from error
-        for name, encoding in zip(batch, encodings, strict=True):
-            arrays |= _named(name, encoding)
-        progress.update(len(batch))
+    for name, encoding in zip(batch, encodings, strict=True):
+        prefix = f"{name}." if name else ""
+        arrays |= {prefix + output: array for output, array in _arrays(encoding)}
     return arrays
 
 
-def _sequences(path: Path) -> dict[str, Array]:
-    """The file's arrays by name; the one of an .npy file has none."""
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"": content}
-            with content:
-                return {name: content[name] for name in content.files}
-    except (OSError, ValueError, BadZipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: no readable .npy or .npz file ({error})") from error
-
-
-def _named(name: str, encoding: Encoding) -> dict[str, Array]:
-    prefix = f"{name}." if name else ""
-    return {prefix + output: array for output, array in _arrays(encoding)}
-
-
 def _arrays(encoding: Encoding) -> Iterator[tuple[str, Array]]:
-    for output in _OUTPUTS[:-1]:
-        array = getattr(encoding, output)
-        if array is not None:
+    for output in OUTPUTS:
+        if output != "state" and (array := getattr(encoding, output)) is not None:
             yield output, array
     if encoding.state is not None:
         yield "state.hidden", encoding.state.hidden
         yield "state.cell", encoding.state.cell
 
 
+# -- bilstm models ----------------------------------------------------------------------------
+
+
 def _models(client: Client, parsed: argparse.Namespace) -> None:
-    for model in client.list_models():
-        takes = f"[T] token ids below {model.num_embeddings}"
-        if not model.num_embeddings:
-            takes = f"[T, {model.input_size}] floats"
-        sizes = f"hidden {model.hidden_size}, layers {model.num_layers}"
-        if model.num_classes:
-            sizes += f", classes {model.num_classes}"
-        print(f"{model.name} version {model.version}: {takes}; {sizes}")
+    for index, model in enumerate(client.list_models()):
+        print(f"{model.name} version {model.version}{'' if index else ' (default)'}")
+        for name, value in _facts(model):
+            print(f"  {name:8} {value}")
+
+
+def _facts(model: Model) -> Iterator[tuple[str, str]]:
+    takes = f"[T] token ids below {model.num_embeddings}"
+    yield "takes", takes if model.num_embeddings else f"[T, {model.input_size}] floats"
+    sizes = f"hidden {model.hidden_size}, layers {model.num_layers}"
+    sizes += ", bidirectional" if model.bidirectional else ", unidirectional"
+    yield "sizes", sizes + (f", projection {model.proj_size}" if model.proj_size else "")
+    yield "outputs", ", ".join(model.outputs)
+    if model.num_classes:
+        yield "classes", f"{model.num_classes}, with {len(model.labels)} labels"
+    limits = model.limits
+    yield (
+        "limits",
+        f"{limits.max_sequence_tokens:,} steps in a sequence; {limits.max_request_sequences:,} "
+        f"sequences, {limits.max_request_tokens:,} steps and {limits.max_message_bytes:,} bytes "
+        "in a request",
+    )

@@ -12,33 +12,32 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from .errors import typed_errors
-from .types import DataTypeName, Encoding, Model, OutputName, State
+from ._base import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_SECONDS, BaseClient
+from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
 
-class Client:
+class Client(BaseClient):
     """Encodes sequences on a server. Make one and keep it: it holds the connection, which
     threads may share.
     """
 
-    def __init__(
-        self, target: str, *, timeout_seconds: float = _core.DEFAULT_TIMEOUT_SECONDS
-    ) -> None:
+    def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """`target`: `host:port`, or any name gRPC resolves. `timeout_seconds`: of a call that
         sets none. Nothing is sent until the first call."""
-        self._channel = grpc.insecure_channel(target, options=_core.CHANNEL_OPTIONS)
+        super().__init__(timeout_seconds)
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
-        self._timeout_seconds = timeout_seconds
-        self._models: dict[tuple[str, str], Model] = {}
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls that wait are cancelled."""
+        """Close the connection: calls that wait end as `Cancelled`, later ones as `ValueError`."""
+        self._closed = True
         self._channel.close()
 
     def encode(
@@ -46,18 +45,36 @@ class Client:
         sequence: Any,
         *,
         outputs: Sequence[OutputName] = ("states",),
-        initial_state: State | None = None,
+        initial_state: InitialState | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
         timeout_seconds: float | None = None,
     ) -> Encoding:
-        """Encode one sequence: [T, input_size] numbers, or [T] token ids.
+        """Encode one sequence of T steps: [T, input_size] numbers, or [T] token ids.
 
-        `sequence`: an ndarray of any layout, a torch tensor, or nested lists. `outputs`: what
-        to compute of it. `model`, `version`: empty for the server's default and newest.
+        `sequence`: an ndarray of any layout, a torch tensor, or nested lists. float64 becomes
+        float32, and inf where it is beyond its range. A NaN passes through to the results, and
+        stays in its own sequence.
 
-        Raises `EncoderError`s, and `TypeError` or `ValueError` for what is no such sequence.
+        `outputs`: what to compute; each is an array of the result, where P is proj_size or
+        hidden_size, and K is 2 for a bidirectional model, else 1.
+        - `states` [T, K*P]: the top layer's output at every step
+        - `final` [K*P]: forward's last and reverse's first step, joined
+        - `mean`, `max` [K*P]: over the steps
+        - `logits` [classes]: the head's scores, if the model has a head
+        - `state`: a `State`, hidden [layers*K, P] and cell [layers*K, H], after the last step
+
+        `initial_state`: a `State`, or a plain (hidden, cell) pair of these shapes; None: zeros.
+        With the `state` of one piece as the next one's `initial_state`, a unidirectional model
+        encodes a sequence in pieces exactly. A bidirectional one does not: the reverse direction
+        has not seen what comes later.
+
+        `model`, `version`: empty for the server's default and newest. `output_data_type`: of
+        every array of the result. `timeout_seconds`: None for the client's own.
+
+        Raises `EncoderError`s; `TypeError` for what is not numbers, names or a state; and
+        `ValueError` for unknown names, a timeout that is not finite, and a closed client.
         """
         (encoding,) = self.encode_batch(
             [sequence],
@@ -75,7 +92,7 @@ class Client:
         sequences: Iterable[Any],
         *,
         outputs: Sequence[OutputName] = ("states",),
-        initial_states: Sequence[State] | None = None,
+        initial_states: Sequence[InitialState] | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
@@ -84,15 +101,16 @@ class Client:
         """Encode many sequences, each as `encode` takes it; the results are in their order.
 
         One RPC, or as few as the server's limits need. `initial_states`: one per sequence.
-        `timeout_seconds` is for all of it.
+        `timeout_seconds` is for all of it. Raises what `encode` does; a sequence at fault is
+        named by its index: `sequences[3]`.
         """
-        timeout = self._timeout(timeout_seconds)
+        timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
-        options = _core.EncodeOptions(outputs, model, version, output_data_type)
+        options = _core.EncodeOptions.of(outputs, output_data_type, model, version)
         batch = _core.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, self._described(batch, options, timeout)):
-            with typed_errors(part.start):
+            with self._calling(options.model_key, part):
                 response = self._stub.Encode(
                     batch.request(part, options), timeout=give_up_at - time.monotonic()
                 )
@@ -101,25 +119,21 @@ class Client:
 
     def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
-        with typed_errors():
-            response = self._stub.ListModels(
-                pb.ListModelsRequest(), timeout=self._timeout(timeout_seconds)
-            )
+        timeout = self._begin(timeout_seconds)
+        with self._calling():
+            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
         return [_core.model(message) for message in response.models]
 
     def get_model(
         self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
     ) -> Model:
         """One model; empty: the default one, its newest version."""
-        with typed_errors():
+        timeout = self._begin(timeout_seconds)
+        with self._calling((name, version)):
             response = self._stub.GetModel(
-                pb.GetModelRequest(model=name, version=version),
-                timeout=self._timeout(timeout_seconds),
+                pb.GetModelRequest(model=name, version=version), timeout=timeout
             )
         return _core.model(response.model)
-
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
 
     def _described(
         self, batch: _core.Batch, options: _core.EncodeOptions, timeout: float
@@ -128,7 +142,8 @@ class Client:
         which can't be cut."""
         if len(batch.arrays) <= 1:
             return None
-        key = (options.model, options.version)
-        if key not in self._models:
-            self._models[key] = self.get_model(*key, timeout_seconds=timeout)
-        return self._models[key]
+        model = self._models.get(options.model_key)
+        if model is None:
+            model = self.get_model(*options.model_key, timeout_seconds=timeout)
+            self._models[options.model_key] = model
+        return model

@@ -1,12 +1,13 @@
 """What a call can raise. Every error carries the gRPC code and the server's message.
 
 EncoderError
-├── InvalidInput        INVALID_ARGUMENT: `field` is the one at fault
+├── InvalidInput        INVALID_ARGUMENT: `field` is the one at fault; or RESOURCE_EXHAUSTED by
+│                       gRPC itself: the request is larger than the server takes
 ├── ModelNotFound       NOT_FOUND
-├── Overloaded          RESOURCE_EXHAUSTED: `retry_after_seconds`, if the server said
+├── Overloaded          RESOURCE_EXHAUSTED by the server: `retry_after_seconds`, if it said
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
 ├── Unavailable         UNAVAILABLE, after the retries
-├── Cancelled           CANCELLED
+├── Cancelled           CANCELLED; by the server, after the retries
 └── ServerError         any other code: `error_id`, which the server's log has too
 """
 
@@ -88,19 +89,19 @@ _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
 
 
 @contextmanager
-def typed_errors(first: int = 0) -> Iterator[None]:
+def typed_errors(part: slice) -> Iterator[None]:
     """Turn grpc's error into one of this module's.
 
-    `first`: where in the caller's batch the request's sequences begin, so that a violated field
-    names the caller's own index.
+    `part`: which of the caller's sequences the request has, so that a violated field names the
+    caller's own index.
     """
     try:
         yield
     except grpc.RpcError as error:
-        raise _typed(error, first) from error
+        raise _typed(error, part) from error
 
 
-def _typed(error: Any, first: int) -> EncoderError:
+def _typed(error: Any, part: slice) -> EncoderError:
     code, message = error.code(), error.details() or ""
     if kind := _PLAIN.get(code):
         return kind(code, message)
@@ -109,15 +110,22 @@ def _typed(error: Any, first: int) -> EncoderError:
         bad = _detail(status, error_details_pb2.BadRequest)
         if bad is None or not bad.field_violations:
             return InvalidInput(code, message)
-        field = _shifted(bad.field_violations[0].field, first)
-        expected = bad.field_violations[0].description
-        return InvalidInput(code, f"{field}: {expected}" if field else expected, field, expected)
+        violation = bad.field_violations[0]
+        return _invalid(code, _shifted(violation.field, part.start), violation.description)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if status is None and "larger than max" in message:  # gRPC's words, not the service's
+            field = f"sequences[{part.start}]" if part.stop - part.start == 1 else "sequences"
+            expected = f"the request is larger than the server takes: {message}"
+            return _invalid(code, field, expected)
         retry = _detail(status, error_details_pb2.RetryInfo)
         seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
         return Overloaded(code, message, seconds)
     info = _detail(status, error_details_pb2.RequestInfo)
     return ServerError(code, message, info.request_id if info else "")
+
+
+def _invalid(code: grpc.StatusCode, field: str, expected: str) -> InvalidInput:
+    return InvalidInput(code, f"{field}: {expected}" if field else expected, field, expected)
 
 
 M = TypeVar("M", bound=Message)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 OutputName = Literal["states", "final", "mean", "max", "logits", "state"]
 DataTypeName = Literal["float32", "float16", "bfloat16"]
+OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
+DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,6 +21,12 @@ class State:
 
     hidden: Array  # [layers*K, P]
     cell: Array  # [layers*K, H]
+
+    def __repr__(self) -> str:
+        return f"State(hidden={_brief(self.hidden)}, cell={_brief(self.cell)})"
+
+
+InitialState = State | tuple[Any, Any]  # the pair: hidden and cell, as torch.nn.LSTM takes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,18 @@ class Encoding:
     max: Array | None = None  # [K*P]
     logits: Array | None = None  # [classes]
     state: State | None = None
+
+    def __repr__(self) -> str:
+        given = ((name, getattr(self, name)) for name in OUTPUTS)
+        parts = (f"{name}={_brief(value)}" for name, value in given if value is not None)
+        return f"Encoding({', '.join(parts)})"
+
+
+def _brief(value: Any) -> str:
+    """Type and shape of an array, not its numbers: `float32[7, 128]`."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)

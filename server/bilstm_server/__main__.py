@@ -1,23 +1,28 @@
-"""The `bilstm-server` command, and `python -m bilstm_server`: what must be so before torch and
-gRPC are imported, which takes a second or two.
+"""The `bilstm-server` command, and `python -m bilstm_server`: the process, from before torch and
+gRPC are imported, which takes a second or two, to its end.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from typing import NoReturn
 
 from . import threads  # noqa: F401
 
 
-def main() -> int:
+def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until the server has handlers of its own
     try:
         from .cli import main as run
     except ModuleNotFoundError as error:
         sys.exit(f"bilstm-server: {error.name} is missing; pip install 'bilstm[server]'")
-    return run()
+    code = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter would wait for a thread that still computes for nobody
 
 
 def _leave(number: int, _: object) -> None:
@@ -26,4 +31,4 @@ def _leave(number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,17 +65,14 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
 
 
 def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> int:
-    """Serve, and end the process: with 0 once all that was accepted is done, else with 1."""
+    """0 once all that was accepted is done, 1 if some of it was cut off."""
     source = settings(parsed_args=parsed)
     try:
         loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
     except ValidationError as error:
         return _fail(_setting_problem(error))
     configure_logs(loaded.log_format)
-    finished = asyncio.run(serve(loaded))
-    # At once: the interpreter would wait for a thread that still computes for nobody.
-    sys.stderr.flush()
-    os._exit(0 if finished else 1)
+    return 0 if asyncio.run(serve(loaded)) else 1
 
 
 def _setting_problem(error: ValidationError) -> str:
@@ -108,14 +105,16 @@ def _add_import(commands: Commands) -> None:
     add("--embedding-prefix", default="embedding.", help="of nn.Embedding's parameters")
     add(
         "--pooling",
-        type=Pooling,
-        choices=list(Pooling),
-        default=Pooling.LAST,
-        help="what the head reads off the BiLSTM's outputs",
+        choices=[pooling.value for pooling in Pooling],
+        default=Pooling.LAST.value,
+        help="what the head reads off the BiLSTM's outputs; last: output[:, -1], as the usual "
+        "classifier does; final: forward's last step and reverse's first step joined, "
+        "torch.cat((h_n[-2], h_n[-1]), 1); mean, max: over the steps",
     )
     add("--labels", default="", help="names of the classes, separated by commas")
     add("--model-version", type=int, default=1, help="the newest version is served by default")
     add("--ignore-unused", action="store_true", help="leave other tensors in the file out")
+    add("--overwrite", action="store_true", help="replace a model that is in the folder already")
 
 
 def _import(parsed: argparse.Namespace) -> None:
@@ -125,13 +124,15 @@ def _import(parsed: argparse.Namespace) -> None:
         lstm_prefix=parsed.lstm_prefix,
         head_prefix=parsed.head_prefix,
         embedding_prefix=parsed.embedding_prefix,
-        pooling=parsed.pooling,
+        pooling=Pooling(parsed.pooling),
         labels=tuple(parsed.labels.split(",")) if parsed.labels else (),
         version=parsed.model_version,
         ignore_unused=parsed.ignore_unused,
+        overwrite=parsed.overwrite,
     )
     print(f"{parsed.out}: {config.model_dump_json()}")
-    print(f"serve it with: bilstm-server serve --model {parsed.out.name}={parsed.out}")
+    source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
+    print(f"serve it with: bilstm-server serve --model {source}")
 
 
 def _fail(reason: str) -> int:

@@ -67,9 +67,9 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     OUTPUT_LOGITS: _Output.ValueType  # 5
     """the head's scores, [classes]; only where the model has a head"""
     OUTPUT_STATE: _Output.ValueType  # 6
-    """Hidden and cell state after each direction's last step. As the initial state of what follows it
-    continues a unidirectional model exactly; of a bidirectional one only the forward half, since
-    the reverse direction would have had to begin at the end.
+    """Hidden and cell state after each direction's last step. As the initial state of what follows,
+    it continues a unidirectional model exactly. A bidirectional one it does not: the reverse
+    direction would have had to begin at the end.
     """
 
 class Output(_Output, metaclass=_OutputEnumTypeWrapper):
@@ -87,9 +87,9 @@ OUTPUT_MAX: Output.ValueType  # 4
 OUTPUT_LOGITS: Output.ValueType  # 5
 """the head's scores, [classes]; only where the model has a head"""
 OUTPUT_STATE: Output.ValueType  # 6
-"""Hidden and cell state after each direction's last step. As the initial state of what follows it
-continues a unidirectional model exactly; of a bidirectional one only the forward half, since
-the reverse direction would have had to begin at the end.
+"""Hidden and cell state after each direction's last step. As the initial state of what follows,
+it continues a unidirectional model exactly. A bidirectional one it does not: the reverse
+direction would have had to begin at the end.
 """
 Global___Output: _TypeAlias = Output  # noqa: Y015
 

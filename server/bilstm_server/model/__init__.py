@@ -1,9 +1,10 @@
 """The operator and the model around it. The only room, with `batching/engine.py`, for torch."""
 
 from .bilstm import BiLSTM
-from .checkpoint import import_checkpoint, load_model, save_model
+from .checkpoint import load_model, save_model
 from .config import ModelConfig, Output, Pooling
 from .encoder import Encodings, SequenceEncoder
+from .importing import import_checkpoint
 from .kernels import RaggedBatch
 
 __all__ = [

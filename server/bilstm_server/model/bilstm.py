@@ -1,29 +1,32 @@
 """`BiLSTM`: torch.nn.LSTM's interface over this project's own kernels.
 
-Owns the parameters, the stack of layers and the input forms; the equations are in `kernels/`.
-No nn.LSTM, `_VF.lstm`, cuDNN or oneDNN recurrence is called here.
+Owns the stack of layers, the packed weights and the input forms; the parameters are in
+`parameters`, the equations in `kernels/`. No nn.LSTM, `_VF.lstm`, cuDNN or oneDNN recurrence is
+called here.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from .kernels import DirectionWeights, Kernel, Layer, RaggedBatch
+from .kernels import Kernel, Layer, RaggedBatch
 from .kernels.reference import ReferenceLayer
+from .parameters import LstmParameters
 
 States = tuple[Tensor, Tensor]
 
+# What autocast converts among. It leaves float64 alone.
+_AUTOCAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-class BiLSTM(nn.Module):
+
+class BiLSTM(LstmParameters):
     """A (bidirectional) LSTM: drop-in for `torch.nn.LSTM`, with the same parameters.
 
     Arguments, parameter names and shapes, initialisation and results are nn.LSTM's, so that a
@@ -33,118 +36,7 @@ class BiLSTM(nn.Module):
     `bidirectional=False`).
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = True,
-        proj_size: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if size <= 0:
-                raise ValueError(f"{name} must be greater than zero, got {size}")
-        if num_layers <= 0:
-            raise ValueError(f"num_layers must be greater than zero, got {num_layers}")
-        if not 0 <= proj_size < hidden_size:
-            raise ValueError(
-                f"proj_size must be from 0 (none) to hidden_size - 1 ({hidden_size - 1}), "
-                f"got {proj_size}"
-            )
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must be a probability from 0 to 1, got {dropout}")
-        if dropout > 0 and num_layers == 1:
-            warnings.warn(
-                "dropout acts between layers, so it has no effect with num_layers=1",
-                stacklevel=2,
-            )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bidirectional
-        self.proj_size = proj_size
-        self._frozen: list[Layer] | None = None
-
-        width = input_size
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                for name, shape in self._parameter_shapes(width).items():
-                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                    self.register_parameter(name + suffix, parameter)
-            width = self.num_directions * self.output_size
-        self.reset_parameters()
-
-    @property
-    def num_directions(self) -> int:
-        """K: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
-    @property
-    def output_size(self) -> int:
-        """P: what one direction puts out at each step."""
-        return self.proj_size or self.hidden_size
-
-    def _suffixes(self, layer: int) -> list[str]:
-        return [f"_l{layer}", f"_l{layer}_reverse"][: self.num_directions]
-
-    def _parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        gates = 4 * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (gates, width),
-            "weight_hh": (gates, self.output_size),
-        }
-        if self.bias:
-            shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
-        if self.proj_size:
-            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
-        return shapes
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as nn.LSTM does."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        self._frozen = None
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def extra_repr(self) -> str:
-        parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0.0,
-            "bidirectional": True,
-            "proj_size": 0,
-        }
-        parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
-        return ", ".join(parts)
-
-    def flatten_parameters(self) -> None:
-        """Do nothing: there is no cuDNN weight buffer to compact. Code for nn.LSTM calls it."""
-
-    # -- between nn.LSTM and this module -------------------------------------------------------
-
-    @classmethod
-    def from_torch(cls, lstm: nn.LSTM) -> Self:
-        """A BiLSTM with a copy of `lstm`'s weights, on its device, in its dtype and mode."""
-        module = cls(**_arguments(lstm))
-        module.load_state_dict(lstm.state_dict())
-        return module.train(lstm.training)
-
-    def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with a copy of these weights, on this device, in this dtype and mode."""
-        lstm = nn.LSTM(**_arguments(self))
-        lstm.load_state_dict(self.state_dict())
-        return lstm.train(self.training)
+    _frozen: list[Layer] | None = None
 
     # -- inference with packed weights ---------------------------------------------------------
 
@@ -155,9 +47,14 @@ class BiLSTM(nn.Module):
         dtype or device, or loading a state_dict thaws the module again.
         """
         self.eval()
-        with torch.no_grad():
-            self._frozen = [kernel(self._directions(layer)) for layer in range(self.num_layers)]
+        # Tensors made in inference mode could take no part in autograd later.
+        with torch.inference_mode(False), torch.no_grad():
+            self._frozen = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
         return self
+
+    def reset_parameters(self) -> None:
+        self._frozen = None
+        super().reset_parameters()
 
     def train(self, mode: bool = True) -> Self:
         if mode:
@@ -172,25 +69,13 @@ class BiLSTM(nn.Module):
         self._frozen = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def _directions(self, layer: int) -> list[DirectionWeights]:
-        return [
-            DirectionWeights(
-                w_ih=getattr(self, "weight_ih" + suffix),
-                w_hh=getattr(self, "weight_hh" + suffix),
-                b_ih=getattr(self, "bias_ih" + suffix, None),
-                b_hh=getattr(self, "bias_hh" + suffix, None),
-                w_hr=getattr(self, "weight_hr" + suffix, None),
-            )
-            for suffix in self._suffixes(layer)
-        ]
-
     def _layers(self) -> Iterator[Layer]:
         """The layers in order; unless frozen they hold the parameters of this moment."""
         if self._frozen is not None:
             yield from self._frozen
         else:
             for layer in range(self.num_layers):
-                yield ReferenceLayer(self._directions(layer))
+                yield ReferenceLayer(self.directions(layer))
 
     # -- running it ----------------------------------------------------------------------------
 
@@ -206,16 +91,24 @@ class BiLSTM(nn.Module):
         made of them); `hx` = (h_0 [layers*K, B, P], c_0 [layers*K, B, H]), zeros if None.
         Returns `y` [N, K*P] in x's order and (h_n, c_n), shaped as `hx`.
 
-        Raises `ValueError` where shapes and lengths do not agree.
+        Raises `ValueError` where shapes, types and lengths do not agree.
         """
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
-        if x.dtype != self.weight_ih_l0.dtype:
-            raise ValueError(f"x must be {self.weight_ih_l0.dtype} as the weights, got {x.dtype}")
         if batch.tokens != x.shape[0]:
             raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
-        h_0, c_0 = self._initial_states(x, len(batch), hx)
+        self._check_state_shapes(len(batch), hx)
+        if self._is_autocast(x, hx):
+            return self._run_in_own_type(x, batch, hx)
+        if x.dtype != self.weight_ih_l0.dtype:
+            raise ValueError(f"x must be {self.weight_ih_l0.dtype} as the weights, got {x.dtype}")
+        if hx is not None and (wrong := {state.dtype for state in hx} - {x.dtype}):
+            raise ValueError(f"hx must be {x.dtype} as x, got {wrong.pop()}")
+        return self._run(x, batch, hx)
+
+    def _run(self, x: Tensor, batch: RaggedBatch, hx: States | None) -> tuple[Tensor, States]:
+        h_0, c_0 = hx or (x.new_zeros(shape) for shape in self._state_shapes(len(batch)))
         h_n: list[Tensor] = []
         c_n: list[Tensor] = []
         directions = self.num_directions
@@ -228,6 +121,32 @@ class BiLSTM(nn.Module):
             c_n.append(c)
         return x, (torch.cat(h_n), torch.cat(c_n))
 
+    # -- under torch.autocast ------------------------------------------------------------------
+
+    def _is_autocast(self, x: Tensor, hx: States | None) -> bool:
+        tensors = (self.weight_ih_l0, x, *(hx or ()))
+        return torch.is_autocast_enabled(x.device.type) and all(
+            tensor.dtype in _AUTOCAST_TYPES for tensor in tensors
+        )
+
+    def _run_in_own_type(
+        self, x: Tensor, batch: RaggedBatch, hx: States | None
+    ) -> tuple[Tensor, States]:
+        """Compute in the weights' type, and answer in the types that nn.LSTM's equations have
+        where products are of autocast's type: a cell keeps its own if that is wider, and so does
+        its output, unless a product projects it.
+        """
+        device, own = x.device.type, self.weight_ih_l0.dtype
+        products = torch.get_autocast_dtype(device)
+        cell = torch.promote_types(products, x.dtype if hx is None else hx[1].dtype)
+        output = products if self.proj_size else cell
+        with torch.autocast(device, enabled=False):
+            states = None if hx is None else (hx[0].to(own), hx[1].to(own))
+            y, (h_n, c_n) = self._run(x.to(own), batch, states)
+        return y.to(output), (h_n.to(output), c_n.to(cell))
+
+    # -- nn.LSTM's input forms -----------------------------------------------------------------
+
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None
     ) -> tuple[Tensor | PackedSequence, States]:
@@ -235,7 +154,7 @@ class BiLSTM(nn.Module):
 
         `input` is [T, B, D] ([B, T, D] with `batch_first`), [T, D], or a `PackedSequence`;
         the output has the same form with K*P for D, and (h_n, c_n) are shaped as `hx`:
-        [layers*K, B, P or H], without B for an unbatched input.
+        [layers*K, B, P or H], without B for an unbatched input. T is at least 1; B may be 0.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
@@ -244,15 +163,34 @@ class BiLSTM(nn.Module):
                 if hx[0].dim() != 2 or hx[1].dim() != 2:
                     raise ValueError("for an unbatched input, hx must be unbatched: 2-D tensors")
                 hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-            y, (h_n, c_n) = self.forward_ragged(input, [input.shape[0]], hx)
-            return y, (h_n.squeeze(1), c_n.squeeze(1))
+            y, (h_n, c_n) = self._forward_padded(input.unsqueeze(0), hx)
+            return y.squeeze(0), (h_n.squeeze(1), c_n.squeeze(1))
         if input.dim() != 3:
             raise ValueError(f"input must be 2-D or 3-D, got {input.dim()}-D")
-        x = input if self.batch_first else input.transpose(0, 1)  # [B, T, D]
-        sequences, steps = x.shape[:2]
+        if self.batch_first:
+            return self._forward_padded(input, hx)
+        y, states = self._forward_padded(input.transpose(0, 1), hx)
+        return y.transpose(0, 1).contiguous(), states
+
+    def _forward_padded(self, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
+        """[B, T, D] -> [B, T, K*P]"""
+        sequences, steps, _ = x.shape
+        if steps == 0:
+            raise ValueError("input must have at least one step, got none (T = 0)")
+        if sequences == 0:
+            return self._forward_none(x, hx)
         y, states = self.forward_ragged(x.flatten(0, 1), [steps] * sequences, hx)
-        y = y.reshape(sequences, steps, -1)
-        return (y if self.batch_first else y.transpose(0, 1)), states
+        return y.view(sequences, steps, -1), states
+
+    def _forward_none(self, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
+        """[0, T, D] -> [0, T, K*P]: a sequence of zeros runs and is left out again, so that types
+        and gradients (zeros) are those of any other batch.
+        """
+        self._check_state_shapes(0, hx)
+        if hx is not None:
+            hx = (F.pad(hx[0], (0, 0, 0, 1)), F.pad(hx[1], (0, 0, 0, 1)))
+        y, (h_n, c_n) = self._forward_padded(F.pad(x, (0, 0, 0, 0, 0, 1)), hx)
+        return y[:0], (h_n[:, :0], c_n[:, :0])
 
     def _forward_packed(
         self, packed: PackedSequence, hx: States | None
@@ -261,9 +199,9 @@ class BiLSTM(nn.Module):
         live = packed.batch_sizes.numpy()
         lengths = (live[:, None] > np.arange(live[0])).sum(axis=0)
         batch = RaggedBatch(lengths, packed.data.device)
-        rows = torch.empty_like(packed.data).index_copy(0, batch.forward_rows, packed.data)
+        rows = packed.data.index_select(0, batch.forward_rows.argsort())
+        self._check_state_shapes(len(batch), hx)  # before they are sorted: is there one for each?
         if hx is not None and packed.sorted_indices is not None:
-            self._initial_states(rows, len(batch), hx)  # before it is sorted: is it one for each?
             hx = (
                 hx[0].index_select(1, packed.sorted_indices),
                 hx[1].index_select(1, packed.sorted_indices),
@@ -274,38 +212,21 @@ class BiLSTM(nn.Module):
             c_n = c_n.index_select(1, packed.unsorted_indices)
         return packed._replace(data=y.index_select(0, batch.forward_rows)), (h_n, c_n)
 
-    def _initial_states(self, x: Tensor, sequences: int, hx: States | None) -> States:
+    def _state_shapes(self, sequences: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of h and c."""
         rows = self.num_layers * self.num_directions
-        h_shape = (rows, sequences, self.output_size)
-        c_shape = (rows, sequences, self.hidden_size)
+        return (rows, sequences, self.output_size), (rows, sequences, self.hidden_size)
+
+    def _check_state_shapes(self, sequences: int, hx: States | None) -> None:
         if hx is None:
-            return x.new_zeros(h_shape), x.new_zeros(c_shape)
-        for name, state, shape in zip(("h_0", "c_0"), hx, (h_shape, c_shape), strict=True):
+            return
+        shapes = self._state_shapes(sequences)
+        for name, state, shape in zip(("h_0", "c_0"), hx, shapes, strict=True):
             if state.shape != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(state.shape)}")
-            if state.dtype != x.dtype:
-                raise ValueError(f"{name} must be {x.dtype} as the input, got {state.dtype}")
-        return hx
 
 
 def _batch(lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device) -> RaggedBatch:
     if isinstance(lengths, Tensor):
         lengths = lengths.cpu().numpy()
     return RaggedBatch(lengths, device)
-
-
-def _arguments(lstm: nn.LSTM | BiLSTM) -> dict[str, Any]:
-    weight = lstm.weight_ih_l0
-    assert isinstance(weight, Tensor)
-    return {
-        "input_size": lstm.input_size,
-        "hidden_size": lstm.hidden_size,
-        "num_layers": lstm.num_layers,
-        "bias": lstm.bias,
-        "batch_first": lstm.batch_first,
-        "dropout": lstm.dropout,
-        "bidirectional": lstm.bidirectional,
-        "proj_size": lstm.proj_size,
-        "device": weight.device,
-        "dtype": weight.dtype,
-    }

@@ -6,9 +6,12 @@ from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 # Far beyond any model, and small enough that products of two sizes are sizes of tensors.
 Size = Annotated[int, Field(ge=1, le=2**28)]
+# Each layer is built before its weights are looked for.
+Layers = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Pooling(StrEnum):
@@ -45,13 +48,18 @@ class HeadConfig(_Strict):
     bias: bool = True
 
 
+def _problem(reason: str) -> PydanticCustomError:
+    """As a `ValueError`, whose words pydantic would put "Value error, " before."""
+    return PydanticCustomError("model", "{reason}", {"reason": reason})
+
+
 class ModelConfig(_Strict):
     """Sizes as torch.nn.LSTM names them, and what stands before and behind the BiLSTM."""
 
     version: PositiveInt = 1
     input_size: Size
     hidden_size: Size
-    num_layers: Size = 1
+    num_layers: Layers = 1
     bias: bool = True
     bidirectional: bool = True
     proj_size: int = Field(default=0, ge=0, le=2**28)
@@ -62,9 +70,12 @@ class ModelConfig(_Strict):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.proj_size >= self.hidden_size:
-            raise ValueError("proj_size must be smaller than hidden_size")
-        if self.labels and (self.head is None or len(self.labels) != self.head.num_classes):
-            raise ValueError("labels must be one per class of the head")
+            raise _problem("proj_size must be smaller than hidden_size")
+        classes = self.head.num_classes if self.head else 0
+        if self.labels and len(self.labels) != classes:
+            raise _problem(
+                f"labels: expected one per class of the head ({classes}), got {len(self.labels)}"
+            )
         return self
 
     @property

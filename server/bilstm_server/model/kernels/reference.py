@@ -35,23 +35,26 @@ class ReferenceLayer:
     """
 
     def __init__(self, directions: Sequence[DirectionWeights]):
-        self._directions = len(directions)
-        own = directions[0].w_ih.dtype
+        own, device = directions[0].w_ih.dtype, directions[0].w_ih.device
         # Half-precision models keep gates and cell state in float32, and run in it altogether
         # where the device would be slow at products of halves.
         self._state_dtype = torch.float32 if own in _HALVES else own
-        self._dtype = own if _has_products(own, directions[0].w_ih.device) else self._state_dtype
+        self._dtype = own if _has_products(own, device) else self._state_dtype
+        self._directions = len(directions)
+        dtype = self._dtype
+        w_ih = [_sigmoids_first(d.w_ih.to(dtype)) for d in directions]
+        w_hh = [_sigmoids_first(d.w_hh.to(dtype)).t() for d in directions]
+        bias = [
+            _sigmoids_first(d.b_ih.to(dtype) + d.b_hh.to(dtype))
+            for d in directions
+            if d.b_ih is not None and d.b_hh is not None
+        ]
+        w_hr = [d.w_hr.to(dtype).t() for d in directions if d.w_hr is not None]
         # W_ih of both directions side by side: one product projects every token.
-        w_ih = torch.cat([_sigmoids_first(d.w_ih) for d in directions])
-        biases = [d.b_ih + d.b_hh for d in directions if d.b_ih is not None and d.b_hh is not None]
-        bias = torch.cat([_sigmoids_first(b) for b in biases]) if biases else None
-        w_hh = torch.stack([_sigmoids_first(d.w_hh).t() for d in directions])
-        projections = [d.w_hr.t() for d in directions if d.w_hr is not None]
-        w_hr = torch.stack(projections) if projections else None
-        self._w_ih = w_ih.to(self._dtype)  # [K * 4H, D]
-        self._bias = None if bias is None else bias.to(self._dtype)  # [K * 4H]
-        self._w_hh = w_hh.to(self._dtype)  # [K, P, 4H]
-        self._w_hr = None if w_hr is None else w_hr.to(self._dtype)  # [K, H, P]
+        self._w_ih = torch.cat(w_ih)  # [K * 4H, D]
+        self._bias = torch.cat(bias) if bias else None  # [K * 4H]
+        self._w_hh = torch.stack(w_hh)  # [K, P, 4H]
+        self._w_hr = torch.stack(w_hr) if w_hr else None  # [K, H, P]
 
     def __call__(
         self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor

@@ -1,0 +1,178 @@
+"""`LstmParameters`: torch.nn.LSTM's arguments and parameters, and the way to and from nn.LSTM.
+
+Owns names, shapes and initial values; knows no input and no kernel that runs them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from .kernels import DirectionWeights
+
+
+class LstmParameters(nn.Module):
+    """What nn.LSTM holds, under the same names. See `BiLSTM`, which runs it, for the letters."""
+
+    weight_ih_l0: nn.Parameter  # one that is always there
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = True,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        _check_sizes(input_size, hidden_size, num_layers, proj_size)
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be a probability from 0 to 1, got {dropout}")
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                "dropout acts between layers, so it has no effect with num_layers=1",
+                stacklevel=2,
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+
+        width = input_size
+        for layer in range(num_layers):
+            for suffix in self._suffixes(layer):
+                for name, shape in self._shapes(width).items():
+                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                    self.register_parameter(name + suffix, parameter)
+            width = self.num_directions * self.output_size
+        self.reset_parameters()
+
+    @property
+    def num_directions(self) -> int:
+        """K: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """P: what one direction puts out at each step."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer and direction, in nn.LSTM's order."""
+        return [
+            [self.get_parameter(name + suffix) for name in self._shapes(self.input_size)]
+            for layer in range(self.num_layers)
+            for suffix in self._suffixes(layer)
+        ]
+
+    def directions(self, layer: int) -> list[DirectionWeights]:
+        """The layer's parameters of this moment: forward, and reverse where there is one."""
+        return [
+            DirectionWeights(
+                w_ih=getattr(self, "weight_ih" + suffix),
+                w_hh=getattr(self, "weight_hh" + suffix),
+                b_ih=getattr(self, "bias_ih" + suffix, None),
+                b_hh=getattr(self, "bias_hh" + suffix, None),
+                w_hr=getattr(self, "weight_hr" + suffix, None),
+            )
+            for suffix in self._suffixes(layer)
+        ]
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as nn.LSTM does."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: there is no cuDNN weight buffer to compact. Code for nn.LSTM calls it."""
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": True,
+            "proj_size": 0,
+        }
+        parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        return ", ".join(parts)
+
+    @classmethod
+    def from_torch(cls, lstm: nn.LSTM) -> Self:
+        """One with a copy of `lstm`'s weights, on its device, in its dtype and mode.
+
+        Raises `TypeError` for what is no nn.LSTM: its weights would mean something else.
+        """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"from_torch takes a torch.nn.LSTM, got {type(lstm).__name__}")
+        module = cls(**_arguments(lstm))
+        module.load_state_dict(lstm.state_dict())
+        return module.train(lstm.training)
+
+    def to_torch(self) -> nn.LSTM:
+        """An nn.LSTM with a copy of these weights, on this device, in this dtype and mode."""
+        lstm = nn.LSTM(**_arguments(self))
+        lstm.load_state_dict(self.state_dict())
+        return lstm.train(self.training)
+
+    def _suffixes(self, layer: int) -> list[str]:
+        return [f"_l{layer}", f"_l{layer}_reverse"][: self.num_directions]
+
+    def _shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """One direction's parameters in a layer whose input has this width."""
+        gates = 4 * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (gates, width),
+            "weight_hh": (gates, self.output_size),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        return shapes
+
+
+def _check_sizes(input_size: int, hidden_size: int, num_layers: int, proj_size: int) -> None:
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {size}")
+    if not 0 <= proj_size < hidden_size:
+        raise ValueError(
+            f"proj_size must be from 0 (none) to hidden_size - 1 ({hidden_size - 1}), "
+            f"got {proj_size}"
+        )
+
+
+def _arguments(lstm: nn.LSTM | LstmParameters) -> dict[str, Any]:
+    weight = lstm.weight_ih_l0
+    assert isinstance(weight, Tensor)
+    return {
+        "input_size": lstm.input_size,
+        "hidden_size": lstm.hidden_size,
+        "num_layers": lstm.num_layers,
+        "bias": lstm.bias,
+        "batch_first": lstm.batch_first,
+        "dropout": lstm.dropout,
+        "bidirectional": lstm.bidirectional,
+        "proj_size": lstm.proj_size,
+        "device": weight.device,
+        "dtype": weight.dtype,
+    }
