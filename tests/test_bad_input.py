@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import RunningServer, settings
+from google.protobuf import empty_pb2, unknown_fields
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import example, given
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from bilstm import tensors
+from bilstm import wire as wire_parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.rpc import wire as wire_bytes
@@ -543,6 +545,22 @@ def arrays(draw: st.DrawFn) -> tensors.Array:
     if dtype != ml_dtypes.bfloat16 and draw(st.booleans()):
         array = array.astype(dtype.newbyteorder(">"))
     return array
+
+
+@given(array=arrays())
+@examples(deadline=None, derandomize=True, max_examples=300)
+def test_parts_of_a_tensor_are_its_message(array: tensors.Array) -> None:
+    """Written in parts, a tensor's bytes are read as the message that `encode` makes."""
+    read = pb.Tensor.FromString(b"".join(tensors.encode_parts(array)))
+    assert read == tensors.encode(array)
+
+
+@given(number=st.integers(1, 2**29 - 1), value=st.integers(0, 2**64 - 1), data=st.binary())
+def test_fields_are_written_as_protobuf_reads_them(number: int, value: int, data: bytes) -> None:
+    """A field's tag and length, and numbers of any size, are protobuf's."""
+    written = wire_parts.number(number, value) + b"".join(wire_parts.delimited(number, [data]))
+    fields: Any = unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(written))
+    assert [(f.field_number, f.data) for f in fields] == [(number, value), (number, data)]
 
 
 @given(array=arrays())

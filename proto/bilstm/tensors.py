@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from bilstm import wire
 from bilstm.v1 import encoder_pb2 as pb
 
 Array = NDArray[np.generic]
@@ -54,17 +55,21 @@ def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
     return _DATA_TYPES.get(dtype.newbyteorder("<"))
 
 
-def encode(array: Array, into: pb.Tensor | None = None) -> pb.Tensor:
-    """`array` as a message, `into` an empty one if given. Its dtype must be one of the wire's."""
-    data_type = data_type_of(array.dtype)
-    if data_type is None:
-        raise TypeError(f"the wire has no type for {array.dtype}")
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    message = pb.Tensor() if into is None else into
-    message.data_type = data_type
-    message.shape.extend(array.shape)
-    message.data = little.tobytes()
-    return message
+def encode(array: Array) -> pb.Tensor:
+    """`array` as a message. Its dtype must be one of the wire's."""
+    return pb.Tensor(data_type=_data_type(array), shape=array.shape, data=_little(array).tobytes())
+
+
+def encode_parts(array: Array) -> list[wire.Part]:
+    """What `encode(array).SerializeToString()` has, in parts; the array is not copied if it is
+    contiguous and little-endian."""
+    flat = np.ascontiguousarray(_little(array)).reshape(-1)
+    shape = b"".join(map(wire.varint, array.shape))
+    return [
+        wire.number(pb.Tensor.DATA_TYPE_FIELD_NUMBER, _data_type(array)),
+        *wire.delimited(pb.Tensor.SHAPE_FIELD_NUMBER, [shape]),
+        *wire.delimited(pb.Tensor.DATA_FIELD_NUMBER, [flat.view(np.uint8).data]),
+    ]
 
 
 def decode(tensor: pb.Tensor) -> Array:
@@ -91,6 +96,17 @@ def decode(tensor: pb.Tensor) -> Array:
         return np.frombuffer(data, dtype).reshape(shape)
     except ValueError:  # without elements, but with a size that no array can have
         raise TensorError("shape", f"is no array's shape: {_list(shape)}") from None
+
+
+def _data_type(array: Array) -> pb.DataType.ValueType:
+    data_type = data_type_of(array.dtype)
+    if data_type is None:
+        raise TypeError(f"the wire has no type for {array.dtype}")
+    return data_type
+
+
+def _little(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _name(data_type: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -136,6 +137,9 @@ class App:
         """Load and warm every model, then be ready. Raises `ModelError`."""
         for source in self._settings.models:
             await self._load_model(source)
+        # What is there now stays: the garbage collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._registry.complete = True
         await self._health.set_serving(True)
 

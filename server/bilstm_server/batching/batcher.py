@@ -133,6 +133,8 @@ class Batcher:
         self._arrival.set()
         self._stage_ahead()
         try:
+            if len(jobs) == 1:  # most requests, and they need no `gather`
+                return [await jobs[0].future]
             return await asyncio.gather(*(job.future for job in jobs))
         finally:
             for job in jobs:

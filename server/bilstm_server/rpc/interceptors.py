@@ -27,7 +27,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once; unknown methods are left to gRPC."""
 
     def __init__(self, metrics: Metrics, decoders: Mapping[str, Decode]):
-        """`decoders`: by method path, for those whose requests are not simply decoded."""
+        """`decoders`: by path, for the methods that see to their bytes themselves. Their requests
+        are decoded so, and their replies are bytes already."""
         self._metrics = metrics
         self._decoders = decoders
         self._wrapped: dict[str, Handler] = {}
@@ -67,20 +68,21 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         metrics = self._metrics.rpc(_TYPES[streams], service, method)
         # Requests come as bytes: decoding has a place in the metrics, and errors of its own.
         decode = self._decoders.get(path) or checked(handler.request_deserializer)
+        encode = None if path in self._decoders else handler.response_serializer
         if streams == (False, False):
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(decode, handler.unary_unary, metrics),
-                response_serializer=handler.response_serializer,
+                response_serializer=encode,
             )
         if streams == (False, True):
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(decode, handler.unary_stream, metrics),
-                response_serializer=handler.response_serializer,
+                response_serializer=encode,
             )
         if streams == (True, True):
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(partial(_decoded, decode), handler.stream_stream, metrics),
-                response_serializer=handler.response_serializer,
+                response_serializer=encode,
             )
         raise TypeError(f"{path}: no method here takes a stream and answers once")
 

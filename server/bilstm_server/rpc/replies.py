@@ -1,13 +1,13 @@
-"""What the batcher gives -> EncodeResponse and Model messages. Pure."""
+"""What the batcher gives -> a reply's bytes; and models as messages. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 
-from bilstm import tensors
+from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.batcher import BatchTiming, Result
@@ -15,17 +15,22 @@ from ..batching.sequence import Array, SequenceOutput
 from .registry import ServedModel
 from .requests import OUTPUTS, RequestLimits
 
+_FIELDS = {
+    output: pb.Encoding.DESCRIPTOR.fields_by_name[output].number for output in OUTPUTS.values()
+}
+
 
 def encode_response(
     model: ServedModel, results: Sequence[Result], dtype: np.dtype[np.generic]
-) -> pb.EncodeResponse:
-    """`dtype`: of the reply's tensors."""
-    response = pb.EncodeResponse(model=model.name, version=model.version)
-    for result in results:
-        _fill_encoding(response.encodings.add(), result.output, dtype)
+) -> bytes:
+    """An EncodeResponse, its tensors in `dtype`, as bytes: what the model gave is copied once."""
     last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
-    _fill_timing(response.timing, last)
-    return response
+    head = pb.EncodeResponse(model=model.name, version=model.version, timing=_timing(last))
+    parts: list[wire.Part] = [head.SerializeToString()]
+    for result in results:
+        encoding = _encoding(result.output, dtype)
+        parts += wire.delimited(pb.EncodeResponse.ENCODINGS_FIELD_NUMBER, encoding)
+    return b"".join(parts)
 
 
 def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
@@ -55,24 +60,32 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
     )
 
 
-def _fill_encoding(
-    message: pb.Encoding, output: SequenceOutput, dtype: np.dtype[np.generic]
-) -> None:
+def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> list[wire.Part]:
+    parts: list[wire.Part] = []
     for name, array in output.arrays.items():
-        _fill_tensor(getattr(message, name.value), array, dtype)
+        parts += wire.delimited(_FIELDS[name], _tensor(array, dtype))
     if output.state is not None:
         hidden, cell = output.state
-        _fill_tensor(message.state.hidden, hidden, dtype)
-        _fill_tensor(message.state.cell, cell, dtype)
+        state = wire.delimited(pb.State.HIDDEN_FIELD_NUMBER, _tensor(hidden, dtype))
+        state += wire.delimited(pb.State.CELL_FIELD_NUMBER, _tensor(cell, dtype))
+        parts += wire.delimited(pb.Encoding.STATE_FIELD_NUMBER, state)
+    return parts
 
 
-def _fill_tensor(message: pb.Tensor, array: Array, dtype: np.dtype[np.generic]) -> None:
+def _tensor(array: Array, dtype: np.dtype[np.generic]) -> list[wire.Part]:
     with np.errstate(over="ignore"):  # beyond float16's range is infinity
-        tensors.encode(array.astype(dtype, copy=False), into=message)
+        return tensors.encode_parts(array.astype(dtype, copy=False))
 
 
-def _fill_timing(message: pb.Timing, timing: BatchTiming) -> None:
-    message.queue.FromTimedelta(timedelta(seconds=timing.queue_seconds))
-    message.compute.FromTimedelta(timedelta(seconds=timing.compute_seconds))
-    message.batch_sequences = timing.batch_sequences
-    message.batch_tokens = timing.batch_tokens
+def _timing(timing: BatchTiming) -> pb.Timing:
+    return pb.Timing(
+        queue=_duration(timing.queue_seconds),
+        compute=_duration(timing.compute_seconds),
+        batch_sequences=timing.batch_sequences,
+        batch_tokens=timing.batch_tokens,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int(1e9 * (seconds - whole)))
