@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +39,9 @@ CALLERS = (1, 16, 64)
 FULL_BATCHES = (f"--max-batch-sequences={CALLERS[-1]}", "--max-queue-delay=0.2")
 OPEN_LOOP_SHARES = (0.5, 0.8)  # of the throughput of the closed loop with the most callers
 ENGINE = f"engine, batches of {CALLERS[-1]}"
-DEFAULTS = f"{CALLERS[-1]} callers"
-FULL = f"{CALLERS[-1]} callers, full batches"
+CLOSED = {callers: f"closed loop, {callers}" for callers in CALLERS}
+FULL = f"{CLOSED[CALLERS[-1]]}, full batches"
+OPEN = {share: f"open loop, {share:.0%}" for share in OPEN_LOOP_SHARES}
 REQUIRED_SHARE = 0.7  # of the engine's own throughput, with the most callers
 
 Sequence = NDArray[np.float32]
@@ -59,6 +59,10 @@ class Load:
     def rate(self) -> float:
         return statistics.median(self.rates)
 
+    def share_of(self, other: Load) -> float:
+        """The median of the rounds' ratios: the machine may change its speed between rounds."""
+        return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
+
     def percentile(self, share: float) -> float:
         """In milliseconds."""
         return 1e3 * float(np.quantile(self.seconds, share))
@@ -66,8 +70,8 @@ class Load:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each load in each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each load in each round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="fail if short of what is required")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -103,21 +107,24 @@ async def _measure(
     rounds: int,
 ) -> dict[str, Load]:
     """Rounds of every load in turn, so that the machine's moods fall on all of them."""
-    loads: dict[str, Load] = defaultdict(Load)
+    loads = {name: Load() for name in (ENGINE, *CLOSED.values(), FULL, *OPEN.values())}
     async with AsyncClient(server.target) as client, AsyncClient(full_server.target) as patient:
         for warmed in (client, patient):
             await _closed_loop(warmed, sequences, CALLERS[-1], 1.0)
+        most = loads[CLOSED[CALLERS[-1]]]
         for _ in range(rounds):
+            # The engine alone between the two that are held against it.
+            running = _closed_loop(client, sequences, CALLERS[-1], seconds)
+            await _observe(most, server, running)
             loads[ENGINE].rates.append(_feed(engine, sequences, CALLERS[-1], seconds))
-            for callers in CALLERS:
-                running = _closed_loop(client, sequences, callers, seconds)
-                await _observe(loads[f"{callers} callers"], server, running)
             running = _closed_loop(patient, sequences, CALLERS[-1], seconds)
             await _observe(loads[FULL], full_server, running)
-            for share in OPEN_LOOP_SHARES:
-                rate = share * loads[DEFAULTS].rates[-1]
-                running = _open_loop(client, sequences, rate, seconds)
-                await _observe(loads[f"open loop, {share:.0%}"], server, running)
+            for callers in CALLERS[:-1]:
+                running = _closed_loop(client, sequences, callers, seconds)
+                await _observe(loads[CLOSED[callers]], server, running)
+            for share, name in OPEN.items():
+                running = _open_loop(client, sequences, share * most.rates[-1], seconds)
+                await _observe(loads[name], server, running)
     return loads
 
 
@@ -200,23 +207,22 @@ async def _open_loop(
 
 
 def _report(loads: dict[str, Load], mean_tokens: float, check: bool) -> int:
-    direct = loads[ENGINE].rate
     print(
         f"width {WIDTH}, hidden {HIDDEN}, {LAYERS} layers, float32; lengths log-normal, "
         f"mean {mean_tokens:.0f}; medians of {len(loads[ENGINE].rates)} rounds;\n"
         f"full batches: {' '.join(FULL_BATCHES)}, otherwise the defaults;\n"
-        f"open loop: Poisson, at a share of the rate of {DEFAULTS}"
+        f"closed loop: so many callers; open loop: Poisson, at a share of the closed loop's rate"
     )
     columns = ("seq/s", "tokens/s", "of engine", "p50 ms", "p99 ms", "batch")
-    print(" " * 24 + "".join(f"{column:>10}" for column in columns))
+    print(" " * 30 + "".join(f"{column:>10}" for column in columns))
     for name, load in loads.items():
-        row = f"{name:24}{load.rate:10.0f}{load.rate * mean_tokens:10.0f}"
-        row += f"{load.rate / direct:10.0%}"
+        row = f"{name:30}{load.rate:10.0f}{load.rate * mean_tokens:10.0f}"
+        row += f"{load.share_of(loads[ENGINE]):10.0%}"
         if load.seconds:
             row += f"{load.percentile(0.5):10.1f}{load.percentile(0.99):10.1f}"
             row += f"{statistics.median(load.batches):10.1f}"
         print(row)
-    share = loads[FULL].rate / direct
+    share = loads[FULL].share_of(loads[ENGINE])
     if check and share < REQUIRED_SHARE:
         print(f"FAIL: {FULL}: {share:.0%} of the engine's throughput, not {REQUIRED_SHARE:.0%}")
         return 1
