@@ -209,7 +209,8 @@ async def _open_loop(
 def _report(loads: dict[str, Load], mean_tokens: float, check: bool) -> int:
     print(
         f"width {WIDTH}, hidden {HIDDEN}, {LAYERS} layers, float32; lengths log-normal, "
-        f"mean {mean_tokens:.0f}; medians of {len(loads[ENGINE].rates)} rounds;\n"
+        f"mean {mean_tokens:.0f}; medians of {len(loads[ENGINE].rates)} rounds,\n"
+        "also of their own ratios to the engine;\n"
         f"full batches: {' '.join(FULL_BATCHES)}, otherwise the defaults;\n"
         f"closed loop: so many callers; open loop: Poisson, at a share of the closed loop's rate"
     )

@@ -28,6 +28,7 @@ from bilstm import tensors
 from bilstm import wire as wire_parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
+from bilstm_server.errors import InvalidInput
 from bilstm_server.rpc import wire as wire_bytes
 
 TIMEOUT_SECONDS = 30
@@ -323,25 +324,38 @@ def test_garbage_instead_of_a_message(wire: Wire, data: bytes) -> None:
     wire.still_serves()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x1a\x00" * 1000,
-        b"\x32\x00" * 1000,
-        b"\x32\x02\x0a\x00" * 500,
-        b"\x20\x01" * 1000,
-        b"\x22\xe8\x07" + b"\x01" * 1000,
-        b"\x1a\xeb\x07\x12\xe8\x07" + b"\x01" * 1000,
-        b"\x98\x06\x00" * 700,
-    ],
-    ids=["sequences", "states", "tensors", "outputs", "packed outputs", "shape", "unknown fields"],
-)
-def test_bytes_that_would_unfold_are_refused_as_bytes(strict: Wire, data: bytes) -> None:
-    """Many tiny fields are refused before they are decoded into many times their size."""
-    error: Any = strict.send(data)
+MANY = 300_000
+UNFOLDING: dict[str, tuple[str, bytes]] = {
+    "sequences": ("sequences", b"\x1a\x00" * MANY),
+    "states": ("initial_states", b"\x32\x00" * MANY),
+    "outputs": ("outputs", b"\x20\x01" * MANY),
+    "packed outputs": ("outputs", b"".join(wire_parts.delimited(4, [b"\x01" * 2 * MANY]))),
+    "shape": ("sequences[0]", b"".join(wire_parts.delimited(3, [b"\x10\x01" * MANY]))),
+    "tensors": ("initial_states[1]", b"\x32\x00" + b"\x32\xff\xff\x0f" + b"\x0a\x00" * MANY),
+}
+
+
+@pytest.mark.parametrize("name", UNFOLDING)
+def test_bytes_that_would_unfold_are_refused_as_bytes(wire: Wire, name: str) -> None:
+    """Very many tiny fields are refused before they are decoded into many times their size."""
+    named, data = UNFOLDING[name]
+    with pytest.raises(InvalidInput) as refusal:
+        wire_bytes.check_unfolding(memoryview(data), 1024)
+    assert refusal.value.field == named
+    error: Any = wire.send(data)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
-    assert "more fields than its limits allow" in error.details()
-    strict.still_serves()
+    assert violation(error) == (named, refusal.value.expected)
+    wire.still_serves()
+
+
+def test_large_good_requests_are_not_taken_for_unfolding(wire: Wire) -> None:
+    """As many sequences with states as may be, in a message of megabytes, are served."""
+    state = pb.State(hidden=STATE, cell=STATE)
+    request = floats(
+        *[tensor(16, 5)] * 1024, initial_states=[state] * 1024, outputs=[pb.OUTPUT_FINAL]
+    )
+    assert len(request.SerializeToString()) > wire_bytes._HARMLESS_BYTES
+    assert len(wire.stub.Encode(request, timeout=TIMEOUT_SECONDS).encodings) == 1024
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
@@ -503,17 +517,18 @@ def elements(message: Any) -> tuple[int, int]:
 def test_elements_are_counted_before_decoding(request: pb.EncodeRequest) -> None:
     """The count of undecoded bytes is that of the message, packed numbers counting by bytes."""
     fields, packed = elements(request)
-    schema = wire_bytes._schema(pb.EncodeRequest.DESCRIPTOR)
-    counted = wire_bytes.count_elements(memoryview(request.SerializeToString()), schema, 10**9)
+    data = memoryview(request.SerializeToString())
+    counted = wire_bytes.count_elements(data, wire_bytes._SCHEMA, 10**9)
     assert fields + packed <= counted <= fields + 10 * packed
 
 
 @given(data=st.binary(max_size=300), most=st.integers(0, 20))
 @examples(deadline=None, derandomize=True, max_examples=300)
 def test_any_bytes_can_be_counted(data: bytes, most: int) -> None:
-    """Counting ends on any bytes, and not far beyond what it was told to count."""
-    schema = wire_bytes._schema(pb.EncodeRequest.DESCRIPTOR)
-    assert wire_bytes.count_elements(memoryview(data), schema, most) <= most + len(data)
+    """Counting ends on any bytes; what is more than asked for is one packed field at the most."""
+    counted = wire_bytes.count_elements(memoryview(data), wire_bytes._SCHEMA, most)
+    every = wire_bytes.count_elements(memoryview(data), wire_bytes._SCHEMA, 10**9)
+    assert counted == every or most < counted <= every
 
 
 def test_still_serves_after_the_fuzzing(wire: Wire) -> None:

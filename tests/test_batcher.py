@@ -7,11 +7,14 @@ events here is forced; the one timeout is a guard against hanging.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -548,6 +551,61 @@ async def test_out_of_memory_halves_the_batch(memory: int) -> None:
         sizes = [len(batch) for batch in callers.engine.batches[1:]]
         smallest = 2 ** int(math.log2(memory))
         assert Counter(sizes) == {2**k: 8 // 2**k for k in range(4) if 2**k >= smallest}
+
+
+class Scratch:
+    """What an engine allocates for a batch."""
+
+
+class WastefulEngine(Engine):
+    """Notes how much of what earlier batches allocated is still there when one is computed."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._scratches: list[weakref.ref[Scratch]] = []
+        self.kept: list[int] = []
+
+    def _compute(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+        self.kept.append(sum(scratch() is not None for scratch in self._scratches))
+        scratch = Scratch()
+        self._scratches.append(weakref.ref(scratch))
+        return super()._compute(sequences)
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_memory_of_a_batch_that_failed_is_free_for_its_halves() -> None:
+    """At once, not when the garbage collector comes to it: or the halves would not fit either."""
+    engine = WastefulEngine(memory=1)
+    async with batching(engine) as callers:
+        first = await callers.busy(99)
+        tasks = [await callers.call(n) for n in range(8)]
+        engine.go_on()
+        assert await outcomes(first, *tasks) == [[99], *([n] for n in range(8))]
+    assert len(engine.kept) == 1 + 15
+    assert set(engine.kept) == {0}
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("fails", ["computed", "expired"])
+async def test_request_that_failed_is_let_go(fails: str) -> None:
+    """Once its caller has the error, nothing holds its sequences."""
+    async with batching(Engine(gate_open=True, guilty=[0])) as callers:
+        bad = sequence(0)
+        steps = weakref.ref(bad.steps)
+        deadline = asyncio.get_running_loop().time() if fails == "expired" else math.inf
+        try:
+            await callers.batcher.submit([bad], deadline)
+        except (Guilty, DeadlineExpired):
+            del bad
+        await asyncio.sleep(0)  # the event loop holds the future that woke this task till then
+        assert steps() is None
 
 
 @pytest.mark.parametrize("position", POSITIONS)

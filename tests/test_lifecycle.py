@@ -156,6 +156,7 @@ async def test_drain_timeout(model_folder: Path) -> None:
     async with gated_server(limits) as (app, gated), connected(app) as stub:
         calls = [asyncio.create_task(ended(stub.Encode(request(sequence(n, 3))))) for n in range(4)]
         await started(app, len(calls))
+        await gated.engines["small"].arrival()
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             assert not await app.drain()  # while the gate is still closed
             codes = await asyncio.gather(*calls)

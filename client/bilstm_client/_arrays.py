@@ -45,6 +45,8 @@ def to_state(state: Any, name: str) -> tuple[Array, Array]:
 
 
 def _ndarray(x: Any, name: str) -> Array:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: must be an array without a mask; fill it first")
     try:
         if hasattr(x, "detach"):  # a torch tensor; torch itself is not needed to say so
             x = x.detach().cpu()

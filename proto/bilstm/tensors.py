@@ -61,8 +61,8 @@ def encode(array: Array) -> pb.Tensor:
 
 
 def encode_parts(array: Array) -> list[wire.Part]:
-    """What `encode(array).SerializeToString()` has, in parts; the array is not copied if it is
-    contiguous and little-endian."""
+    """Parts of bytes that are read as `encode(array)`; the array is not copied if it is contiguous
+    and little-endian."""
     flat = np.ascontiguousarray(_little(array)).reshape(-1)
     shape = b"".join(map(wire.varint, array.shape))
     return [

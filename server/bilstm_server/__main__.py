@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 from . import threads  # noqa: F401
@@ -19,7 +20,11 @@ def main() -> NoReturn:
         from .cli import main as run
     except ModuleNotFoundError as error:
         sys.exit(f"bilstm-server: {error.name} is missing; pip install 'bilstm[server]'")
-    code = run()
+    try:
+        code = run()
+    except Exception:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the interpreter would wait for a thread that still computes for nobody

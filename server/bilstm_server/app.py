@@ -46,6 +46,7 @@ _PENDING_CALLS = 1_000_000
 # any more. At the most so long is waited for it.
 _QUIET_SECONDS = 0.25
 _LATE_SECONDS = 5.0
+_REPLY_SECONDS = 0.5  # at the least, for the last replies
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
 
 LoadEngine = Callable[[Path, Settings], Engine]
@@ -194,16 +195,15 @@ class App:
             batcher.drain()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.drain_timeout_seconds
-        finished = False
         with suppress(TimeoutError):
             async with asyncio.timeout_at(give_up_at):
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
-                finished = True
                 await self._answer_late_calls()
+        finished = all(batcher.idle for batcher in self._batchers)
         self._interceptor.end_streams()
-        left = give_up_at - loop.time()  # for replies on their way
-        await self._server.stop(left if left > 0 else None)
+        replies = max(give_up_at - loop.time(), _REPLY_SECONDS)  # those on their way
+        await self._server.stop(replies if finished else None)
         return finished
 
     async def _answer_late_calls(self) -> None:

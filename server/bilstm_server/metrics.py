@@ -69,10 +69,10 @@ class Metrics:
             "bilstm_tokens_total", "Tokens (steps) encoded.", model, registry=registry
         )
         self._queue_sequences = Gauge(
-            "bilstm_queue_sequences", "Sequences waiting now.", model, registry=registry
+            "bilstm_queue_sequences", "Sequences in the queue now.", model, registry=registry
         )
         self._queue_tokens = Gauge(
-            "bilstm_queue_tokens", "Tokens waiting now.", model, registry=registry
+            "bilstm_queue_tokens", "Tokens in the queue now.", model, registry=registry
         )
         self._queue_seconds = Histogram(
             "bilstm_queue_seconds",

@@ -99,6 +99,7 @@ class Batcher:
         self._metrics = metrics
         self._queue: BatchQueue[_Job] = BatchQueue(limits)
         self._arrival = asyncio.Event()
+        self._callers = 0  # that wait for their results
         self._draining = False
         self._again: deque[list[_Job]] = deque()  # parts of batches that failed
         self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
@@ -132,19 +133,28 @@ class Batcher:
         self._queue.put(jobs)
         self._arrival.set()
         self._stage_ahead()
+        self._callers += 1
         try:
             if len(jobs) == 1:  # most requests, and they need no `gather`
                 return [await jobs[0].future]
             return await asyncio.gather(*(job.future for job in jobs))
         finally:
-            for job in jobs:
+            self._callers -= 1
+            while jobs:  # none stays in this frame: an error's traceback keeps it
+                job = jobs.pop()
                 if not job.future.done():
                     job.future.cancel()
                 self._queue.remove(job)
+                del job
 
     def _seconds_of_queue(self) -> float:
         """About how long what waits will take, and one batch at least."""
         return max(self._queue.tokens * self._seconds_per_token, self._seconds, _RETRY_SECONDS)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was admitted has ended."""
+        return not self._callers
 
     def drain(self) -> None:
         """Refuse what comes from now on; `run` returns when all that was admitted is done."""
@@ -214,6 +224,7 @@ class Batcher:
         try:
             staged = await staging
         except Exception:
+            del staging  # it holds the error, and that this frame
             return self._living(jobs), None  # computing it finds out whose fault it is
         living = self._living(jobs)
         return living, staged if len(living) == len(jobs) else None
@@ -229,14 +240,17 @@ class Batcher:
         """Compute one batch and settle its jobs."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
+        running = loop.run_in_executor(
+            self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
+        )
+        self._stage_ahead()
         try:
-            running = loop.run_in_executor(
-                self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
-            )
-            self._stage_ahead()
             outputs, seconds = await running
         except Exception as error:
             self._fail(jobs, error)
+            # The error's traceback has this frame and the engine's. It must not be reached from
+            # here too: what the engine had allocated would stay while the halves are computed.
+            del running, staged, jobs
             return
         tokens = sum(job.tokens for job in jobs)
         queued = [started_at - job.admitted_at for job in jobs]

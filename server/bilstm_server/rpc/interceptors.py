@@ -27,13 +27,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once; unknown methods are left to gRPC."""
 
     def __init__(self, metrics: Metrics, decoders: Mapping[str, Decode]):
-        """`decoders`: by path, for the methods that see to their bytes themselves. Their requests
-        are decoded so, and their replies are bytes already."""
+        """`decoders`: by path, for the methods that see to their bytes themselves, and that a
+        drain waits for. Their requests are decoded so, and their replies are bytes already."""
         self._metrics = metrics
         self._decoders = decoders
         self._wrapped: dict[str, Handler] = {}
-        self._unary_calls = 0  # in flight
-        self._started_at = 0.0  # the last one, in the event loop's time
+        self._calls = 0  # of the methods with decoders, in flight
+        self._started_at = 0.0  # the last of them, in the event loop's time
         self._streams_end = asyncio.Event()
 
     async def intercept_service(
@@ -54,11 +54,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._streams_end.set()
 
     async def quiet(self, seconds: float) -> None:
-        """Return once no unary call is in flight and none has started for `seconds`."""
+        """Return once no call that a drain waits for is in flight, nor has started for so long."""
         loop = asyncio.get_running_loop()
         while True:
             left = self._started_at + seconds - loop.time()
-            if left <= 0 and not self._unary_calls:
+            if left <= 0 and not self._calls:
                 return
             await asyncio.sleep(max(left, seconds / 10))
 
@@ -71,7 +71,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         encode = None if path in self._decoders else handler.response_serializer
         if streams == (False, False):
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(decode, handler.unary_unary, metrics),
+                self._unary(decode, handler.unary_unary, metrics, awaited=path in self._decoders),
                 response_serializer=encode,
             )
         if streams == (False, True):
@@ -91,11 +91,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         decode: Decode,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         metrics: RpcMetrics,
+        awaited: bool,
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
             call = _Call(metrics, context)
-            self._started_at = call.started_at
-            self._unary_calls += 1
+            if awaited:
+                self._started_at = call.started_at
+            self._calls += awaited
             try:
                 try:
                     reply = await behaviour(decode(data), context)
@@ -113,7 +115,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 del data
                 await call.abort(status)
             finally:
-                self._unary_calls -= 1
+                self._calls -= awaited
 
         return call
 
@@ -138,6 +140,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 writing.result()
             except asyncio.CancelledError:
                 call.finish_cancelled()
+                raise
+            except grpc.aio.AbortError:
+                call.finish_aborted()
                 raise
             except Exception as error:
                 status = _status_of(error)

@@ -23,7 +23,7 @@ _FIELDS = {
 def encode_response(
     model: ServedModel, results: Sequence[Result], dtype: np.dtype[np.generic]
 ) -> bytes:
-    """An EncodeResponse, its tensors in `dtype`, as bytes: what the model gave is copied once."""
+    """An EncodeResponse as bytes, its tensors in `dtype`. An array that has it is copied once."""
     last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
     head = pb.EncodeResponse(model=model.name, version=model.version, timing=_timing(last))
     parts: list[wire.Part] = [head.SerializeToString()]

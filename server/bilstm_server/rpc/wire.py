@@ -6,7 +6,7 @@ message's bytes, millions of them would stop the server for seconds and fill its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -22,9 +22,8 @@ Decode = Callable[[bytes], Any]
 # What unfolds in a message, by field number: sub-messages, and packed numbers (None).
 Schema: TypeAlias = "dict[int, Schema | None]"
 
-# Twice what a good sequence with its state has: 13 fields, and three shapes of some bytes.
-_ELEMENTS_PER_SEQUENCE = 64
-_OTHER_ELEMENTS = 64
+_HARMLESS_BYTES = 512 * 1024  # whatever they are, decoding them takes some milliseconds
+_ELEMENTS = 64  # more than a good tensor or state has: fields, and bytes of its shapes
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -42,15 +41,12 @@ def checked(decode: Decode) -> Decode:
 
 def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
     """Decodes EncodeRequests that can keep `limits`; `metrics` count what can't be read."""
-    most = _ELEMENTS_PER_SEQUENCE * limits.max_request_sequences + _OTHER_ELEMENTS
-    schema = _schema(pb.EncodeRequest.DESCRIPTOR)
     decode = checked(pb.EncodeRequest.FromString)
 
     def call(data: bytes) -> pb.EncodeRequest:
         try:
-            # An element takes a byte at the least: small messages need no count.
-            if len(data) > most and count_elements(memoryview(data), schema, most) > most:
-                raise InvalidInput("", "the request has more fields than its limits allow")
+            if len(data) > _HARMLESS_BYTES:
+                check_unfolding(memoryview(data), limits.max_request_sequences)
             request: pb.EncodeRequest = decode(data)
         except InvalidInput:
             metrics.drop("invalid")
@@ -60,28 +56,53 @@ def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decod
     return call
 
 
-def count_elements(data: memoryview, schema: Schema, most: int) -> int:
-    """Fields at all depths, and bytes of packed numbers; beyond `most` it stops counting.
+def check_unfolding(data: memoryview, max_sequences: int) -> None:
+    """Raise `InvalidInput` if an EncodeRequest's bytes hold more than a good one can need."""
+    counts = dict.fromkeys(_SCHEMA, 0)
+    for number, part in _fields(data):
+        if number not in counts:
+            continue  # unknown ones stay bytes
+        counts[number] += 1
+        schema, name = _SCHEMA[number], _FIELDS[number].name
+        most = max_sequences if schema else _ELEMENTS
+        if counts[number] > most:
+            raise InvalidInput(name, f"must be at most {most}, got more")
+        inside = 0 if part is None else count_elements(part, schema, _ELEMENTS)
+        if inside > _ELEMENTS:
+            field = f"{name}[{counts[number] - 1}]" if schema else name
+            raise InvalidInput(field, "has more in it than a good one can need")
 
-    It stops, too, where the bytes are no message: that is for the decoder to say.
-    """
-    count = at = 0
-    while at < len(data) and count <= most:
+
+def count_elements(data: memoryview, schema: Schema | None, most: int) -> int:
+    """Fields of a message at all depths, and bytes of packed numbers; beyond `most` it stops."""
+    if schema is None:
+        return len(data)
+    count = 0
+    for number, part in _fields(data):
         count += 1
+        if part is not None and number in schema:
+            count += count_elements(part, schema[number], most - count)
+        if count > most:
+            break
+    return count
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
+    """Each field's number, and its bytes if it has a length. What is no message ends somewhere:
+    that is for the decoder to say."""
+    at = 0
+    while at < len(data):
         tag, at = _varint(data, at)
-        kind = tag & 7
+        kind, part = tag & 7, None
         if kind == _VARINT:
             _, at = _varint(data, at)
         elif kind == _BYTES:
             size, at = _varint(data, at)
-            if (number := tag >> 3) in schema:
-                inner = schema[number]
-                part = data[at : at + size]
-                count += len(part) if inner is None else count_elements(part, inner, most - count)
+            part = data[at : at + size]
             at += size
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
-    return count
+        yield tag >> 3, part
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -104,3 +125,7 @@ def _schema(message: Descriptor) -> Schema:
         elif field.type not in (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING):
             schema[field.number] = None
     return schema
+
+
+_SCHEMA = _schema(pb.EncodeRequest.DESCRIPTOR)
+_FIELDS = pb.EncodeRequest.DESCRIPTOR.fields_by_number

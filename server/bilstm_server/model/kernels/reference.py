@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from .interface import DirectionWeights, RaggedBatch
 
-# Half-precision types, and what says whether this CPU has instructions for their products.
+# Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
     torch.bfloat16: "_is_mkldnn_bf16_supported",
     torch.float16: "_is_mkldnn_fp16_supported",
@@ -105,8 +105,8 @@ class ReferenceLayer:
 
 
 def _has_products(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the device has instructions for products of this type. Without them torch computes
-    half-precision products number by number, many times slower than float32's.
+    """Whether the device is fast at products of this type. Where oneDNN leaves those of halves to
+    torch, it computes them number by number, many times slower than float32's.
     """
     if device.type != "cpu" or dtype not in _HALVES:
         return True
