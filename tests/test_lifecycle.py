@@ -164,6 +164,14 @@ async def test_drain_timeout(model_folder: Path) -> None:
     assert gated.engines["small"].batches == [[3]]  # nobody waited for the rest any more
 
 
+async def test_drain_of_an_idle_server_needs_no_time(model_folder: Path) -> None:
+    """Where nothing was accepted, a drain timeout of zero cuts nothing off."""
+    limits = settings(model=[("small", model_folder)], drain_timeout_seconds=0)
+    async with App(limits) as app:
+        await app.load()
+        assert await app.drain()
+
+
 async def test_drain_delay_goes_on_serving(model_folder: Path, judge: Judge) -> None:
     """Within the drain delay, requests are still served."""
     x = sequence(0, 5)

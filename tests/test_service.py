@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,10 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App, load_engine
 from bilstm_server.batching.engine import Engine
+from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig
+from bilstm_server.rpc.interceptors import RpcInterceptor
 from bilstm_server.settings import Settings
 
 POOLINGS = ("last", "final", "mean", "max")
@@ -567,3 +569,29 @@ async def test_unknown_method(server: RunningServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await call(b"")
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_stream_that_aborts_ends_with_its_own_status() -> None:
+    """A status that a stream sends itself reaches the caller, and is counted as it is."""
+
+    async def refuse(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "not here")
+        yield b""
+
+    handlers = {"Refuse": grpc.unary_stream_rpc_method_handler(refuse, bytes, bytes)}
+    metrics = Metrics()
+    server = grpc.aio.server(interceptors=[RpcInterceptor(metrics, {})])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_stream("/t.T/Refuse")
+            with pytest.raises(grpc.aio.AioRpcError, match="not here") as refusal:
+                await call(b"").read()
+    finally:
+        await server.stop(None)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    labels = {"grpc_type": "server_stream", "grpc_service": "t.T", "grpc_method": "Refuse"}
+    handled = ("grpc_server_handled_total", labels | {"grpc_code": "NOT_FOUND"})
+    assert metrics.registry.get_sample_value(*handled) == 1
