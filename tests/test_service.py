@@ -134,6 +134,7 @@ class Judge:
 class Service:
     """A server of MODELS, and the judges of what it gives."""
 
+    target: str
     stub: Any
     judges: dict[str, Judge]
 
@@ -145,7 +146,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running = RunningServer(settings(model=list(folders.items())))
     with grpc.insecure_channel(running.target) as channel:
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-        yield Service(stub, {name: Judge.of(folder) for name, folder in folders.items()})
+        judges = {name: Judge.of(folder) for name, folder in folders.items()}
+        yield Service(running.target, stub, judges)
     running.close()
 
 
@@ -336,6 +338,11 @@ def test_results_are_never_swapped(
     together = threading.Barrier(len(callers))
 
     def call(wanted: list[tuple[str, list[tuple[int, int]]]]) -> None:
+        own_connection = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(service.target, options=own_connection) as channel:
+            exchange(encoder_pb2_grpc.EncoderServiceStub(channel), wanted)
+
+    def exchange(stub: Any, wanted: list[tuple[str, list[tuple[int, int]]]]) -> None:
         sent: list[tuple[str, list[Array], Any]] = []
         together.wait(HANGS_AFTER_SECONDS)
         for model, shapes in wanted:
@@ -346,7 +353,7 @@ def test_results_are_never_swapped(
                 sequences=[tensors.encode(x) for x in xs],
                 outputs=numbers(outputs_of(config)),  # type: ignore[arg-type]
             )
-            sent.append((model, xs, service.stub.Encode.future(message)))
+            sent.append((model, xs, stub.Encode.future(message)))
         for model, xs, reply in sent:
             for encoding, x in zip(reply.result().encodings, xs, strict=True):
                 assert_same(arrays(encoding), service.judges[model].encode(x))
