@@ -166,7 +166,9 @@ async def test_thousands_at_once(model_folder: Path) -> None:
     """However many calls come at once, each is served or told that the queue is full."""
     x = sequences(1)[0]
     async with gated_server(limited(model_folder)) as (app, gated), connected(app) as stub:
-        calls = [asyncio.create_task(attempt(stub, request(x))) for _ in range(3000)]
+        calls = [asyncio.create_task(attempt(stub, request(x)))]
+        await gated.engines["small"].arrival()  # alone, so that CAPACITY is what it says
+        calls += [asyncio.create_task(attempt(stub, request(x))) for _ in range(3000)]
         waiting = set(calls)
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             while len(waiting) > CAPACITY:

@@ -47,7 +47,9 @@ def dtype_of(data_type: int) -> np.dtype[np.generic]:
         return _DTYPES[data_type]
     except KeyError:
         known = ", ".join(pb.DataType.Name(number) for number in _DATA_TYPES.values())
-        raise TensorError("data_type", f"must be one of {known}, got {_name(data_type)}") from None
+        raise TensorError(
+            "data_type", f"must be one of {known}, got {data_type_name(data_type)}"
+        ) from None
 
 
 def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
@@ -90,7 +92,7 @@ def decode(tensor: pb.Tensor) -> Array:
         raise TensorError(
             "data",
             f"must be {expected} bytes for shape {_list(shape)} of "
-            f"{_name(tensor.data_type)}, got {len(data)}",
+            f"{data_type_name(tensor.data_type)}, got {len(data)}",
         )
     try:
         return np.frombuffer(data, dtype).reshape(shape)
@@ -109,7 +111,8 @@ def _little(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _name(data_type: int) -> str:
+def data_type_name(data_type: int) -> str:
+    """The wire's name of a type, or the number of one that does not exist."""
     try:
         return pb.DataType.Name(pb.DataType.ValueType(data_type))
     except ValueError:

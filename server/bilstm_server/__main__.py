@@ -19,7 +19,7 @@ def main() -> NoReturn:
     try:
         from .cli import main as run
     except ModuleNotFoundError as error:
-        sys.exit(f"bilstm-server: {error.name} is missing; pip install 'bilstm[server]'")
+        sys.exit(f"bilstm-server: {error.name} is missing; pip install '.[server]'")
     try:
         code = run()
     except Exception:

@@ -98,7 +98,9 @@ class App:
             )
         except OSError as error:
             address = f"{settings.host}:{settings.metrics_port}"
-            raise ListenError(f"can't serve metrics on {address}: {error.strerror}") from error
+            raise ListenError(
+                f"can't serve metrics on {address} (--metrics-port): {error.strerror}"
+            ) from error
         lifetime.callback(thread.join)
         lifetime.callback(server.server_close)
         lifetime.callback(server.shutdown)
@@ -131,7 +133,7 @@ class App:
             self.port = self._server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ListenError(f"can't serve gRPC on {address}: {reason}") from error
+            raise ListenError(f"can't serve gRPC on {address} (--port): {reason}") from error
         await self._server.start()
 
     async def load(self) -> None:
@@ -265,7 +267,7 @@ async def serve(settings: Settings) -> bool:
         if await _first(app.drain(), signals.get()):
             log.info("drained")
             return True
-        log.warning("stopped before all accepted requests were done")
+        log.warning("stopped before it was drained")
         return False
 
 

@@ -24,6 +24,7 @@ from .queue import BatchQueue, QueueLimits
 from .sequence import SequenceInput, SequenceOutput
 
 _RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes again
+_GUESSED_SECONDS = 0.5  # for a batch, until there was one
 
 
 class BatchEngine(Protocol):
@@ -103,7 +104,7 @@ class Batcher:
         self._draining = False
         self._again: deque[list[_Job]] = deque()  # parts of batches that failed
         self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
-        self._seconds = 0.0  # that the last batch took
+        self._seconds = _GUESSED_SECONDS  # that the last batch took
         self._seconds_per_token = 0.0
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 

@@ -119,7 +119,8 @@ def _check_sequence(
 
 def _check_type(tensor: pb.Tensor, field: str, allowed: frozenset[int], names: str) -> None:
     if tensor.data_type not in allowed:
-        raise InvalidInput(f"{field}.data_type", f"must be {names}, got {tensor.data_type}")
+        got = tensors.data_type_name(tensor.data_type)
+        raise InvalidInput(f"{field}.data_type", f"must be {names}, got {got}")
 
 
 def _float_names() -> str:
