@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -99,21 +100,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 self._started_at = call.started_at
             self._calls += awaited
             try:
-                try:
-                    reply = await behaviour(decode(data), context)
-                except asyncio.CancelledError:
-                    call.finish_cancelled()
-                    raise  # gRPC leaks the call if a handler swallows its cancellation
-                except grpc.aio.AbortError:  # the handler has sent a status of its own
-                    call.finish_aborted()
-                    raise
-                except Exception as error:
-                    status = _status_of(error)
-                else:
-                    call.finish(grpc.StatusCode.OK)
-                    return reply
+                with call.counted():
+                    return await behaviour(decode(data), context)
                 del data
-                await call.abort(status)
+                await call.abort()
             finally:
                 self._calls -= awaited
 
@@ -134,25 +124,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             writing = asyncio.create_task(write_all(request, context))
             ending = asyncio.create_task(self._streams_end.wait())
             try:
-                await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if not writing.done():
-                    raise Unavailable("the server is draining; try another one")
-                writing.result()
-            except asyncio.CancelledError:
-                call.finish_cancelled()
-                raise
-            except grpc.aio.AbortError:
-                call.finish_aborted()
-                raise
-            except Exception as error:
-                status = _status_of(error)
-            else:
-                call.finish(grpc.StatusCode.OK)
-                return
+                with call.counted():
+                    await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
+                    if not writing.done():
+                        raise Unavailable("the server is draining; try another one")
+                    writing.result()
+                    return
             finally:
                 writing.cancel()
                 ending.cancel()
-            await call.abort(status)
+            await call.abort()
 
         return call
 
@@ -164,30 +145,43 @@ class _Call:
         self._metrics = metrics
         self._context = context
         self._deadline = Deadline.of(context)
+        self._status: grpc.Status | None = None  # to abort with
         self.started_at = asyncio.get_running_loop().time()
         metrics.start()
 
-    def finish(self, code: grpc.StatusCode) -> None:
-        elapsed = asyncio.get_running_loop().time() - self.started_at
-        self._metrics.finish(code.name, elapsed)
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around the handler's work: however it ends is counted. Where the caller must be told of
+        an error, go on behind the block with `abort`."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            ended = self._deadline.ended()
+            self._finish(grpc.StatusCode.DEADLINE_EXCEEDED if ended else grpc.StatusCode.CANCELLED)
+            raise  # gRPC leaks the call if a handler swallows its cancellation
+        except grpc.aio.AbortError:  # the handler has sent a status of its own
+            code: Any = self._context.code()  # the enum, or in older releases its number
+            self._finish(next(c for c in grpc.StatusCode if code in (c, c.value[0])))
+            raise
+        except Exception as error:
+            self._status = _status_of(error)
+            self._finish(self._status.code)
+        else:
+            self._finish(grpc.StatusCode.OK)
 
-    async def abort(self, status: grpc.Status) -> NoReturn:
-        """End the call with `status`, by raising.
+    async def abort(self) -> NoReturn:
+        """End the call with its error's status, by raising.
 
-        Not to be called while an exception is handled: gRPC keeps what is raised here, and with
-        it would keep that one, its frames, and the request in them, until the next garbage
+        Behind the block and not in it: gRPC keeps what is raised here, and with it would keep the
+        error that is handled there, its frames, and the request in them, until the next garbage
         collection.
         """
-        self.finish(status.code)
-        await self._context.abort_with_status(status)
+        assert self._status is not None
+        await self._context.abort_with_status(self._status)
 
-    def finish_cancelled(self) -> None:
-        ended = self._deadline.ended()
-        self.finish(grpc.StatusCode.DEADLINE_EXCEEDED if ended else grpc.StatusCode.CANCELLED)
-
-    def finish_aborted(self) -> None:
-        code: Any = self._context.code()  # the enum, or in older releases its number
-        self.finish(next(c for c in grpc.StatusCode if code in (c, c.value[0])))
+    def _finish(self, code: grpc.StatusCode) -> None:
+        elapsed = asyncio.get_running_loop().time() - self.started_at
+        self._metrics.finish(code.name, elapsed)
 
 
 _TYPES = {
