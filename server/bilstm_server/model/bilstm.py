@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from .kernels import Kernel, Layer, RaggedBatch
+from .kernels import Kernel, Layer, RaggedBatch, choose_kernel
 from .kernels.reference import ReferenceLayer
 from .parameters import LstmParameters
 
@@ -40,13 +40,15 @@ class BiLSTM(LstmParameters):
 
     # -- inference with packed weights ---------------------------------------------------------
 
-    def freeze(self, kernel: Kernel = ReferenceLayer) -> Self:
-        """Pack the weights of this moment for `kernel`, once, and run with them from now on.
+    def freeze(self, kernel: Kernel | None = None) -> Self:
+        """Pack the weights of this moment for `kernel`, once, and run with them from now on; None
+        is the fastest kernel here for the weights' device.
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
         dtype or device, or loading a state_dict thaws the module again.
         """
         self.eval()
+        kernel = kernel or choose_kernel("auto", self.weight_ih_l0.device).kernel
         # Tensors made in inference mode could take no part in autograd later.
         with torch.inference_mode(False), torch.no_grad():
             self._frozen = [kernel(self.directions(layer)) for layer in range(self.num_layers)]

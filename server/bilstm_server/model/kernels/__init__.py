@@ -6,29 +6,51 @@ names a kernel otherwise than by its string.
 
 from __future__ import annotations
 
-from .interface import DirectionWeights, Kernel, Layer, RaggedBatch
+from typing import NamedTuple
+
+import torch
+
+from . import cpu
+from .interface import DirectionWeights, Kernel, KernelUnavailable, Layer, RaggedBatch
 from .reference import ReferenceLayer
 
-# Fastest first: `auto` takes the first that the machine can run.
-KERNELS: dict[str, Kernel] = {"reference": ReferenceLayer}
+NAMES = ("cpu", "reference")  # fastest first
 
 
-def choose_kernel(name: str = "auto") -> str:
-    """The kernel that `name` stands for; `auto` is the fastest one here.
+class Choice(NamedTuple):
+    name: str
+    kernel: Kernel
+    missed: str | None = None  # why it is not a faster one
 
-    Raises `ValueError` for a name that is no kernel.
+
+def choose_kernel(name: str, device: torch.device) -> Choice:
+    """The kernel that `name` stands for on the device; `auto` is the fastest one there.
+
+    Raises `KernelUnavailable`, with the reason, if it can't run there, and `ValueError` for a name
+    that is no kernel.
     """
     if name == "auto":
-        return next(iter(KERNELS))
-    if name not in KERNELS:
-        raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(KERNELS)}")
-    return name
+        if device.type != "cpu":
+            return Choice("reference", ReferenceLayer)
+        try:
+            return choose_kernel("cpu", device)
+        except KernelUnavailable as error:
+            return Choice("reference", ReferenceLayer, str(error))
+    if name == "cpu":
+        if device.type != "cpu":
+            raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
+        return Choice(name, cpu.load())
+    if name == "reference":
+        return Choice(name, ReferenceLayer)
+    raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
 
 
 __all__ = [
-    "KERNELS",
+    "NAMES",
+    "Choice",
     "DirectionWeights",
     "Kernel",
+    "KernelUnavailable",
     "Layer",
     "RaggedBatch",
     "choose_kernel",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,29 +48,56 @@ class RaggedBatch:
             raise ValueError("every sequence must have at least one step")
         self.device = torch.device(device)
         self.tokens = int(self.lengths.sum())
-        # Longest first; equal lengths keep the caller's order.
-        order = np.argsort(-self.lengths, kind="stable")
-        descending = self.lengths[order]
-        steps = int(descending[0])
-        live = np.searchsorted(-descending, -np.arange(steps), side="left")
-        step = np.repeat(np.arange(steps), live)
-        column = np.arange(self.tokens) - np.repeat(np.cumsum(live) - live, live)
-        first_row = (np.cumsum(self.lengths) - self.lengths)[order]
-        forward = first_row[column] + step
-        reverse = first_row[column] + descending[column] - 1 - step
-        self.live: list[int] = live.tolist()  # how many sequences have a first, second … step
-        self.order = self._index(order)  # [B]: sorted position -> caller's position
-        self.rank = self._index(np.argsort(order))  # [B]: caller's position -> sorted position
-        # [N]: position in step order -> row, for a direction that reads from the first step on,
-        # and for one that reads from each sequence's own last step back.
-        self.forward_rows = self._index(forward)
-        self.reverse_rows = self._index(reverse)
+        # Longest first; equal lengths keep the caller's order. [B] each:
+        self.positions = np.argsort(-self.lengths, kind="stable")  # where the caller has it
+        self.descending = self.lengths[self.positions]
+        self.first_rows = (np.cumsum(self.lengths) - self.lengths)[self.positions]
 
     def __len__(self) -> int:
         return int(self.lengths.size)
 
+    @cached_property
+    def live(self) -> list[int]:
+        """How many sequences have a first, second … step."""
+        steps = np.arange(self.descending[0])
+        found: list[int] = np.searchsorted(-self.descending, -steps, side="left").tolist()
+        return found
+
+    @cached_property
+    def order(self) -> Tensor:
+        """[B]: sorted position -> caller's position"""
+        return self._index(self.positions)
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """[B]: caller's position -> sorted position"""
+        return self._index(np.argsort(self.positions))
+
+    @cached_property
+    def forward_rows(self) -> Tensor:
+        """[N]: position in step order -> row, for a direction that reads from the first step on"""
+        step, column = self._steps
+        return self._index(self.first_rows[column] + step)
+
+    @cached_property
+    def reverse_rows(self) -> Tensor:
+        """[N]: the same, for one that reads from each sequence's own last step back"""
+        step, column = self._steps
+        return self._index(self.first_rows[column] + self.descending[column] - 1 - step)
+
+    @cached_property
+    def _steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """[N] each, in step order: the step, and the sorted position of its sequence."""
+        live = np.asarray(self.live)
+        starts = np.cumsum(live) - live
+        return np.repeat(np.arange(live.size), live), np.arange(self.tokens) - np.repeat(starts, live)
+
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+
+class KernelUnavailable(Exception):
+    """A kernel can't run here; the message says why, and what to do about it."""
 
 
 class Layer(Protocol):

@@ -1,0 +1,412 @@
+// One LSTM layer, all its directions, over a ragged batch: the kernel behind cpu.py.
+//
+// The sequences of a batch, longest first, are split into groups; a work item is one direction of
+// one group. It walks its own steps, without padding and without a barrier: the sequences alive at
+// a step are a prefix of the group that shrinks, and a reverse direction reads each sequence from
+// its own end. The input's products with W_ih are computed for the rows of several steps
+// together, just ahead of the steps, so that they stay in the cache.
+//
+// Every number is the result of the same operations in the same order, wherever its row lies in a
+// batch: a sequence has the same bits alone and in company. That is why the compiler may not
+// contract expressions (cpu_build.py) and every fused multiply-add is written out.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "cpu_pool.h"
+#include "cpu_products.h"
+#include "cpu_vectors.h"
+
+namespace bilstm {
+namespace {
+
+// -- what cpu.py passes; ctypes structures of the same fields -------------------------------------
+
+struct Direction {
+  const char* w_ih;   // packed [4 hidden, input]
+  const char* w_hh;   // packed [4 hidden, output]
+  const char* w_hr;   // packed [output, hidden], null without a projection
+  const float* bias;  // b_ih + b_hh, [panels, panel]
+};
+
+struct Layer {
+  Index input, hidden, output, directions;
+  Direction direction[2];
+};
+
+// B sequences with N steps in all. Every pointer but the first three is to the layer's type.
+struct Batch {
+  Index sequences;
+  const Index* lengths;     // [B], longest first
+  const Index* first_rows;  // [B], in the same order
+  const Index* positions;   // [B], in the same order: the caller's
+  const void* x;            // [N, input]
+  void* y;                  // [N, directions * output]
+  const void* h_0;          // [directions, B, output], in the caller's order
+  const void* c_0;          // [directions, B, hidden]
+  void* h_n;                // as h_0
+  void* c_n;                // as c_0
+};
+
+// -- memory ---------------------------------------------------------------------------------------
+
+// A thread keeps its buffers; their size is bounded by the model's and by kGroupRows.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  T* reserve(Index count) {
+    if (count > capacity_) {
+      std::free(data_);
+      capacity_ = 0;
+      data_ = static_cast<T*>(std::aligned_alloc(64, round_up(count * Index(sizeof(T)), 64)));
+      if (data_ == nullptr) throw std::bad_alloc();
+      capacity_ = count;
+    }
+    return data_;
+  }
+
+ private:
+  T* data_ = nullptr;
+  Index capacity_ = 0;
+};
+
+template <class Operand>
+struct Workspace {
+  Buffer<Operand> inputs, states, outputs;
+  Buffer<float> cells, hidden, sums, block;
+};
+
+// -- one direction of one group -------------------------------------------------------------------
+
+constexpr Index kAhead = 64;      // rows whose input is multiplied at once, if a step has fewer
+constexpr Index kGroupRows = 128;  // sequences that advance together
+
+template <class Products>
+class Recurrence {
+  using Number = typename Products::Number;
+  using Operand = typename Products::Operand;
+
+ public:
+  Recurrence(const Layer& layer, const Batch& batch, Index direction, Index first, Index last)
+      : layer_(layer),
+        weights_(layer.direction[direction]),
+        reverse_(direction == 1),
+        direction_(direction),
+        sequences_(batch.sequences),
+        rows_(last - first),
+        lengths_(batch.lengths + first),
+        first_rows_(batch.first_rows + first),
+        positions_(batch.positions + first),
+        x_(static_cast<const Number*>(batch.x)),
+        y_(static_cast<Number*>(batch.y)),
+        h_0_(static_cast<const Number*>(batch.h_0)),
+        c_0_(static_cast<const Number*>(batch.c_0)),
+        h_n_(static_cast<Number*>(batch.h_n)),
+        c_n_(static_cast<Number*>(batch.c_n)),
+        input_stride_(round_up(layer.input, Products::kDepthUnit)),
+        state_stride_(round_up(layer.output, Products::kDepthUnit)),
+        output_stride_(round_up(layer.hidden, Products::kDepthUnit)),
+        unit_stride_(round_up(layer.hidden, kLanes)),
+        sum_rows_(std::max(kAhead, rows_) + Products::kBlock) {
+    static thread_local Workspace<Operand> space;
+    const Index rows = rows_ + Products::kBlock;
+    inputs_ = space.inputs.reserve(sum_rows_ * input_stride_);
+    states_ = space.states.reserve(rows * state_stride_);
+    cells_ = space.cells.reserve(rows * unit_stride_);
+    hidden_ = space.hidden.reserve(rows * unit_stride_);
+    sums_ = space.sums.reserve(sum_rows_ * unit_stride_ * kGates);
+    block_ = space.block.reserve(Products::kBlock * kPanel);
+    zero_padding(inputs_, sum_rows_, layer.input, input_stride_);
+    zero_padding(states_, rows, layer.output, state_stride_);
+    if (weights_.w_hr != nullptr) {
+      outputs_ = space.outputs.reserve(rows * output_stride_);
+      zero_padding(outputs_, rows, layer.hidden, output_stride_);
+    }
+  }
+
+  void run() {
+    load_states();
+    Index live = rows_;
+    for (Index step = 0; live > 0;) {
+      const Index steps = project_input(step, live);
+      for (Index end = step + steps, row = 0; step < end; ++step) {
+        advance(live, row);
+        publish(live, step);
+        row += live;
+        live = alive(live, step + 1);
+      }
+    }
+    Products::release();
+    store_states();
+  }
+
+ private:
+  // Calls block(row, count) for rows in even shares of up to kBlock, each but the last of the same
+  // even number.
+  template <class Block>
+  static void in_blocks(Index rows, const Block& block) {
+    const Index blocks = divide_up(rows, Products::kBlock);
+    const Index most = blocks == 1 ? rows : round_up(divide_up(rows, blocks), 2);
+    Products::prepare(most);
+    for (Index row = 0; row < rows; row += most) block(row, std::min(most, rows - row));
+  }
+
+  static void zero_padding(Operand* to, Index rows, Index used, Index stride) {
+    if (used == stride) return;
+    for (Index row = 0; row < rows; ++row)
+      std::fill(to + row * stride + used, to + (row + 1) * stride, Operand(0));
+  }
+
+  // How many of the first `live` sequences have more than `step` steps.
+  Index alive(Index live, Index step) const {
+    while (live > 0 && lengths_[live - 1] <= step) --live;
+    return live;
+  }
+
+  Index input_row(Index sequence, Index step) const {
+    return first_rows_[sequence] + (reverse_ ? lengths_[sequence] - 1 - step : step);
+  }
+
+  Index state_row(Index sequence) const {
+    return direction_ * sequences_ + positions_[sequence];
+  }
+
+  void load_states() {
+    for (Index row = 0; row < rows_; ++row) {
+      convert(h_0_ + state_row(row) * layer_.output, layer_.output, states_ + row * state_stride_);
+      float* cells = cells_ + row * unit_stride_;
+      convert(c_0_ + state_row(row) * layer_.hidden, layer_.hidden, cells);
+      std::fill(cells + layer_.hidden, cells + unit_stride_, 0.0f);
+    }
+  }
+
+  void store_states() const {
+    for (Index row = 0; row < rows_; ++row) {
+      // h_n is what y has at the last step.
+      const Number* last = y_ + output_offset(row, lengths_[row] - 1);
+      convert(last, layer_.output, h_n_ + state_row(row) * layer_.output);
+      convert(cells_ + row * unit_stride_, layer_.hidden, c_n_ + state_row(row) * layer_.hidden);
+    }
+  }
+
+  Index output_offset(Index sequence, Index step) const {
+    return (input_row(sequence, step) * layer_.directions + direction_) * layer_.output;
+  }
+
+  // W_ih x + b of this step and of those after it that fit into kAhead rows -> sums_ [panels,
+  // rows, panel]. Returns the number of steps.
+  Index project_input(Index step, Index live) {
+    Index rows = 0, steps = 0;
+    do {
+      for (Index row = 0; row < live; ++row)
+        convert(x_ + input_row(row, step + steps) * layer_.input, layer_.input,
+                inputs_ + (rows + row) * input_stride_);
+      rows += live;
+      ++steps;
+      live = alive(live, step + steps);
+    } while (live > 0 && rows + live <= kAhead);
+    const Index panel_bytes = Products::panel_bytes(layer_.input);
+    for (Index panel = 0; panel * kLanes < layer_.hidden; ++panel) {
+      in_blocks(rows, [&](Index row, Index count) {
+        Products::multiply(count, inputs_ + row * input_stride_, input_stride_,
+                           weights_.w_ih + panel * panel_bytes, layer_.input,
+                           weights_.bias + panel * kPanel, 0, sums(panel, row));
+      });
+    }
+    return steps;
+  }
+
+  float* sums(Index panel, Index row) { return sums_ + (panel * sum_rows_ + row) * kPanel; }
+
+  // One step of `live` rows, whose input's products are in sums_ from `first` on: cells_ and
+  // hidden_ (o * tanh(c)) of the step before -> of this one.
+  void advance(Index live, Index first) {
+    const Index panel_bytes = Products::panel_bytes(layer_.output);
+    const Index panels = unit_stride_ / kLanes;
+    // Of few rows, several panels together, so that an activation has enough to overlap.
+    const Index together = std::max<Index>(Products::kBlock / live, 1);
+    for (Index panel = 0; panel < panels; panel += together) {
+      const Index count = std::min(together, panels - panel);
+      in_blocks(live, [&](Index row, Index rows) {
+        for (Index own = 0; own < count; ++own)
+          Products::multiply(rows, states_ + row * state_stride_, state_stride_,
+                             weights_.w_hh + (panel + own) * panel_bytes, layer_.output,
+                             sums(panel + own, first + row), kPanel, block_ + own * rows * kPanel);
+        const Index unit = row * unit_stride_ + panel * kLanes;
+        activate(count, rows, block_, cells_ + unit, hidden_ + unit, unit_stride_);
+      });
+    }
+  }
+
+  // hidden_ -> y and states_, by way of the projection if there is one.
+  void publish(Index live, Index step) {
+    if (weights_.w_hr != nullptr) project_outputs(live);
+    for (Index row = 0; row < live; ++row) {
+      Number* y = y_ + output_offset(row, step);
+      convert(hidden_ + row * unit_stride_, layer_.output, y);
+      convert(y, layer_.output, states_ + row * state_stride_);
+    }
+  }
+
+  // W_hr hidden_ -> the first of hidden_'s columns.
+  void project_outputs(Index live) {
+    for (Index row = 0; row < live; ++row)
+      convert(hidden_ + row * unit_stride_, layer_.hidden, outputs_ + row * output_stride_);
+    const Index panel_bytes = Products::panel_bytes(layer_.hidden);
+    static constexpr float zeros[kPanel] = {};
+    for (Index panel = 0; panel * kPanel < layer_.output; ++panel) {
+      const Index columns = std::min<Index>(kPanel, layer_.output - panel * kPanel);
+      in_blocks(live, [&](Index row, Index count) {
+        Products::multiply(count, outputs_ + row * output_stride_, output_stride_,
+                           weights_.w_hr + panel * panel_bytes, layer_.hidden, zeros, 0, block_);
+        for (Index own = 0; own < count; ++own)
+          std::copy_n(block_ + own * kPanel, columns,
+                      hidden_ + (row + own) * unit_stride_ + panel * kPanel);
+      });
+    }
+  }
+
+  const Layer& layer_;
+  const Direction& weights_;
+  const bool reverse_;
+  const Index direction_, sequences_, rows_;
+  const Index* const lengths_;
+  const Index* const first_rows_;
+  const Index* const positions_;
+  const Number* const x_;
+  Number* const y_;
+  const Number* const h_0_;
+  const Number* const c_0_;
+  Number* const h_n_;
+  Number* const c_n_;
+  const Index input_stride_, state_stride_, output_stride_, unit_stride_, sum_rows_;
+  Operand* inputs_;           // [sum_rows_, input_stride_]
+  Operand* states_;           // h [rows_, state_stride_]
+  Operand* outputs_ = nullptr;  // o * tanh(c) [rows_, output_stride_], with a projection only
+  float* cells_;              // c [rows_, unit_stride_]
+  float* hidden_;             // o * tanh(c), or what is made of it [rows_, unit_stride_]
+  float* sums_;               // see project_input
+  float* block_;              // [kBlock, panel]
+};
+
+// -- a whole layer ----------------------------------------------------------------------------------
+
+// Splits the sequences into groups of up to kGroupRows with about as many steps each, at least
+// `wanted` of them: where each begins, and the end of the last.
+std::vector<Index> split(const Batch& batch, Index wanted) {
+  Index left = 0;
+  for (Index row = 0; row < batch.sequences; ++row) left += batch.lengths[row];
+  Index groups = std::max(wanted, divide_up(batch.sequences, kGroupRows));
+  std::vector<Index> bounds{0};
+  while (bounds.back() < batch.sequences) {
+    const Index share = divide_up(left, std::max<Index>(groups--, 1));
+    Index row = bounds.back(), steps = 0;
+    for (; row < batch.sequences && row - bounds.back() < kGroupRows && steps < share; ++row)
+      steps += batch.lengths[row];
+    left -= steps;
+    bounds.push_back(row);
+  }
+  return bounds;
+}
+
+// Operations below which a second thread costs more than it saves.
+constexpr double kThreadedWork = 1e6;
+
+template <class Products>
+int run(const Layer& layer, const Batch& batch, int threads) {
+  double tokens = 0;
+  for (Index row = 0; row < batch.sequences; ++row) tokens += double(batch.lengths[row]);
+  const double work = tokens * 2 * kGates * double(layer.hidden * (layer.input + layer.output));
+  if (work < kThreadedWork) threads = 1;
+  std::atomic<bool> exhausted{false};
+  try {
+    const std::vector<Index> bounds = split(batch, divide_up(threads, layer.directions));
+    const Index items = Index(bounds.size() - 1) * layer.directions;
+    Pool::instance().run(threads, int(items), [&](int item) {
+      const Index group = item / layer.directions, direction = item % layer.directions;
+      try {
+        Recurrence<Products>(layer, batch, direction, bounds[group], bounds[group + 1]).run();
+      } catch (const std::bad_alloc&) {
+        exhausted = true;
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    exhausted = true;
+  }
+  return exhausted ? -1 : 0;
+}
+
+// Calls `call` with the products of the number's type.
+template <class Call>
+auto with_products(int number, const Call& call) {
+  return number == 0 ? call(FloatProducts()) : call(Bfloat16Products());
+}
+
+}  // namespace
+}  // namespace bilstm
+
+// -- what cpu.py calls --------------------------------------------------------------------------------
+//
+// `number` is 0 for float32 and 1 for bfloat16. `gates` says whether a matrix [columns, depth] is
+// that of the four gates, i, f, g and o one below the other.
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+using bilstm::Index;
+
+// 0 if the operating system lets this process use the instructions that this was compiled for.
+int bilstm_start() {
+#if defined(__AMX_BF16__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return int(syscall(SYS_arch_prctl, kRequestPermission, kTileData));
+#else
+  return 0;
+#endif
+}
+
+Index bilstm_packed_bytes(int number, Index columns, Index depth) {
+  return bilstm::with_products(number, [&](auto products) {
+    return bilstm::packed_bytes<decltype(products)>(columns, depth);
+  });
+}
+
+// `packed` must be zeroed.
+void bilstm_pack(int number, int gates, Index columns, Index depth, const void* matrix,
+                 char* packed) {
+  bilstm::with_products(number, [&](auto products) {
+    using Products = decltype(products);
+    const auto* weights = static_cast<const typename Products::Number*>(matrix);
+    bilstm::pack<Products>(weights, columns, depth, gates != 0, packed);
+  });
+}
+
+// [4 hidden] -> [panels, panel], zeroed before.
+void bilstm_pack_bias(Index hidden, const float* bias, float* packed) {
+  bilstm::pack_bias(bias, hidden, packed);
+}
+
+// 0, or -1 if there is not enough memory.
+int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batch, int threads) {
+  return bilstm::with_products(number, [&](auto products) {
+    return bilstm::run<decltype(products)>(*layer, *batch, threads);
+  });
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

@@ -1,0 +1,222 @@
+"""The layer on a CPU, compiled: float32 and bfloat16, for inference.
+
+`cpu.cpp` has the recurrence; this is its interface to torch. It is loaded by ctypes, which
+releases the interpreter's lock for a whole layer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import c_char_p, c_int, c_int64, c_void_p
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import cpu_build
+from .interface import DirectionWeights, KernelUnavailable, Layer, RaggedBatch
+from .reference import ReferenceLayer
+
+_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}  # cpu.cpp's names for them
+
+
+class _Direction(ctypes.Structure):
+    _fields_ = [("w_ih", c_void_p), ("w_hh", c_void_p), ("w_hr", c_void_p), ("bias", c_void_p)]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("input", "hidden", "output", "directions")),
+        ("direction", _Direction * 2),
+    ]
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("lengths", "first_rows", "positions")),
+        *((name, c_void_p) for name in ("x", "y", "h_0", "c_0", "h_n", "c_n")),
+    ]
+
+
+class CpuKernel:
+    """A compiled library. As a `Kernel` it makes layers out of weights: reference layers out of
+    those that are neither float32 nor bfloat16, or not on the CPU.
+    """
+
+    def __init__(self, library: Path):
+        """Raises `KernelUnavailable` if the library does not load, or does not compute rightly."""
+        try:
+            functions = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise KernelUnavailable(f"the cpu kernel does not load: {error}") from error
+        if functions.bilstm_start() != 0:
+            raise KernelUnavailable("the cpu kernel may not use AMX on this system")
+        self._packed_bytes = functions.bilstm_packed_bytes
+        self._packed_bytes.argtypes = [c_int, c_int64, c_int64]
+        self._packed_bytes.restype = c_int64
+        self._pack = functions.bilstm_pack
+        self._pack.argtypes = [c_int, c_int, c_int64, c_int64, c_void_p, c_void_p]
+        self._pack.restype = None
+        self._pack_bias = functions.bilstm_pack_bias
+        self._pack_bias.argtypes = [c_int64, c_void_p, c_void_p]
+        self._pack_bias.restype = None
+        self.run = functions.bilstm_run
+        self.run.argtypes = [c_int, c_void_p, c_void_p, c_int]
+        self._check()
+
+    def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
+        weights = directions[0].w_ih
+        if weights.dtype not in _NUMBERS or weights.device.type != "cpu":
+            return ReferenceLayer(directions)
+        return CpuLayer(directions, self)
+
+    def pack(self, matrix: Tensor, gates: bool) -> Tensor:
+        """A weight matrix [columns, depth] in the order in which the kernel reads it, as bytes."""
+        matrix = matrix.detach().contiguous()
+        columns, depth = matrix.shape
+        number = _NUMBERS[matrix.dtype]
+        packed = torch.zeros(self._packed_bytes(number, columns, depth), dtype=torch.uint8)
+        self._pack(number, gates, columns, depth, matrix.data_ptr(), packed.data_ptr())
+        return packed
+
+    def pack_bias(self, direction: DirectionWeights) -> Tensor:
+        """b_ih + b_hh, zeros without, in float32 and ordered as `pack` orders the gates."""
+        columns = direction.w_ih.shape[0]
+        bias = torch.zeros(columns)
+        if direction.b_ih is not None and direction.b_hh is not None:
+            bias = direction.b_ih.detach().float() + direction.b_hh.detach().float()
+        size = self._packed_bytes(_NUMBERS[torch.float32], columns, 1)
+        packed = torch.zeros(size, dtype=torch.uint8)
+        self._pack_bias(columns // 4, bias.data_ptr(), packed.data_ptr())
+        return packed
+
+    def _check(self) -> None:
+        """Compare a small batch with float64: what was compiled was perhaps never run on a CPU
+        like this one.
+        """
+        generator = torch.Generator().manual_seed(0)
+        batch = RaggedBatch([1 + index % 3 for index in range(40)])
+        width, hidden, output = 37, 24, 19
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(dtype)
+
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+            directions = [
+                DirectionWeights(
+                    draw(4 * hidden, width) / 6,
+                    draw(4 * hidden, output) / 4,
+                    draw(4 * hidden),
+                    draw(4 * hidden),
+                    draw(output, hidden),
+                )
+                for _ in range(2)
+            ]
+            inputs = draw(batch.tokens, width), draw(2, 40, output), draw(2, 40, hidden)
+            x, h_0, c_0 = (t.double() for t in inputs)
+            exact = ReferenceLayer([_map(Tensor.double, d) for d in directions])(x, batch, h_0, c_0)
+            actual = CpuLayer(directions, self)(inputs[0], batch, *inputs[1:])
+            for one, other in zip(actual, exact, strict=True):
+                if not (one.double() - other).norm() <= tolerance * other.norm():
+                    raise KernelUnavailable(f"the cpu kernel computed wrong results in {dtype}")
+
+
+class CpuLayer:
+    """One layer with its weights packed for the kernel."""
+
+    def __init__(self, directions: Sequence[DirectionWeights], kernel: CpuKernel):
+        first = directions[0]
+        self._kernel = kernel
+        self._number = _NUMBERS[first.w_ih.dtype]
+        # The weights of this moment: for gradients and for copies.
+        self._directions = [_map(_copy, direction) for direction in directions]
+        self._packed = [
+            _Packed(
+                kernel.pack(direction.w_ih, gates=True),
+                kernel.pack(direction.w_hh, gates=True),
+                None if direction.w_hr is None else kernel.pack(direction.w_hr, gates=False),
+                kernel.pack_bias(direction),
+            )
+            for direction in directions
+        ]
+        self._output = first.w_hh.shape[1]
+        self._hidden = first.w_hh.shape[0] // 4
+        self._layer = _Layer(first.w_ih.shape[1], self._hidden, self._output, len(directions))
+        for direction, packed in zip(self._layer.direction, self._packed, strict=False):
+            direction.w_ih, direction.w_hh, direction.w_hr, direction.bias = map(_address, packed)
+
+    def __call__(
+        self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Layer`. Raises `MemoryError`.
+
+        Where a gradient is to reach `x` or the states, the reference computes this.
+        """
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, h_0, c_0)):
+            return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
+        x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
+        y = x.new_empty(batch.tokens, len(self._packed) * self._output)
+        h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+        arrays = (batch.descending, batch.first_rows, batch.positions)
+        tensors = (x, y, h_0, c_0, h_n, c_n)
+        passed = _Batch(
+            len(batch), *(a.ctypes.data for a in arrays), *(t.data_ptr() for t in tensors)
+        )
+        failed = self._kernel.run(
+            self._number,
+            ctypes.byref(self._layer),
+            ctypes.byref(passed),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for the CPU kernel's buffers")
+        return y, h_n, c_n
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy packs the weights anew: perhaps on another machine."""
+        return make_layer, (self._directions,)
+
+
+class _Packed(NamedTuple):
+    w_ih: Tensor
+    w_hh: Tensor
+    w_hr: Tensor | None
+    bias: Tensor
+
+
+@cache
+def load() -> CpuKernel:
+    """The kernel for this machine. Raises `KernelUnavailable`, with what to do about it."""
+    variants = cpu_build.runnable()
+    if not variants:
+        raise KernelUnavailable("the cpu kernel needs AVX2 and FMA, which this CPU lacks")
+    for variant in variants:
+        if variant.library().exists():
+            return CpuKernel(variant.library())
+    raise KernelUnavailable("the cpu kernel is not compiled: run `bilstm-server compile`")
+
+
+def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
+    """A layer by the fastest kernel that a CPU has here."""
+    try:
+        return load()(directions)
+    except KernelUnavailable:
+        return ReferenceLayer(directions)
+
+
+def _map(function: Callable[[Tensor], Tensor], direction: DirectionWeights) -> DirectionWeights:
+    tensors = (getattr(direction, field.name) for field in fields(direction))
+    return DirectionWeights(*(None if t is None else function(t) for t in tensors))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
