@@ -145,7 +145,7 @@ class Recurrence {
     for (Index step = 0; live > 0;) {
       const Index steps = project_input(step, live);
       for (Index end = step + steps, row = 0; step < end; ++step) {
-        advance(live, row);
+        advance(step, live, row);
         publish(live, step);
         row += live;
         live = alive(live, step + 1);
@@ -156,12 +156,11 @@ class Recurrence {
   }
 
  private:
-  // Calls block(row, count) for rows in even shares of up to kBlock, each but the last of the same
-  // even number.
+  // Calls block(row, count) for rows in equal blocks of up to kBlock; the last may be smaller.
   template <class Block>
   static void in_blocks(Index rows, const Block& block) {
     const Index blocks = divide_up(rows, Products::kBlock);
-    const Index most = blocks == 1 ? rows : round_up(divide_up(rows, blocks), 2);
+    const Index most = blocks == 1 ? rows : round_up(divide_up(rows, blocks), Products::kShare);
     Products::prepare(most);
     for (Index row = 0; row < rows; row += most) block(row, std::min(most, rows - row));
   }
@@ -220,33 +219,41 @@ class Recurrence {
       ++steps;
       live = alive(live, step + steps);
     } while (live > 0 && rows + live <= kAhead);
-    const Index panel_bytes = Products::panel_bytes(layer_.input);
-    for (Index panel = 0; panel * kLanes < layer_.hidden; ++panel) {
-      in_blocks(rows, [&](Index row, Index count) {
-        Products::multiply(count, inputs_ + row * input_stride_, input_stride_,
-                           weights_.w_ih + panel * panel_bytes, layer_.input,
-                           weights_.bias + panel * kPanel, 0, sums(panel, row));
-      });
-    }
+    in_blocks(rows, [&](Index row, Index count) {
+      const Panels panels = panels_of(weights_.w_ih, 0, unit_stride_ / kLanes, layer_.input);
+      Products::multiply(count, inputs_ + row * input_stride_, input_stride_, panels,
+                         {weights_.bias, 0, kPanel}, sums(0, row));
+    });
     return steps;
   }
 
-  float* sums(Index panel, Index row) { return sums_ + (panel * sum_rows_ + row) * kPanel; }
+  static Sums<const float> as_input(const Sums<float>& sums) {
+    return {sums.first, sums.row_stride, sums.panel_stride};
+  }
+
+  static Panels panels_of(const char* packed, Index first, Index count, Index depth) {
+    const Index bytes = Products::panel_bytes(depth);
+    return {packed + first * bytes, count, depth, bytes};
+  }
+
+  Sums<float> sums(Index panel, Index row) const {
+    return {sums_ + (panel * sum_rows_ + row) * kPanel, kPanel, sum_rows_ * kPanel};
+  }
 
   // One step of `live` rows, whose input's products are in sums_ from `first` on: cells_ and
   // hidden_ (o * tanh(c)) of the step before -> of this one.
-  void advance(Index live, Index first) {
-    const Index panel_bytes = Products::panel_bytes(layer_.output);
+  void advance(Index step, Index live, Index first) {
     const Index panels = unit_stride_ / kLanes;
     // Of few rows, several panels together, so that an activation has enough to overlap.
     const Index together = std::max<Index>(Products::kBlock / live, 1);
-    for (Index panel = 0; panel < panels; panel += together) {
-      const Index count = std::min(together, panels - panel);
+    for (Index done = 0; done < panels; done += together) {
+      const Index count = std::min(together, panels - done);
+      // To and fro: the panels that a step ends with are still in the cache when the next begins.
+      const Index panel = step % 2 == 0 ? done : panels - done - count;
       in_blocks(live, [&](Index row, Index rows) {
-        for (Index own = 0; own < count; ++own)
-          Products::multiply(rows, states_ + row * state_stride_, state_stride_,
-                             weights_.w_hh + (panel + own) * panel_bytes, layer_.output,
-                             sums(panel + own, first + row), kPanel, block_ + own * rows * kPanel);
+        Products::multiply(rows, states_ + row * state_stride_, state_stride_,
+                           panels_of(weights_.w_hh, panel, count, layer_.output),
+                           as_input(sums(panel, first + row)), {block_, kPanel, rows * kPanel});
         const Index unit = row * unit_stride_ + panel * kLanes;
         activate(count, rows, block_, cells_ + unit, hidden_ + unit, unit_stride_);
       });
@@ -267,13 +274,13 @@ class Recurrence {
   void project_outputs(Index live) {
     for (Index row = 0; row < live; ++row)
       convert(hidden_ + row * unit_stride_, layer_.hidden, outputs_ + row * output_stride_);
-    const Index panel_bytes = Products::panel_bytes(layer_.hidden);
     static constexpr float zeros[kPanel] = {};
     for (Index panel = 0; panel * kPanel < layer_.output; ++panel) {
       const Index columns = std::min<Index>(kPanel, layer_.output - panel * kPanel);
       in_blocks(live, [&](Index row, Index count) {
         Products::multiply(count, outputs_ + row * output_stride_, output_stride_,
-                           weights_.w_hr + panel * panel_bytes, layer_.hidden, zeros, 0, block_);
+                           panels_of(weights_.w_hr, panel, 1, layer_.hidden), {zeros, 0, 0},
+                           {block_, kPanel, 0});
         for (Index own = 0; own < count; ++own)
           std::copy_n(block_ + own * kPanel, columns,
                       hidden_ + (row + own) * unit_stride_ + panel * kPanel);

@@ -19,17 +19,34 @@ namespace bilstm {
 
 // -- products -----------------------------------------------------------------------------------
 //
-// How rows [rows, depth] are multiplied with a panel [depth, panel]:
+// How rows are multiplied with panels. Any class of products has:
 //   Number, Operand   what the caller has, and what a product reads of a row
-//   kRows             rows that the registers hold
 //   kBlock            rows between two activations
-//   kDepthUnit        what the depth of a row and of a panel is rounded up to, with zeros
-//   panel_bytes, put  a panel's size, and where it has a weight
-//   prepare(block)    before products of up to `block` rows each
-//   multiply          out [rows, panel] = in + a . panel; `in` may have one row for all (stride 0).
-//                     Up to a block's rows beyond `rows` may be read, and in `out` written.
+//   kShare            rows that are best taken together: blocks are multiples of it
+//   kDepthUnit        what a row's and a panel's depth are rounded up to, with zeros
+//   panel_bytes, put  a panel's size, and where a weight lies in it
+//   prepare(rows)     before products of up to so many rows each
+//   multiply          the products; may read further rows of a block, and write theirs
+//   release           when a thread is done
 
-// Rows in even shares: 4 in registers for 3 are 2 and 2.
+// Weights of `count` panels, one after the other.
+struct Panels {
+  const char* weights;
+  Index count, depth, bytes;
+};
+
+// Sums of rows and panels, [kPanel] each; a stride of 0 repeats one for all.
+template <class Float>
+struct Sums {
+  Float* first;
+  Index row_stride, panel_stride;
+
+  Float* at(Index panel, Index row) const {
+    return first + panel * panel_stride + row * row_stride;
+  }
+};
+
+// Calls share(row, count) for rows in even shares of at most `Most`: 4 by 3 are 2 and 2.
 template <int Most, class Share>
 inline void share_out(Index rows, const Share& share) {
   Index shares = divide_up(rows, Most);
@@ -40,152 +57,149 @@ inline void share_out(Index rows, const Share& share) {
   }
 }
 
-// Calls `call` with `rows` as a compile-time constant.
+// Calls `call` with `number`, at most `Most`, as a constant.
 template <int Most, class Call>
-inline void with_constant(Index rows, const Call& call) {
+inline void with_constant(Index number, const Call& call) {
   if constexpr (Most > 1) {
-    if (rows < Most) return with_constant<Most - 1>(rows, call);
+    if (number < Most) return with_constant<Most - 1>(number, call);
   }
   call(std::integral_constant<int, Most>());
 }
 
-// Any product that keeps its sums in registers; `Traits` says how it reads a panel.
+// Products whose sums stay in registers. `Traits` reads a row's numbers and a panel's weights of
+// kDepthUnit depths at a time, and adds their products.
 template <class Traits>
 struct VectorProducts : Traits {
-  static constexpr Index kBlock = 8 * Traits::kRows;
+  using Number = typename Traits::Number;
   using Operand = typename Traits::Operand;
-  using Weight = typename Traits::Weight;
+  static constexpr Index kShare = Traits::kRows;
+  static constexpr Index kBlock = 8 * kShare;
 
   static Index panel_bytes(Index depth) {
-    return round_up(depth, Traits::kDepthUnit) * kPanel * Index(sizeof(typename Traits::Number));
+    return round_up(depth, Traits::kDepthUnit) * kPanel * Index(sizeof(Number));
   }
 
   static void prepare(Index) {}
   static void release() {}
 
-  static void multiply(Index rows, const Operand* a, Index a_stride, const void* panel, Index depth,
-                       const float* in, Index in_stride, float* out) {
-    share_out<Traits::kRows>(rows, [&](Index row, Index own) {
-      with_constant<Traits::kRows>(own, [&](auto constant) {
-        share<decltype(constant)::value>(a + row * a_stride, a_stride,
-                                         static_cast<const Weight*>(panel), depth,
-                                         in + row * in_stride, in_stride, out + row * kPanel);
+  // out = in + a . panels, for every row [depth] of `a`.
+  static void multiply(Index rows, const Operand* a, Index a_stride, const Panels& panels,
+                       const Sums<const float>& in, const Sums<float>& out) {
+    for (Index panel = 0; panel < panels.count; ++panel) {
+      const char* weights = panels.weights + panel * panels.bytes;
+      if (rows == 1 && panel + 1 < panels.count) {  // or else a sum would wait for the last one
+        share<1, 2>(a, a_stride, weights, panels, in, out, panel++, 0);
+        continue;
+      }
+      share_out<Traits::kRows>(rows, [&](Index row, Index own) {
+        with_constant<Traits::kRows>(own, [&](auto constant) {
+          share<decltype(constant)::value, 1>(a + row * a_stride, a_stride, weights, panels, in,
+                                              out, panel, row);
+        });
       });
-    });
+    }
   }
 
+ private:
   // Never inlined: the sums need every register.
-  template <int Rows>
-  __attribute__((noinline)) static void share(const Operand* a, Index a_stride, const Weight* panel, Index depth,
-                    const float* in, Index in_stride, float* out) {
-    Vector sums[Rows][kGates];
-    UNROLL for (int row = 0; row < Rows; ++row)
-      UNROLL for (int gate = 0; gate < kGates; ++gate)
-        sums[row][gate] = load<Vector>(in + row * in_stride + gate * kLanes);
-    Traits::template accumulate<Rows>(a, a_stride, panel, depth, sums);
-    UNROLL for (int row = 0; row < Rows; ++row)
-      UNROLL for (int gate = 0; gate < kGates; ++gate)
-        store(out + row * kPanel + gate * kLanes, sums[row][gate]);
+  template <int Rows, int Count>
+  __attribute__((noinline)) static void share(const Operand* a, Index a_stride,
+                                              const char* weights, const Panels& panels,
+                                              const Sums<const float>& in, const Sums<float>& out,
+                                              Index panel, Index row) {
+    Vector sums[Count][Rows][kGates];
+    UNROLL for (int p = 0; p < Count; ++p)
+      UNROLL for (int r = 0; r < Rows; ++r)
+        UNROLL for (int gate = 0; gate < kGates; ++gate)
+          sums[p][r][gate] = load<Vector>(in.at(panel + p, row + r) + gate * kLanes);
+    const Index bytes = panels.bytes, depth = panels.depth;
+    for (Index k = 0; k < depth; k += Traits::kDepthUnit, weights += Traits::kStepBytes) {
+      UNROLL for (int p = 0; p < Count; ++p) {
+        UNROLL for (int r = 0; r < Rows; ++r) {
+          const auto number = Traits::number(a + r * a_stride + k);
+          UNROLL for (int gate = 0; gate < kGates; ++gate)
+            sums[p][r][gate] =
+                Traits::add(sums[p][r][gate], number, Traits::weight(weights + p * bytes, gate));
+        }
+      }
+    }
+    UNROLL for (int p = 0; p < Count; ++p)
+      UNROLL for (int r = 0; r < Rows; ++r)
+        UNROLL for (int gate = 0; gate < kGates; ++gate)
+          store(out.at(panel + p, row + r) + gate * kLanes, sums[p][r][gate]);
   }
 };
 
-constexpr int kRegisters = kLanes == 16 ? 32 : 16;
+constexpr bool kManyRegisters = kLanes == 16;  // 32 of them
 
 // float32: panel [depth][gate][lane].
 struct FloatTraits {
   using Number = float;
   using Operand = float;
-  using Weight = float;
-  static constexpr int kRows = kRegisters == 32 ? 6 : 3;
+  static constexpr int kRows = kManyRegisters ? 6 : 3;
   static constexpr Index kDepthUnit = 1;
+  static constexpr Index kStepBytes = kPanel * sizeof(float);
 
-  static void put(void* panel, Index depth, int gate, int lane, float weight) {
-    static_cast<float*>(panel)[depth * kPanel + gate * kLanes + lane] = weight;
+  static void put(char* panel, Index depth, int gate, int lane, float weight) {
+    store(panel + depth * kStepBytes + (gate * kLanes + lane) * sizeof weight, weight);
   }
 
-  template <int Rows>
-  static inline void accumulate(const float* a, Index a_stride, const float* panel, Index depth,
-                                Vector (&sums)[Rows][kGates]) {
-    for (Index k = 0; k < depth; ++k, panel += kPanel) {
-      UNROLL for (int row = 0; row < Rows; ++row) {
-        const Vector number = splat(a[row * a_stride + k]);
-        UNROLL for (int gate = 0; gate < kGates; ++gate)
-          sums[row][gate] =
-              multiply_add(number, load<Vector>(panel + gate * kLanes), sums[row][gate]);
-      }
-    }
+  static Vector number(const float* a) { return splat(*a); }
+  static Vector weight(const char* step, int gate) {
+    return load<Vector>(step + gate * sizeof(Vector));
   }
+  static Vector add(Vector sum, Vector a, Vector b) { return multiply_add(a, b, sum); }
 };
 
-// bfloat16 without instructions for it: the weights are widened in registers, which takes one
-// operation a vector where two gates share a word. Panel [depth][i and f, g and o][lane][2].
+// bfloat16 without instructions for it: the weights are widened in registers, one operation each,
+// as two gates share a word. Panel [depth][i and f, g and o][lane][2].
 struct WidenedTraits {
   using Number = Bfloat16;
   using Operand = float;
-  using Weight = std::int32_t;
-  static constexpr int kRows = kRegisters == 32 ? 6 : 2;
+  static constexpr int kRows = kManyRegisters ? 6 : 2;
   static constexpr Index kDepthUnit = 1;
+  static constexpr Index kStepBytes = kPanel * sizeof(Bfloat16);
 
-  static void put(void* panel, Index depth, int gate, int lane, Bfloat16 weight) {
-    static_cast<Bfloat16*>(panel)[depth * kPanel + gate / 2 * 2 * kLanes + 2 * lane + gate % 2] =
-        weight;
+  static void put(char* panel, Index depth, int gate, int lane, Bfloat16 weight) {
+    const Index word = gate / 2 * kLanes + lane;
+    store(panel + depth * kStepBytes + (2 * word + gate % 2) * sizeof weight, weight);
   }
 
-  template <int Rows>
-  static inline void accumulate(const float* a, Index a_stride, const std::int32_t* panel,
-                                Index depth, Vector (&sums)[Rows][kGates]) {
-    for (Index k = 0; k < depth; ++k, panel += 2 * kLanes) {
-      Vector weights[kGates];
-      UNROLL for (int pair = 0; pair < 2; ++pair) {
-        const Words words = load<Words>(panel + pair * kLanes);
-        weights[2 * pair] = Vector(words << 16);
-        weights[2 * pair + 1] = Vector(words & std::int32_t(0xffff0000));
-      }
-      UNROLL for (int row = 0; row < Rows; ++row) {
-        const Vector number = splat(a[row * a_stride + k]);
-        UNROLL for (int gate = 0; gate < kGates; ++gate)
-          sums[row][gate] = multiply_add(number, weights[gate], sums[row][gate]);
-      }
-    }
+  static Vector number(const float* a) { return splat(*a); }
+  static Vector weight(const char* step, int gate) {
+    const Words words = load<Words>(step + gate / 2 * sizeof(Words));
+    return Vector(gate % 2 == 0 ? words << 16 : words & std::int32_t(0xffff0000));
   }
+  static Vector add(Vector sum, Vector a, Vector b) { return multiply_add(a, b, sum); }
 };
 
 #if defined(BILSTM_BFLOAT16_DOT)
 
-// sums + a0 * b0 + a1 * b1, of the two halves of each word.
-inline Vector dot_add(Vector sums, Words a, Words b) {
-#if defined(__AVX512BF16__)
-  return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
-#else
-  const Words high = Words{} + std::int32_t(0xffff0000);
-  sums = multiply_add(Vector(a << 16), Vector(b << 16), sums);
-  return multiply_add(Vector(a & high), Vector(b & high), sums);
-#endif
-}
-
-// bfloat16 by AVX512_BF16: panel [depth / 2][gate][lane][2].
+// bfloat16 by AVX512_BF16, two depths at a time: panel [depth / 2][gate][lane][2].
 struct DotTraits {
   using Number = Bfloat16;
   using Operand = Bfloat16;
-  using Weight = std::int32_t;
   static constexpr int kRows = 6;
   static constexpr Index kDepthUnit = 2;
+  static constexpr Index kStepBytes = 2 * kPanel * sizeof(Bfloat16);
 
-  static void put(void* panel, Index depth, int gate, int lane, Bfloat16 weight) {
-    static_cast<Bfloat16*>(panel)[depth / 2 * 2 * kPanel + gate * 2 * kLanes + 2 * lane +
-                                  depth % 2] = weight;
+  static void put(char* panel, Index depth, int gate, int lane, Bfloat16 weight) {
+    const Index word = gate * kLanes + lane;
+    store(panel + depth / 2 * kStepBytes + (2 * word + depth % 2) * sizeof weight, weight);
   }
 
-  template <int Rows>
-  static inline void accumulate(const Bfloat16* a, Index a_stride, const std::int32_t* panel,
-                                Index depth, Vector (&sums)[Rows][kGates]) {
-    for (Index k = 0; k < depth; k += 2, panel += kPanel) {
-      UNROLL for (int row = 0; row < Rows; ++row) {
-        const Words pair = Words{} + load<std::int32_t>(a + row * a_stride + k);
-        UNROLL for (int gate = 0; gate < kGates; ++gate)
-          sums[row][gate] = dot_add(sums[row][gate], pair, load<Words>(panel + gate * kLanes));
-      }
-    }
+  static Words number(const Bfloat16* a) { return Words{} + load<std::int32_t>(a); }
+  static Words weight(const char* step, int gate) {
+    return load<Words>(step + gate * sizeof(Words));
+  }
+  static Vector add(Vector sum, Words a, Words b) {
+#if defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+#else
+    const std::int32_t high = 0xffff0000;
+    sum = multiply_add(Vector(a << 16), Vector(b << 16), sum);
+    return multiply_add(Vector(a & high), Vector(b & high), sum);
+#endif
   }
 };
 
@@ -211,36 +225,37 @@ using namespace emulated;
 #endif
 
 // bfloat16 by AMX: panel [depth / 32][gate][depth % 32 / 2][lane][2], a gate's tile in one piece.
-// Up to 16 rows are one tile and meet all four gates at once; more are two tiles and meet two
-// gates at a time. Either way four tiles hold sums.
+// Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights.
 struct TileProducts {
   using Number = Bfloat16;
   using Operand = Bfloat16;
   static constexpr Index kBlock = 2 * kTileRows;
+  static constexpr Index kShare = 2;
   static constexpr Index kDepthUnit = kTileDepth;
-  static constexpr Index kTile = kTileRows * kTileDepth;  // numbers
+  static constexpr Index kWeightTile = kTileRows * kTileBytes;
+  static constexpr Index kStepBytes = kGates * kWeightTile;
   static inline thread_local Index tile_rows = 0;
 
-  static Index panel_bytes(Index depth) {
-    return round_up(depth, kTileDepth) * kPanel * Index(sizeof(Bfloat16));
+  static Index panel_bytes(Index depth) { return divide_up(depth, kTileDepth) * kStepBytes; }
+
+  static void put(char* panel, Index depth, int gate, int lane, Bfloat16 weight) {
+    const Index within = depth % kTileDepth;
+    store(panel + depth / kTileDepth * kStepBytes + gate * kWeightTile + within / 2 * kTileBytes +
+              (2 * lane + within % 2) * sizeof weight,
+          weight);
   }
 
-  static void put(void* panel, Index depth, int gate, int lane, Bfloat16 weight) {
-    static_cast<Bfloat16*>(panel)[(depth / kTileDepth * kGates + gate) * kTile +
-                                  depth % kTileDepth / 2 * kTileDepth + 2 * lane + depth % 2] =
-        weight;
-  }
-
-  static void prepare(Index block) {
-    const Index rows = block <= kTileRows ? block : divide_up(block, 2);
-    if (rows == tile_rows) return;
+  // A tile's number of rows is part of its configuration: one tile of so many, or two of half.
+  static void prepare(Index rows) {
+    const Index wanted = rows <= kTileRows ? rows : divide_up(rows, 2);
+    if (wanted == tile_rows) return;
     TileConfig config;
     for (int tile = 0; tile < 8; ++tile) {
       config.row_bytes[tile] = kTileBytes;
-      config.rows[tile] = std::uint8_t(tile < 6 ? rows : kTileRows);  // 6 and 7 hold weights
+      config.rows[tile] = std::uint8_t(tile < 6 ? wanted : kTileRows);
     }
     _tile_loadconfig(&config);
-    tile_rows = rows;
+    tile_rows = wanted;
   }
 
   static void release() {
@@ -248,59 +263,78 @@ struct TileProducts {
     tile_rows = 0;
   }
 
-  static void multiply(Index rows, const Bfloat16* a, Index a_stride, const void* panel,
-                       Index depth, const float* in, Index in_stride, float* out) {
-    const auto* weights = static_cast<const Bfloat16*>(panel);
-    const Index a_bytes = a_stride * Index(sizeof(Bfloat16));
-    const Index in_bytes = in_stride * Index(sizeof(float));
-    constexpr Index out_bytes = kPanel * sizeof(float);
-    if (rows <= tile_rows) {
-      _tile_loadd(0, in, in_bytes);
-      _tile_loadd(1, in + kLanes, in_bytes);
-      _tile_loadd(2, in + 2 * kLanes, in_bytes);
-      _tile_loadd(3, in + 3 * kLanes, in_bytes);
-      for (Index k = 0; k < depth; k += kTileDepth, weights += kGates * kTile) {
-        _tile_loadd(4, a + k, a_bytes);
-        _tile_loadd(6, weights, kTileBytes);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, weights + kTile, kTileBytes);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, weights + 2 * kTile, kTileBytes);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_loadd(7, weights + 3 * kTile, kTileBytes);
-        _tile_dpbf16ps(3, 4, 7);
+  static void multiply(Index rows, const Bfloat16* a, Index a_stride, const Panels& panels,
+                       const Sums<const float>& in, const Sums<float>& out) {
+    for (Index panel = 0; panel < panels.count; ++panel) {
+      const char* weights = panels.weights + panel * panels.bytes;
+      if (rows <= tile_rows) {
+        multiply_tile(a, a_stride, weights, panels.depth, in, out, panel);
+      } else {
+        multiply_two(a, a_stride, weights, panels.depth, in, out, panel, 0);
+        multiply_two(a, a_stride, weights, panels.depth, in, out, panel, 2);
       }
-      _tile_stored(0, out, out_bytes);
-      _tile_stored(1, out + kLanes, out_bytes);
-      _tile_stored(2, out + 2 * kLanes, out_bytes);
-      _tile_stored(3, out + 3 * kLanes, out_bytes);
-      return;
     }
+  }
+
+ private:
+  // One tile of rows with the four gates.
+  static void multiply_tile(const Bfloat16* a, Index a_stride, const char* weights, Index depth,
+                            const Sums<const float>& in, const Sums<float>& out, Index panel) {
+    const Index a_bytes = a_stride * sizeof *a, in_bytes = in.row_stride * sizeof(float),
+                out_bytes = out.row_stride * sizeof(float);
+    const float* from = in.at(panel, 0);
+    _tile_loadd(0, from, in_bytes);
+    _tile_loadd(1, from + kLanes, in_bytes);
+    _tile_loadd(2, from + 2 * kLanes, in_bytes);
+    _tile_loadd(3, from + 3 * kLanes, in_bytes);
+    for (Index k = 0; k < depth; k += kTileDepth, weights += kStepBytes) {
+      _tile_loadd(4, a + k, a_bytes);
+      _tile_loadd(6, weights, kTileBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, weights + kWeightTile, kTileBytes);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(6, weights + 2 * kWeightTile, kTileBytes);
+      _tile_dpbf16ps(2, 4, 6);
+      _tile_loadd(7, weights + 3 * kWeightTile, kTileBytes);
+      _tile_dpbf16ps(3, 4, 7);
+    }
+    float* to = out.at(panel, 0);
+    _tile_stored(0, to, out_bytes);
+    _tile_stored(1, to + kLanes, out_bytes);
+    _tile_stored(2, to + 2 * kLanes, out_bytes);
+    _tile_stored(3, to + 3 * kLanes, out_bytes);
+  }
+
+  // Two tiles of rows with `gate` and the one after it.
+  static void multiply_two(const Bfloat16* a, Index a_stride, const char* weights, Index depth,
+                           const Sums<const float>& in, const Sums<float>& out, Index panel,
+                           int gate) {
+    const Index a_bytes = a_stride * sizeof *a, in_bytes = in.row_stride * sizeof(float),
+                out_bytes = out.row_stride * sizeof(float);
     const Bfloat16* lower = a + tile_rows * a_stride;
-    const float* lower_in = in + tile_rows * in_stride;
-    float* lower_out = out + tile_rows * kPanel;
-    for (int gate = 0; gate < kGates; gate += 2) {
-      const Index column = gate * kLanes;
-      const Bfloat16* own = weights + gate * kTile;
-      _tile_loadd(0, in + column, in_bytes);
-      _tile_loadd(1, in + column + kLanes, in_bytes);
-      _tile_loadd(2, lower_in + column, in_bytes);
-      _tile_loadd(3, lower_in + column + kLanes, in_bytes);
-      for (Index k = 0; k < depth; k += kTileDepth, own += kGates * kTile) {
-        _tile_loadd(4, a + k, a_bytes);
-        _tile_loadd(6, own, kTileBytes);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, own + kTile, kTileBytes);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, lower + k, a_bytes);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-      _tile_stored(0, out + column, out_bytes);
-      _tile_stored(1, out + column + kLanes, out_bytes);
-      _tile_stored(2, lower_out + column, out_bytes);
-      _tile_stored(3, lower_out + column + kLanes, out_bytes);
+    const float* from = in.at(panel, 0) + gate * kLanes;
+    const float* lower_from = in.at(panel, tile_rows) + gate * kLanes;
+    _tile_loadd(0, from, in_bytes);
+    _tile_loadd(1, from + kLanes, in_bytes);
+    _tile_loadd(2, lower_from, in_bytes);
+    _tile_loadd(3, lower_from + kLanes, in_bytes);
+    weights += gate * kWeightTile;
+    for (Index k = 0; k < depth; k += kTileDepth, weights += kStepBytes) {
+      _tile_loadd(4, a + k, a_bytes);
+      _tile_loadd(6, weights, kTileBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, weights + kWeightTile, kTileBytes);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, lower + k, a_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
     }
+    float* to = out.at(panel, 0) + gate * kLanes;
+    float* lower_to = out.at(panel, tile_rows) + gate * kLanes;
+    _tile_stored(0, to, out_bytes);
+    _tile_stored(1, to + kLanes, out_bytes);
+    _tile_stored(2, lower_to, out_bytes);
+    _tile_stored(3, lower_to + kLanes, out_bytes);
   }
 };
 
