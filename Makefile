@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNELS := server/bilstm_server/model/kernels
+KERNEL := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
@@ -12,13 +14,17 @@ PROTO := bilstm/v1/encoder.proto
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make the .venv, pinned by constraints.txt
+setup: $(STAMP) $(KERNEL) ## make the .venv, pinned by constraints.txt, and compile the CPU kernel
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with $$($(PYTHON) --version), about a minute …"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,dev]'
 	@touch $@
+
+# Without a compiler the reference kernel runs.
+$(KERNEL): $(STAMP) $(wildcard $(KERNELS)/cpu*)
+	@$(BIN)/bilstm-server compile && touch $@ || echo "going on without it, several times slower"
 
 demo: setup ## start the server, encode the test utterances, check and report
 	@$(BIN)/python examples/japanese_vowels/demo.py
@@ -56,4 +62,4 @@ bench: setup ## the operator against nn.LSTM, and the server under load
 	$(BIN)/python -m benchmarks.serving --check
 
 clean: ## remove the .venv and everything generated
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(KERNELS)/build build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

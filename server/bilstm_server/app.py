@@ -25,7 +25,7 @@ from .batching.engine import Engine
 from .batching.queue import QueueLimits
 from .errors import ListenError
 from .metrics import Metrics
-from .model.device import memory_readers, utilization
+from .model.device import memory_readers, use_threads, utilization
 from .rpc.health import HealthService
 from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
@@ -54,6 +54,7 @@ LoadEngine = Callable[[Path, Settings], Engine]
 
 def load_engine(folder: Path, settings: Settings) -> Engine:
     """The model in `folder`, loaded and warm."""
+    use_threads(settings.threads)
     engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)
     engine.warm_up()
     return engine
@@ -167,6 +168,8 @@ class App:
             self.metrics.watch_device(
                 str(device), memory_readers(device), lambda: utilization(device)
             )
+        if engine.missed_kernel:
+            log.warning("reference kernel", reason=engine.missed_kernel)
         log.info(
             "model loaded",
             model=source.name,

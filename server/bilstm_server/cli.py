@@ -19,6 +19,7 @@ from .app import serve
 from .errors import StartError, first_problem
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint
+from .model.kernels.cpu_build import BuildError, build_all, build_fastest
 from .settings import Settings
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
@@ -33,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     settings = _add_serve(commands)
     _add_import(commands)
+    _add_compile(commands)
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "serve":
             return _serve(settings, parsed)
-        _import(parsed)
+        if parsed.command == "compile":
+            _compile(parsed)
+        else:
+            _import(parsed)
     except StartError as error:
         return _fail(str(error))
     return 0
@@ -133,6 +138,29 @@ def _import(parsed: argparse.Namespace) -> None:
     print(f"{parsed.out}: {config.model_dump_json()}")
     source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
     print(f"serve it with: bilstm-server serve --model {source}")
+
+
+def _add_compile(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "compile",
+        help="compile the CPU kernel",
+        description="Compile the CPU kernel for this machine, with $CXX, c++, g++ or clang++. The "
+        "server itself never compiles.",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="for every instruction set, so that it runs wherever an image of it does",
+    )
+
+
+def _compile(parsed: argparse.Namespace) -> None:
+    try:
+        libraries = build_all() if parsed.all else [build_fastest()]
+    except BuildError as error:
+        raise StartError(f"the CPU kernel: {error}") from error
+    for library in libraries:
+        print(library)
 
 
 def _fail(reason: str) -> int:

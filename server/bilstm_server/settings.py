@@ -61,8 +61,13 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type of weights and products."
     )
-    kernel: Literal["auto", "reference"] = Field(
+    kernel: Literal["auto", "cpu", "reference"] = Field(
         default="auto", description="What runs a layer; auto: the fastest this machine can run."
+    )
+    threads: Count | None = Field(
+        default=None,
+        description="Threads that compute on the CPU; default: one for each core that this process "
+        "may use.",
     )
     host: str = Field(
         default="127.0.0.1",

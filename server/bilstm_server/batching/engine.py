@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OutOfMemory
+from ..errors import ModelError, OutOfMemory
 from ..model.checkpoint import load_model
 from ..model.config import ModelConfig, Output
 from ..model.device import choose_device
 from ..model.encoder import Encodings, SequenceEncoder
-from ..model.kernels import KERNELS, RaggedBatch, choose_kernel
+from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
 from .sequence import Array, SequenceInput, SequenceOutput
 
 
@@ -41,13 +41,21 @@ class Engine:
     """One model on one device."""
 
     def __init__(self, encoder: SequenceEncoder, kernel: str = "auto"):
-        """Freezes `encoder` and packs its weights for the kernel of that name."""
+        """Freezes `encoder` and packs its weights for the kernel of that name.
+
+        Raises `ModelError` if the kernel can't run here.
+        """
         self._encoder = encoder
-        self.kernel = choose_kernel(kernel)
-        encoder.lstm.freeze(KERNELS[self.kernel])
         parameter = next(encoder.parameters())
         self.device = parameter.device
         self._dtype = parameter.dtype
+        try:
+            choice = choose_kernel(kernel, self.device)
+        except KernelUnavailable as error:
+            raise ModelError(f"--kernel {kernel}: {error}") from error
+        self.kernel = choice.name
+        self.missed_kernel = choice.missed  # why it is not a faster one, if there is one
+        encoder.lstm.freeze(choice.kernel)
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: str, kernel: str) -> Self:

@@ -18,6 +18,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_threads(count: int | None) -> None:
+    """How many threads compute on the CPU, torch's own and a kernel's; None: one for each core
+    that this process may use.
+    """
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def memory_readers(device: torch.device) -> dict[str, Callable[[], float]]:
     """What to read of a GPU's memory, in bytes, by kind."""
     return {

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from ctypes import c_char_p, c_int, c_int64, c_void_p
-from dataclasses import fields
+from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,11 +193,15 @@ def load() -> CpuKernel:
     """The kernel for this machine. Raises `KernelUnavailable`, with what to do about it."""
     variants = cpu_build.runnable()
     if not variants:
-        raise KernelUnavailable("the cpu kernel needs AVX2 and FMA, which this CPU lacks")
+        raise KernelUnavailable(f"the cpu kernel: {cpu_build.NO_VARIANT}")
+    reason = "the cpu kernel is not compiled: run `bilstm-server compile`"
     for variant in variants:
         if variant.library().exists():
-            return CpuKernel(variant.library())
-    raise KernelUnavailable("the cpu kernel is not compiled: run `bilstm-server compile`")
+            try:
+                return CpuKernel(variant.library())
+            except KernelUnavailable as error:
+                reason = str(error)
+    raise KernelUnavailable(reason)
 
 
 def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
@@ -209,9 +212,13 @@ def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
         return ReferenceLayer(directions)
 
 
-def _map(function: Callable[[Tensor], Tensor], direction: DirectionWeights) -> DirectionWeights:
-    tensors = (getattr(direction, field.name) for field in fields(direction))
-    return DirectionWeights(*(None if t is None else function(t) for t in tensors))
+def _map(function: Callable[[Tensor], Tensor], weights: DirectionWeights) -> DirectionWeights:
+    optional = (weights.b_ih, weights.b_hh, weights.w_hr)
+    return DirectionWeights(
+        function(weights.w_ih),
+        function(weights.w_hh),
+        *(None if tensor is None else function(tensor) for tensor in optional),
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ def _variants() -> list[Variant]:
     ]
 
 
+NO_VARIANT = "it needs an x86-64 CPU with AVX2 and FMA"
+
 # Fastest first.
 VARIANTS = _variants()
 
@@ -88,6 +90,22 @@ def cpu_flags() -> frozenset[str]:
 def runnable() -> list[Variant]:
     """The variants that this CPU can run, fastest first."""
     return [v for v in VARIANTS if v.cpu_flags <= cpu_flags()]
+
+
+def build_fastest() -> Path:
+    """Compile the fastest variant that the CPU and the compiler know. Raises `BuildError`."""
+    first: BuildError | None = None
+    for variant in runnable():
+        try:
+            return build(variant)
+        except BuildError as error:
+            first = first or error
+    raise first or BuildError(NO_VARIANT)
+
+
+def build_all() -> list[Path]:
+    """Compile every variant. Raises `BuildError`."""
+    return [build(variant) for variant in VARIANTS]
 
 
 def build(variant: Variant) -> Path:

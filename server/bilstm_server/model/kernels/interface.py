@@ -90,7 +90,9 @@ class RaggedBatch:
         """[N] each, in step order: the step, and the sorted position of its sequence."""
         live = np.asarray(self.live)
         starts = np.cumsum(live) - live
-        return np.repeat(np.arange(live.size), live), np.arange(self.tokens) - np.repeat(starts, live)
+        return np.repeat(np.arange(live.size), live), np.arange(self.tokens) - np.repeat(
+            starts, live
+        )
 
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
