@@ -16,6 +16,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AMX_BF16__)
@@ -60,7 +62,7 @@ struct Batch {
 
 // -- memory ---------------------------------------------------------------------------------------
 
-// A thread keeps its buffers; their size is bounded by the model's and by kGroupRows.
+// A thread keeps its buffers; their size is bounded by the model's and by kGroup.
 template <class T>
 class Buffer {
  public:
@@ -93,13 +95,12 @@ struct Workspace {
 
 // -- one direction of one group -------------------------------------------------------------------
 
-constexpr Index kAhead = 64;      // rows whose input is multiplied at once, if a step has fewer
-constexpr Index kGroupRows = 128;  // sequences that advance together
-
 template <class Products>
 class Recurrence {
   using Number = typename Products::Number;
   using Operand = typename Products::Operand;
+  // Whether products read floats: then a step's hidden_ are, rounded, the next one's states_.
+  static constexpr bool kSwaps = std::is_same_v<Operand, float>;
 
  public:
   Recurrence(const Layer& layer, const Batch& batch, Index direction, Index first, Index last)
@@ -119,10 +120,11 @@ class Recurrence {
         h_n_(static_cast<Number*>(batch.h_n)),
         c_n_(static_cast<Number*>(batch.c_n)),
         input_stride_(round_up(layer.input, Products::kDepthUnit)),
-        state_stride_(round_up(layer.output, Products::kDepthUnit)),
+        state_stride_(kSwaps ? round_up(layer.hidden, kLanes)
+                             : round_up(layer.output, Products::kDepthUnit)),
         output_stride_(round_up(layer.hidden, Products::kDepthUnit)),
         unit_stride_(round_up(layer.hidden, kLanes)),
-        sum_rows_(std::max(kAhead, rows_) + Products::kBlock) {
+        sum_rows_(std::max(Products::kAhead, rows_) + Products::kBlock) {
     static thread_local Workspace<Operand> space;
     const Index rows = rows_ + Products::kBlock;
     inputs_ = space.inputs.reserve(sum_rows_ * input_stride_);
@@ -132,7 +134,7 @@ class Recurrence {
     sums_ = space.sums.reserve(sum_rows_ * unit_stride_ * kGates);
     block_ = space.block.reserve(Products::kBlock * kPanel);
     zero_padding(inputs_, sum_rows_, layer.input, input_stride_);
-    zero_padding(states_, rows, layer.output, state_stride_);
+    if constexpr (!kSwaps) zero_padding(states_, rows, layer.output, state_stride_);
     if (weights_.w_hr != nullptr) {
       outputs_ = space.outputs.reserve(rows * output_stride_);
       zero_padding(outputs_, rows, layer.hidden, output_stride_);
@@ -207,7 +209,7 @@ class Recurrence {
     return (input_row(sequence, step) * layer_.directions + direction_) * layer_.output;
   }
 
-  // W_ih x + b of this step and of those after it that fit into kAhead rows -> sums_ [panels,
+  // W_ih x + b of this step and of those after it that fit into Products::kAhead rows -> sums_ [panels,
   // rows, panel]. Returns the number of steps.
   Index project_input(Index step, Index live) {
     Index rows = 0, steps = 0;
@@ -218,12 +220,17 @@ class Recurrence {
       rows += live;
       ++steps;
       live = alive(live, step + steps);
-    } while (live > 0 && rows + live <= kAhead);
-    in_blocks(rows, [&](Index row, Index count) {
-      const Panels panels = panels_of(weights_.w_ih, 0, unit_stride_ / kLanes, layer_.input);
-      Products::multiply(count, inputs_ + row * input_stride_, input_stride_, panels,
-                         {weights_.bias, 0, kPanel}, sums(0, row));
-    });
+    } while (live > 0 && rows + live <= Products::kAhead);
+    // Few rows meet all panels in one go; more of them meet one, while it is in the cache.
+    const Index panels = unit_stride_ / kLanes;
+    const Index together = rows <= Products::kBlock ? panels : 1;
+    for (Index panel = 0; panel < panels; panel += together) {
+      in_blocks(rows, [&](Index row, Index count) {
+        Products::multiply(count, inputs_ + row * input_stride_, input_stride_,
+                           panels_of(weights_.w_ih, panel, together, layer_.input),
+                           {weights_.bias + panel * kPanel, 0, kPanel}, sums(panel, row));
+      });
+    }
     return steps;
   }
 
@@ -260,14 +267,20 @@ class Recurrence {
     }
   }
 
-  // hidden_ -> y and states_, by way of the projection if there is one.
+  // hidden_ -> y and states_, by way of the projection if there is one. hidden_ is used up.
   void publish(Index live, Index step) {
     if (weights_.w_hr != nullptr) project_outputs(live);
     for (Index row = 0; row < live; ++row) {
       Number* y = y_ + output_offset(row, step);
-      convert(hidden_ + row * unit_stride_, layer_.output, y);
-      convert(y, layer_.output, states_ + row * state_stride_);
+      float* hidden = hidden_ + row * unit_stride_;
+      convert(hidden, layer_.output, y);
+      if constexpr (!kSwaps) {
+        convert(y, layer_.output, states_ + row * state_stride_);
+      } else if constexpr (!std::is_same_v<Number, float>) {
+        convert(y, layer_.output, hidden);
+      }
     }
+    if constexpr (kSwaps) std::swap(states_, hidden_);
   }
 
   // W_hr hidden_ -> the first of hidden_'s columns.
@@ -313,17 +326,17 @@ class Recurrence {
 
 // -- a whole layer ----------------------------------------------------------------------------------
 
-// Splits the sequences into groups of up to kGroupRows with about as many steps each, at least
+// Splits the sequences into groups of up to `most` with about as many steps each, at least
 // `wanted` of them: where each begins, and the end of the last.
-std::vector<Index> split(const Batch& batch, Index wanted) {
+std::vector<Index> split(const Batch& batch, Index most, Index wanted) {
   Index left = 0;
   for (Index row = 0; row < batch.sequences; ++row) left += batch.lengths[row];
-  Index groups = std::max(wanted, divide_up(batch.sequences, kGroupRows));
+  Index groups = std::max(wanted, divide_up(batch.sequences, most));
   std::vector<Index> bounds{0};
   while (bounds.back() < batch.sequences) {
     const Index share = divide_up(left, std::max<Index>(groups--, 1));
     Index row = bounds.back(), steps = 0;
-    for (; row < batch.sequences && row - bounds.back() < kGroupRows && steps < share; ++row)
+    for (; row < batch.sequences && row - bounds.back() < most && steps < share; ++row)
       steps += batch.lengths[row];
     left -= steps;
     bounds.push_back(row);
@@ -342,7 +355,8 @@ int run(const Layer& layer, const Batch& batch, int threads) {
   if (work < kThreadedWork) threads = 1;
   std::atomic<bool> exhausted{false};
   try {
-    const std::vector<Index> bounds = split(batch, divide_up(threads, layer.directions));
+    const std::vector<Index> bounds = 
+        split(batch, Products::kGroup, divide_up(threads, layer.directions));
     const Index items = Index(bounds.size() - 1) * layer.directions;
     Pool::instance().run(threads, int(items), [&](int item) {
       const Index group = item / layer.directions, direction = item % layer.directions;

@@ -21,6 +21,8 @@ namespace bilstm {
 //
 // How rows are multiplied with panels. Any class of products has:
 //   Number, Operand   what the caller has, and what a product reads of a row
+//   kAhead            rows whose input is multiplied together, if a step has fewer
+//   kGroup            sequences that advance together, so that the cache holds what they need
 //   kBlock            rows between two activations
 //   kShare            rows that are best taken together: blocks are multiples of it
 //   kDepthUnit        what a row's and a panel's depth are rounded up to, with zeros
@@ -72,6 +74,8 @@ template <class Traits>
 struct VectorProducts : Traits {
   using Number = typename Traits::Number;
   using Operand = typename Traits::Operand;
+  static constexpr Index kAhead = 128;
+  static constexpr Index kGroup = 128;
   static constexpr Index kShare = Traits::kRows;
   static constexpr Index kBlock = 8 * kShare;
 
@@ -224,11 +228,16 @@ struct alignas(64) TileConfig {
 using namespace emulated;
 #endif
 
+// Has all stores done. The compilers' intrinsics do not tell them that tiles are read from memory.
+inline void finish_stores(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
+
 // bfloat16 by AMX: panel [depth / 32][gate][depth % 32 / 2][lane][2], a gate's tile in one piece.
 // Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights.
 struct TileProducts {
   using Number = Bfloat16;
   using Operand = Bfloat16;
+  static constexpr Index kAhead = 4 * kTileRows;
+  static constexpr Index kGroup = 2 * kTileRows;
   static constexpr Index kBlock = 2 * kTileRows;
   static constexpr Index kShare = 2;
   static constexpr Index kDepthUnit = kTileDepth;
@@ -254,6 +263,7 @@ struct TileProducts {
       config.row_bytes[tile] = kTileBytes;
       config.rows[tile] = std::uint8_t(tile < 6 ? wanted : kTileRows);
     }
+    finish_stores(&config);
     _tile_loadconfig(&config);
     tile_rows = wanted;
   }
@@ -265,6 +275,7 @@ struct TileProducts {
 
   static void multiply(Index rows, const Bfloat16* a, Index a_stride, const Panels& panels,
                        const Sums<const float>& in, const Sums<float>& out) {
+    finish_stores(a);
     for (Index panel = 0; panel < panels.count; ++panel) {
       const char* weights = panels.weights + panel * panels.bytes;
       if (rows <= tile_rows) {

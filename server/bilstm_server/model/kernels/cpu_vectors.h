@@ -158,12 +158,17 @@ inline void activate(Index panels, Index rows, const float* sums, float* cells, 
 
 // -- numbers of one type to another -------------------------------------------------------------
 
+// A row is too short to be worth a call of memcpy.
 inline void convert(const float* from, Index count, float* to) {
-  std::memcpy(to, from, count * sizeof(float));
+  Index k = 0;
+  for (; k + kLanes <= count; k += kLanes) store(to + k, load<Vector>(from + k));
+  for (; k < count; ++k) to[k] = from[k];
 }
 
 inline void convert(const Bfloat16* from, Index count, Bfloat16* to) {
-  std::memcpy(to, from, count * sizeof(Bfloat16));
+  Index k = 0;
+  for (; k + kLanes <= count; k += kLanes) store(to + k, load<Halves>(from + k));
+  for (; k < count; ++k) to[k] = from[k];
 }
 
 inline void convert(const Bfloat16* from, Index count, float* to) {
