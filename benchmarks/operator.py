@@ -1,173 +1,168 @@
-"""The operator's speed beside nn.LSTM's, in one run: ours, nn.LSTM packed, nn.LSTM padded.
+"""The operator's speed beside that of others, in one run: nn.LSTM, ONNX Runtime, OpenVINO.
 
-Owns the measurement of one forward pass without a server. All three see the same sequences
-and weights; their repetitions are interleaved, so that a busy machine slows all of them.
+    python -m benchmarks.operator
+
+Owns the measurement of one forward pass without a server. All see the same sequences and weights,
+and take turns in blocks: within a block a system finds its weights in the caches and its own
+threads awake, and a slow phase of the machine hits the blocks of all.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_sequence, pad_sequence
 
+from benchmarks.competitors import CPU, ONNX_RUNTIME, Case, Run, missing_packages, systems
+from benchmarks.operator_results import (
+    LAYERS,
+    MATMUL,
+    MATMUL_SIZE,
+    Results,
+    Row,
+    check,
+    plot,
+    tables,
+)
 from benchmarks.workload import lengths as draw_lengths
-from bilstm_server.model import BiLSTM, RaggedBatch
+from bilstm_server.model.kernels import choose_kernel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LAYERS = 2
-CHECKED_SEQUENCES = (8, 32)
-MAX_RATIO = 1.5
-MATMUL_SIZE = 1024
-WARM_UPS = 2
-MIN_REPEATS = 3
-PATIENCE_SECONDS = 10.0
+ROUNDS = 5
+DISCARDED, DISCARDED_SECONDS = 2, 0.2  # of a block: so many repetitions, or fewer that take longer
+TIMED, TIMED_SECONDS = 3, 0.5
+SLOW_SECONDS = 2.0  # a repetition that needs no other to warm up
+PATIENCE_SECONDS = 3.0  # of a system with a batch: it starts no further block
+GIVE_UP_SECONDS = 20.0  # a repetition that is not reported, and not tried with a larger batch
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One batch and its median times."""
-
-    sequences: int
-    tokens: int
-    ours: float  # ms
-    packed: float  # ms
-    padded: float  # ms
-    gflop: float  # on real tokens
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.packed
-
-    def __str__(self) -> str:
-        return (
-            f"{self.sequences:>9} {self.tokens:>7} {self.ours:>9.2f} {self.packed:>10.2f} "
-            f"{self.padded:>10.2f} {self.ratio:>12.2f} {self.ours / self.padded:>12.2f} "
-            f"{self.gflop / self.ours * 1e3:>13.1f} {self.gflop / self.packed * 1e3:>15.1f}"
-        )
+def block(run: Run) -> list[float]:
+    """Seconds of the timed repetitions, after the discarded ones."""
+    discarded = list(_repeat(run, DISCARDED, DISCARDED_SECONDS))
+    if discarded[0] > SLOW_SECONDS:
+        return discarded
+    return list(_repeat(run, TIMED, TIMED_SECONDS))
 
 
-HEADER = (
-    f"{'sequences':>9} {'tokens':>7} {'ours ms':>9} {'packed ms':>10} {'padded ms':>10} "
-    f"{'ours/packed':>12} {'ours/padded':>12} {'ours GFLOP/s':>13} {'packed GFLOP/s':>15}"
-)
+def _repeat(run: Run, times: int, seconds: float) -> Iterator[float]:
+    begin = time.perf_counter()
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        end = time.perf_counter()
+        yield end - start
+        if end - begin > seconds:
+            return
 
 
-def medians(runs: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Each run's median milliseconds; the repetitions take turns.
-
-    Fewer repetitions, but at least MIN_REPEATS, if they take longer than PATIENCE_SECONDS.
-    """
-    times: list[list[float]] = [[] for _ in runs]
-    give_up_at = time.perf_counter() + PATIENCE_SECONDS
-    for repeat in range(WARM_UPS + repeats):
-        if repeat >= WARM_UPS + MIN_REPEATS and time.perf_counter() > give_up_at:
-            break
-        for run, own_times in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            if repeat >= WARM_UPS:
-                own_times.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(own_times) for own_times in times]
+def medians(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
+    """Each one's median milliseconds over all timed repetitions."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    spent = dict.fromkeys(runs, 0.0)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            if spent[name] < PATIENCE_SECONDS:
+                start = time.perf_counter()
+                seconds[name] += block(run)
+                spent[name] += time.perf_counter() - start
+    return {name: 1e3 * statistics.median(own) for name, own in seconds.items()}
 
 
-def flops_per_token(hidden: int) -> int:
-    """Of the products with W_ih [4H, D] and W_hh [4H, H], two operations per weight."""
-    widths = [hidden] + [2 * hidden] * (LAYERS - 1)
-    return sum(2 * 2 * 4 * hidden * (width + hidden) for width in widths)
-
-
-def measure(sequences: int, hidden: int, dtype: torch.dtype, repeats: int) -> Row:
-    torch.manual_seed(0)
-    lstm = nn.LSTM(hidden, hidden, LAYERS, bidirectional=True, dtype=dtype).eval()
-    ours = BiLSTM.from_torch(lstm).freeze()
-    lengths = draw_lengths(np.random.default_rng(sequences), sequences)
-    tokens = int(lengths.sum())
-    x = torch.randn(tokens, hidden, dtype=dtype)
-    split = list(torch.split(x, lengths.tolist()))
-    packed = pack_sequence(split, enforce_sorted=False)
-    padded = pad_sequence(split)  # [T, B, D]
-
-    def run_ours() -> object:
-        return ours.forward_ragged(x, RaggedBatch(lengths))
-
-    runs = [run_ours, lambda: lstm(packed), lambda: lstm(padded)]
-    ours_ms, packed_ms, padded_ms = medians(runs, repeats)
-    gflop = tokens * flops_per_token(hidden) / 1e9
-    return Row(sequences, tokens, ours_ms, packed_ms, padded_ms, gflop)
-
-
-def matmul_rate(dtype: torch.dtype, repeats: int) -> float:
-    """torch's own GFLOP/s on a square product."""
-    a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE).to(dtype)
-    (milliseconds,) = medians([lambda: a @ b], repeats)
-    return 2 * MATMUL_SIZE**3 / milliseconds / 1e6
-
-
-def report(dtype_name: str, counts: list[int], hidden: int, repeats: int) -> list[Row]:
-    dtype = DTYPES[dtype_name]
-    rate = matmul_rate(dtype, repeats)
-    print(f"\n{dtype_name}: torch's {MATMUL_SIZE}^3 matmul {rate:.0f} GFLOP/s")
-    print(HEADER)
+def measure(dtype: str, hidden: int, counts: list[int], rounds: int, notes: set[str]) -> list[Row]:
+    """A row for each count of sequences, from the fewest on."""
     rows = []
-    for count in counts:
-        rows.append(measure(count, hidden, dtype, repeats))
-        print(rows[-1], flush=True)
+    given_up: set[str] = set()
+    square = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE).to(DTYPES[dtype])
+    for count in sorted(counts):
+        torch.manual_seed(0)
+        lstm = nn.LSTM(hidden, hidden, LAYERS, bidirectional=True, dtype=DTYPES[dtype]).eval()
+        lengths = draw_lengths(np.random.default_rng(count), count)
+        tokens = int(lengths.sum())
+        found = systems(Case(lstm, lengths, torch.randn(tokens, hidden, dtype=DTYPES[dtype])))
+        notes.update(system.note for system in found.values() if system.note)
+        runs: dict[str, Run] = {name: system.run for name, system in found.items()}
+        runs[MATMUL] = lambda: square[0] @ square[1]
+        times = medians({name: runs[name] for name in runs if name not in given_up}, rounds)
+        given_up.update(name for name in times if times[name] > 1e3 * GIVE_UP_SECONDS)
+        kept = {name: times[name] for name in times if name not in given_up}
+        rows.append(Row(dtype, hidden, count, tokens, kept))
+        summary = ", ".join(f"{name} {own:.2f} ms" for name, own in kept.items())
+        print(f"{dtype}, hidden {hidden}, sequences {count}: {summary}", file=sys.stderr)
     return rows
 
 
-def too_slow(rows: list[Row]) -> list[str]:
-    """What is wrong with float32 rows, a line each."""
-    return [
-        f"float32, {row.sequences} sequences: ours takes {row.ratio:.2f} times as long as "
-        f"nn.LSTM packed, more than {MAX_RATIO}"
-        for row in rows
-        if row.sequences in CHECKED_SEQUENCES and row.ratio > MAX_RATIO
+def about(rounds: int) -> list[str]:
+    chosen = choose_kernel("auto", CPU)
+    lines = [
+        f"BiLSTM, width = hidden, {LAYERS} layers, 2 directions. torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; its "
+        f"threads wait as in the server, GOMP_SPINCOUNT {os.environ['GOMP_SPINCOUNT']}.",
+        f"Ours: the {chosen.name} kernel" + (f"; {chosen.missed}." if chosen.missed else "."),
+        f"Medians over {rounds} rounds of blocks of {DISCARDED} discarded and {TIMED} timed "
+        f"repetitions, fewer of slow ones. GFLOP/s count real tokens; matmul: {MATMUL_SIZE}³, "
+        "torch, same dtype.",
+        "nn.LSTM padded is for scale only: on ragged input its reverse states are wrong, because "
+        "they start in the padding. The others' outputs are compared with nn.LSTM's.",
+        "Inputs of all but ours are packed or padded before the clock starts. ONNX Runtime "
+        "has all graph optimisations, and threads that do not spin; OpenVINO is compiled for each "
+        "shape, for latency.",
+        f"–: not measured. {ONNX_RUNTIME} has no bfloat16 LSTM on CPUs. "  # noqa: RUF001
+        f"What takes longer than {GIVE_UP_SECONDS:.0f} s is left out.",
     ]
+    if missing := missing_packages():
+        lines.append(f"Not installed: {', '.join(missing)}; pip install -e '.[server,bench]'.")
+    return lines
+
+
+def measure_all(chosen: argparse.Namespace) -> Results:
+    notes: set[str] = set()
+    with torch.inference_mode():
+        rows = [
+            row
+            for dtype in chosen.dtype
+            for hidden in chosen.hidden
+            for row in measure(dtype, hidden, chosen.sequences, chosen.rounds, notes)
+        ]
+    return Results(about(chosen.rounds) + sorted(notes), rows)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--hidden", type=int, default=256, help="hidden size and input width")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 8, 16, 32, 64, 128])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 512], help="and width")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help=f"exit 1 if float32 ours/packed at 8 or 32 sequences exceeds {MAX_RATIO}",
-    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--read", type=Path, help="what --json wrote, instead of measuring")
+    parser.add_argument("--plot", type=Path, help="draw GFLOP/s there (.svg, .png, …)")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     chosen = parser.parse_args()
-    if chosen.check and not (
-        "float32" in chosen.dtype and set(CHECKED_SEQUENCES) <= set(chosen.sequences)
-    ):
-        parser.error("--check needs float32 and 8 and 32 among --sequences")
+    missing = missing_packages()
+    if (chosen.check and not chosen.read and missing) or (chosen.plot and "matplotlib" in missing):
+        parser.error(f"not installed: {', '.join(missing)}; pip install -e '.[server,bench]'")
     return chosen
 
 
 def main() -> int:
     chosen = arguments()
-    print(
-        f"BiLSTM, width {chosen.hidden}, hidden {chosen.hidden}, {LAYERS} layers, 2 directions; "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"medians of up to {chosen.repeats}, ours frozen for the reference kernel.\n"
-        "GFLOP/s count real tokens. Padded nn.LSTM is for scale only: on ragged input its "
-        "reverse states are wrong, because they start in the padding."
-    )
-    with torch.inference_mode():
-        tables = {
-            name: report(name, chosen.sequences, chosen.hidden, chosen.repeats)
-            for name in chosen.dtype
-        }
-    problems = too_slow(tables["float32"]) if chosen.check else []
-    for problem in problems:
-        print(problem)
+    results = Results.read(chosen.read) if chosen.read else measure_all(chosen)
+    print("\n".join([*results.about, *tables(results)]))
+    if chosen.json:
+        results.write(chosen.json)
+    if chosen.plot:
+        plot(results, chosen.plot)
+    if not chosen.check:
+        return 0
+    checked, problems = check(results)
+    print("", *problems, f"{len(problems)} of {checked} targets missed", sep="\n")
     return 1 if problems else 0
 
 

@@ -1,11 +1,12 @@
-"""A real server on a free port, inside the test's own event loop or in a process of its own."""
+"""What several files' tests need: a real server on a free port, and the CPU kernel compiled."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from bilstm_server.app import App, LoadEngine, load_engine
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model.kernels import cpu, cpu_build
+from bilstm_server.model.kernels.cpu_build import VARIANTS, BuildError, Variant
 from bilstm_server.settings import Settings
 
 
@@ -86,3 +89,80 @@ def server(model_folder: Path, token_model_folder: Path) -> Iterator[RunningServ
     )
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that share tensors this small only wait for one another, five times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# -- the CPU kernel ---------------------------------------------------------------------------
+
+SANITIZERS = ["-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sanitize",
+        action="store_true",
+        help="compile the CPU kernel with sanitizers, whose runtime is preloaded (make sanitize)",
+    )
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Variant], Path]]:
+    """Gives the library of a variant, compiled in a temporary place.
+
+    Of instructions that this CPU or compiler lacks, portable code does the work: layouts, tails
+    and tiles are the variant's all the same.
+    """
+    folder = tmp_path_factory.mktemp("kernels")
+    more = SANITIZERS if pytestconfig.getoption("--sanitize") else []
+    try:
+        compiler = cpu_build.find_compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+    if not cpu_build.runnable():
+        pytest.skip(cpu_build.NO_VARIANT)
+
+    def compile_variant(variant: Variant) -> Path:
+        library = folder / f"{variant.name}.so"
+        portable = dataclasses.replace(variant, flags=VARIANTS[-1].flags)
+        if variant in cpu_build.runnable():
+            try:
+                cpu_build.compile_library([*variant.command(compiler), *more], library)
+                return library
+            except BuildError:
+                if variant == portable:
+                    raise
+        cpu_build.compile_library([*portable.command(compiler), *more], library)
+        return library
+
+    with ThreadPoolExecutor(2) as threads:  # several seconds each, while the tests run
+        libraries = {v.name: threads.submit(compile_variant, v) for v in reversed(VARIANTS)}
+        yield lambda variant: libraries[variant.name].result()
+
+
+@pytest.fixture
+def build_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in place of the one where compiled kernels lie."""
+    folder = tmp_path / "build"
+    monkeypatch.setattr(cpu_build, "_BUILD", folder)
+    cpu.load.cache_clear()
+    yield folder
+    cpu.load.cache_clear()
+
+
+@pytest.fixture
+def installed(build_folder: Path, compiled: Callable[[Variant], Path]) -> Path:
+    """The fastest kernel that this CPU runs, where it is looked for."""
+    fastest = cpu_build.runnable()[0]
+    build_folder.mkdir()
+    fastest.library().symlink_to(compiled(fastest))
+    return fastest.library()

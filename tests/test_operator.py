@@ -15,10 +15,22 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from lstms import (
+    architectures,
+    assert_close,
+    assert_near,
+    assert_within,
+    by_sequence,
+    draw_states,
+    examples,
+    judged,
+    pair,
+    seeds,
+)
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import bilstm_server.model
 from bilstm_server.model.bilstm import BiLSTM, States
@@ -35,20 +47,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 FORMS = ("time first", "batch first", "unbatched", "packed sorted", "packed unsorted")
 LENGTHS = [5, 1, 7, 3, 7]
 
-# -- what the tests draw, and how they compare ------------------------------------------------
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-
-def examples(count: int) -> settings:
-    return settings(deadline=None, derandomize=True, max_examples=count)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that share tensors this small only wait for one another, five times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# -- what the tests draw ----------------------------------------------------------------------
 
 
 def kernel_or_skip(name: str) -> Any:
@@ -61,43 +62,12 @@ def kernel_or_skip(name: str) -> Any:
 every_kernel = pytest.mark.parametrize("kernel", [kernel_or_skip(name) for name in NAMES])
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
-seeds = st.integers(0, 2**31)
 ragged_lengths = st.lists(st.integers(1, 7), min_size=1, max_size=6)
-
-
-@st.composite
-def architectures(draw: st.DrawFn, smallest: int = 1, largest: int = 6) -> dict[str, Any]:
-    """nn.LSTM's arguments but `batch_first` and `dropout`, its sizes within these bounds."""
-    hidden_size = draw(st.integers(smallest, largest))
-    projections = st.integers(smallest, hidden_size - 1) if smallest < hidden_size else st.nothing()
-    return {
-        "input_size": draw(st.integers(smallest, largest)),
-        "hidden_size": hidden_size,
-        "num_layers": draw(st.integers(1, 3)),
-        "bias": draw(st.booleans()),
-        "bidirectional": draw(st.booleans()),
-        "proj_size": draw(st.just(0) | projections),
-    }
 
 
 # For half precision, whose criterion is a norm: wide enough that roundings average. The tests
 # draw states too: of zero states, layers without a bias make ever smaller numbers, near to none.
 wide_architectures = architectures(smallest=8, largest=32)
-
-
-def pair(dtype: torch.dtype = torch.float64, seed: int = 0, **arguments: Any) -> tuple[Any, BiLSTM]:
-    """nn.LSTM, the judge, and a BiLSTM of the same weights."""
-    arguments = {"input_size": 3, "hidden_size": 4, "bidirectional": True} | arguments
-    torch.manual_seed(seed)
-    judge = nn.LSTM(**arguments, dtype=dtype)
-    return judge, BiLSTM.from_torch(judge)
-
-
-def draw_states(lstm: BiLSTM, sequences: int) -> States:
-    dtype = lstm.get_parameter("weight_ih_l0").dtype
-    rows = lstm.num_layers * lstm.num_directions
-    h_0 = torch.randn(rows, sequences, lstm.output_size, dtype=dtype)
-    return h_0, torch.randn(rows, sequences, lstm.hidden_size, dtype=dtype)
 
 
 def draw_input(form: str, lengths: list[int], width: int) -> Tensor | PackedSequence:
@@ -114,35 +84,6 @@ def draw_input(form: str, lengths: list[int], width: int) -> Tensor | PackedSequ
     return pack_sequence(sequences, enforce_sorted=form == "packed sorted")
 
 
-def judged(
-    judge: nn.LSTM, x: Tensor, lengths: Sequence[int], hx: States | None = None
-) -> tuple[Tensor, States]:
-    """What `forward_ragged` must return, by way of nn.LSTM on the packed batch."""
-    packed = pack_sequence(list(torch.split(x, list(lengths))), enforce_sorted=False)
-    y, states = judge(packed, hx)
-    return torch.cat(unpack_sequence(y)), states
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float, **options: Any) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, **options)
-
-
-def assert_within(share: float, actual: Tensor, exact: Tensor, what: str = "") -> None:
-    """The error's norm is at most this share of the float64 result's."""
-    assert actual.shape == exact.shape
-    error = (actual.detach().double() - exact.detach()).norm()
-    assert error <= share * exact.norm(), what
-
-
-def assert_near(
-    actual: tuple[Tensor, States], exact: tuple[Tensor, States], dtype: torch.dtype
-) -> None:
-    """Half precision's criterion: y, h_n and c_n are of the type, and within 1e-2 of float64's."""
-    for one, other in zip((actual[0], *actual[1]), (exact[0], *exact[1]), strict=True):
-        assert one.dtype == dtype
-        assert_within(1e-2, one, other)
-
-
 def gradients(results: tuple[Tensor, States], leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Of a loss in which every number of y, h_n and c_n counts, and differently.
 
@@ -154,14 +95,6 @@ def gradients(results: tuple[Tensor, States], leaves: Sequence[Tensor]) -> tuple
         probe = 2 + torch.arange(t.numel(), dtype=torch.float64).cos().reshape(t.shape)
         loss = loss + (t.double() * probe).sum()
     return torch.autograd.grad(loss, list(leaves))
-
-
-def by_sequence(
-    results: tuple[Tensor, States], lengths: Sequence[int]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Each sequence's own y, h_n and c_n."""
-    y, (h_n, c_n) = results
-    return list(zip(torch.split(y, list(lengths)), h_n.unbind(1), c_n.unbind(1), strict=True))
 
 
 def named_parameters(lstm: nn.LSTM | BiLSTM) -> tuple[list[str], list[Tensor]]:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -64,10 +65,8 @@ class Settings(BaseSettings):
     kernel: Literal["auto", "cpu", "reference"] = Field(
         default="auto", description="What runs a layer; auto: the fastest this machine can run."
     )
-    threads: Count | None = Field(
-        default=None,
-        description="Threads that compute on the CPU; default: one for each core that this process "
-        "may use.",
+    threads: Threads = Field(
+        default=0, description="Threads that compute on the CPU; 0: one for each core."
     )
     host: str = Field(
         default="127.0.0.1",

@@ -110,17 +110,22 @@ class BiLSTM(LstmParameters):
         return self._run(x, batch, hx)
 
     def _run(self, x: Tensor, batch: RaggedBatch, hx: States | None) -> tuple[Tensor, States]:
-        h_0, c_0 = hx or (x.new_zeros(shape) for shape in self._state_shapes(len(batch)))
-        h_n: list[Tensor] = []
-        c_n: list[Tensor] = []
         directions = self.num_directions
+        if hx is None:
+            states = (directions, len(batch))
+            zeros = (x.new_zeros(*states, self.output_size), x.new_zeros(*states, self.hidden_size))
+            initial = [zeros] * self.num_layers
+        else:
+            initial = list(
+                zip(torch.split(hx[0], directions), torch.split(hx[1], directions), strict=True)
+            )
+        final: list[States] = []
         for index, layer in enumerate(self._layers()):
             if index and self.training and self.dropout:
                 x = F.dropout(x, self.dropout)
-            own = slice(index * directions, (index + 1) * directions)
-            x, h, c = layer(x, batch, h_0[own], c_0[own])
-            h_n.append(h)
-            c_n.append(c)
+            x, h, c = layer(x, batch, *initial[index])
+            final.append((h, c))
+        h_n, c_n = zip(*final, strict=True)
         return x, (torch.cat(h_n), torch.cat(c_n))
 
     # -- under torch.autocast ------------------------------------------------------------------

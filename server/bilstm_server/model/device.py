@@ -18,11 +18,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def use_threads(count: int | None) -> None:
-    """How many threads compute on the CPU, torch's own and a kernel's; None: one for each core
-    that this process may use.
+def use_threads(count: int) -> None:
+    """How many threads compute on the CPU, torch's own and a kernel's; 0: one for each core that
+    this process may use.
     """
-    if count is not None:
+    if count:
         torch.set_num_threads(count)
 
 

@@ -52,7 +52,9 @@ class CpuKernel:
         try:
             functions = ctypes.CDLL(str(library))
         except OSError as error:
-            raise KernelUnavailable(f"the cpu kernel does not load: {error}") from error
+            raise KernelUnavailable(
+                f"the cpu kernel does not load: {error}; remove it and run `bilstm-server compile`"
+            ) from error
         if functions.bilstm_start() != 0:
             raise KernelUnavailable("the cpu kernel may not use AMX on this system")
         self._packed_bytes = functions.bilstm_packed_bytes
@@ -161,11 +163,8 @@ class CpuLayer:
         x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
         y = x.new_empty(batch.tokens, len(self._packed) * self._output)
         h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
-        arrays = (batch.descending, batch.first_rows, batch.positions)
         tensors = (x, y, h_0, c_0, h_n, c_n)
-        passed = _Batch(
-            len(batch), *(a.ctypes.data for a in arrays), *(t.data_ptr() for t in tensors)
-        )
+        passed = _Batch(len(batch), *batch.addresses, *map(Tensor.data_ptr, tensors))
         failed = self._kernel.run(
             self._number,
             ctypes.byref(self._layer),

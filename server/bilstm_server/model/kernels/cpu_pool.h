@@ -13,8 +13,8 @@
 namespace bilstm {
 
 // The calling thread always takes part and never waits for one that has not begun: a thread that
-// wakes late finds nothing left to do. Waiting threads spin a little first, since the next layer
-// follows in microseconds, and then sleep.
+// wakes late finds nothing left to do. Waiting threads spin first, since the next layer, and under
+// load the next batch, follow in microseconds, and then sleep.
 class Pool {
  public:
   // The process's own; a forked child, which has none of its parent's threads, gets a new one.
@@ -75,7 +75,7 @@ class Pool {
     }
   };
 
-  static constexpr int kSpins = 2000;  // some 50 us
+  static constexpr int kSpins = 8000;  // some 150 us
 
   template <class Condition>
   static void spin(const Condition& condition) {

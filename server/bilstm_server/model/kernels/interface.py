@@ -57,6 +57,13 @@ class RaggedBatch:
         return int(self.lengths.size)
 
     @cached_property
+    def addresses(self) -> tuple[int, int, int]:
+        """Of `descending`, `first_rows` and `positions` in memory."""
+        arrays = (self.descending, self.first_rows, self.positions)
+        first, second, third = (array.ctypes.data for array in arrays)
+        return first, second, third
+
+    @cached_property
     def live(self) -> list[int]:
         """How many sequences have a first, second … step."""
         steps = np.arange(self.descending[0])

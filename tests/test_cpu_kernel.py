@@ -1,0 +1,365 @@
+"""The compiled CPU kernel's numbers, in every variant, and that they are the same bits everywhere.
+
+A variant that this CPU cannot run is compiled with portable code in place of its instructions.
+`make sanitize` runs this file over kernels that watch their own memory. How a kernel is built,
+found, copied and forked is in test_cpu_loading.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lstms import (
+    architectures,
+    assert_close,
+    assert_near,
+    by_sequence,
+    draw_states,
+    examples,
+    judged,
+    pair,
+    seeds,
+)
+from torch import Tensor, nn
+
+from bilstm_server.model.bilstm import BiLSTM, States
+from bilstm_server.model.kernels.cpu import CpuKernel
+from bilstm_server.model.kernels.cpu_build import VARIANTS, Variant
+from bilstm_server.model.kernels.interface import KernelUnavailable
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN"),  # of switching it off
+]
+
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@pytest.fixture(scope="session", params=VARIANTS[::-1], ids=lambda variant: variant.name)
+def kernel(request: pytest.FixtureRequest, compiled: Callable[[Variant], Path]) -> CpuKernel:
+    try:
+        return CpuKernel(compiled(request.param))
+    except KernelUnavailable as error:
+        if "may not use" in str(error):  # as in a sandbox
+            pytest.skip(str(error))
+        raise
+
+
+class Case(NamedTuple):
+    """A ragged batch, and the LSTM that runs it: its sizes meet full and part vectors, tiles,
+    blocks of rows and groups of sequences."""
+
+    architecture: dict[str, Any]
+    sequences: int
+    longest: int
+    stateful: bool
+    seed: int
+
+
+def cases(smallest: int = 1) -> st.SearchStrategy[Case]:
+    return st.builds(
+        Case,
+        architectures(smallest, 70),
+        st.integers(1, 70),
+        st.integers(1, 40),
+        st.booleans(),
+        seeds,
+    )
+
+
+def architecture(input_size: int, hidden_size: int, **others: Any) -> dict[str, Any]:
+    return {"input_size": input_size, "hidden_size": hidden_size, "bidirectional": True} | others
+
+
+BIG_CASES = [
+    Case(architecture(40, 96), 300, 9, True, 0),
+    Case(architecture(33, 96, proj_size=65, num_layers=2), 140, 6, True, 1),
+    Case(architecture(128, 130, bidirectional=False), 7, 40, False, 2),
+]
+every_big_case = pytest.mark.parametrize("case", BIG_CASES, ids=["many", "projected", "wide"])
+
+
+class Drawn(NamedTuple):
+    """A case's modules and inputs."""
+
+    judge: nn.LSTM
+    ours: BiLSTM
+    x: Tensor
+    lengths: list[int]
+    hx: States | None
+
+
+def draw(case: Case, dtype: torch.dtype) -> Drawn:
+    judge, ours = pair(dtype, case.seed, **case.architecture)
+    lengths = torch.randint(1, case.longest + 1, (case.sequences,)).tolist()
+    x = torch.randn(sum(lengths), ours.input_size, dtype=dtype)
+    hx = draw_states(ours, case.sequences) if case.stateful else None
+    return Drawn(judge, ours, x, lengths, hx)
+
+
+# -- the numbers ------------------------------------------------------------------------------
+
+
+def assert_right(drawn: Drawn, kernel: CpuKernel) -> None:
+    judge, ours, x, lengths, hx = drawn
+    with torch.inference_mode():
+        actual = ours.freeze(kernel).forward_ragged(x, lengths, hx)
+        exact_hx = None if hx is None else (hx[0].double(), hx[1].double())
+        exact = judged(judge.double(), x.double(), lengths, exact_hx)
+    if x.dtype == torch.float32:
+        assert_close(actual, exact, 1e-5, check_dtype=False)
+    else:
+        assert_near(actual, exact, x.dtype)
+
+
+@examples(25)
+@given(cases())
+def test_float32(kernel: CpuKernel, case: Case) -> None:
+    """In float32, outputs and final states are within 1e-5 of nn.LSTM's in float64."""
+    assert_right(draw(case, torch.float32), kernel)
+
+
+@examples(25)
+@given(cases(smallest=8))
+def test_bfloat16(kernel: CpuKernel, case: Case) -> None:
+    """In bfloat16, outputs and final states are within 1e-2 of float64's of the same weights."""
+    assert_right(draw(case._replace(stateful=True), torch.bfloat16), kernel)
+
+
+@every_big_case
+@every_dtype
+def test_big(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
+    """So they are where many sequences make several groups, and many units several panels."""
+    assert_right(draw(case, dtype), kernel)
+
+
+# -- at the ends of the numbers ---------------------------------------------------------------
+
+# Powers of two, so that with the weights below every sum is exact, in whatever order.
+LARGE = [2.0**7, 2.0**13, 2.0**100]
+
+
+def signs(shape: Sequence[int]) -> Tensor:
+    return torch.randint(-1, 2, tuple(shape)).float()
+
+
+def draw_of_signs(dtype: torch.dtype, weights: float, **arguments: Any) -> tuple[nn.LSTM, BiLSTM]:
+    """Modules whose weights are 0, `weights` and -`weights`."""
+    judge, ours = pair(dtype, input_size=21, hidden_size=37, **arguments)
+    with torch.no_grad():
+        for parameter in judge.parameters():
+            parameter.copy_(signs(parameter.shape) * weights)
+    ours.load_state_dict(judge.state_dict())
+    return judge, ours
+
+
+def assert_like_float32(
+    judge: nn.LSTM, ours: BiLSTM, x: Tensor, lengths: list[int], hx: States
+) -> None:
+    """The results are those of nn.LSTM in float32, where a bfloat16 has the same range."""
+    with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
+        states = (hx[0].float(), hx[1].float())
+        expected = judged(judge.float(), x.float(), lengths, states)
+    tolerance = 1e-5 if x.dtype == torch.float32 else 1e-2
+    actual = ours.forward_ragged(x, lengths, hx)
+    assert_close(actual, expected, tolerance, equal_nan=True, check_dtype=False)
+
+
+@every_dtype
+@pytest.mark.parametrize("weights", [1.0, 2.0**13])
+@pytest.mark.parametrize("inputs", [1.0, *LARGE])
+def test_saturated(kernel: CpuKernel, dtype: torch.dtype, inputs: float, weights: float) -> None:
+    """Gates far beyond saturation give what they give in nn.LSTM."""
+    judge, ours = draw_of_signs(dtype, weights, bias=False)
+    x = (signs((50, 21)) * inputs).to(dtype)
+    h_0, c_0 = draw_states(ours, 50)
+    hx = ((signs(h_0.shape) * inputs).to(dtype), (signs(c_0.shape) * inputs).to(dtype))
+    assert_like_float32(judge, ours.freeze(kernel), x, [1] * 50, hx)
+
+
+@every_dtype
+def test_overflow(kernel: CpuKernel, dtype: torch.dtype) -> None:
+    """Products beyond the largest number give what they give in nn.LSTM."""
+    judge, ours = draw_of_signs(dtype, 2.0**100, bias=False)
+    with torch.no_grad():
+        for parameter in judge.parameters():  # of one sign in a row: no infinity meets another
+            parameter.abs_().mul_(signs((len(parameter), 1)))
+    ours.load_state_dict(judge.state_dict())
+    x = torch.full((50, 21), 2.0**100, dtype=dtype)
+    h_0, c_0 = draw_states(ours, 50)
+    assert_like_float32(judge, ours.freeze(kernel), x, [1] * 50, (h_0 * 0, c_0 * 2.0**100))
+
+
+@every_dtype
+@pytest.mark.parametrize("inputs", LARGE)
+def test_large_inputs(kernel: CpuKernel, dtype: torch.dtype, inputs: float) -> None:
+    """Steps of saturated gates give what they give in nn.LSTM."""
+    judge, ours = draw_of_signs(dtype, 0.25, bias=False, proj_size=5)
+    lengths = [1, 9, 4, 30, 4]
+    x = (signs((sum(lengths), 21)) * inputs).to(dtype)
+    assert_like_float32(judge, ours.freeze(kernel), x, lengths, draw_states(ours, 5))
+
+
+@every_dtype
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("place", ["x", "h_0", "c_0"])
+@pytest.mark.parametrize("proj_size", [0, 5])
+def test_not_finite(
+    kernel: CpuKernel, dtype: torch.dtype, value: float, place: str, proj_size: int
+) -> None:
+    """An infinity or a NaN, in x or a state, gives what it gives in nn.LSTM, and changes no bit of
+    the sequences that have none."""
+    judge, ours = draw_of_signs(dtype, 0.25, proj_size=proj_size)
+    ours.freeze(kernel)
+    lengths = [1 + index % 7 for index in range(30)]
+    x = torch.randn(sum(lengths), 21, dtype=dtype)
+    h_0, c_0 = draw_states(ours, len(lengths))
+    clean = by_sequence(ours.forward_ragged(x, lengths, (h_0, c_0)), lengths)
+    sick = range(0, len(lengths), 3)
+    rows = torch.split(x, lengths)
+    for index in sick:
+        row = {"x": rows[index][-1], "h_0": h_0[1, index], "c_0": c_0[0, index]}[place]
+        row[index % len(row)] = value
+    assert_like_float32(judge, ours, x, lengths, (h_0, c_0))
+    actual = by_sequence(ours.forward_ragged(x, lengths, (h_0, c_0)), lengths)
+    for index in set(range(len(lengths))) - set(sick):
+        assert all(map(torch.equal, actual[index], clean[index]))
+
+
+@every_dtype
+@pytest.mark.parametrize("gate", [-200.0, -float("inf")])
+def test_infinite_cell_forgotten(kernel: CpuKernel, dtype: torch.dtype, gate: float) -> None:
+    """An infinite cell times a forget gate of exactly 0 is a NaN, as in nn.LSTM."""
+    judge, ours = draw_of_signs(dtype, 0.0)
+    with torch.no_grad():
+        for name, parameter in judge.named_parameters():
+            if name.startswith("bias_ih"):
+                parameter[37:74] = gate
+    ours.load_state_dict(judge.state_dict())
+    hx = draw_states(ours, 3)
+    hx[1][:, 1] = float("inf")
+    x = torch.randn(6, 21, dtype=dtype)
+    ours.freeze(kernel)
+    assert ours.forward_ragged(x, [2, 2, 2], hx)[1][1][:, 1].isnan().all()
+    assert_like_float32(judge, ours, x, [2, 2, 2], hx)
+
+
+@every_dtype
+def test_leftovers(kernel: CpuKernel, dtype: torch.dtype) -> None:
+    """What a wider layer of NaNs left in a thread's buffers reaches no result."""
+    _, narrow = pair(dtype, input_size=21, hidden_size=37, proj_size=13)
+    _, wide = pair(dtype, input_size=70, hidden_size=90, proj_size=65)
+    x = torch.randn(20, 21, dtype=dtype)
+    narrow.freeze(kernel)
+    expected, _ = narrow.forward_ragged(x, [20])
+    wide.freeze(kernel)(torch.full((9, 40, 70), float("nan"), dtype=dtype))
+    assert torch.equal(narrow.forward_ragged(x, [20])[0], expected)
+
+
+# -- the same bits ----------------------------------------------------------------------------
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_some(drawn: Drawn, chosen: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Each chosen sequence's results, in a batch of these in this order."""
+    sequences = torch.split(drawn.x, drawn.lengths)
+    x = torch.cat([sequences[index] for index in chosen])
+    lengths = [drawn.lengths[index] for index in chosen]
+    hx = drawn.hx and (drawn.hx[0][:, chosen], drawn.hx[1][:, chosen])
+    return by_sequence(drawn.ours.forward_ragged(x, lengths, hx), lengths)
+
+
+def assert_same_bits(drawn: Drawn) -> None:
+    everyone = range(len(drawn.lengths))
+    expected = run_some(drawn, everyone)
+
+    def assert_same(chosen: Sequence[int]) -> None:
+        for index, actual in zip(chosen, run_some(drawn, chosen), strict=True):
+            assert all(map(torch.equal, actual, expected[index]))
+
+    shuffled = torch.randperm(len(drawn.lengths)).tolist()
+    for count, chosen in ((2, everyone), (3, shuffled), (5, everyone)):
+        with threads(count):
+            assert_same(chosen)
+    assert_same(shuffled[: len(shuffled) // 2 + 1])
+    for index in shuffled[:4]:
+        assert_same([index])
+
+
+@every_dtype
+@examples(15)
+@given(cases())
+def test_same_bits(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
+    """A sequence has the same bits alone, in any batch, anywhere in it, with any number of
+    threads."""
+    drawn = draw(case, dtype)
+    drawn.ours.freeze(kernel)
+    assert_same_bits(drawn)
+
+
+@every_big_case
+@every_dtype
+def test_same_bits_of_big_batches(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
+    """So it has where threads surely share the work, and sequences make several groups."""
+    drawn = draw(case, dtype)
+    drawn.ours.freeze(kernel)
+    assert_same_bits(drawn)
+
+
+@every_dtype
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_callers(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
+    """Callers of one layer at the same time each get their own results' bits."""
+    callers = 4
+    drawn = draw(Case(architecture(24, 40), 60, 9, True, 0), dtype)
+    drawn.ours.freeze(kernel)
+    expected = run_some(drawn, range(60))
+    together = threading.Barrier(callers)
+
+    def call(caller: int) -> bool:
+        torch.set_num_threads(count)  # each thread has its own number
+        chosen = range(caller, 60, callers)
+        together.wait()
+        runs = [run_some(drawn, chosen) for _ in range(10)]
+        return all(
+            torch.equal(one, other)
+            for run in runs
+            for index, own in zip(chosen, run, strict=True)
+            for one, other in zip(own, expected[index], strict=True)
+        )
+
+    with ThreadPoolExecutor(callers) as executor:
+        assert all(executor.map(call, range(callers)))
+
+
+@every_dtype
+def test_not_contiguous(kernel: CpuKernel, dtype: torch.dtype) -> None:
+    """Inputs and states that are views of something wider have the same bits as copies."""
+    _, ours = pair(dtype, input_size=11, hidden_size=13)
+    ours.freeze(kernel)
+    x = torch.randn(22, 9, dtype=dtype).t()[:, ::2]
+    h_0, c_0 = (torch.randn(5, 13, 4, dtype=dtype).permute(2, 0, 1)[::2] for _ in range(2))
+    assert not any(tensor.is_contiguous() for tensor in (x, h_0, c_0))
+    lengths = [1, 3, 2, 1, 2]
+    copies = (x.contiguous(), lengths, (h_0.contiguous(), c_0.contiguous()))
+    actual, expected = ours.forward_ragged(x, lengths, (h_0, c_0)), ours.forward_ragged(*copies)
+    pairs = zip(by_sequence(actual, lengths), by_sequence(expected, lengths), strict=True)
+    for one, other in itertools.chain.from_iterable(zip(*each, strict=True) for each in pairs):
+        assert torch.equal(one, other)
