@@ -45,10 +45,10 @@ check: setup ## lint, types, generated stubs, import layers
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-# Python itself leaks on purpose.
+# Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
 sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some minutes
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-		$(BIN)/python -m pytest --sanitize tests/test_cpu_kernel.py
+		$(BIN)/python -m pytest --sanitize -s tests/test_cpu_kernel.py
 
 OUT ?= proto
 proto: setup ## generate the stubs
