@@ -518,6 +518,7 @@ OTHER_VALUES: dict[str, Any] = {
     "drain_delay_seconds": 1.5,
     "drain_timeout_seconds": 7.0,
     "max_queue_tokens": 200_000,
+    "threads": 3,
 }
 
 
