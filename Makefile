@@ -46,7 +46,7 @@ check: setup ## lint, types, generated stubs, import layers
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
-sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some minutes
+sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, ten minutes
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python -m pytest --sanitize -s tests/test_cpu_kernel.py
 
