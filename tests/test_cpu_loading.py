@@ -141,7 +141,7 @@ def test_other_cpu(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_build, "cpu_flags", lambda: frozenset({"sse2", "fma"}))
     assert_refused("needs an x86-64 CPU with AVX2 and FMA")
     with pytest.raises(BuildError, match="needs an x86-64 CPU with AVX2 and FMA"):
-        cpu_build.build_fastest()
+        cpu.compile_fastest()
 
 
 @needs_avx2
@@ -158,11 +158,14 @@ def test_wrong_results(build_folder: Path) -> None:
 
 
 @pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The script that $CXX names. It counts its calls, and writes a word in place of a library."""
+def compiler(
+    tmp_path: Path, compiled: Callable[[Variant], Path], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The script that $CXX names. It counts its calls, and always gives this CPU's library."""
     script = tmp_path / "c++"
+    library = compiled(fastest())
     script.write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nfor out; do :; done\necho library > "$out"\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nfor out; do :; done\ncp {library} "$out"\n'
     )
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
@@ -198,10 +201,35 @@ def test_compile_all(
 @needs_avx2
 def test_compiler_that_knows_less(build_folder: Path, compiler: Path) -> None:
     """A compiler that knows no newer instructions compiles the fastest variant that it does."""
-    refuse = 'case "$*" in *-mavx512*) echo "error: unknown option" >&2; exit 1;; esac\n'
+    refuse = 'case "$*" in *-mnewest*) echo "error: unknown option" >&2; exit 1;; esac\n'
     lines = compiler.read_text().splitlines(keepends=True)
     compiler.write_text("".join([lines[0], refuse, *lines[1:]]))
-    assert cpu_build.build_fastest() == cpu_build.VARIANTS[-1].library()
+    newest = Variant("newest", frozenset(), [], ["-mnewest"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
+        assert cpu.compile_fastest() == fastest().library()
+
+
+@needs_avx2
+def test_variant_that_is_wrong_here(build_folder: Path, compiler: Path) -> None:
+    """A variant that compiles, but does not compute rightly on this CPU, gives way to the next."""
+    broken = 'case "$*" in *-mbroken*) for out; do :; done; echo no >"$out"; exit;; esac\n'
+    lines = compiler.read_text().splitlines(keepends=True)
+    compiler.write_text("".join([lines[0], broken, *lines[1:]]))
+    newest = Variant("newest", frozenset(), [], ["-mbroken"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
+        assert cpu.compile_fastest() == fastest().library()
+
+
+@needs_avx2
+def test_compiler_with_arguments(
+    build_folder: Path, compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$CXX may be a command with arguments of its own, as with a compiler cache."""
+    monkeypatch.setenv("CXX", f"{compiler} --own 'an argument'")
+    assert cpu.compile_fastest() == fastest().library()
+    assert "--own an argument" in compiler.with_name("calls").read_text()
 
 
 def fail_by_name(compiler: Path, patch: pytest.MonkeyPatch) -> None:

@@ -301,7 +301,12 @@ def test_computation_without_end_does_not_hold_up_the_end(tmp_path: Path, timeou
     steps = 300_000
     write_model(tmp_path / "deep", num_layers=8)
     limits = [f"--max-{of}-tokens={steps}" for of in ("sequence", "batch", "queue")]
-    options = (f"--model=deep={tmp_path}/deep", f"--drain-timeout-seconds={timeout}", *limits)
+    options = (
+        f"--model=deep={tmp_path}/deep",
+        f"--drain-timeout-seconds={timeout}",
+        "--kernel=reference",  # the slowest
+        *limits,
+    )
     with serving(*options) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         call = stub.Encode.future(request(np.zeros((steps, 5), np.float32)), timeout=600)

@@ -627,6 +627,18 @@ def test_invalid_types(
         ours.forward_ragged(torch.zeros(5, 3, dtype=x), [5], hx)
 
 
+@every_kernel
+@pytest.mark.parametrize("place", ["x", "h_0", "c_0"])
+def test_invalid_device(place: str, kernel: Kernel) -> None:
+    """An input or state on another device raises a ValueError that names it: a kernel reads what
+    it is given."""
+    ours = BiLSTM(3, 4).freeze(kernel)
+    given = {"x": torch.zeros(5, 3), "h_0": torch.zeros(2, 1, 4), "c_0": torch.zeros(2, 1, 4)}
+    given[place] = given[place].to("meta")
+    with pytest.raises(ValueError, match=f"{place} must be on cpu, got meta"):
+        ours.forward_ragged(given["x"], [5], (given["h_0"], given["c_0"]))
+
+
 # -- neighbours -------------------------------------------------------------------------------
 
 

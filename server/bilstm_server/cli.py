@@ -19,7 +19,8 @@ from .app import serve
 from .errors import StartError, first_problem
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint
-from .model.kernels.cpu_build import BuildError, build_all, build_fastest
+from .model.kernels.cpu import compile_fastest
+from .model.kernels.cpu_build import VARIANTS, BuildError, build
 from .settings import Settings
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
@@ -156,7 +157,7 @@ def _add_compile(commands: Commands) -> None:
 
 def _compile(parsed: argparse.Namespace) -> None:
     try:
-        libraries = build_all() if parsed.all else [build_fastest()]
+        libraries = [build(v) for v in VARIANTS] if parsed.all else [compile_fastest()]
     except BuildError as error:
         raise StartError(f"the CPU kernel: {error}") from error
     for library in libraries:

@@ -93,7 +93,7 @@ class BiLSTM(LstmParameters):
         made of them); `hx` = (h_0 [layers*K, B, P], c_0 [layers*K, B, H]), zeros if None.
         Returns `y` [N, K*P] in x's order and (h_n, c_n), shaped as `hx`.
 
-        Raises `ValueError` where shapes, types and lengths do not agree.
+        Raises `ValueError` where shapes, types, devices and lengths do not agree.
         """
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
@@ -101,10 +101,14 @@ class BiLSTM(LstmParameters):
         if batch.tokens != x.shape[0]:
             raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
         self._check_state_shapes(len(batch), hx)
+        weights = self.weight_ih_l0
+        for name, tensor in zip(("x", "h_0", "c_0"), (x, *(hx or ())), strict=False):
+            if tensor.device != weights.device:
+                raise ValueError(f"{name} must be on {weights.device}, got {tensor.device}")
         if self._is_autocast(x, hx):
             return self._run_in_own_type(x, batch, hx)
-        if x.dtype != self.weight_ih_l0.dtype:
-            raise ValueError(f"x must be {self.weight_ih_l0.dtype} as the weights, got {x.dtype}")
+        if x.dtype != weights.dtype:
+            raise ValueError(f"x must be {weights.dtype} as the weights, got {x.dtype}")
         if hx is not None and (wrong := {state.dtype for state in hx} - {x.dtype}):
             raise ValueError(f"hx must be {x.dtype} as x, got {wrong.pop()}")
         return self._run(x, batch, hx)

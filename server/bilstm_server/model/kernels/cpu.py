@@ -203,6 +203,23 @@ def load() -> CpuKernel:
     raise KernelUnavailable(reason)
 
 
+def compile_fastest() -> Path:
+    """Compile the fastest variant that the compiler knows and that computes rightly on this CPU.
+
+    Raises `BuildError` if there is none.
+    """
+    problems = []
+    for variant in cpu_build.runnable():
+        try:
+            library = cpu_build.build(variant)
+            CpuKernel(library)
+        except (cpu_build.BuildError, KernelUnavailable) as error:
+            problems.append(str(error))
+        else:
+            return library
+    raise cpu_build.BuildError(problems[0] if problems else cpu_build.NO_VARIANT)
+
+
 def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
     """A layer by the fastest kernel that a CPU has here."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -36,9 +37,9 @@ class Variant:
     macros: list[str]
     flags: list[str]
 
-    def command(self, compiler: str) -> list[str]:
+    def command(self, compiler: list[str]) -> list[str]:
         """What compiles it, but for the output's `-o NAME`."""
-        return [compiler, *_FLAGS, *self.flags, *(f"-D{m}" for m in self.macros), str(_SOURCE)]
+        return [*compiler, *_FLAGS, *self.flags, *(f"-D{m}" for m in self.macros), str(_SOURCE)]
 
     def library(self) -> Path:
         """Where it lies, if it was compiled."""
@@ -92,26 +93,10 @@ def runnable() -> list[Variant]:
     return [v for v in VARIANTS if v.cpu_flags <= cpu_flags()]
 
 
-def build_fastest() -> Path:
-    """Compile the fastest variant that the CPU and the compiler know. Raises `BuildError`."""
-    first: BuildError | None = None
-    for variant in runnable():
-        try:
-            return build(variant)
-        except BuildError as error:
-            first = first or error
-    raise first or BuildError(NO_VARIANT)
-
-
-def build_all() -> list[Path]:
-    """Compile every variant. Raises `BuildError`."""
-    return [build(variant) for variant in VARIANTS]
-
-
 def build(variant: Variant) -> Path:
     """Compile the variant, unless it is there already, and remove those of other versions of it.
 
-    Uses `$CXX`, or else c++, g++ or clang++. Raises `BuildError`.
+    Uses the command in `$CXX`, or else c++, g++ or clang++. Raises `BuildError`.
     """
     library = variant.library()
     if library.exists():
@@ -141,14 +126,14 @@ def compile_library(command: list[str], library: Path) -> None:
         raise BuildError(f"{command[0]} failed: {reason}")
 
 
-def find_compiler() -> str:
-    """Raises `BuildError`."""
-    named = os.environ.get("CXX")
-    for name in [named] if named else ["c++", "g++", "clang++"]:
-        if path := shutil.which(name):
-            return path
+def find_compiler() -> list[str]:
+    """The command and its own arguments. Raises `BuildError`."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if path := shutil.which(command[0]):
+            return [path, *command[1:]]
     if named:
-        raise BuildError(f"no C++ compiler: CXX is {named!r}, which is not there")
+        raise BuildError(f"no C++ compiler: CXX is {shlex.join(named)!r}, which is not there")
     raise BuildError("no C++ compiler: install g++ (Debian: apt-get install g++) or set CXX")
 
 

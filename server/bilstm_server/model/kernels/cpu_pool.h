@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -20,14 +20,10 @@ class Pool {
   // The process's own; a forked child, which has none of its parent's threads, gets a new one.
   // Never destroyed: its threads may outlive main.
   static Pool& instance() {
-    static std::mutex mutex;
-    static Pool* pool = nullptr;
-    static pid_t owner = 0;
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (pool == nullptr || owner != getpid()) {
-      pool = new Pool;
-      owner = getpid();
-    }
+    static Pool* pool = [] {
+      pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+      return new Pool;
+    }();
     return *pool;
   }
 

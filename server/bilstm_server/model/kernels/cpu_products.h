@@ -136,32 +136,35 @@ struct VectorProducts : Traits {
 
 constexpr bool kManyRegisters = kLanes == 16;  // 32 of them
 
-// float32: panel [depth][gate][lane].
-struct FloatTraits {
-  using Number = float;
+// Rows of floats, one depth at a time.
+struct FloatRows {
   using Operand = float;
-  static constexpr int kRows = kManyRegisters ? 6 : 3;
   static constexpr Index kDepthUnit = 1;
+
+  static Vector number(const float* a) { return splat(*a); }
+  static Vector add(Vector sum, Vector a, Vector b) { return multiply_add(a, b, sum); }
+};
+
+// float32: panel [depth][gate][lane].
+struct FloatTraits : FloatRows {
+  using Number = float;
+  static constexpr int kRows = kManyRegisters ? 6 : 3;
   static constexpr Index kStepBytes = kPanel * sizeof(float);
 
   static void put(char* panel, Index depth, int gate, int lane, float weight) {
     store(panel + depth * kStepBytes + (gate * kLanes + lane) * sizeof weight, weight);
   }
 
-  static Vector number(const float* a) { return splat(*a); }
   static Vector weight(const char* step, int gate) {
     return load<Vector>(step + gate * sizeof(Vector));
   }
-  static Vector add(Vector sum, Vector a, Vector b) { return multiply_add(a, b, sum); }
 };
 
 // bfloat16 without instructions for it: the weights are widened in registers, one operation each,
 // as two gates share a word. Panel [depth][i and f, g and o][lane][2].
-struct WidenedTraits {
+struct WidenedTraits : FloatRows {
   using Number = Bfloat16;
-  using Operand = float;
   static constexpr int kRows = kManyRegisters ? 6 : 2;
-  static constexpr Index kDepthUnit = 1;
   static constexpr Index kStepBytes = kPanel * sizeof(Bfloat16);
 
   static void put(char* panel, Index depth, int gate, int lane, Bfloat16 weight) {
@@ -169,12 +172,10 @@ struct WidenedTraits {
     store(panel + depth * kStepBytes + (2 * word + gate % 2) * sizeof weight, weight);
   }
 
-  static Vector number(const float* a) { return splat(*a); }
   static Vector weight(const char* step, int gate) {
-    const Words words = load<Words>(step + gate / 2 * sizeof(Words));
-    return Vector(gate % 2 == 0 ? words << 16 : words & std::int32_t(0xffff0000));
+    const Bits words = load<Bits>(step + gate / 2 * sizeof(Bits));
+    return Vector(gate % 2 == 0 ? words << 16 : words & 0xffff0000);
   }
-  static Vector add(Vector sum, Vector a, Vector b) { return multiply_add(a, b, sum); }
 };
 
 #if defined(BILSTM_BFLOAT16_DOT)
@@ -192,15 +193,13 @@ struct DotTraits {
     store(panel + depth / 2 * kStepBytes + (2 * word + depth % 2) * sizeof weight, weight);
   }
 
-  static Words number(const Bfloat16* a) { return Words{} + load<std::int32_t>(a); }
-  static Words weight(const char* step, int gate) {
-    return load<Words>(step + gate * sizeof(Words));
-  }
-  static Vector add(Vector sum, Words a, Words b) {
+  static Bits number(const Bfloat16* a) { return Bits{} + load<std::uint32_t>(a); }
+  static Bits weight(const char* step, int gate) { return load<Bits>(step + gate * sizeof(Bits)); }
+  static Vector add(Vector sum, Bits a, Bits b) {
 #if defined(__AVX512BF16__)
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 #else
-    const std::int32_t high = 0xffff0000;
+    const std::uint32_t high = 0xffff0000;
     sum = multiply_add(Vector(a << 16), Vector(b << 16), sum);
     return multiply_add(Vector(a & high), Vector(b & high), sum);
 #endif

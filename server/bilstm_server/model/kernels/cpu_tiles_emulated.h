@@ -54,13 +54,14 @@ inline void _tile_dpbf16ps(int to, int left, int right) {
   const Tile &a = tiles[left], &b = tiles[right];
   if (c.rows != a.rows || c.row_bytes != b.row_bytes || a.row_bytes != 4 * b.rows) std::abort();
   for (int row = 0; row < c.rows; ++row) {
-    for (int column = 0; column < c.row_bytes; column += 4) {
-      float sum;
-      std::memcpy(&sum, c.bytes[row] + column, sizeof sum);
-      for (int half = 0; half < 2 * b.rows; ++half)
-        sum = __builtin_fmaf(bfloat16_at(a.bytes[row] + 2 * half),
-                             bfloat16_at(b.bytes[half / 2] + column + half % 2 * 2), sum);
-      std::memcpy(c.bytes[row] + column, &sum, sizeof sum);
+    for (int half = 0; half < 2 * b.rows; ++half) {
+      const float number = bfloat16_at(a.bytes[row] + 2 * half);
+      for (int column = 0; column < c.row_bytes; column += 4) {
+        float sum;
+        std::memcpy(&sum, c.bytes[row] + column, sizeof sum);
+        sum = __builtin_fmaf(number, bfloat16_at(b.bytes[half / 2] + column + half % 2 * 2), sum);
+        std::memcpy(c.bytes[row] + column, &sum, sizeof sum);
+      }
     }
   }
 }

@@ -31,6 +31,7 @@ constexpr Index round_up(Index a, Index b) { return divide_up(a, b) * b; }
 
 using Vector = float __attribute__((vector_size(4 * kLanes)));
 using Words = std::int32_t __attribute__((vector_size(4 * kLanes)));
+using Bits = std::uint32_t __attribute__((vector_size(4 * kLanes)));
 using Halves = std::uint16_t __attribute__((vector_size(2 * kLanes)));
 
 template <class T, class Number>
@@ -83,13 +84,13 @@ inline Vector divide(Vector a, Vector b) {
 #endif
 }
 
-inline Vector widen(Halves bits) { return Vector(__builtin_convertvector(bits, Words) << 16); }
+inline Vector widen(Halves bits) { return Vector(__builtin_convertvector(bits, Bits) << 16); }
 
 // To nearest, ties to even.
 inline Halves narrow(Vector a) {
-  const Words bits = Words(a);
-  const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const Words quiet_nan = bits | 0x400000;  // rounding could carry a NaN's bits away
+  const Bits bits = Bits(a);
+  const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const Bits quiet_nan = bits | 0x400000;  // rounding could carry a NaN's bits away
   return __builtin_convertvector((a == a ? rounded : quiet_nan) >> 16, Halves);
 }
 
