@@ -72,6 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load in each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kernel", default="auto", help="of the engine and the servers")
     parser.add_argument("--check", action="store_true", help="fail if short of what is required")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -82,9 +83,12 @@ def main() -> int:
         torch.manual_seed(0)
         config = ModelConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS)
         save_model(SequenceEncoder(config), Path(folder))
-        engine = Engine.load(Path(folder), "cpu", "float32", "auto")
-        model = f"--model=bench={folder}"
-        with server_process(model) as server, server_process(model, *FULL_BATCHES) as full_server:
+        engine = Engine.load(Path(folder), "cpu", "float32", arguments.kernel)
+        options = (f"--model=bench={folder}", f"--kernel={arguments.kernel}")
+        with (
+            server_process(*options) as server,
+            server_process(*options, *FULL_BATCHES) as full_server,
+        ):
             loads = asyncio.run(
                 _measure(
                     server,
