@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -113,6 +114,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def knows(compiler: list[str], variant: Variant) -> bool:
+    """Whether the compiler has the variant's instructions at all."""
+    command = [*compiler, *variant.flags, "-x", "c++", "-fsyntax-only", "/dev/null"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 @pytest.fixture(scope="session")
 def compiled(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
@@ -133,15 +140,9 @@ def compiled(
 
     def compile_variant(variant: Variant) -> Path:
         library = folder / f"{variant.name}.so"
-        portable = dataclasses.replace(variant, flags=VARIANTS[-1].flags)
-        if variant in cpu_build.runnable():
-            try:
-                cpu_build.compile_library([*variant.command(compiler), *more], library)
-                return library
-            except BuildError:
-                if variant == portable:
-                    raise
-        cpu_build.compile_library([*portable.command(compiler), *more], library)
+        if variant not in cpu_build.runnable() or not knows(compiler, variant):
+            variant = dataclasses.replace(variant, flags=VARIANTS[-1].flags)
+        cpu_build.compile_library([*variant.command(compiler), *more], library)
         return library
 
     with ThreadPoolExecutor(2) as threads:  # several seconds each, while the tests run

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import knows
 from lstms import draw_states, pair
 
 import bilstm_server
@@ -65,7 +66,8 @@ def test_other_device() -> None:
     """On another device `cpu` is refused, and `auto` misses nothing."""
     with pytest.raises(KernelUnavailable, match="can't run on cuda"):
         choose("cpu", torch.device("cuda"))
-    assert choose("auto", torch.device("cuda")) == ("reference", ReferenceLayer, None)
+    choice = choose("auto", torch.device("cuda"))
+    assert (choice.name, choice.kernel, choice.missed) == ("reference", ReferenceLayer, None)
 
 
 def test_unknown_kernel() -> None:
@@ -126,14 +128,16 @@ def test_corrupted(content: bytes, build_folder: Path) -> None:
 
 
 def test_next_variant(build_folder: Path, compiled: Callable[[Variant], Path]) -> None:
-    """Where the fastest variant does not load, the next one that does is used."""
+    """Where the fastest variant does not load, the next one that does is used, and says so."""
     build_folder.mkdir()
     broken = Variant("broken", frozenset(), [], [])
     broken.library().touch()
     fastest().library().symlink_to(compiled(fastest()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_build, "VARIANTS", [broken, *cpu_build.VARIANTS])
-        assert choose("auto", CPU).name == "cpu"
+        choice = choose("auto", CPU)
+    assert (choice.name, choice.instructions) == ("cpu", fastest().name)
+    assert "does not load" in str(choice.missed)
 
 
 def test_other_cpu(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +211,33 @@ def test_compiler_that_knows_less(build_folder: Path, compiler: Path) -> None:
     newest = Variant("newest", frozenset(), [], ["-mnewest"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
-        assert cpu.compile_fastest() == fastest().library()
+        assert cpu.compile_fastest()[0] == fastest().library()
+
+
+@pytest.mark.parametrize("variant", cpu_build.VARIANTS, ids=lambda variant: variant.name)
+def test_own_instructions(variant: Variant, tmp_path: Path) -> None:
+    """Every variant compiles with its own instructions, whatever this CPU has."""
+    try:
+        compiler = cpu_build.find_compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+    if not knows(compiler, variant):
+        pytest.skip(f"{compiler[0]} does not know {variant.name}")
+    cpu_build.compile_library([*variant.command(compiler), "-fsyntax-only"], tmp_path / "none")
+
+
+def test_compile_some(
+    build_folder: Path, compiler: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`compile --all` leaves out what the compiler does not know, and says so."""
+    refuse = 'case "$*" in *-mamx*) echo "error: unknown option" >&2; exit 1;; esac\n'
+    lines = compiler.read_text().splitlines(keepends=True)
+    compiler.write_text("".join([lines[0], refuse, *lines[1:]]))
+    assert cli.main(["compile", "--all"]) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines() == [str(v.library()) for v in cpu_build.VARIANTS[1:]]
+    assert "amx" in output.err
+    assert "unknown option" in output.err
 
 
 @needs_avx2
@@ -219,7 +249,7 @@ def test_variant_that_is_wrong_here(build_folder: Path, compiler: Path) -> None:
     newest = Variant("newest", frozenset(), [], ["-mbroken"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
-        assert cpu.compile_fastest() == fastest().library()
+        assert cpu.compile_fastest()[0] == fastest().library()
 
 
 @needs_avx2
@@ -228,7 +258,7 @@ def test_compiler_with_arguments(
 ) -> None:
     """$CXX may be a command with arguments of its own, as with a compiler cache."""
     monkeypatch.setenv("CXX", f"{compiler} --own 'an argument'")
-    assert cpu.compile_fastest() == fastest().library()
+    assert cpu.compile_fastest()[0] == fastest().library()
     assert "--own an argument" in compiler.with_name("calls").read_text()
 
 
@@ -297,7 +327,7 @@ def test_serve_uncompiled(
     monkeypatch.setenv("PYTHONPATH", str(uncompiled))
     with server_process(f"--model=small={model_folder}", "--kernel=auto") as server:
         (warning,) = (event for event in server.log if event["level"] == "warning")
-        assert warning["event"] == "reference kernel"
+        assert (warning["event"], warning["kernel"]) == ("slower kernel", "reference")
         assert "run `bilstm-server compile`" in warning["reason"]
         (info,) = (name for name in server.metrics() if name.startswith("bilstm_model_info"))
         assert 'kernel="reference"' in info

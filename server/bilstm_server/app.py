@@ -75,6 +75,7 @@ class App:
         self._health = HealthService([SERVICE])
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
+        self._said: set[str] = set()  # warnings
         self.port = 0
         self.metrics_port = 0
 
@@ -168,8 +169,9 @@ class App:
             self.metrics.watch_device(
                 str(device), memory_readers(device), lambda: utilization(device)
             )
-        if engine.missed_kernel:
-            log.warning("reference kernel", reason=engine.missed_kernel)
+        if engine.missed_kernel and engine.missed_kernel not in self._said:
+            self._said.add(engine.missed_kernel)
+            log.warning("slower kernel", kernel=engine.kernel, reason=engine.missed_kernel)
         log.info(
             "model loaded",
             model=source.name,
@@ -178,6 +180,8 @@ class App:
             device=str(engine.device),
             dtype=engine.dtype,
             kernel=engine.kernel,
+            instructions=engine.instructions,
+            threads=engine.threads,
             seconds=round(seconds, 3),
         )
 

@@ -157,11 +157,32 @@ def _add_compile(commands: Commands) -> None:
 
 def _compile(parsed: argparse.Namespace) -> None:
     try:
-        libraries = [build(v) for v in VARIANTS] if parsed.all else [compile_fastest()]
+        libraries, problems = _compile_all() if parsed.all else _compile_one()
     except BuildError as error:
         raise StartError(f"the CPU kernel: {error}") from error
+    for name, problem in problems.items():
+        print(f"bilstm-server: the CPU kernel for {name}: {problem}", file=sys.stderr)
     for library in libraries:
         print(library)
+
+
+def _compile_one() -> tuple[list[Path], dict[str, Exception]]:
+    library, problems = compile_fastest()
+    return [library], problems
+
+
+def _compile_all() -> tuple[list[Path], dict[str, Exception]]:
+    """Those that the compiler knows. Raises `BuildError` if it is none."""
+    libraries: list[Path] = []
+    problems: dict[str, Exception] = {}
+    for variant in VARIANTS:
+        try:
+            libraries.append(build(variant))
+        except BuildError as error:
+            problems[variant.name] = error
+    if not libraries:
+        raise next(iter(problems.values()))
+    return libraries, problems
 
 
 def _fail(reason: str) -> int:

@@ -55,7 +55,8 @@ class Engine:
             raise ModelError(f"--kernel {kernel}: {error}") from error
         self.kernel = choice.name
         self.missed_kernel = choice.missed  # why it is not a faster one, if there is one
-        encoder.lstm.freeze(choice.kernel)
+        self.instructions = choice.instructions  # that it was compiled for
+        encoder.freeze(choice.kernel)
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: str, kernel: str) -> Self:
@@ -66,6 +67,11 @@ class Engine:
     @property
     def config(self) -> ModelConfig:
         return self._encoder.config
+
+    @property
+    def threads(self) -> int:
+        """That compute on the CPU."""
+        return torch.get_num_threads()
 
     @property
     def dtype(self) -> str:

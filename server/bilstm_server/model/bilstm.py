@@ -40,19 +40,26 @@ class BiLSTM(LstmParameters):
 
     # -- inference with packed weights ---------------------------------------------------------
 
-    def freeze(self, kernel: Kernel | None = None) -> Self:
-        """Pack the weights of this moment for `kernel`, once, and run with them from now on; None
-        is the fastest kernel here for the weights' device.
+    def freeze(self, kernel: str | Kernel = "auto") -> Self:
+        """Pack the weights of this moment for `kernel`, once, and run with them from now on.
+
+        `kernel` is `auto`, the fastest one here for the weights' device, or `cpu` or `reference`
+        (or one that was chosen already). Raises `KernelUnavailable` if it can't run here.
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
         dtype or device, or loading a state_dict thaws the module again.
         """
         self.eval()
-        kernel = kernel or choose_kernel("auto", self.weight_ih_l0.device).kernel
+        if isinstance(kernel, str):
+            kernel = choose_kernel(kernel, self.weight_ih_l0.device).kernel
         # Tensors made in inference mode could take no part in autograd later.
         with torch.inference_mode(False), torch.no_grad():
             self._frozen = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
         return self
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._frozen is not None
 
     def reset_parameters(self) -> None:
         self._frozen = None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from .bilstm import BiLSTM, States
 from .config import ModelConfig, Output, Pooling
-from .kernels import RaggedBatch
+from .kernels import Kernel, Linear, RaggedBatch
 
 
 @dataclass(slots=True)
@@ -32,6 +33,8 @@ class SequenceEncoder(nn.Module):
     """The whole model. Its state_dict has nn.LSTM's names under `lstm.`, and nn.Embedding's
     and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
     """
+
+    _frozen_head: Linear | None = None  # in use as long as `lstm` is frozen
 
     def __init__(
         self,
@@ -73,6 +76,15 @@ class SequenceEncoder(nn.Module):
             else None
         )
 
+    def freeze(self, kernel: Kernel) -> Self:
+        """Run with the weights of this moment, packed for the kernel; see `BiLSTM.freeze`."""
+        self.eval()
+        self.lstm.freeze(kernel)
+        if self.head is not None:
+            with torch.inference_mode(False):
+                self._frozen_head = kernel.linear(self.head.weight, self.head.bias)
+        return self
+
     def forward(
         self,
         x: Tensor,
@@ -101,7 +113,8 @@ class SequenceEncoder(nn.Module):
         if Output.LOGITS in outputs:
             if self.head is None or self.config.head is None:
                 raise ValueError("logits need a head, and this model has none")
-            encodings.logits = self.head(self._pool(self.config.head.pooling, y, h_n, batch))
+            head = self._frozen_head if self._frozen_head and self.lstm.is_frozen else self.head
+            encodings.logits = head(self._pool(self.config.head.pooling, y, h_n, batch))
         if Output.STATE in outputs:
             encodings.state = (h_n, c_n)
         return encodings

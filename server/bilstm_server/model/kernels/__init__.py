@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from . import cpu
-from .interface import DirectionWeights, Kernel, KernelUnavailable, Layer, RaggedBatch
+from .interface import DirectionWeights, Kernel, KernelUnavailable, Layer, Linear, RaggedBatch
 from .reference import ReferenceLayer
 
 NAMES = ("cpu", "reference")  # fastest first
@@ -20,6 +20,7 @@ NAMES = ("cpu", "reference")  # fastest first
 class Choice(NamedTuple):
     name: str
     kernel: Kernel
+    instructions: str | None = None  # that it was compiled for
     missed: str | None = None  # why it is not a faster one
 
 
@@ -35,11 +36,12 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
         try:
             return choose_kernel("cpu", device)
         except KernelUnavailable as error:
-            return Choice("reference", ReferenceLayer, str(error))
+            return Choice("reference", ReferenceLayer, missed=str(error))
     if name == "cpu":
         if device.type != "cpu":
             raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
-        return Choice(name, cpu.load())
+        kernel = cpu.load()
+        return Choice(name, kernel, kernel.instructions, kernel.missed)
     if name == "reference":
         return Choice(name, ReferenceLayer)
     raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
@@ -52,6 +54,7 @@ __all__ = [
     "Kernel",
     "KernelUnavailable",
     "Layer",
+    "Linear",
     "RaggedBatch",
     "choose_kernel",
 ]

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from . import cpu_build
-from .interface import DirectionWeights, KernelUnavailable, Layer, RaggedBatch
+from .interface import DirectionWeights, KernelUnavailable, Layer, Linear, RaggedBatch
 from .reference import ReferenceLayer
 
+_NO_MEMORY = "no memory for the CPU kernel's buffers"
 _NUMBERS = {torch.float32: 0, torch.bfloat16: 1}  # cpu.cpp's names for them
 
 
@@ -47,8 +50,13 @@ class CpuKernel:
     those that are neither float32 nor bfloat16, or not on the CPU.
     """
 
-    def __init__(self, library: Path):
-        """Raises `KernelUnavailable` if the library does not load, or does not compute rightly."""
+    def __init__(self, library: Path, missed: str | None = None):
+        """`missed`: why it is not a faster one.
+
+        Raises `KernelUnavailable` if the library does not load, or does not compute rightly.
+        """
+        self.missed = missed
+        self.instructions = library.stem.removeprefix("cpu-").partition("-")[0]
         try:
             functions = ctypes.CDLL(str(library))
         except OSError as error:
@@ -63,11 +71,10 @@ class CpuKernel:
         self._pack = functions.bilstm_pack
         self._pack.argtypes = [c_int, c_int, c_int64, c_int64, c_void_p, c_void_p]
         self._pack.restype = None
-        self._pack_bias = functions.bilstm_pack_bias
-        self._pack_bias.argtypes = [c_int64, c_void_p, c_void_p]
-        self._pack_bias.restype = None
         self.run = functions.bilstm_run
         self.run.argtypes = [c_int, c_void_p, c_void_p, c_int]
+        self.run_linear = functions.bilstm_linear
+        self.run_linear.argtypes = [c_int, *[c_int64] * 3, *[c_void_p] * 4]
         self._check()
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
@@ -75,6 +82,12 @@ class CpuKernel:
         if weights.dtype not in _NUMBERS or weights.device.type != "cpu":
             return ReferenceLayer(directions)
         return CpuLayer(directions, self)
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """See `Kernel`. A row has the same bits whatever the others are."""
+        if weight.dtype not in _NUMBERS or weight.device.type != "cpu":
+            return ReferenceLayer.linear(weight, bias)
+        return CpuLinear(weight, bias, self)
 
     def pack(self, matrix: Tensor, gates: bool) -> Tensor:
         """A weight matrix [columns, depth] in the order in which the kernel reads it, as bytes."""
@@ -85,15 +98,15 @@ class CpuKernel:
         self._pack(number, gates, columns, depth, matrix.data_ptr(), packed.data_ptr())
         return packed
 
-    def pack_bias(self, direction: DirectionWeights) -> Tensor:
-        """b_ih + b_hh, zeros without, in float32 and ordered as `pack` orders the gates."""
-        columns = direction.w_ih.shape[0]
-        bias = torch.zeros(columns)
-        if direction.b_ih is not None and direction.b_hh is not None:
-            bias = direction.b_ih.detach().float() + direction.b_hh.detach().float()
+    def pack_bias(self, columns: int, gates: bool, *biases: Tensor | None) -> Tensor:
+        """The biases' sum, in float32 and ordered as `pack` orders the columns."""
+        total = torch.zeros(columns)
+        for bias in biases:
+            if bias is not None:
+                total += bias.detach()
         size = self._packed_bytes(_NUMBERS[torch.float32], columns, 1)
         packed = torch.zeros(size, dtype=torch.uint8)
-        self._pack_bias(columns // 4, bias.data_ptr(), packed.data_ptr())
+        self._pack(_NUMBERS[torch.float32], gates, columns, 1, total.data_ptr(), packed.data_ptr())
         return packed
 
     def _check(self) -> None:
@@ -141,7 +154,7 @@ class CpuLayer:
                 kernel.pack(direction.w_ih, gates=True),
                 kernel.pack(direction.w_hh, gates=True),
                 None if direction.w_hr is None else kernel.pack(direction.w_hr, gates=False),
-                kernel.pack_bias(direction),
+                kernel.pack_bias(len(direction.w_ih), True, direction.b_ih, direction.b_hh),
             )
             for direction in directions
         ]
@@ -156,9 +169,10 @@ class CpuLayer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Layer`. Raises `MemoryError`.
 
-        Where a gradient is to reach `x` or the states, the reference computes this.
+        Where a gradient is to reach `x` or the states, or comes from them in forward mode, the
+        reference computes this.
         """
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, h_0, c_0)):
+        if torch.is_grad_enabled() and any(map(_has_gradient, (x, h_0, c_0))):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
         y = x.new_empty(batch.tokens, len(self._packed) * self._output)
@@ -172,12 +186,39 @@ class CpuLayer:
             torch.get_num_threads(),
         )
         if failed:
-            raise MemoryError("no memory for the CPU kernel's buffers")
+            raise MemoryError(_NO_MEMORY)
         return y, h_n, c_n
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy packs the weights anew: perhaps on another machine."""
         return make_layer, (self._directions,)
+
+
+class CpuLinear:
+    """A matrix and a bias packed for the kernel: what `torch.nn.functional.linear` computes."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kernel: CpuKernel):
+        self._kernel = kernel
+        self._copies = (_copy(weight), None if bias is None else _copy(bias))
+        self._sizes = (weight.shape[1], weight.shape[0])
+        self._number = _NUMBERS[weight.dtype]
+        self._packed = (kernel.pack(weight, False), kernel.pack_bias(len(weight), False, bias))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, D] -> [B, columns]. Raises `MemoryError`."""
+        if torch.is_grad_enabled() and _has_gradient(x):
+            return F.linear(x, *self._copies)
+        x = x.contiguous()
+        y = x.new_empty(len(x), self._sizes[1])
+        weight, bias = map(Tensor.data_ptr, self._packed)
+        if self._kernel.run_linear(
+            self._number, len(x), *self._sizes, x.data_ptr(), weight, bias, y.data_ptr()
+        ):
+            raise MemoryError(_NO_MEMORY)
+        return y
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_linear, self._copies
 
 
 class _Packed(NamedTuple):
@@ -193,31 +234,32 @@ def load() -> CpuKernel:
     variants = cpu_build.runnable()
     if not variants:
         raise KernelUnavailable(f"the cpu kernel: {cpu_build.NO_VARIANT}")
-    reason = "the cpu kernel is not compiled: run `bilstm-server compile`"
+    missed = None
     for variant in variants:
         if variant.library().exists():
             try:
-                return CpuKernel(variant.library())
+                return CpuKernel(variant.library(), missed)
             except KernelUnavailable as error:
-                reason = str(error)
-    raise KernelUnavailable(reason)
+                missed = missed or str(error)
+    raise KernelUnavailable(missed or "the cpu kernel is not compiled: run `bilstm-server compile`")
 
 
-def compile_fastest() -> Path:
+def compile_fastest() -> tuple[Path, dict[str, Exception]]:
     """Compile the fastest variant that the compiler knows and that computes rightly on this CPU.
 
-    Raises `BuildError` if there is none.
+    Returns where it lies, and what was wrong with faster ones by name. Raises `BuildError` if
+    there is none.
     """
-    problems = []
+    problems: dict[str, Exception] = {}
     for variant in cpu_build.runnable():
         try:
             library = cpu_build.build(variant)
             CpuKernel(library)
         except (cpu_build.BuildError, KernelUnavailable) as error:
-            problems.append(str(error))
+            problems[variant.name] = error
         else:
-            return library
-    raise cpu_build.BuildError(problems[0] if problems else cpu_build.NO_VARIANT)
+            return library, problems
+    raise cpu_build.BuildError(str(next(iter(problems.values()), cpu_build.NO_VARIANT)))
 
 
 def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
@@ -226,6 +268,14 @@ def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
         return load()(directions)
     except KernelUnavailable:
         return ReferenceLayer(directions)
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    """The same of a product."""
+    try:
+        return load().linear(weight, bias)
+    except KernelUnavailable:
+        return ReferenceLayer.linear(weight, bias)
 
 
 def _map(function: Callable[[Tensor], Tensor], weights: DirectionWeights) -> DirectionWeights:
@@ -239,6 +289,11 @@ def _map(function: Callable[[Tensor], Tensor], weights: DirectionWeights) -> Dir
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return tensor.requires_grad or dual.tangent is not None
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -31,8 +31,8 @@ class Pool {
   // thread's call has the pool, this one works alone.
   template <class Work>
   void run(int threads, int items, const Work& work) {
-    const std::unique_lock<std::mutex> owned(owner_, std::try_to_lock);
-    if (threads < 2 || items < 2 || !owned.owns_lock()) {
+    std::unique_lock<std::mutex> owned(owner_, std::defer_lock);
+    if (threads < 2 || items < 2 || !owned.try_lock()) {
       for (int item = 0; item < items; ++item) work(item);
       return;
     }
@@ -71,7 +71,7 @@ class Pool {
     }
   };
 
-  static constexpr int kSpins = 8000;  // some 150 us
+  static constexpr int kSpins = 8000;  // 150 us and more, by how long the CPU pauses
 
   template <class Condition>
   static void spin(const Condition& condition) {
@@ -96,7 +96,7 @@ class Pool {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [this] { return seats_ > 0 && job_ != nullptr; });
       Job* job = job_;
-      --seats_;
+      if (--seats_ == 0) posted_.store(false, std::memory_order_relaxed);  // others spin again
       busy_.fetch_add(1);
       lock.unlock();
       job->work_off();

@@ -30,7 +30,6 @@ constexpr Index round_up(Index a, Index b) { return divide_up(a, b) * b; }
 // -- vectors ------------------------------------------------------------------------------------
 
 using Vector = float __attribute__((vector_size(4 * kLanes)));
-using Words = std::int32_t __attribute__((vector_size(4 * kLanes)));
 using Bits = std::uint32_t __attribute__((vector_size(4 * kLanes)));
 using Halves = std::uint16_t __attribute__((vector_size(2 * kLanes)));
 
@@ -54,13 +53,8 @@ inline Vector splat(float number) {
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
   Vector v;
-  UNROLL for (int lane = 0; lane < kLanes; ++lane) v[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
-  return v;
-}
-
-inline Vector round_to_integer(Vector a) {
-  Vector v;
-  UNROLL for (int lane = 0; lane < kLanes; ++lane) v[lane] = __builtin_rintf(a[lane]);
+  UNROLL for (int lane = 0; lane < kLanes; ++lane)
+    v[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
   return v;
 }
 
@@ -105,7 +99,11 @@ struct Exponential {
 
 template <int Shift>
 inline Exponential exponential(Vector x) {
-  const Vector n = round_to_integer(x * splat(0x1.715476p+0f));  // 1 / ln 2
+  // x / ln 2 to the nearest integer, which is left in the low bits of `shifted` too. A NaN's bits
+  // mean nothing there, and need not: f is a NaN as well.
+  const Vector magic = splat(0x1.8p+23f);
+  const Vector shifted = multiply_add(x, splat(0x1.715476p+0f), magic);
+  const Vector n = shifted - magic;
   // ln 2 in two parts, the first short enough for exact products.
   Vector f = multiply_add(n, splat(-0x1.62e400p-1f), x);
   f = multiply_add(n, splat(-0x1.7f7d1cp-20f), f);
@@ -115,8 +113,7 @@ inline Exponential exponential(Vector x) {
   q = multiply_add(q, f, splat(0x1.555674p-5f));
   q = multiply_add(q, f, splat(0x1.5554b0p-3f));
   q = multiply_add(q, f, splat(0x1.fffffep-2f));
-  const Words power = __builtin_convertvector(n, Words) + (127 - Shift);
-  return {Vector(power << 23), multiply_add(f * f, q, f)};
+  return {Vector((Bits(shifted) + (127 - Shift)) << 23), multiply_add(f * f, q, f)};
 }
 
 // 1 + e^-x, so that sigmoid(x) is its reciprocal: infinite where e^-x overflows.

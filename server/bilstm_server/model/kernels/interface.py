@@ -5,7 +5,7 @@ Knows tensors and the layer's equations' inputs; knows no module, no model and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -124,7 +124,14 @@ class Layer(Protocol):
         ...
 
 
+Linear = Callable[[Tensor], Tensor]  # [B, D] -> [B, columns]
+
+
 class Kernel(Protocol):
     """Makes a layer out of its directions' weights: forward, and reverse where there is one."""
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer: ...
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """What computes x weightᵀ + bias, with copies of them: weight [columns, D]."""
+        ...

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import DirectionWeights, RaggedBatch
+from .interface import DirectionWeights, Linear, RaggedBatch
 
 # Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
@@ -77,6 +77,13 @@ class ReferenceLayer:
         c_n = torch.cat([c for _, c in reversed(ended)], dim=1).index_select(1, batch.rank)
         y = self._rows(torch.cat(outputs, dim=1).to(x.dtype), batch)
         return y, h_n.to(h_0.dtype), c_n.to(c_0.dtype)
+
+    @staticmethod
+    def linear(weight: Tensor, bias: Tensor | None) -> Linear:
+        """See `Kernel`."""
+        weight = weight.detach().clone()
+        bias = None if bias is None else bias.detach().clone()
+        return lambda x: F.linear(x, weight, bias)
 
     def _project(self, x: Tensor, batch: RaggedBatch) -> Tensor:
         """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
