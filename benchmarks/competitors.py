@@ -1,12 +1,12 @@
 """What runs one ragged batch: ours, nn.LSTM, ONNX Runtime and OpenVINO, of the same weights.
 
 Owns how each is fed and set to its best, and that all give the same numbers. Knows no clock.
-Packages that are not installed are left out: see `missing_packages`.
+Packages that are not installed are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -28,6 +28,7 @@ PADDED = "nn.LSTM padded"
 ONNX_RUNTIME = "ONNX Runtime"
 OPENVINO = "OpenVINO"
 
+COMPETITORS = ("onnx", "onnxruntime", "openvino")  # packages, of the extra `bench`
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of outputs between -1 and 1
 DIRECTIONS = ("", "_reverse")  # suffixes of nn.LSTM's parameters
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def systems(case: Case) -> dict[str, System]:
         PACKED: System(lambda: case.lstm(packed)),
         PADDED: System(lambda: case.lstm(padded)),
     }
-    missing = missing_packages()
+    missing = missing_packages(COMPETITORS)
     if case.x.dtype == torch.float32 and not {"onnx", "onnxruntime"} & set(missing):
         found[ONNX_RUNTIME] = _onnx_runtime(case)
     if "openvino" not in missing:
@@ -98,10 +99,8 @@ def systems(case: Case) -> dict[str, System]:
     return found
 
 
-def missing_packages() -> list[str]:
-    """Of the extra `bench`."""
-    names = ("matplotlib", "onnx", "onnxruntime", "openvino")
-    return [name for name in names if find_spec(name) is None]
+def missing_packages(wanted: Iterable[str]) -> list[str]:
+    return sorted(name for name in wanted if find_spec(name) is None)
 
 
 def _check(case: Case, found: dict[str, System]) -> None:

@@ -510,6 +510,7 @@ def test_lengths_forms(form: Callable[[list[int]], Any]) -> None:
         ([6, -1], "at least one step"),
         ([], "at least one sequence"),
         ([[2, 3]], "lengths must be a list"),
+        ([2.0, 3.0], "lengths must be integers, got float"),
     ],
 )
 def test_invalid_lengths(form: Callable[[list[Any]], Any], lengths: list[Any], reason: str) -> None:

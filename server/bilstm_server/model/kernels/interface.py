@@ -41,8 +41,10 @@ class RaggedBatch:
     def __init__(self, lengths: Sequence[int] | np.ndarray, device: torch.device | str = "cpu"):
         """`lengths`: steps of each sequence, at least 1 each, in the caller's order."""
         given = np.asarray(lengths)
-        if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
+        if given.ndim != 1 or given.size == 0:
             raise ValueError("lengths must be a list of at least one sequence's steps")
+        if given.dtype.kind not in "iu":
+            raise ValueError(f"lengths must be integers, got {given.dtype}")
         self.lengths = given.astype(np.int64)
         if self.lengths.min() < 1:
             raise ValueError("every sequence must have at least one step")
