@@ -66,7 +66,9 @@ class Settings(BaseSettings):
         default="auto", description="What runs a layer; auto: the fastest this machine can run."
     )
     threads: Threads = Field(
-        default=0, description="Threads that compute on the CPU; 0: one for each core."
+        default=0,
+        description="Threads that compute on the CPU; 0: what OMP_NUM_THREADS says, or one for "
+        "each core.",
     )
     host: str = Field(
         default="127.0.0.1",
