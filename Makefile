@@ -10,7 +10,7 @@ KERNEL := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto docs train bench clean
+.PHONY: help setup demo serve test check sanitize proto release docs train bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,13 +36,17 @@ serve: setup ## serve the shipped model until Ctrl-C
 test: setup ## all tests
 	$(BIN)/python -m pytest
 
-check: setup ## lint, types, generated stubs, import layers
+check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory proto OUT=build/proto
 	diff -r --exclude='*.proto' --exclude='__*' build/proto/bilstm/v1 proto/bilstm/v1
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/released.json
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python docs/dashboard.py --check
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
@@ -57,8 +61,12 @@ proto: setup ## generate the stubs
 		--python_out=$(OUT) --grpc_python_out=$(OUT) \
 		--mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTO)
 
-docs: setup ## write README's tables of settings and metrics
+release: setup ## make the protos of this state those that no change may break
+	$(BIN)/buf build proto --exclude-source-info --output proto/released.json
+
+docs: setup ## write README's tables and the dashboard's picture
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/dashboard.py
 
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py
@@ -67,10 +75,10 @@ $(BENCH): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-# The second runs even where the first misses a target.
-bench: setup $(BENCH) ## the operator against others, and the server under load
-	@$(BIN)/python -m benchmarks.operator --check; missed=$$?; \
-		$(BIN)/python -m benchmarks.serving --check && exit $$missed
+# Each runs even where the one before misses a target.
+bench: setup $(BENCH) ## the operator against others, the server under load, what metrics cost
+	@missed=0; for part in operator serving overhead; do \
+		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated
 	rm -rf $(VENV) $(KERNELS)/build build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.load import Load, closed_loop, open_loop
 from benchmarks.workload import lengths
 from bilstm_client import AsyncClient
 from bilstm_server.batching.engine import Engine
@@ -45,27 +45,6 @@ OPEN = {share: f"open loop, {share:.0%}" for share in OPEN_LOOP_SHARES}
 REQUIRED_SHARE = 0.7  # of the engine's own throughput, with the most callers
 
 Sequence = NDArray[np.float32]
-
-
-@dataclass
-class Load:
-    """What one load measured, over all rounds."""
-
-    rates: list[float] = field(default_factory=list)  # sequences per second, one per round
-    seconds: list[float] = field(default_factory=list)  # of each request
-    batches: list[float] = field(default_factory=list)  # mean sequences a batch, one per round
-
-    @property
-    def rate(self) -> float:
-        return statistics.median(self.rates)
-
-    def share_of(self, other: Load) -> float:
-        """The median of the rounds' ratios: the machine may change its speed between rounds."""
-        return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
-
-    def percentile(self, share: float) -> float:
-        """In milliseconds."""
-        return 1e3 * float(np.quantile(self.seconds, share))
 
 
 def main() -> int:
@@ -113,21 +92,28 @@ async def _measure(
     """Rounds of every load in turn, so that the machine's moods fall on all of them."""
     loads = {name: Load() for name in (ENGINE, *CLOSED.values(), FULL, *OPEN.values())}
     async with AsyncClient(server.target) as client, AsyncClient(full_server.target) as patient:
-        for warmed in (client, patient):
-            await _closed_loop(warmed, sequences, CALLERS[-1], 1.0)
+
+        def call(index: int) -> Awaitable[object]:
+            return client.encode(sequences[index % len(sequences)])
+
+        def patient_call(index: int) -> Awaitable[object]:
+            return patient.encode(sequences[index % len(sequences)])
+
+        for warmed in (call, patient_call):
+            await closed_loop(warmed, CALLERS[-1], 1.0)
         most = loads[CLOSED[CALLERS[-1]]]
         for _ in range(rounds):
             # The engine alone between the two that are held against it.
-            running = _closed_loop(client, sequences, CALLERS[-1], seconds)
+            running = closed_loop(call, CALLERS[-1], seconds)
             await _observe(most, server, running)
             loads[ENGINE].rates.append(_feed(engine, sequences, CALLERS[-1], seconds))
-            running = _closed_loop(patient, sequences, CALLERS[-1], seconds)
+            running = closed_loop(patient_call, CALLERS[-1], seconds)
             await _observe(loads[FULL], full_server, running)
             for callers in CALLERS[:-1]:
-                running = _closed_loop(client, sequences, callers, seconds)
+                running = closed_loop(call, callers, seconds)
                 await _observe(loads[CLOSED[callers]], server, running)
             for share, name in OPEN.items():
-                running = _open_loop(client, sequences, share * most.rates[-1], seconds)
+                running = open_loop(call, share * most.rates[-1], seconds)
                 await _observe(loads[name], server, running)
     return loads
 
@@ -160,54 +146,6 @@ async def _observe(load: Load, server: ServerProcess, running: Awaitable[list[fl
     load.rates.append(len(measured) / elapsed)
     load.seconds += measured
     load.batches.append(total / count)
-
-
-async def _closed_loop(
-    client: AsyncClient,
-    sequences: list[Sequence],
-    callers: int,
-    seconds: float,
-) -> list[float]:
-    """Each caller sends its next request when it has its answer. The seconds of each."""
-    measured: list[float] = []
-    end = time.perf_counter() + seconds
-
-    async def call(first: int) -> None:
-        index = first
-        while (started_at := time.perf_counter()) < end:
-            await client.encode(sequences[index % len(sequences)])
-            measured.append(time.perf_counter() - started_at)
-            index += callers
-
-    await asyncio.gather(*(call(first) for first in range(callers)))
-    return measured
-
-
-async def _open_loop(
-    client: AsyncClient,
-    sequences: list[Sequence],
-    rate: float,
-    seconds: float,
-) -> list[float]:
-    """Requests arrive by themselves, Poisson at `rate` a second. Seconds are counted from when
-    each was to arrive, so that a slow server can't hide by slowing its callers down."""
-    rng = np.random.default_rng(1)
-    started_at = time.perf_counter()
-    measured: list[float] = []
-
-    async def call(due: float, sequence: Sequence) -> None:
-        await client.encode(sequence)
-        measured.append(time.perf_counter() - due)
-
-    async with asyncio.TaskGroup() as calls:
-        due = started_at
-        index = 0
-        while due < started_at + seconds:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            calls.create_task(call(due, sequences[index % len(sequences)]))
-            due += rng.exponential(1 / rate)
-            index += 1
-    return measured
 
 
 def _report(loads: dict[str, Load], mean_tokens: float, check: bool) -> int:

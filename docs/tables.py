@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from bilstm_server.metrics import Metrics
 from bilstm_server.settings import Settings
+from bilstm_server.tallies import Family
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -44,7 +45,7 @@ def _replace(text: str, name: str, table: str) -> str:
 def _settings() -> str:
     rows = ["| Flag | Variable | Default | Meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default == () else f"`{field.default}`"
+        default = "" if field.default in ((), "", None) else f"`{field.default}`"
         flag = f"`--{name.replace('_', '-')}`"
         rows.append(f"| {flag} | `BILSTM_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
@@ -53,10 +54,11 @@ def _settings() -> str:
 def _metrics() -> str:
     rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
     for value in vars(Metrics()).values():
-        if isinstance(value, MetricWrapperBase):
+        if isinstance(value, MetricWrapperBase | Family):
             (family,) = value.describe()
+            labelnames = value.labelnames if isinstance(value, Family) else value._labelnames
             suffix = "_total" if family.type == "counter" else ""
-            labels = ", ".join(f"`{label}`" for label in value._labelnames)
+            labels = ", ".join(f"`{label}`" for label in labelnames)
             rows.append(
                 f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
             )

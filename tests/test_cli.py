@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -24,12 +25,13 @@ import numpy as np
 import pytest
 import structlog
 from conftest import RunningServer, settings, write_model
+from engines import gated_server
 
-from bilstm_client import Client
+from bilstm_client import AsyncClient, Client
 from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
-from bilstm_server.settings import Settings
+from bilstm_server.settings import SHIPPED_MODEL, Settings
 
 COMMANDS = Path(sys.executable).parent
 ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
@@ -415,6 +417,39 @@ def test_no_progress_bar_in_a_pipe(server: RunningServer, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
+# -- bilstm health ----------------------------------------------------------------------------
+
+
+def test_health(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """`bilstm health` says so and exits 0 where the server is ready."""
+    assert client_cli.main(["health", "--server", server.target]) == 0
+    assert capsys.readouterr().out == "ready\n"
+
+
+async def test_health_of_a_draining_server(model_folder: Path) -> None:
+    """`bilstm health` exits 1 while the server drains, and where there is none."""
+    async with gated_server(settings(model=[("small", model_folder)])) as (app, gated):
+        target = f"127.0.0.1:{app.port}"
+        async with AsyncClient(target) as client:
+            assert await client.is_ready()
+            waiting = asyncio.create_task(client.encode(floats(3)))
+            await gated.engines[model_folder.name].arrival()
+            draining = asyncio.create_task(app.drain())
+            while await client.is_ready():  # noqa: ASYNC110 (it is asked over the wire)
+                await asyncio.sleep(0)
+            failed = await asyncio.to_thread(run, "bilstm", "health", "--server", target)
+            gated.open()
+            await waiting
+            assert await draining
+    assert (failed.returncode, failed.stderr) == (
+        1,
+        f"bilstm: the server at {target} is not ready\n",
+    )
+    gone = run("bilstm", "health", "--server", target)
+    assert gone.returncode == 1
+    assert gone.stderr.startswith(f"bilstm: no server answers at {target}")
+
+
 # -- bilstm models, versions ------------------------------------------------------------------
 
 
@@ -519,6 +554,9 @@ OTHER_VALUES: dict[str, Any] = {
     "drain_timeout_seconds": 7.0,
     "max_queue_tokens": 200_000,
     "threads": 3,
+    "models_folder": Path("/"),
+    "tracing_endpoint": "http://collector:4317",
+    "tracing_sample_ratio": 0.25,
 }
 
 
@@ -529,6 +567,8 @@ def other_value(name: str) -> Any:
 
 
 def written(value: Any) -> str:
+    if value is None:
+        return ""
     return ",".join(f"{n}={f}" for n, f in value) if isinstance(value, tuple) else str(value)
 
 
@@ -579,6 +619,21 @@ def test_models_by_flags(load: Load) -> None:
     assert load(BILSTM_MODEL="a=x,b=y/z").model == loaded.model
 
 
+def test_models_folder(load: Load, tmp_path: Path) -> None:
+    """Every folder in --models-folder is a model of its name, behind --model or the one that
+    ships; files and hidden folders are none."""
+    for name in ("b", "a", ".git"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "README.md").touch()
+    found = [("a", tmp_path / "a"), ("b", tmp_path / "b")]
+    loaded = load("--models-folder", str(tmp_path))
+    assert loaded.models == (SHIPPED_MODEL, *found)
+    assert load("--model", "x=y", BILSTM_MODELS_FOLDER=str(tmp_path)).models == (
+        ("x", Path("y")),
+        *found,
+    )
+
+
 BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "not a number": (["--max-batch-tokens", "many"], {}, "max_batch_tokens"),
     "negative": (["--max-message-bytes", "-1"], {}, "max_message_bytes"),
@@ -588,6 +643,7 @@ BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "unknown kernel": (["--kernel", "fastest"], {}, "kernel"),
     "model without folder": (["--model", "a"], {}, "model"),
     "model without name": (["--model", "=x"], {}, "model"),
+    "no models folder": (["--models-folder", "/no/such"], {}, "models_folder"),
     "environment": ([], {"BILSTM_MAX_BATCH_TOKENS": "1.5"}, "max_batch_tokens"),
     "environment's model": ([], {"BILSTM_MODEL": "a=x,b"}, "model"),
     "nan": (["--max-queue-delay", "nan"], {}, "max_queue_delay"),

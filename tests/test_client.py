@@ -1067,7 +1067,6 @@ SERVER_ONLY = (
     "pydantic_settings",
     "prometheus_client",
     "structlog",
-    "grpc_health",
     "grpc_reflection",
     "bilstm_server",
 )

@@ -81,7 +81,7 @@ def test_readme_python() -> None:
 def test_readme_shell(tmp_path: Path) -> None:
     """The README's commands for files and for a model of one's own run as they stand, but for
     the address."""
-    _, files, own = blocks("sh")
+    _, _, files, own = blocks("sh")
     np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
     with server_process() as server:
         for line in files.strip().splitlines():

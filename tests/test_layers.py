@@ -25,7 +25,8 @@ LAYERS = tuple(
     for layer in ("testing", "__main__", "cli", "app", "rpc", "batching", "model", "model.kernels")
 )
 GROUND = tuple(
-    f"{SERVER}.{module}" for module in ("settings", "errors", "metrics", "logs", "threads")
+    f"{SERVER}.{module}"
+    for module in ("settings", "errors", "metrics", "logs", "tallies", "threads", "tracing")
 )
 
 # A foreign library -> the only rooms that may import it.
@@ -37,7 +38,8 @@ CONFINED = {
         "bilstm_client",
         "bilstm.v1.encoder_pb2_grpc",  # generated
     ),
-    "prometheus_client": (f"{SERVER}.metrics", f"{SERVER}.app"),
+    "prometheus_client": (f"{SERVER}.metrics", f"{SERVER}.tallies", f"{SERVER}.app"),
+    "opentelemetry": (f"{SERVER}.tracing",),
 }
 # Libraries that are parts of a confined one.
 PARTS = {"grpc_health": "grpc", "grpc_reflection": "grpc", "grpc_status": "grpc"}
@@ -160,6 +162,7 @@ def test_every_layer_exists() -> None:
         ("bilstm_server.rpc.service", "from ..app import App"),
         ("bilstm_server.rpc.service", "import torch.nn.functional as F"),
         ("bilstm_server.rpc.service", "from prometheus_client import Counter"),
+        ("bilstm_server.rpc.interceptors", "from opentelemetry import trace"),
         ("bilstm_server.app", "from .cli import main"),
         ("bilstm_server.errors", "from .model.config import Output"),
         ("bilstm_server.metrics", "def late():\n    from .batching import queue"),

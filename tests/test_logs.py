@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 import structlog
+from conftest import settings
+from engines import gated_server
 
+from bilstm import tensors
+from bilstm.v1 import encoder_pb2 as pb
+from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.logs import configure_logs
 
 
@@ -52,3 +61,43 @@ def test_local_variables_are_not_logged(
 def test_auto_is_json_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     log_a_failure("auto")
     assert json.loads(capsys.readouterr().err)["error_id"] == "e1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ids"),
+    [
+        ((("x-request-id", "order 66/a"),), {"request_id": "order 66/a"}),
+        ((("x-request-id", "r" * 128),), {"request_id": "r" * 128}),
+        ((("x-request-id", "r" * 129),), {}),
+        ((("x-request-id", ""),), {}),
+        ((), {}),
+    ],
+)
+async def test_the_callers_name_for_its_request(
+    metadata: tuple[tuple[str, str], ...], ids: dict[str, str], model_folder: Path
+) -> None:
+    """An internal error is logged under the id that the caller is told, beside the caller's own
+    `x-request-id` if that is one."""
+
+    def fail(staged: object) -> None:
+        raise RuntimeError("the cause")
+
+    async with (
+        gated_server(settings(model=[("small", model_folder)])) as (app, gated),
+        grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel,
+    ):
+        gated.engines[model_folder.name].fault = fail
+        gated.open()
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        request = pb.EncodeRequest(sequences=[tensors.encode(np.ones((3, 5), np.float32))])
+        with (
+            structlog.testing.capture_logs() as events,
+            pytest.raises(grpc.aio.AioRpcError) as told,
+        ):
+            await stub.Encode(request, metadata=metadata)
+    (event,) = events
+    assert {key: value for key, value in event.items() if key.endswith("_id")} == {
+        "error_id": event["error_id"],
+        **ids,
+    }
+    assert event["error_id"] in str(told.value.details())

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
@@ -99,6 +100,14 @@ class AsyncClient(BaseClient):
             encodings += _core.encodings(response)
         return encodings
 
+    async def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
+        """See `Client.is_ready`."""
+        timeout = self._begin(timeout_seconds)
+        with self._calling():
+            health: Any = health_pb2_grpc.HealthStub(self._connection())
+            response = await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
     async def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
         timeout = self._begin(timeout_seconds)
@@ -117,11 +126,16 @@ class AsyncClient(BaseClient):
             )
         return _core.model(response.model)
 
-    def _connected(self) -> encoder_pb2_grpc.EncoderServiceAsyncStub:
+    def _connection(self) -> grpc.aio.Channel:
         self._check_open()
-        if self._stub is None:  # not in the constructor: a channel belongs to the loop that runs
+        if self._channel is None:  # not in the constructor: it belongs to the loop that runs
             self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
-            self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        return self._channel
+
+    def _connected(self) -> encoder_pb2_grpc.EncoderServiceAsyncStub:
+        channel = self._connection()
+        if self._stub is None:
+            self._stub = encoder_pb2_grpc.EncoderServiceStub(channel)
         return self._stub
 
     @contextmanager

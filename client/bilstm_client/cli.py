@@ -1,4 +1,4 @@
-"""The commands of `bilstm`: encode files of arrays, and list a server's models."""
+"""The commands of `bilstm`: encode files of arrays, list a server's models, ask if it is ready."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from .client import Client
 from .errors import EncoderError, InvalidInput, Unavailable
 from .types import OUTPUTS, Array, Encoding, Model
 
+
+class NotReady(Exception):
+    """The server answers, and does not serve."""
+
+
 _BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
 
 
@@ -30,13 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_encode(commands)
     _add_models(commands)
+    _add_health(commands)
     parsed = parser.parse_args(arguments)
     try:
         with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
             parsed.run(client, parsed)
     except Unavailable as error:
         return _fail(f"no server answers at {parsed.server}: {error.message}")
-    except (EncoderError, FileError, OSError) as error:
+    except (EncoderError, FileError, NotReady, OSError) as error:
         return _fail(str(error))
     return 0
 
@@ -77,6 +83,17 @@ def _add_models(commands: Any) -> None:
     parser = commands.add_parser("models", help="list the server's models")
     _add_connection(parser)
     parser.set_defaults(run=_models)
+
+
+def _add_health(commands: Any) -> None:
+    parser = commands.add_parser(
+        "health",
+        help="ask whether the server is ready",
+        description="Ask whether the server is ready: exits 0 once its models are loaded, and 1 "
+        "before that, while it drains, and where no server answers.",
+    )
+    _add_connection(parser)
+    parser.set_defaults(run=_health)
 
 
 def _add_connection(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +197,15 @@ def _arrays(encoding: Encoding) -> Iterator[tuple[str, Array]]:
     if encoding.state is not None:
         yield "state.hidden", encoding.state.hidden
         yield "state.cell", encoding.state.cell
+
+
+# -- bilstm health ----------------------------------------------------------------------------
+
+
+def _health(client: Client, parsed: argparse.Namespace) -> None:
+    if not client.is_ready():
+        raise NotReady(f"the server at {parsed.server} is not ready")
+    print("ready")
 
 
 # -- bilstm models ----------------------------------------------------------------------------

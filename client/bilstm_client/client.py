@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
@@ -27,6 +28,7 @@ class Client(BaseClient):
         super().__init__(timeout_seconds)
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -116,6 +118,16 @@ class Client(BaseClient):
                 )
             encodings += _core.encodings(response)
         return encodings
+
+    def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
+        """Whether the server says that it serves: its models are loaded, and it is not draining.
+
+        Raises `Unavailable` where none answers; it is not tried again.
+        """
+        timeout = self._begin(timeout_seconds)
+        with self._calling():
+            response = self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""

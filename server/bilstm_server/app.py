@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 import structlog
@@ -23,7 +23,7 @@ from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 from .batching.batcher import Batcher, Device
 from .batching.engine import Engine
 from .batching.queue import QueueLimits
-from .errors import ListenError
+from .errors import ListenError, StartError
 from .metrics import Metrics
 from .model.device import memory_readers, use_threads, utilization
 from .rpc.health import HealthService
@@ -33,6 +33,9 @@ from .rpc.requests import RequestLimits
 from .rpc.service import EncoderService
 from .rpc.wire import encode_request_decoder
 from .settings import ModelSource, Settings
+
+if TYPE_CHECKING:
+    from .tracing import Tracer
 
 log = structlog.get_logger()
 
@@ -60,18 +63,35 @@ def load_engine(folder: Path, settings: Settings) -> Engine:
     return engine
 
 
+def make_tracer(settings: Settings) -> Tracer | None:
+    """None where traces are off. Raises `StartError` if OpenTelemetry is not there."""
+    if not settings.tracing_endpoint:
+        return None
+    try:
+        from .tracing import Tracer  # not imported where it is off
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--tracing-endpoint: {error.name} is missing; pip install '.[tracing]'"
+        ) from error
+    return Tracer(settings.tracing_endpoint, settings.tracing_sample_ratio)
+
+
 class App:
     """One server. `async with` listens, not yet ready; `load` makes it ready; `drain` finishes
     what was accepted; leaving stops it.
     """
 
     def __init__(self, settings: Settings, load_engine: LoadEngine = load_engine):
+        """Raises `StartError` if it can't do what it is told to."""
         self._settings = settings
         self._load_engine = load_engine
         self.metrics = Metrics()
         self._registry = ModelRegistry()
         decoder = encode_request_decoder(self._request_limits, self.metrics.no_model)
-        self._interceptor = RpcInterceptor(self.metrics, {f"/{SERVICE}/Encode": decoder})
+        self._tracer = make_tracer(settings)
+        self._interceptor = RpcInterceptor(
+            self.metrics, {f"/{SERVICE}/Encode": decoder}, self._tracer
+        )
         self._health = HealthService([SERVICE])
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
@@ -82,6 +102,8 @@ class App:
     async def __aenter__(self) -> Self:
         """Raises `ListenError` if a port can't be had."""
         async with AsyncExitStack() as lifetime:
+            if self._tracer is not None:
+                lifetime.enter_context(self._tracer)
             self._device = lifetime.enter_context(Device())
             self._listen_metrics(lifetime)
             await self._listen()
@@ -157,7 +179,7 @@ class App:
         )
         seconds = time.perf_counter() - started_at
         metrics = self.metrics.model(source.name)
-        batcher = Batcher(engine, self._queue_limits, self._device, metrics)
+        batcher = Batcher(engine, self._queue_limits, self._device, metrics, self._tracer)
         model = ServedModel(source.name, engine.config, batcher, metrics)
         self._registry.add(model)
         self._batchers[batcher] = asyncio.create_task(batcher.run(), name=f"batch {source.name}")
@@ -268,7 +290,13 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number.name)
     async with App(settings) as app:
-        log.info("listening", host=settings.host, port=app.port, metrics_port=app.metrics_port)
+        log.info(
+            "listening",
+            host=settings.host,
+            port=app.port,
+            metrics_port=app.metrics_port,
+            tracing_endpoint=settings.tracing_endpoint or None,
+        )
         await _first(_start(app), signals.get())
         log.info("draining")
         if await _first(app.drain(), signals.get()):

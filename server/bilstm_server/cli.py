@@ -64,9 +64,11 @@ def _add_serve(commands: Commands) -> SettingsSource:
 def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> None:
     """Add a flag, with words for its value in place of its Python type."""
     kind = options["metavar"]
-    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS"}
+    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FOLDER"}
+    if flag.endswith("-ratio"):
+        words["float"] = "RATIO"
     options["metavar"] = words.get(kind, kind if kind.startswith("{") else "NAME=FOLDER")
-    options["help"] = options["help"].removesuffix(" (default: ())")
+    options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)
 
 

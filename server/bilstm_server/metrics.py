@@ -1,4 +1,5 @@
-"""Every metric's name, labels and buckets, once. The only room for prometheus_client but `app`.
+"""Every metric's name, labels and buckets, once. With `tallies` and `app` the only room for
+prometheus_client.
 
 Label children are resolved when a model or an RPC method is made known, not per request.
 """
@@ -10,13 +11,13 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
+
+from .tallies import Counters, Histograms, Tally
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -46,26 +47,26 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         model = ("model",)
-        self._started = Counter(
+        self._started = Counters(
             "grpc_server_started_total", "RPCs started.", _RPC, registry=registry
         )
-        self._handled = Counter(
+        self._handled = Counters(
             "grpc_server_handled_total",
             "RPCs completed, by status code.",
             (*_RPC, "grpc_code"),
             registry=registry,
         )
-        self._handling = Histogram(
+        self._handling = Histograms(
             "grpc_server_handling_seconds",
             "Time from an RPC's start to its completion on the server.",
             _RPC,
             buckets=SECONDS,
             registry=registry,
         )
-        self._sequences = Counter(
+        self._sequences = Counters(
             "bilstm_sequences_total", "Sequences encoded.", model, registry=registry
         )
-        self._tokens = Counter(
+        self._tokens = Counters(
             "bilstm_tokens_total", "Tokens (steps) encoded.", model, registry=registry
         )
         self._queue_sequences = Gauge(
@@ -74,35 +75,35 @@ class Metrics:
         self._queue_tokens = Gauge(
             "bilstm_queue_tokens", "Tokens in the queue now.", model, registry=registry
         )
-        self._queue_seconds = Histogram(
+        self._queue_seconds = Histograms(
             "bilstm_queue_seconds",
             "Time of a sequence from admission until its batch began to be computed.",
             model,
             buckets=SECONDS,
             registry=registry,
         )
-        self._batch_sequences = Histogram(
+        self._batch_sequences = Histograms(
             "bilstm_batch_sequences",
             "Sequences in a computed batch.",
             model,
             buckets=SEQUENCES,
             registry=registry,
         )
-        self._batch_tokens = Histogram(
+        self._batch_tokens = Histograms(
             "bilstm_batch_tokens",
             "Tokens in a computed batch.",
             model,
             buckets=TOKENS,
             registry=registry,
         )
-        self._batch_compute = Histogram(
+        self._batch_compute = Histograms(
             "bilstm_batch_compute_seconds",
             "Time to compute a batch.",
             model,
             buckets=SECONDS,
             registry=registry,
         )
-        self._dropped = Counter(
+        self._dropped = Counters(
             "bilstm_dropped_total",
             f"Requests that ended without a result: {', '.join(DROP_REASONS)}. The model is '' "
             "where the request names none that is served, or can't be read.",
@@ -173,7 +174,7 @@ class RpcMetrics:
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str):
         self._handled = metrics._handled
         self._labels = (kind, service, method)
-        self._by_code: dict[str, Counter] = {}
+        self._by_code: dict[str, Tally] = {}
         self._started = metrics._started.labels(*self._labels)
         self._handling = metrics._handling.labels(*self._labels)
 

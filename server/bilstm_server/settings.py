@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSource(NamedTuple):
@@ -44,6 +46,28 @@ def _model_sources(value: object) -> object:
     return sources
 
 
+_OTLP_PORT = 4317
+
+
+def _otlp_endpoint(value: str) -> str:
+    """`http://HOST:PORT` or `https://HOST:PORT`, or empty."""
+    if not value:
+        return value
+    try:
+        url = urlsplit(value)
+        port = url.port or _OTLP_PORT
+    except ValueError as error:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT") from error
+    if "@" in value:  # not repeated: it may be a secret
+        raise ValueError(
+            "must have no user or password; OTEL_EXPORTER_OTLP_HEADERS has such things"
+        )
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
+        raise ValueError(f"must be http://HOST:PORT or https://HOST:PORT, got {value!r}")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}:{port}"
+
+
 class Settings(BaseSettings):
     """Settings of the server."""
 
@@ -55,6 +79,10 @@ class Settings(BaseSettings):
         default=(),
         description="NAME=FOLDER of a model to serve; repeat for more, or separate by commas. "
         "The first is the default model. Without any, the small model that ships is served.",
+    )
+    models_folder: DirectoryPath | None = Field(
+        default=None,
+        description="Folder of model folders: each is served too, under its own name.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to compute; auto: cuda if there is one."
@@ -107,6 +135,16 @@ class Settings(BaseSettings):
     drain_timeout_seconds: Seconds = Field(
         default=30.0, description="On SIGTERM: seconds that accepted requests have to finish."
     )
+    tracing_endpoint: Annotated[str, AfterValidator(_otlp_endpoint)] = Field(
+        default="",
+        description="http://HOST:4317 of an OpenTelemetry collector (OTLP over gRPC) that traces "
+        "go to; https for TLS; empty: no traces. Needs the extra `tracing`.",
+    )
+    tracing_sample_ratio: Ratio = Field(
+        default=1.0,
+        description="Share of requests to trace, of those whose callers trace nothing themselves; "
+        "otherwise the caller decides.",
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else json, one event a line."
     )
@@ -125,5 +163,11 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> tuple[ModelSource, ...]:
-        """What to serve: `model`, or the one that ships."""
-        return self.model or (SHIPPED_MODEL,)
+        """What to serve: `model`, or the one that ships, and then what is in `models_folder`."""
+        return (self.model or (SHIPPED_MODEL,)) + self._found_models()
+
+    def _found_models(self) -> tuple[ModelSource, ...]:
+        if self.models_folder is None:
+            return ()
+        folders = sorted(entry for entry in self.models_folder.iterdir() if entry.is_dir())
+        return tuple(ModelSource(f.name, f) for f in folders if not f.name.startswith("."))

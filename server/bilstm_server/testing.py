@@ -23,8 +23,9 @@ class ServerProcess:
     A thread reads the log all the time: a server whose log nobody reads would block.
     """
 
-    def __init__(self, *flags: str):
-        command = [sys.executable, "-m", "bilstm_server", "serve", *flags]
+    def __init__(self, *flags: str, module: str = "bilstm_server"):
+        """`module` is run as the server: one with parts put in place of others, for instance."""
+        command = [sys.executable, "-m", module, "serve", *flags]
         command += ["--port=0", "--metrics-port=0", "--log-format=json"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._logged = threading.Condition()
@@ -113,13 +114,13 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(*flags: str) -> Iterator[ServerProcess]:
+def server_process(*flags: str, module: str = "bilstm_server") -> Iterator[ServerProcess]:
     """Run `bilstm-server serve` with these flags; enter when it is ready.
 
     Whatever happens, it is gone at the end. Raises `RuntimeError`, with its last words, if it
     doesn't start.
     """
-    process = ServerProcess(*flags)
+    process = ServerProcess(*flags, module=module)
     try:
         process.wait_for("ready")
         yield process

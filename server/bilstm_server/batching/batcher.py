@@ -15,13 +15,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..errors import DeadlineExpired, Overloaded, Unavailable
 from ..metrics import ModelMetrics
 from .engine import StagedBatch
 from .queue import BatchQueue, QueueLimits
 from .sequence import SequenceInput, SequenceOutput
+
+if TYPE_CHECKING:
+    from ..tracing import BatchTrace, RequestTrace, Tracer
 
 _RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes again
 _GUESSED_SECONDS = 0.5  # for a batch, until there was one
@@ -57,6 +60,7 @@ class _Job:
     future: asyncio.Future[Result]
     admitted_at: float
     deadline: float
+    trace: RequestTrace | None
 
     @property
     def tokens(self) -> int:
@@ -93,8 +97,14 @@ class Batcher:
     """Coalesces the sequences of all callers of one model."""
 
     def __init__(
-        self, engine: BatchEngine, limits: QueueLimits, device: Device, metrics: ModelMetrics
+        self,
+        engine: BatchEngine,
+        limits: QueueLimits,
+        device: Device,
+        metrics: ModelMetrics,
+        tracer: Tracer | None = None,
     ):
+        self._tracer = tracer
         self._engine = engine
         self._device = device
         self._metrics = metrics
@@ -109,7 +119,10 @@ class Batcher:
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     async def submit(
-        self, sequences: Sequence[SequenceInput], deadline: float = math.inf
+        self,
+        sequences: Sequence[SequenceInput],
+        deadline: float = math.inf,
+        trace: RequestTrace | None = None,
     ) -> list[Result]:
         """Encode `sequences`, all of one caller, in whatever batches they fall into.
 
@@ -130,7 +143,9 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
-        jobs = [_Job(s, loop.create_future(), now, deadline) for s in sequences]
+        jobs = [_Job(s, loop.create_future(), now, deadline, trace) for s in sequences]
+        if trace is not None:
+            trace.admit(len(jobs), tokens, now)
         self._queue.put(jobs)
         self._arrival.set()
         self._stage_ahead()
@@ -245,15 +260,22 @@ class Batcher:
             self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
         )
         self._stage_ahead()
+        tokens = sum(job.tokens for job in jobs)
+        trace: BatchTrace | None = None
+        if self._tracer is not None:
+            trace = self._tracer.batch([job.trace for job in jobs], started_at, tokens)
         try:
             outputs, seconds = await running
         except Exception as error:
+            if trace is not None:
+                trace.end(loop.time(), type(error).__name__)
             self._fail(jobs, error)
             # The error's traceback has this frame and the engine's. It must not be reached from
             # here too: what the engine had allocated would stay while the halves are computed.
             del running, staged, jobs
             return
-        tokens = sum(job.tokens for job in jobs)
+        if trace is not None:
+            trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
         self._seconds = seconds
         self._seconds_per_token = seconds / tokens

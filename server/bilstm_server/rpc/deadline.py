@@ -16,10 +16,15 @@ class Deadline:
     timeout: float  # seconds from the request's arrival
 
     @classmethod
-    def of(cls, context: grpc.aio.ServicerContext[Any, Any]) -> Self:
+    def of(
+        cls, context: grpc.aio.ServicerContext[Any, Any], arrived_at: float | None = None
+    ) -> Self:
+        """`arrived_at`: if that is not now, in the loop's time."""
         remaining = context.time_remaining()
-        timeout = math.inf if remaining is None else remaining
-        return cls(asyncio.get_running_loop().time() + timeout, timeout)
+        if remaining is None:
+            return cls(math.inf, math.inf)
+        now = asyncio.get_running_loop().time()
+        return cls(now + remaining, now + remaining - (now if arrived_at is None else arrived_at))
 
     def ended(self) -> bool:
         """Whether a caller that left now did so because of its deadline.

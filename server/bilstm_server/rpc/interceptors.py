@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -18,7 +18,16 @@ from .deadline import Deadline
 from .status import internal_status, status_of
 from .wire import Decode, checked
 
+if TYPE_CHECKING:
+    from ..tracing import RequestTrace, Tracer
+
 log = structlog.get_logger()
+
+_REQUEST_ID = "x-request-id"
+_REQUEST_ID_CHARACTERS = 128
+
+# Of the call that the present task answers; None if it is not traced.
+current_trace: ContextVar[RequestTrace | None] = ContextVar("current_trace", default=None)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
@@ -27,10 +36,14 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub on
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once; unknown methods are left to gRPC."""
 
-    def __init__(self, metrics: Metrics, decoders: Mapping[str, Decode]):
-        """`decoders`: by path, for the methods that see to their bytes themselves, and that a
-        drain waits for. Their requests are decoded so, and their replies are bytes already."""
+    def __init__(
+        self, metrics: Metrics, decoders: Mapping[str, Decode], tracer: Tracer | None = None
+    ):
+        """`decoders`: by path, for the methods that see to their bytes themselves, that are
+        traced, and that a drain waits for. Their requests are decoded so, and their replies are
+        bytes already."""
         self._metrics = metrics
+        self._tracer = tracer
         self._decoders = decoders
         self._wrapped: dict[str, Handler] = {}
         self._calls = 0  # of the methods with decoders, in flight
@@ -72,7 +85,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         encode = None if path in self._decoders else handler.response_serializer
         if streams == (False, False):
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(decode, handler.unary_unary, metrics, awaited=path in self._decoders),
+                self._awaited(decode, handler.unary_unary, metrics, path.removeprefix("/"))
+                if path in self._decoders
+                else self._unary(decode, handler.unary_unary, metrics),
                 response_serializer=encode,
             )
         if streams == (False, True):
@@ -92,20 +107,38 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         decode: Decode,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         metrics: RpcMetrics,
-        awaited: bool,
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
             call = _Call(metrics, context)
-            if awaited:
-                self._started_at = call.started_at
-            self._calls += awaited
+            with call:
+                return await behaviour(decode(data), context)
+            del data
+            return await call.abort()
+
+        return call
+
+    def _awaited(
+        self,
+        decode: Decode,
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        metrics: RpcMetrics,
+        method: str,
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        async def call(data: bytes, context: Context) -> Any:
+            call = _Call(metrics, context)
+            self._started_at = call.started_at
+            self._calls += 1
             try:
-                with call.counted():
+                with call:
+                    if self._tracer is not None:
+                        metadata = dict(context.invocation_metadata() or ())
+                        call.trace = self._tracer.request(method, metadata, call.started_at)
+                        current_trace.set(call.trace)
                     return await behaviour(decode(data), context)
                 del data
                 await call.abort()
             finally:
-                self._calls -= awaited
+                self._calls -= 1
 
         return call
 
@@ -124,7 +157,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             writing = asyncio.create_task(write_all(request, context))
             ending = asyncio.create_task(self._streams_end.wait())
             try:
-                with call.counted():
+                with call:
                     await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if not writing.done():
                         raise Unavailable("the server is draining; try another one")
@@ -139,35 +172,41 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Call:
-    """One call's metrics, from its start to its one end."""
+    """One call's metrics and trace, from its start to its one end.
+
+    `with` it around the handler's work: however that ends is counted. Where the caller must be told
+    of an error, go on behind the block with `abort`.
+    """
+
+    __slots__ = ("_context", "_metrics", "_status", "started_at", "trace")
 
     def __init__(self, metrics: RpcMetrics, context: Context):
         self._metrics = metrics
         self._context = context
-        self._deadline = Deadline.of(context)
         self._status: grpc.Status | None = None  # to abort with
+        self.trace: RequestTrace | None = None
         self.started_at = asyncio.get_running_loop().time()
         metrics.start()
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Around the handler's work: however it ends is counted. Where the caller must be told of
-        an error, go on behind the block with `abort`."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            ended = self._deadline.ended()
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        if error is None:
+            self._finish(grpc.StatusCode.OK)
+        elif isinstance(error, asyncio.CancelledError):
+            ended = Deadline.of(self._context, self.started_at).ended()
             self._finish(grpc.StatusCode.DEADLINE_EXCEEDED if ended else grpc.StatusCode.CANCELLED)
-            raise  # gRPC leaks the call if a handler swallows its cancellation
-        except grpc.aio.AbortError:  # the handler has sent a status of its own
+        elif isinstance(error, grpc.aio.AbortError):  # the handler has sent a status of its own
             code: Any = self._context.code()  # the enum, or in older releases its number
             self._finish(next(c for c in grpc.StatusCode if code in (c, c.value[0])))
-            raise
-        except Exception as error:
-            self._status = _status_of(error)
+        elif isinstance(error, Exception):
+            self._status = self._status_of(error)
             self._finish(self._status.code)
-        else:
-            self._finish(grpc.StatusCode.OK)
+            return True
+        return False  # gRPC leaks the call if a handler swallows its cancellation
 
     async def abort(self) -> NoReturn:
         """End the call with its error's status, by raising.
@@ -180,8 +219,21 @@ class _Call:
         await self._context.abort_with_status(self._status)
 
     def _finish(self, code: grpc.StatusCode) -> None:
-        elapsed = asyncio.get_running_loop().time() - self.started_at
-        self._metrics.finish(code.name, elapsed)
+        now = asyncio.get_running_loop().time()
+        self._metrics.finish(code.name, now - self.started_at)
+        if self.trace is not None:
+            self.trace.end(code.name, now)
+
+    def _status_of(self, error: Exception) -> grpc.Status:
+        if isinstance(error, ServiceError):
+            return status_of(error)
+        ids = {"error_id": secrets.token_hex(8)}
+        if request_id := _request_id(self._context):
+            ids["request_id"] = request_id
+        if self.trace is not None:
+            ids["trace_id"] = self.trace.trace_id
+        log.error("internal error", **ids, exc_info=error)
+        return internal_status(ids["error_id"])
 
 
 _TYPES = {
@@ -197,9 +249,9 @@ async def _decoded(decode: Decode, stream: AsyncIterator[bytes]) -> AsyncIterato
         yield decode(data)
 
 
-def _status_of(error: Exception) -> grpc.Status:
-    if isinstance(error, ServiceError):
-        return status_of(error)
-    error_id = secrets.token_hex(8)
-    log.error("internal error", error_id=error_id, exc_info=error)
-    return internal_status(error_id)
+def _request_id(context: Context) -> str:
+    """The caller's own name for its request; empty if it gave none that can be logged."""
+    for key, value in context.invocation_metadata() or ():
+        if key == _REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_CHARACTERS:
+            return value if value.isascii() and value.isprintable() else ""
+    return ""

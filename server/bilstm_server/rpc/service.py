@@ -12,6 +12,7 @@ from bilstm.v1 import encoder_pb2_grpc
 
 from ..metrics import DropMetrics, Metrics
 from .deadline import Deadline
+from .interceptors import current_trace
 from .registry import ModelRegistry
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
@@ -31,12 +32,17 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> bytes:  # an EncodeResponse's: built as a message, its tensors would be copied four times
         deadline = Deadline.of(context)
         metrics: DropMetrics = self._metrics.no_model
+        trace = current_trace.get()
         try:
             model = self._registry.get(request.model, request.version)
             metrics = model.metrics
+            if trace is not None:
+                trace.model = model.name
             parsed = parse_encode_request(request, model.config, self._limits)
             del request  # its bytes have been copied; those who wait need no second copy
-            results = await model.batcher.submit(parsed.sequences, deadline.at)
+            results = await model.batcher.submit(parsed.sequences, deadline.at, trace)
+            if trace is not None:
+                trace.enter("encode", asyncio.get_running_loop().time())
             return encode_response(model, results, parsed.reply_dtype)
         except asyncio.CancelledError:
             metrics.drop("expired" if deadline.ended() else "cancelled")

@@ -1,0 +1,193 @@
+"""What `.ci/compose` asks of the running services, from the host, as callers and operators do.
+
+python .ci/check_compose.py models FOLDER | running | draining
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import torch
+
+sys.path += ["examples/japanese_vowels", "tests"]
+
+import monitoring
+from data import load
+
+from bilstm_client import Client, EncoderError, Unavailable
+from bilstm_server.model import import_checkpoint
+
+IMAGE, BASE = "bilstm-server:cpu", os.environ["BASE"]
+SERVER = f"127.0.0.1:{os.environ['SERVER_PORT']}"
+PROMETHEUS = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}"
+CALLERS = 16
+LARGEST_IMAGE = 850_000_000  # bytes beyond the base: with python:slim under 1 GB
+
+
+def say(text: str) -> None:
+    print(f"compose: {text}", flush=True)
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *arguments], check=check, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def container() -> str:
+    label = f"label=com.docker.compose.project={os.environ['COMPOSE_PROJECT_NAME']}"
+    service = "label=com.docker.compose.service=server"
+    return docker("ps", "--all", "--quiet", "--filter", label, "--filter", service)
+
+
+def inspect(name: str, template: str) -> str:
+    return docker("inspect", "--format", template, name)
+
+
+def query(expression: str) -> list[float]:
+    """The values that Prometheus has for it."""
+    values: list[float] = monitoring.query(PROMETHEUS, expression)
+    return values
+
+
+def prometheus_is_ready() -> bool:
+    try:
+        return bool(urlopen(f"{PROMETHEUS}/-/ready", timeout=10).status == 200)
+    except OSError:
+        return False
+
+
+def until(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > give_up_at:
+            raise SystemExit(f"compose: not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)
+
+
+def add_models(folder: Path) -> None:
+    """A model of an operator's own, as `bilstm-server import` writes it."""
+    module = torch.nn.Module()
+    module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
+    checkpoint = folder.parent / "classifier.pt"
+    torch.save(module.state_dict(), checkpoint)
+    import_checkpoint(checkpoint, folder / "own")
+
+
+def check_container() -> None:
+    """It is what an operator wants to run: small, not root, read-only, healthy, with JSON logs."""
+    name = container()
+    until(lambda: inspect(name, "{{.State.Health.Status}}") == "healthy", "the server is healthy")
+    size = int(inspect(IMAGE, "{{.Size}}")) - int(inspect(BASE, "{{.Size}}"))
+    say(f"the image has {size / 1e6:.0f} MB beyond its base")
+    assert size < LARGEST_IMAGE, size
+    assert docker("exec", name, "id", "--user") == "10001"
+    assert not docker("exec", name, "sh", "-c", "touch /x /opt/x /models/x || true")
+    assert not docker("exec", name, "sh", "-c", "command -v g++ gcc cc || true")
+    logs = subprocess.run(["docker", "logs", name], check=True, capture_output=True, text=True)
+    events = [json.loads(line) for line in logs.stderr.splitlines()]
+    loaded = {e["model"]: e for e in events if e["event"] == "model loaded"}
+    assert set(loaded) == {"japanese_vowels", "own"}, loaded
+    assert {e["kernel"] for e in loaded.values()} == {"cpu"}, loaded
+    assert loaded["own"]["folder"] == "/models/own"
+    assert events[-1]["event"] == "ready", events[-1]
+
+
+def check_calls() -> int:
+    """The shipped model's logits are right, and the operator's own model answers. Returns the
+    number of the shipped model's sequences."""
+    _, utterances = load()
+    with Client(SERVER) as client:
+        encodings = client.encode_batch(utterances.sequences, outputs=["logits"])
+        logits = np.stack(
+            [encoding.logits for encoding in encodings if encoding.logits is not None]
+        )
+        accuracy = float((logits.argmax(1) == utterances.speakers).mean())
+        say(f"accuracy {accuracy:.1%} of {len(logits)} utterances")
+        assert accuracy > 0.97
+        own = client.encode(np.zeros((3, 4)), model="own").states
+        assert own is not None
+        assert own.shape == (3, 10)
+    return len(logits)
+
+
+def check_prometheus(sequences: int) -> None:
+    """What was called is what Prometheus says, and every expression of the dashboard has data."""
+    model = '{model="japanese_vowels"}'
+    total = f"bilstm_sequences_total{model}"
+    until(prometheus_is_ready, "Prometheus is ready")
+    until(lambda: query(total) == [sequences], f"{total} is {sequences}")
+    assert query('up{job="bilstm"}') == [1]
+    assert query('bilstm_model_info{model="own",kernel="cpu",device="cpu",dtype="float32"}') == [1]
+    say(f"Prometheus has scraped {sequences} sequences")
+    _, utterances = load()
+    with Client(SERVER) as client:
+
+        def all_have_data() -> bool:
+            client.encode_batch(utterances.sequences, outputs=["final"])
+            client.encode(np.zeros((3, 4)), model="own")
+            return not monitoring.without_data(PROMETHEUS)
+
+        until(all_have_data, "every expression of dashboard and rules has data", seconds=120)
+    say("every expression of the dashboard and the rules has data")
+
+
+def check_draining() -> None:
+    """SIGTERM under load: every call has its result, or is refused as UNAVAILABLE; exit code 0."""
+    _, utterances = load()
+    ends: Counter[str] = Counter()
+    stopped = threading.Event()
+
+    def call() -> None:
+        with Client(SERVER, timeout_seconds=20) as client:
+            while not stopped.is_set():
+                try:
+                    client.encode_batch(utterances.sequences[:20], outputs=["final"])
+                    ends["answered"] += 1
+                except Unavailable:
+                    ends["refused"] += 1
+                    return  # tried again for two seconds, and there is no other server
+                except EncoderError as error:
+                    ends[f"lost: {error!r}"] += 1
+
+    callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    until(lambda: ends["answered"] > 10 * CALLERS, "there is load")
+    name = container()
+    docker("stop", "--time", "60", name)
+    for caller in callers:
+        caller.join(60)
+    stopped.set()
+    say(f"SIGTERM under load: {dict(ends)}")
+    assert set(ends) == {"answered", "refused"}
+    assert ends["refused"] == CALLERS
+    assert inspect(name, "{{.State.ExitCode}}") == "0"
+    logs = subprocess.run(["docker", "logs", name], check=True, capture_output=True, text=True)
+    assert json.loads(logs.stderr.splitlines()[-1])["event"] == "drained"
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["models", folder]:
+            add_models(Path(folder))
+        case ["running"]:
+            check_container()
+            check_prometheus(check_calls())
+        case ["draining"]:
+            check_draining()
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+# The server. With CUDA unless TORCH_INDEX is that of PyTorch's CPU packages:
+#   docker build --tag bilstm-server:cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+
+ARG BASE=python:3.11.14-slim-bookworm
+
+# -- what pip installs -------------------------------------------------------------------------
+# A layer of its own, which changes with constraints.txt and not with the source.
+
+FROM ${BASE} AS dependencies
+WORKDIR /src
+ARG TORCH_INDEX=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Empty packages stand in for the source: only what they depend on is kept. So is nothing that the
+# server never uses: installers, Triton, headers, static libraries and tests.
+RUN mkdir --parents proto/bilstm client/bilstm_client server/bilstm_server \
+ && python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install --constraint constraints.txt \
+      ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[server,tracing]' \
+ && /opt/venv/bin/pip uninstall --yes bilstm triton setuptools \
+ && /opt/venv/bin/pip uninstall --yes pip \
+ && find /opt/venv/lib -type d \
+      '(' -name tests -o -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' ')' \
+      -prune -exec rm -rf {} + \
+ && find /opt/venv/lib -type f \
+      '(' -name '*.a' -o -path '*/torch/bin/*' ! -name torch_shm_manager ')' -delete
+
+# -- the project, with its CPU kernel for every instruction set ---------------------------------
+
+FROM ${BASE} AS project
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY --from=dependencies /opt/venv /opt/venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY proto proto
+COPY client client
+COPY server server
+ENV PYTHONPATH=/opt/bilstm
+RUN python3 -m pip install --no-cache-dir --no-deps --target /opt/bilstm . \
+ && sed --in-place '1s|^#!.*|#!/opt/venv/bin/python3|' /opt/bilstm/bin/* \
+ && /opt/bilstm/bin/bilstm-server compile --all
+
+# -- what runs ---------------------------------------------------------------------------------
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="bilstm-server" \
+      org.opencontainers.image.description="Encodes sequences with a bidirectional LSTM, over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bilstm
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=project /opt/bilstm /opt/bilstm
+# Every interface of the container's own network; what of it is published is the host's to say.
+ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/bilstm \
+    PYTHONDONTWRITEBYTECODE=1 \
+    BILSTM_HOST=0.0.0.0 \
+    BILSTM_LOG_FORMAT=json \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001
+EXPOSE 50051 9464
+# With one argument the probe asks the port that the server has by default.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 \
+  CMD ["bilstm", "health", "--timeout-seconds", "3"]
+ENTRYPOINT ["bilstm-server"]
+CMD ["serve"]

@@ -1,0 +1,58 @@
+"""`bilstm-server` with nothing that watches it: what `benchmarks.overhead` holds it against.
+
+    python -m benchmarks.bare_server serve …
+
+Metrics that count nothing, and no interceptor but for decoding, are put in place of the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from bilstm_server import app
+from bilstm_server.__main__ import main
+from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
+from bilstm_server.rpc.interceptors import Handler, RpcInterceptor
+
+
+class BareModelMetrics(ModelMetrics):
+    def drop(self, reason: str) -> None:
+        pass
+
+    def observe_batch(
+        self, sequences: int, tokens: int, seconds: float, queue_seconds: Iterable[float]
+    ) -> None:
+        pass
+
+
+class BareRpcMetrics(RpcMetrics):
+    def start(self) -> None:
+        pass
+
+    def finish(self, code: str, seconds: float) -> None:
+        pass
+
+
+class BareMetrics(Metrics):
+    def model(self, name: str) -> ModelMetrics:
+        return BareModelMetrics(self, name)
+
+    def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
+        return BareRpcMetrics(self, kind, service, method)
+
+
+class BareInterceptor(RpcInterceptor):
+    def _wrap(self, handler: Any, path: str) -> Handler:
+        if path not in self._decoders:
+            return super()._wrap(handler, path)
+        return grpc.unary_unary_rpc_method_handler(
+            handler.unary_unary, request_deserializer=self._decoders[path]
+        )
+
+
+if __name__ == "__main__":
+    vars(app).update(Metrics=BareMetrics, RpcInterceptor=BareInterceptor)
+    main()
