@@ -1,6 +1,6 @@
 """What `.ci/compose` asks of the running services, from the host, as callers and operators do.
 
-python .ci/check_compose.py models FOLDER | running | draining
+python .ci/check_compose.py files | models FOLDER | running | draining
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import torch
+import yaml
 
 sys.path += ["examples/japanese_vowels", "tests"]
 
@@ -81,6 +82,21 @@ def add_models(folder: Path) -> None:
     checkpoint = folder.parent / "classifier.pt"
     torch.save(module.state_dict(), checkpoint)
     import_checkpoint(checkpoint, folder / "own")
+
+
+def check_files() -> None:
+    """What `docker compose up` reads on a host with a GPU asks for one, and for CUDA."""
+    environment = {k: v for k, v in os.environ.items() if k != "TORCH_INDEX"}
+    merged = subprocess.run(
+        ["docker-compose", "config"], check=True, capture_output=True, text=True, env=environment
+    )
+    server = yaml.safe_load(merged.stdout)["services"]["server"]
+    assert server["image"] == "bilstm-server:cuda"
+    assert server["build"]["args"]["TORCH_INDEX"] == ""
+    assert server["environment"]["BILSTM_DEVICE"] == "cuda"
+    (device,) = server["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert server["deploy"]["resources"]["limits"]["memory"]
 
 
 def check_container() -> None:
@@ -178,6 +194,8 @@ def check_draining() -> None:
 
 def main() -> None:
     match sys.argv[1:]:
+        case ["files"]:
+            check_files()
         case ["models", folder]:
             add_models(Path(folder))
         case ["running"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,13 @@ from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
 from bilstm_server.model.kernels import cpu, cpu_build
 from bilstm_server.model.kernels.cpu_build import VARIANTS, BuildError, Variant
 from bilstm_server.settings import Settings
+
+
+def start_error(stderr: str) -> str:
+    """Why a server that logs JSON, and nothing else, did not start: its last event's reason."""
+    last = [json.loads(line) for line in stderr.splitlines()][-1]
+    assert (last["event"], last["level"]) == ("can't start", "error")
+    return str(last["reason"])
 
 
 def write_model(folder: Path, seed: int = 0, **config: object) -> Path:

@@ -27,7 +27,7 @@ import pytest
 import safetensors.torch
 import structlog
 import torch
-from conftest import RunningServer, settings, write_model
+from conftest import RunningServer, settings, start_error, write_model
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -444,8 +444,9 @@ def failing(capsys: pytest.CaptureFixture[str]) -> Iterator[Failing]:
     def run(*arguments: object) -> str:
         assert cli.main([str(argument) for argument in arguments]) == 1
         captured = capsys.readouterr()
-        # What `serve` logged before it failed is no error: one JSON object a line.
-        lines = [line for line in captured.err.splitlines() if not line.startswith("{")]
+        if arguments[0] == "serve":
+            return start_error(captured.err)
+        lines = captured.err.splitlines()
         assert len(lines) == 1, captured.err
         assert lines[0].startswith("bilstm-server: ")
         return lines[0].removeprefix("bilstm-server: ")

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import structlog
-from conftest import RunningServer, settings, write_model
+from conftest import RunningServer, settings, start_error, write_model
 from engines import gated_server
 
 from bilstm_client import AsyncClient, Client
@@ -620,18 +620,26 @@ def test_models_by_flags(load: Load) -> None:
 
 
 def test_models_folder(load: Load, tmp_path: Path) -> None:
-    """Every folder in --models-folder is a model of its name, behind --model or the one that
-    ships; files and hidden folders are none."""
-    for name in ("b", "a", ".git"):
+    """Every model in --models-folder has its folder's name, behind --model or the one that ships;
+    hidden folders are none, and those without a model are told of."""
+    for name in ("b", "a", ".git", "lost+found"):
         (tmp_path / name).mkdir()
-    (tmp_path / "README.md").touch()
-    found = [("a", tmp_path / "a"), ("b", tmp_path / "b")]
+    for name in ("a/config.json", "b/config.json", "README.md"):
+        (tmp_path / name).touch()
+    a, b = ("a", tmp_path / "a"), ("b", tmp_path / "b")
     loaded = load("--models-folder", str(tmp_path))
-    assert loaded.models == (SHIPPED_MODEL, *found)
-    assert load("--model", "x=y", BILSTM_MODELS_FOLDER=str(tmp_path)).models == (
-        ("x", Path("y")),
-        *found,
-    )
+    assert loaded.models == (SHIPPED_MODEL, a, b)
+    assert loaded.folders_without_model == (tmp_path / "lost+found",)
+    named = load("--model", "x=y", "--model", f"z={tmp_path}/b", "--models-folder", str(tmp_path))
+    assert named.models == (("x", Path("y")), ("z", tmp_path / "b"), a)
+
+
+def test_models_folder_replaces_the_shipped_model(load: Load, tmp_path: Path) -> None:
+    """A model found under the name of the one that ships is served in its place."""
+    own = tmp_path / SHIPPED_MODEL.name
+    own.mkdir()
+    (own / "config.json").touch()
+    assert load("--models-folder", str(tmp_path)).models == ((SHIPPED_MODEL.name, own),)
 
 
 BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
@@ -687,7 +695,4 @@ def test_model_twice(tmp_path: Path) -> None:
         "bilstm-server", "serve", f"--model=a={folder},a={folder}", "--port=0", "--metrics-port=0"
     )
     assert failed.returncode == 1
-    lines = [line for line in failed.stderr.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1
-    assert lines[0].startswith("bilstm-server: ")
-    assert "twice" in lines[0]
+    assert "twice" in start_error(failed.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import knows
+from conftest import knows, start_error
 from lstms import draw_states, pair
 
 import bilstm_server
@@ -349,9 +349,8 @@ def test_serve_cpu_uncompiled(
         timeout=60,
     )
     assert ended.returncode == 1
-    (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("{"))
-    assert line.startswith("bilstm-server: ")
-    assert "--kernel cpu: the cpu kernel is not compiled: run `bilstm-server compile`" in line
+    reason = "--kernel cpu: the cpu kernel is not compiled: run `bilstm-server compile`"
+    assert reason in start_error(ended.stderr)
 
 
 # -- copies and processes ---------------------------------------------------------------------

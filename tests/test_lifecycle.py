@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from conftest import settings, write_model
+from conftest import settings, start_error, write_model
 from engines import HANGS_AFTER_SECONDS, gated_server, until
 from numpy.typing import NDArray
 
@@ -355,7 +355,7 @@ sys.exit(main())
 
 
 def failing(*arguments: object) -> str:
-    """The one line that a server says which can't start. Its log events are left out."""
+    """Why a server says that it can't start."""
     ended = subprocess.run(
         [str(COMMAND), "serve", *FREE_PORTS, *map(str, arguments)],
         capture_output=True,
@@ -364,10 +364,8 @@ def failing(*arguments: object) -> str:
         check=False,
     )
     assert ended.returncode == 1, ended.stderr
-    (line,) = [line for line in ended.stderr.splitlines() if not line.startswith('{"')]
-    assert line.startswith("bilstm-server: ")
     assert ended.stdout == ""
-    return line
+    return start_error(ended.stderr)
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])

@@ -27,8 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App
-from bilstm_server.batching.engine import StagedBatch
+from bilstm_server.app import App, load_engine
+from bilstm_server.batching.engine import Engine, StagedBatch
 from bilstm_server.metrics import DROP_REASONS
 from bilstm_server.settings import Settings
 
@@ -43,6 +43,7 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_tokens": ("counter", {"model"}),
     "bilstm_queue_sequences": ("gauge", {"model"}),
     "bilstm_queue_tokens": ("gauge", {"model"}),
+    "bilstm_queue_limit_tokens": ("gauge", {"model"}),
     "bilstm_queue_seconds": ("histogram", {"model"}),
     "bilstm_batch_sequences": ("histogram", {"model"}),
     "bilstm_batch_tokens": ("histogram", {"model"}),
@@ -430,6 +431,27 @@ def test_model_info(seen: Traffic, model: str) -> None:
     assert seen.after.value("bilstm_model_load_seconds", model=model) > 0
     infos = seen.after.nonzero("bilstm_model_info", "model")
     assert infos == {(name,): 1 for name in BATCHES}
+
+
+async def test_no_model_is_served_before_all_are_loaded(
+    model_folder: Path, token_model_folder: Path
+) -> None:
+    """A model that is loaded is told of only when the last one is: then the server is ready."""
+    told_while_loading = []
+
+    def load(folder: Path, settings: Settings) -> Engine:
+        told_while_loading.append(told_of())
+        return load_engine(folder, settings)
+
+    def told_of() -> int:
+        families = app.metrics.registry.collect()
+        return sum(len(f.samples) for f in families if f.name == "bilstm_model_info")
+
+    both = [("small", model_folder), ("tokens", token_model_folder)]
+    async with App(settings(model=both), load) as app:
+        await app.load()
+        assert told_while_loading == [0, 0]
+        assert told_of() == 2
 
 
 @pytest.mark.gpu

@@ -144,6 +144,20 @@ def test_panels_do_not_overlap() -> None:
     assert len(cells) == 24 * (1 + max(y for _, y in cells))
 
 
+def test_grafana_finds_what_compose_mounts() -> None:
+    """Compose mounts the dashboards where the provider looks, and every folder of provisioning."""
+    volumes = monitoring.load_yaml(DEPLOY.parent / "docker-compose.yml")["services"]["grafana"][
+        "volumes"
+    ]
+    mounted = dict(volume.split(":")[:2] for volume in volumes)
+    provider = monitoring.load_yaml(DEPLOY / "grafana/provisioning/dashboards/bilstm.yml")
+    path = provider["providers"][0]["options"]["path"]
+    assert mounted["./deploy/grafana/dashboards"] == path
+    for folder in (DEPLOY / "grafana/provisioning").iterdir():
+        inside = f"/etc/grafana/provisioning/{folder.name}"
+        assert mounted[f"./deploy/grafana/provisioning/{folder.name}"] == inside
+
+
 def test_picture_is_current() -> None:
     """docs/dashboard.svg is drawn from the dashboard as it is."""
     script = ROOT / "docs" / "dashboard.py"
@@ -188,7 +202,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
         until(lambda: process.poll() is not None or "is ready" in log.read_text(), log.read_text)
-        listening = re.search(r'"Listening on" address=(127\.0\.0\.1:\d+)', log.read_text())
+        listening = re.search(r'"Listening on".* address=(127\.0\.0\.1:\d+)', log.read_text())
         assert listening, log.read_text()
         yield f"http://{listening[1]}"
     finally:

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 import structlog
-from conftest import settings
+from conftest import settings, start_error
 from engines import HANGS_AFTER_SECONDS, Gated, gated_server, until
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
@@ -386,9 +386,9 @@ def test_without_the_extra() -> None:
     code = "import sys; sys.modules['opentelemetry'] = None; "
     done = run(code + "from bilstm_server.cli import main; sys.exit(main())", ENDPOINT)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("bilstm-server: --tracing-endpoint: opentelemetry")
-    assert line.endswith("pip install '.[tracing]'")
+    reason = start_error(done.stderr)
+    assert reason.startswith("--tracing-endpoint: opentelemetry")
+    assert reason.endswith("pip install '.[tracing]'")
 
 
 OFF = """

@@ -162,15 +162,20 @@ class App:
 
     async def load(self) -> None:
         """Load and warm every model, then be ready. Raises `ModelError`."""
-        for source in self._settings.models:
-            await self._load_model(source)
+        for folder in self._settings.folders_without_model:
+            log.warning("no model in folder", folder=str(folder), reason="it has no config.json")
+        served = [await self._load_model(source) for source in self._settings.models]
         # What is there now stays: the garbage collector need not look through it again and again.
         gc.collect()
         gc.freeze()
+        for model, engine in served:
+            model.metrics.observe_ready(
+                model.version, engine.kernel, str(engine.device), engine.dtype
+            )
         self._registry.complete = True
         await self._health.set_serving(True)
 
-    async def _load_model(self, source: ModelSource) -> None:
+    async def _load_model(self, source: ModelSource) -> tuple[ServedModel, Engine]:
         started_at = time.perf_counter()
         # In the thread that will compute: every other one that ran torch's parallel code would
         # have threads of its own, and with more of them than cores they wait by sleeping.
@@ -183,9 +188,7 @@ class App:
         model = ServedModel(source.name, engine.config, batcher, metrics)
         self._registry.add(model)
         self._batchers[batcher] = asyncio.create_task(batcher.run(), name=f"batch {source.name}")
-        metrics.observe_load(
-            model.version, engine.kernel, str(engine.device), engine.dtype, seconds
-        )
+        metrics.observe_load(seconds)
         if engine.device.type == "cuda":
             device = engine.device
             self.metrics.watch_device(
@@ -206,6 +209,7 @@ class App:
             threads=engine.threads,
             seconds=round(seconds, 3),
         )
+        return model, engine
 
     async def failed(self) -> NoReturn:
         """Wait for what must not happen, the end of a batcher before its time, and raise it."""

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
@@ -22,6 +23,8 @@ from .model import Pooling, import_checkpoint
 from .model.kernels.cpu import compile_fastest
 from .model.kernels.cpu_build import VARIANTS, BuildError, build
 from .settings import Settings
+
+log = structlog.get_logger()
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -80,7 +83,11 @@ def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> int:
     except ValidationError as error:
         return _fail(_setting_problem(error))
     configure_logs(loaded.log_format)
-    return 0 if asyncio.run(serve(loaded)) else 1
+    try:
+        return 0 if asyncio.run(serve(loaded)) else 1
+    except StartError as error:
+        log.error("can't start", reason=str(error))
+        return 1
 
 
 def _setting_problem(error: ValidationError) -> str:

@@ -75,6 +75,12 @@ class Metrics:
         self._queue_tokens = Gauge(
             "bilstm_queue_tokens", "Tokens in the queue now.", model, registry=registry
         )
+        self._queue_limit_tokens = Gauge(
+            "bilstm_queue_limit_tokens",
+            "Tokens that the queue has room for, of all versions.",
+            model,
+            registry=registry,
+        )
         self._queue_seconds = Histograms(
             "bilstm_queue_seconds",
             "Time of a sequence from admission until its batch began to be computed.",
@@ -112,7 +118,7 @@ class Metrics:
         )
         self._info = Gauge(
             "bilstm_model_info",
-            "A model that is served: always 1.",
+            "A model that is served: always 1. There is none until all are loaded.",
             ("model", "version", "kernel", "device", "dtype"),
             registry=registry,
         )
@@ -214,6 +220,7 @@ class ModelMetrics(DropMetrics):
         self._batch_tokens = metrics._batch_tokens.labels(model)
         self._batch_compute = metrics._batch_compute.labels(model)
         self._load_seconds = metrics._load_seconds.labels(model)
+        self._queue_limit_tokens = metrics._queue_limit_tokens.labels(model)
         # Versions of one model have queues of their own, and share its label.
         self._queues: list[tuple[Callable[[], int], Callable[[], int]]] = []
         metrics._queue_sequences.labels(model).set_function(
@@ -223,15 +230,20 @@ class ModelMetrics(DropMetrics):
             lambda: sum(tokens() for _, tokens in self._queues)
         )
 
-    def watch_queue(self, sequences: Callable[[], int], tokens: Callable[[], int]) -> None:
-        """Read a queue's length and tokens at each scrape."""
+    def watch_queue(
+        self, sequences: Callable[[], int], tokens: Callable[[], int], max_tokens: int
+    ) -> None:
+        """Read a queue's length and tokens at each scrape; `max_tokens` may wait in it."""
+        self._queue_limit_tokens.inc(max_tokens)
         self._queues.append((sequences, tokens))
 
-    def observe_load(
-        self, version: str, kernel: str, device: str, dtype: str, seconds: float
-    ) -> None:
-        self._info.labels(self._model, version, kernel, device, dtype).set(1)
+    def observe_load(self, seconds: float) -> None:
+        """A version that is loaded and warm."""
         self._load_seconds.inc(seconds)
+
+    def observe_ready(self, version: str, kernel: str, device: str, dtype: str) -> None:
+        """A version that is served: all models are loaded."""
+        self._info.labels(self._model, version, kernel, device, dtype).set(1)
 
     def observe_batch(
         self, sequences: int, tokens: int, seconds: float, queue_seconds: Iterable[float]

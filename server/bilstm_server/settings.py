@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .errors import ModelError
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -163,11 +165,33 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> tuple[ModelSource, ...]:
-        """What to serve: `model`, or the one that ships, and then what is in `models_folder`."""
-        return (self.model or (SHIPPED_MODEL,)) + self._found_models()
+        """What to serve: `model`, or the one that ships; then what is in `models_folder`, unless
+        `model` has it already. One found under the shipped one's name takes its place.
 
-    def _found_models(self) -> tuple[ModelSource, ...]:
+        Raises `ModelError` if the folder can't be read.
+        """
+        named = {source.folder.resolve() for source in self.model}
+        folders = [f for f in self._folders() if _has_model(f) and f.resolve() not in named]
+        found = tuple(ModelSource(folder.name, folder) for folder in folders)
+        if self.model:
+            return self.model + found
+        replaced = SHIPPED_MODEL.name in (source.name for source in found)
+        return found if replaced else (SHIPPED_MODEL, *found)
+
+    @property
+    def folders_without_model(self) -> tuple[Path, ...]:
+        """What else is in `models_folder`."""
+        return tuple(folder for folder in self._folders() if not _has_model(folder))
+
+    def _folders(self) -> list[Path]:
         if self.models_folder is None:
-            return ()
-        folders = sorted(entry for entry in self.models_folder.iterdir() if entry.is_dir())
-        return tuple(ModelSource(f.name, f) for f in folders if not f.name.startswith("."))
+            return []
+        try:
+            entries = sorted(self.models_folder.iterdir())
+        except OSError as error:
+            raise ModelError(f"{self.models_folder}: {error.strerror}") from error
+        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "config.json").exists()

@@ -116,7 +116,9 @@ class Batcher:
         self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
         self._seconds = _GUESSED_SECONDS  # that the last batch took
         self._seconds_per_token = 0.0
-        metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
+        metrics.watch_queue(
+            lambda: len(self._queue), lambda: self._queue.tokens, limits.max_queue_tokens
+        )
 
     async def submit(
         self,
