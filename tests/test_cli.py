@@ -652,6 +652,11 @@ BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "model without folder": (["--model", "a"], {}, "model"),
     "model without name": (["--model", "=x"], {}, "model"),
     "no models folder": (["--models-folder", "/no/such"], {}, "models_folder"),
+    "a model for a models folder": (
+        ["--models-folder", str(SHIPPED_MODEL.folder)],
+        {},
+        "models_folder",
+    ),
     "environment": ([], {"BILSTM_MAX_BATCH_TOKENS": "1.5"}, "max_batch_tokens"),
     "environment's model": ([], {"BILSTM_MODEL": "a=x,b"}, "model"),
     "nan": (["--max-queue-delay", "nan"], {}, "max_queue_delay"),

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import ModelError
@@ -150,6 +157,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else json, one event a line."
     )
+
+    @field_validator("models_folder")
+    @classmethod
+    def _is_no_model(cls, folder: Path | None) -> Path | None:
+        if folder is not None and _has_model(folder):
+            raise ValueError(
+                f"must hold model folders, and is one itself: name it by --model NAME={folder}"
+            )
+        return folder
 
     @model_validator(mode="after")
     def _bounds_nest(self) -> Self:
