@@ -50,7 +50,7 @@ check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
-sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, ten minutes
+sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some five minutes
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python -m pytest --sanitize -s tests/test_cpu_kernel.py
 

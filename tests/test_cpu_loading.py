@@ -127,17 +127,23 @@ def test_corrupted(content: bytes, build_folder: Path) -> None:
     assert_refused("; remove it and run `bilstm-server compile`")
 
 
-def test_next_variant(build_folder: Path, compiled: Callable[[Variant], Path]) -> None:
-    """Where the fastest variant does not load, the next one that does is used, and says so."""
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "does not load"), (None, "for better is not compiled")]
+)
+def test_next_variant(
+    content: bytes | None, reason: str, build_folder: Path, compiled: Callable[[Variant], Path]
+) -> None:
+    """Where the fastest variant is missing or does not load, the next one is used, and says so."""
     build_folder.mkdir()
-    broken = Variant("broken", frozenset(), [], [])
-    broken.library().touch()
+    better = Variant("better", frozenset(), [], [])
+    if content is not None:
+        better.library().write_bytes(content)
     fastest().library().symlink_to(compiled(fastest()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_build, "VARIANTS", [broken, *cpu_build.VARIANTS])
+        patch.setattr(cpu_build, "VARIANTS", [better, *cpu_build.VARIANTS])
         choice = choose("auto", CPU)
     assert (choice.name, choice.instructions) == ("cpu", fastest().name)
-    assert "does not load" in str(choice.missed)
+    assert reason in str(choice.missed)
 
 
 def test_other_cpu(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,8 +355,8 @@ def test_serve_cpu_uncompiled(
         timeout=60,
     )
     assert ended.returncode == 1
-    reason = "--kernel cpu: the cpu kernel is not compiled: run `bilstm-server compile`"
-    assert reason in start_error(ended.stderr)
+    reason = f"the cpu kernel for {fastest().name} is not compiled: run `bilstm-server compile`"
+    assert f"--kernel cpu: {reason}" in start_error(ended.stderr)
 
 
 # -- copies and processes ---------------------------------------------------------------------

@@ -236,12 +236,16 @@ def load() -> CpuKernel:
         raise KernelUnavailable(f"the cpu kernel: {cpu_build.NO_VARIANT}")
     missed = None
     for variant in variants:
-        if variant.library().exists():
-            try:
-                return CpuKernel(variant.library(), missed)
-            except KernelUnavailable as error:
-                missed = missed or str(error)
-    raise KernelUnavailable(missed or "the cpu kernel is not compiled: run `bilstm-server compile`")
+        try:
+            if not variant.library().exists():
+                raise KernelUnavailable(
+                    f"the cpu kernel for {variant.name} is not compiled: "
+                    "run `bilstm-server compile`"
+                )
+            return CpuKernel(variant.library(), missed)
+        except KernelUnavailable as error:
+            missed = missed or str(error)
+    raise KernelUnavailable(missed)
 
 
 def compile_fastest() -> tuple[Path, dict[str, Exception]]:
