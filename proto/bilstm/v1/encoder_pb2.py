@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ilstm/v1/encoder.proto\x12\tbilstm.v1\x1a\x1egoogle/protobuf/duration.proto\"M\n\x06Tensor\x12&\n\tdata_type\x18\x01 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"K\n\x05State\x12!\n\x06hidden\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"\xd2\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\tsequences\x18\x03 \x03(\x0b\x32\x11.bilstm.v1.Tensor\x12\"\n\x07outputs\x18\x04 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x05 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12(\n\x0einitial_states\x18\x06 \x03(\x0b\x32\x10.bilstm.v1.State\"\xd4\x01\n\x08\x45ncoding\x12!\n\x06states\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12 \n\x05\x66inal\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04mean\x18\x03 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1e\n\x03max\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12!\n\x06logits\x18\x05 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x05state\x18\x06 \x01(\x0b\x32\x10.bilstm.v1.State\"\x8d\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x62\x61tch_sequences\x18\x03 \x01(\x05\x12\x14\n\x0c\x62\x61tch_tokens\x18\x04 \x01(\x03\"{\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\tencodings\x18\x03 \x03(\x0b\x32\x13.bilstm.v1.Encoding\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Timing\"{\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15max_request_sequences\x18\x03 \x01(\x05\x12\x1a\n\x12max_request_tokens\x18\x04 \x01(\x03\"\x91\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x04 \x01(\x05\x12\x12\n\nnum_layers\x18\x05 \x01(\x05\x12\x11\n\tproj_size\x18\x06 \x01(\x05\x12\x15\n\rbidirectional\x18\x07 \x01(\x08\x12\x16\n\x0enum_embeddings\x18\x08 \x01(\x05\x12\x13\n\x0bnum_classes\x18\t \x01(\x05\x12\x0e\n\x06labels\x18\n \x03(\t\x12\"\n\x07outputs\x18\x0b \x03(\x0e\x32\x11.bilstm.v1.Output\x12!\n\x06limits\x18\x0c \x01(\x0b\x32\x11.bilstm.v1.Limits\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.bilstm.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.bilstm.v1.Model*\x95\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05*\x8b\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x11\n\rOUTPUT_STATES\x10\x01\x12\x10\n\x0cOUTPUT_FINAL\x10\x02\x12\x0f\n\x0bOUTPUT_MEAN\x10\x03\x12\x0e\n\nOUTPUT_MAX\x10\x04\x12\x11\n\rOUTPUT_LOGITS\x10\x05\x12\x10\n\x0cOUTPUT_STATE\x10\x06\x32\xdf\x01\n\x0e\x45ncoderService\x12=\n\x06\x45ncode\x12\x18.bilstm.v1.EncodeRequest\x1a\x19.bilstm.v1.EncodeResponse\x12I\n\nListModels\x12\x1c.bilstm.v1.ListModelsRequest\x1a\x1d.bilstm.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.bilstm.v1.GetModelRequest\x1a\x1b.bilstm.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ilstm/v1/encoder.proto\x12\tbilstm.v1\x1a\x1egoogle/protobuf/duration.proto\"M\n\x06Tensor\x12&\n\tdata_type\x18\x01 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"K\n\x05State\x12!\n\x06hidden\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"\xd2\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\tsequences\x18\x03 \x03(\x0b\x32\x11.bilstm.v1.Tensor\x12\"\n\x07outputs\x18\x04 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x05 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12(\n\x0einitial_states\x18\x06 \x03(\x0b\x32\x10.bilstm.v1.State\"\xd4\x01\n\x08\x45ncoding\x12!\n\x06states\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12 \n\x05\x66inal\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04mean\x18\x03 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1e\n\x03max\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12!\n\x06logits\x18\x05 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x05state\x18\x06 \x01(\x0b\x32\x10.bilstm.v1.State\"\x8d\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x62\x61tch_sequences\x18\x03 \x01(\x05\x12\x14\n\x0c\x62\x61tch_tokens\x18\x04 \x01(\x03\"{\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\tencodings\x18\x03 \x03(\x0b\x32\x13.bilstm.v1.Encoding\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Timing\"j\n\x13\x45ncodeStreamRequest\x12)\n\x07options\x18\x01 \x01(\x0b\x32\x18.bilstm.v1.StreamOptions\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.SequenceChunk\"\xb4\x01\n\rStreamOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x07outputs\x18\x03 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x04 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\x11\n\tany_order\x18\x05 \x01(\x08\x12\x1d\n\x04live\x18\x06 \x01(\x0b\x32\x0f.bilstm.v1.Live\"4\n\x04Live\x12\x13\n\x0b\x62lock_steps\x18\x01 \x01(\x05\x12\x17\n\x0flookahead_steps\x18\x02 \x01(\x05\"t\n\rSequenceChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12 \n\x05steps\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\'\n\rinitial_state\x18\x04 \x01(\x0b\x32\x10.bilstm.v1.State\"i\n\x14\x45ncodeStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x17.bilstm.v1.StreamOpened\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.EncodingChunk\".\n\x0cStreamOpened\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xde\x01\n\rEncodingChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nfirst_step\x18\x02 \x01(\x03\x12%\n\x08\x65ncoding\x18\x03 \x01(\x0b\x32\x13.bilstm.v1.Encoding\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\'\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x18.bilstm.v1.SequenceError\x12!\n\x06timing\x18\x06 \x01(\x0b\x32\x11.bilstm.v1.Timing\x12\x15\n\rforward_exact\x18\x07 \x01(\x08\x12\x15\n\rreverse_exact\x18\x08 \x01(\x08\"a\n\rSequenceError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_id\x18\x05 \x01(\t\"\xb3\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15max_request_sequences\x18\x03 \x01(\x05\x12\x1a\n\x12max_request_tokens\x18\x04 \x01(\x03\x12\x18\n\x10max_stream_bytes\x18\x05 \x01(\x03\x12\x1c\n\x14max_stream_sequences\x18\x06 \x01(\x05\"\x91\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x04 \x01(\x05\x12\x12\n\nnum_layers\x18\x05 \x01(\x05\x12\x11\n\tproj_size\x18\x06 \x01(\x05\x12\x15\n\rbidirectional\x18\x07 \x01(\x08\x12\x16\n\x0enum_embeddings\x18\x08 \x01(\x05\x12\x13\n\x0bnum_classes\x18\t \x01(\x05\x12\x0e\n\x06labels\x18\n \x03(\t\x12\"\n\x07outputs\x18\x0b \x03(\x0e\x32\x11.bilstm.v1.Output\x12!\n\x06limits\x18\x0c \x01(\x0b\x32\x11.bilstm.v1.Limits\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.bilstm.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.bilstm.v1.Model*\x95\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05*\x8b\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x11\n\rOUTPUT_STATES\x10\x01\x12\x10\n\x0cOUTPUT_FINAL\x10\x02\x12\x0f\n\x0bOUTPUT_MEAN\x10\x03\x12\x0e\n\nOUTPUT_MAX\x10\x04\x12\x11\n\rOUTPUT_LOGITS\x10\x05\x12\x10\n\x0cOUTPUT_STATE\x10\x06\x32\xb4\x02\n\x0e\x45ncoderService\x12=\n\x06\x45ncode\x12\x18.bilstm.v1.EncodeRequest\x1a\x19.bilstm.v1.EncodeResponse\x12S\n\x0c\x45ncodeStream\x12\x1e.bilstm.v1.EncodeStreamRequest\x1a\x1f.bilstm.v1.EncodeStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.bilstm.v1.ListModelsRequest\x1a\x1d.bilstm.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.bilstm.v1.GetModelRequest\x1a\x1b.bilstm.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bilstm.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1506
-  _globals['_DATATYPE']._serialized_end=1655
-  _globals['_OUTPUT']._serialized_start=1658
-  _globals['_OUTPUT']._serialized_end=1797
+  _globals['_DATATYPE']._serialized_start=2505
+  _globals['_DATATYPE']._serialized_end=2654
+  _globals['_OUTPUT']._serialized_start=2657
+  _globals['_OUTPUT']._serialized_end=2796
   _globals['_TENSOR']._serialized_start=70
   _globals['_TENSOR']._serialized_end=147
   _globals['_STATE']._serialized_start=149
@@ -48,18 +48,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMING']._serialized_end=796
   _globals['_ENCODERESPONSE']._serialized_start=798
   _globals['_ENCODERESPONSE']._serialized_end=921
-  _globals['_LIMITS']._serialized_start=923
-  _globals['_LIMITS']._serialized_end=1046
-  _globals['_MODEL']._serialized_start=1049
-  _globals['_MODEL']._serialized_end=1322
-  _globals['_LISTMODELSREQUEST']._serialized_start=1324
-  _globals['_LISTMODELSREQUEST']._serialized_end=1343
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1345
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1399
-  _globals['_GETMODELREQUEST']._serialized_start=1401
-  _globals['_GETMODELREQUEST']._serialized_end=1450
-  _globals['_GETMODELRESPONSE']._serialized_start=1452
-  _globals['_GETMODELRESPONSE']._serialized_end=1503
-  _globals['_ENCODERSERVICE']._serialized_start=1800
-  _globals['_ENCODERSERVICE']._serialized_end=2023
+  _globals['_ENCODESTREAMREQUEST']._serialized_start=923
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=1029
+  _globals['_STREAMOPTIONS']._serialized_start=1032
+  _globals['_STREAMOPTIONS']._serialized_end=1212
+  _globals['_LIVE']._serialized_start=1214
+  _globals['_LIVE']._serialized_end=1266
+  _globals['_SEQUENCECHUNK']._serialized_start=1268
+  _globals['_SEQUENCECHUNK']._serialized_end=1384
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=1386
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=1491
+  _globals['_STREAMOPENED']._serialized_start=1493
+  _globals['_STREAMOPENED']._serialized_end=1539
+  _globals['_ENCODINGCHUNK']._serialized_start=1542
+  _globals['_ENCODINGCHUNK']._serialized_end=1764
+  _globals['_SEQUENCEERROR']._serialized_start=1766
+  _globals['_SEQUENCEERROR']._serialized_end=1863
+  _globals['_LIMITS']._serialized_start=1866
+  _globals['_LIMITS']._serialized_end=2045
+  _globals['_MODEL']._serialized_start=2048
+  _globals['_MODEL']._serialized_end=2321
+  _globals['_LISTMODELSREQUEST']._serialized_start=2323
+  _globals['_LISTMODELSREQUEST']._serialized_end=2342
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2344
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2398
+  _globals['_GETMODELREQUEST']._serialized_start=2400
+  _globals['_GETMODELREQUEST']._serialized_end=2449
+  _globals['_GETMODELRESPONSE']._serialized_start=2451
+  _globals['_GETMODELRESPONSE']._serialized_end=2502
+  _globals['_ENCODERSERVICE']._serialized_start=2799
+  _globals['_ENCODERSERVICE']._serialized_end=3107
 # @@protoc_insertion_point(module_scope)

@@ -319,6 +319,298 @@ class EncodeResponse(_message.Message):
 Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
 
 @_typing.final
+class EncodeStreamRequest(_message.Message):
+    """One message to a stream: the first opens it, those after it bring steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___StreamOptions:
+        """in the first message, and in no other"""
+
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceChunk]:
+        """of as many sequences as the client likes, interleaved or not"""
+
+    def __init__(
+        self,
+        *,
+        options: Global___StreamOptions | None = ...,
+        chunks: _abc.Iterable[Global___SequenceChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeStreamRequest: _TypeAlias = EncodeStreamRequest  # noqa: Y015
+
+@_typing.final
+class StreamOptions(_message.Message):
+    """How every sequence of a stream is encoded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_DATA_TYPE_FIELD_NUMBER: _builtins.int
+    ANY_ORDER_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """as in EncodeRequest"""
+    version: _builtins.str
+    """as in EncodeRequest"""
+    output_data_type: Global___DataType.ValueType
+    """as in EncodeRequest"""
+    any_order: _builtins.bool
+    """Results may return in any order, each as soon as it is done. Otherwise they return in the order
+    in which the client has completed the sequences.
+    """
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
+        """empty: OUTPUT_STATES; live streams have no other"""
+
+    @_builtins.property
+    def live(self) -> Global___Live:
+        """absent: a sequence is encoded once its last step has come"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        outputs: _abc.Iterable[Global___Output.ValueType] | None = ...,
+        output_data_type: Global___DataType.ValueType = ...,
+        any_order: _builtins.bool = ...,
+        live: Global___Live | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_order", b"any_order", "live", b"live", "model", b"model", "output_data_type", b"output_data_type", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
+
+@_typing.final
+class Live(_message.Message):
+    """Input that has no end: its results are sent while it still arrives, a block of steps at a time.
+    The forward direction is carried from block to block. The reverse one begins anew, from zeros, at
+    the end of each block's right context (latency-controlled BiLSTM: Zhang et al. 2015, arXiv
+    1510.08983). A block's result comes when its context has arrived, or the sequence's last step.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_STEPS_FIELD_NUMBER: _builtins.int
+    LOOKAHEAD_STEPS_FIELD_NUMBER: _builtins.int
+    block_steps: _builtins.int
+    """at least 1"""
+    lookahead_steps: _builtins.int
+    """of the right context; not negative"""
+    def __init__(
+        self,
+        *,
+        block_steps: _builtins.int = ...,
+        lookahead_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_steps", b"block_steps", "lookahead_steps", b"lookahead_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Live: _TypeAlias = Live  # noqa: Y015
+
+@_typing.final
+class SequenceChunk(_message.Message):
+    """The next steps of one sequence: all of it, or a part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Chosen by the client. A sequence that begins has a higher id than those that began before it."""
+    last: _builtins.bool
+    """the sequence is complete; it must have a step"""
+    @_builtins.property
+    def steps(self) -> Global___Tensor:
+        """[t, D] of floats, or [t] token ids; absent or of no steps: none"""
+
+    @_builtins.property
+    def initial_state(self) -> Global___State:
+        """with the sequence's first chunk; absent: zeros"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        steps: Global___Tensor | None = ...,
+        last: _builtins.bool = ...,
+        initial_state: Global___State | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["initial_state", b"initial_state", "steps", b"steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "initial_state", b"initial_state", "last", b"last", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceChunk: _TypeAlias = SequenceChunk  # noqa: Y015
+
+@_typing.final
+class EncodeStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___StreamOpened:
+        """in the first message, and in no other"""
+
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodingChunk]:
+        """a sequence's own are in order"""
+
+    def __init__(
+        self,
+        *,
+        opened: Global___StreamOpened | None = ...,
+        chunks: _abc.Iterable[Global___EncodingChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opened", b"opened"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "opened", b"opened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeStreamResponse: _TypeAlias = EncodeStreamResponse  # noqa: Y015
+
+@_typing.final
+class StreamOpened(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """the model that is used"""
+    version: _builtins.str
+    """its version"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOpened: _TypeAlias = StreamOpened  # noqa: Y015
+
+@_typing.final
+class EncodingChunk(_message.Message):
+    """The result of one sequence, or a part of it: all chunks' states, joined, are the sequence's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    FORWARD_EXACT_FIELD_NUMBER: _builtins.int
+    REVERSE_EXACT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    first_step: _builtins.int
+    """of encoding.states"""
+    last: _builtins.bool
+    """nothing more comes for this id"""
+    forward_exact: _builtins.bool
+    """Of encoding.states: whether each direction's columns are what they are where the whole sequence
+    is known. They always are but in live streams.
+    """
+    reverse_exact: _builtins.bool
+    @_builtins.property
+    def encoding(self) -> Global___Encoding:
+        """states of the steps from first_step on; whatever else, in the last chunk"""
+
+    @_builtins.property
+    def error(self) -> Global___SequenceError:
+        """the sequence has no result, or none from here on; this chunk is the last"""
+
+    @_builtins.property
+    def timing(self) -> Global___Timing:
+        """in the last chunk"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        first_step: _builtins.int = ...,
+        encoding: Global___Encoding | None = ...,
+        last: _builtins.bool = ...,
+        error: Global___SequenceError | None = ...,
+        timing: Global___Timing | None = ...,
+        forward_exact: _builtins.bool = ...,
+        reverse_exact: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "error", b"error", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "error", b"error", "first_step", b"first_step", "forward_exact", b"forward_exact", "id", b"id", "last", b"last", "reverse_exact", b"reverse_exact", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodingChunk: _TypeAlias = EncodingChunk  # noqa: Y015
+
+@_typing.final
+class SequenceError(_message.Message):
+    """Why a sequence has no result. What the client still sends of it is ignored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    ERROR_ID_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """the gRPC status code that a call would have ended with"""
+    message: _builtins.str
+    """for people"""
+    field: _builtins.str
+    """with INVALID_ARGUMENT: the field of SequenceChunk at fault"""
+    expected: _builtins.str
+    """with it: what was expected of the field, and found"""
+    error_id: _builtins.str
+    """with INTERNAL: the server's log has the cause under it"""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        expected: _builtins.str = ...,
+        error_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error_id", b"error_id", "expected", b"expected", "field", b"field", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceError: _TypeAlias = SequenceError  # noqa: Y015
+
+@_typing.final
 class Limits(_message.Message):
     """What a request must keep, or it is refused with INVALID_ARGUMENT."""
 
@@ -328,6 +620,8 @@ class Limits(_message.Message):
     MAX_SEQUENCE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_STREAM_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_STREAM_SEQUENCES_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """of a request, and of a reply's tensors"""
     max_sequence_tokens: _builtins.int
@@ -336,6 +630,12 @@ class Limits(_message.Message):
     """sequences in one request"""
     max_request_tokens: _builtins.int
     """steps of all sequences in one request"""
+    max_stream_bytes: _builtins.int
+    """Of what a stream has in flight, from a sequence's first step to the last of its result: bytes,
+    its results' included, and sequences. A sequence that exceeds them alone is refused; otherwise
+    the server reads no further until there is room.
+    """
+    max_stream_sequences: _builtins.int
     def __init__(
         self,
         *,
@@ -343,10 +643,12 @@ class Limits(_message.Message):
         max_sequence_tokens: _builtins.int = ...,
         max_request_sequences: _builtins.int = ...,
         max_request_tokens: _builtins.int = ...,
+        max_stream_bytes: _builtins.int = ...,
+        max_stream_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_request_sequences", b"max_request_sequences", "max_request_tokens", b"max_request_tokens", "max_sequence_tokens", b"max_sequence_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_request_sequences", b"max_request_sequences", "max_request_tokens", b"max_request_tokens", "max_sequence_tokens", b"max_sequence_tokens", "max_stream_bytes", b"max_stream_bytes", "max_stream_sequences", b"max_stream_sequences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

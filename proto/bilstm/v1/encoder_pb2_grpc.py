@@ -39,6 +39,11 @@ class EncoderServiceStub(object):
                 request_serializer=bilstm_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=bilstm_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.EncodeStream = channel.stream_stream(
+                '/bilstm.v1.EncoderService/EncodeStream',
+                request_serializer=bilstm_dot_v1_dot_encoder__pb2.EncodeStreamRequest.SerializeToString,
+                response_deserializer=bilstm_dot_v1_dot_encoder__pb2.EncodeStreamResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/bilstm.v1.EncoderService/ListModels',
                 request_serializer=bilstm_dot_v1_dot_encoder__pb2.ListModelsRequest.SerializeToString,
@@ -56,6 +61,17 @@ class EncoderServiceServicer(object):
 
     def Encode(self, request, context):
         """Encodes the sequences of one request. The server gathers waiting requests into one batch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EncodeStream(self, request_iterator, context):
+        """Encodes any number of sequences, of any length, over one call: see EncodeStreamRequest. They
+        share batches with those of all other calls. Where the server has no room for more it reads no
+        further, and flow control slows the client down. What concerns one sequence is answered in an
+        EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. The
+        client ends its side when it has sent all, and the server its own when it has answered all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +98,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=bilstm_dot_v1_dot_encoder__pb2.EncodeRequest.FromString,
                     response_serializer=bilstm_dot_v1_dot_encoder__pb2.EncodeResponse.SerializeToString,
+            ),
+            'EncodeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EncodeStream,
+                    request_deserializer=bilstm_dot_v1_dot_encoder__pb2.EncodeStreamRequest.FromString,
+                    response_serializer=bilstm_dot_v1_dot_encoder__pb2.EncodeStreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -121,6 +142,33 @@ class EncoderService(object):
             '/bilstm.v1.EncoderService/Encode',
             bilstm_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
             bilstm_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EncodeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/bilstm.v1.EncoderService/EncodeStream',
+            bilstm_dot_v1_dot_encoder__pb2.EncodeStreamRequest.SerializeToString,
+            bilstm_dot_v1_dot_encoder__pb2.EncodeStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

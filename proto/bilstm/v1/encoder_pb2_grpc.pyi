@@ -38,6 +38,13 @@ class EncoderServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EncoderServiceAsyncStub: ...
     Encode: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.EncodeRequest, _encoder_pb2.EncodeResponse]
     """Encodes the sequences of one request. The server gathers waiting requests into one batch."""
+    EncodeStream: _grpc.StreamStreamMultiCallable[_encoder_pb2.EncodeStreamRequest, _encoder_pb2.EncodeStreamResponse]
+    """Encodes any number of sequences, of any length, over one call: see EncodeStreamRequest. They
+    share batches with those of all other calls. Where the server has no room for more it reads no
+    further, and flow control slows the client down. What concerns one sequence is answered in an
+    EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. The
+    client ends its side when it has sent all, and the server its own when it has answered all.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.ListModelsRequest, _encoder_pb2.ListModelsResponse]
     """Every model that this server has, the default one first."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.GetModelRequest, _encoder_pb2.GetModelResponse]
@@ -48,6 +55,13 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeRequest, _encoder_pb2.EncodeResponse]  # type: ignore[assignment]
     """Encodes the sequences of one request. The server gathers waiting requests into one batch."""
+    EncodeStream: _aio.StreamStreamMultiCallable[_encoder_pb2.EncodeStreamRequest, _encoder_pb2.EncodeStreamResponse]  # type: ignore[assignment]
+    """Encodes any number of sequences, of any length, over one call: see EncodeStreamRequest. They
+    share batches with those of all other calls. Where the server has no room for more it reads no
+    further, and flow control slows the client down. What concerns one sequence is answered in an
+    EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. The
+    client ends its side when it has sent all, and the server its own when it has answered all.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_encoder_pb2.ListModelsRequest, _encoder_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Every model that this server has, the default one first."""
     GetModel: _aio.UnaryUnaryMultiCallable[_encoder_pb2.GetModelRequest, _encoder_pb2.GetModelResponse]  # type: ignore[assignment]
@@ -61,6 +75,19 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_encoder_pb2.EncodeResponse, _abc.Awaitable[_encoder_pb2.EncodeResponse]]:
         """Encodes the sequences of one request. The server gathers waiting requests into one batch."""
+
+    @_abc_1.abstractmethod
+    def EncodeStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_encoder_pb2.EncodeStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_encoder_pb2.EncodeStreamResponse], _abc.AsyncIterator[_encoder_pb2.EncodeStreamResponse]]:
+        """Encodes any number of sequences, of any length, over one call: see EncodeStreamRequest. They
+        share batches with those of all other calls. Where the server has no room for more it reads no
+        further, and flow control slows the client down. What concerns one sequence is answered in an
+        EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. The
+        client ends its side when it has sent all, and the server its own when it has answered all.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
