@@ -340,7 +340,7 @@ def test_bytes_that_would_unfold_are_refused_as_bytes(wire: Wire, name: str) -> 
     """Very many tiny fields are refused before they are decoded into many times their size."""
     named, data = UNFOLDING[name]
     with pytest.raises(InvalidInput) as refusal:
-        wire_bytes.check_unfolding(memoryview(data), 1024)
+        wire_bytes.check_unfolding(memoryview(data), pb.EncodeRequest.DESCRIPTOR, 1024)
     assert refusal.value.field == named
     error: Any = wire.send(data)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
@@ -512,13 +512,16 @@ def elements(message: Any) -> tuple[int, int]:
     return fields, packed
 
 
+SCHEMA = wire_bytes.schema_of(pb.EncodeRequest.DESCRIPTOR)
+
+
 @given(request=any_requests)
 @examples(deadline=None, derandomize=True, max_examples=150)
 def test_elements_are_counted_before_decoding(request: pb.EncodeRequest) -> None:
     """The count of undecoded bytes is that of the message, packed numbers counting by bytes."""
     fields, packed = elements(request)
     data = memoryview(request.SerializeToString())
-    counted = wire_bytes.count_elements(data, wire_bytes._SCHEMA, 10**9)
+    counted = wire_bytes.count_elements(data, SCHEMA, 10**9)
     assert fields + packed <= counted <= fields + 10 * packed
 
 
@@ -526,8 +529,8 @@ def test_elements_are_counted_before_decoding(request: pb.EncodeRequest) -> None
 @examples(deadline=None, derandomize=True, max_examples=300)
 def test_any_bytes_can_be_counted(data: bytes, most: int) -> None:
     """Counting ends on any bytes; what is more than asked for is one packed field at the most."""
-    counted = wire_bytes.count_elements(memoryview(data), wire_bytes._SCHEMA, most)
-    every = wire_bytes.count_elements(memoryview(data), wire_bytes._SCHEMA, 10**9)
+    counted = wire_bytes.count_elements(memoryview(data), SCHEMA, most)
+    every = wire_bytes.count_elements(memoryview(data), SCHEMA, 10**9)
     assert counted == every or most < counted <= every
 
 

@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from bilstm_server.batching.batcher import Batcher, Device, Result
+from bilstm_server.batching.batcher import Batcher
+from bilstm_server.batching.device import Device
 from bilstm_server.batching.engine import StagedBatch
+from bilstm_server.batching.jobs import Result
 from bilstm_server.batching.queue import QueueLimits
-from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.batching.sequence import Input, SequenceInput, SequenceOutput
 from bilstm_server.errors import DeadlineExpired, OutOfMemory, Overloaded, Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
-from bilstm_server.model.kernels import RaggedBatch
+from bilstm_server.model.slices import SlicedRun
 
 HANGS_AFTER_SECONDS = 60
 PLENTY = 1000  # more batches than any test has
@@ -83,15 +84,12 @@ class Engine:
     def go_on(self, batches: int = PLENTY) -> None:
         self._gate.release(batches)
 
-    def run(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         return self._compute(sequences)
 
-    def stage(self, sequences: Sequence[SequenceInput]) -> StagedBatch:
+    def stage(self, sequences: Sequence[Input]) -> StagedBatch:
         self.log.append(("stage", [identity(s) for s in sequences]))
-        lengths = [s.tokens for s in sequences]
-        staged = StagedBatch(
-            sequences, torch.empty(0), RaggedBatch(lengths, torch.device("cpu")), None
-        )
+        staged = StagedBatch(sequences, None, None)
         self.stagings.append(staged)
         self._loop.call_soon_threadsafe(self._staged.release)
         if self._staging_fails:
@@ -102,7 +100,16 @@ class Engine:
         self.computed_stagings.append(staged)
         return self._compute(staged.sequences)
 
-    def _compute(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+    def begin(self, sequence: SequenceInput) -> SlicedRun:
+        raise NotImplementedError("what is long is tested in test_slice_lane.py")
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        raise NotImplementedError
+
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
+        raise NotImplementedError
+
+    def _compute(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         identities = [identity(s) for s in sequences]
         self.log.append(("compute", identities))
         self._loop.call_soon_threadsafe(self._computing.release)
@@ -112,7 +119,7 @@ class Engine:
             raise OutOfMemory("out of memory")
         if guilty := [i for i in identities if i in self._guilty]:
             raise Guilty(guilty)
-        outputs = [SequenceOutput({Output.STATES: 2 * s.steps}) for s in sequences]
+        outputs = [SequenceOutput({Output.STATES: 2 * s.rows(0, s.tokens)}) for s in sequences]
         return (outputs * 2)[: len(outputs) + self._surplus]
 
 
@@ -121,8 +128,8 @@ def sequence(number: int, tokens: int = 1) -> SequenceInput:
     return SequenceInput(np.full(tokens, number), frozenset({Output.STATES}))
 
 
-def identity(sequence: SequenceInput) -> int:
-    return int(sequence.steps[0])
+def identity(sequence: Input) -> int:
+    return int(sequence.rows(0, 1)[0])
 
 
 def doubled(result: Result) -> int:
@@ -565,7 +572,16 @@ class WastefulEngine(Engine):
         self._scratches: list[weakref.ref[Scratch]] = []
         self.kept: list[int] = []
 
-    def _compute(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+    def begin(self, sequence: SequenceInput) -> SlicedRun:
+        raise NotImplementedError("what is long is tested in test_slice_lane.py")
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        raise NotImplementedError
+
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
+        raise NotImplementedError
+
+    def _compute(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         self.kept.append(sum(scratch() is not None for scratch in self._scratches))
         scratch = Scratch()
         self._scratches.append(weakref.ref(scratch))

@@ -383,6 +383,8 @@ def described(name: str, version: str, judge: Judge) -> pb.Model:
         limits=pb.Limits(
             max_message_bytes=limits.max_message_bytes,
             max_sequence_tokens=limits.max_sequence_tokens,
+            max_stream_bytes=limits.max_stream_bytes,
+            max_stream_sequences=limits.max_stream_sequences,
             max_request_sequences=limits.max_request_sequences,
             max_request_tokens=limits.max_batch_tokens,
         ),

@@ -20,8 +20,10 @@ from prometheus_client import start_http_server
 
 from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 
-from .batching.batcher import Batcher, Device
+from .batching.batcher import Batcher
+from .batching.device import Device
 from .batching.engine import Engine
+from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
 from .errors import ListenError, StartError
 from .metrics import Metrics
@@ -31,7 +33,8 @@ from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.service import EncoderService
-from .rpc.wire import encode_request_decoder
+from .rpc.streams import Streams
+from .rpc.wire import request_decoder
 from .settings import ModelSource, Settings
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ _QUIET_SECONDS = 0.25
 _LATE_SECONDS = 5.0
 _REPLY_SECONDS = 0.5  # at the least, for the last replies
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
+_PING_SECONDS = 30  # between a client's own pings, at the least
 
 LoadEngine = Callable[[Path, Settings], Engine]
 
@@ -87,10 +91,18 @@ class App:
         self._load_engine = load_engine
         self.metrics = Metrics()
         self._registry = ModelRegistry()
-        decoder = encode_request_decoder(self._request_limits, self.metrics.no_model)
+        limits = self._request_limits
         self._tracer = make_tracer(settings)
         self._interceptor = RpcInterceptor(
-            self.metrics, {f"/{SERVICE}/Encode": decoder}, self._tracer
+            self.metrics,
+            {
+                f"/{SERVICE}/{method}": request_decoder(message, limits, self.metrics.no_model)
+                for method, message in (
+                    ("Encode", encoder_pb2.EncodeRequest),
+                    ("EncodeStream", encoder_pb2.EncodeStreamRequest),
+                )
+            },
+            self._tracer,
         )
         self._health = HealthService([SERVICE])
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
@@ -140,11 +152,20 @@ class App:
                 ("grpc.max_send_message_length", -1),  # replies are bounded at the door
                 ("grpc.http2.max_frame_size", _FRAME_BYTES),
                 ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PING_SECONDS),
                 ("grpc.server.max_pending_requests", _PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
             ],
         )
-        service = EncoderService(self._registry, self._request_limits, self.metrics)
+        limits = self._request_limits
+        self._streams = Streams(
+            self._registry,
+            limits,
+            StreamMemory(self._memory_limits),
+            settings.max_streams,
+            self.metrics,
+        )
+        service = EncoderService(self._registry, limits, self.metrics, self._streams)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -185,7 +206,7 @@ class App:
         seconds = time.perf_counter() - started_at
         metrics = self.metrics.model(source.name)
         batcher = Batcher(engine, self._queue_limits, self._device, metrics, self._tracer)
-        model = ServedModel(source.name, engine.config, batcher, metrics)
+        model = ServedModel(source.name, engine.config, batcher, metrics, engine.itemsize)
         self._registry.add(model)
         self._batchers[batcher] = asyncio.create_task(batcher.run(), name=f"batch {source.name}")
         metrics.observe_load(seconds)
@@ -226,6 +247,7 @@ class App:
         """
         await self._health.set_serving(False)
         await asyncio.sleep(self._settings.drain_delay_seconds)
+        self._streams.drain()
         for batcher in self._batchers:
             batcher.drain()
         loop = asyncio.get_running_loop()
@@ -234,6 +256,7 @@ class App:
             async with asyncio.timeout_at(give_up_at):
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
+                await self._streams.ended()
                 await self._answer_late_calls()
         finished = all(batcher.idle for batcher in self._batchers)
         self._interceptor.end_streams()
@@ -262,6 +285,17 @@ class App:
             max_sequence_tokens=settings.max_sequence_tokens,
             max_request_sequences=settings.max_request_sequences,
             max_request_tokens=settings.max_batch_tokens,
+            max_stream_bytes=settings.max_stream_bytes,
+            max_stream_sequences=settings.max_stream_sequences,
+        )
+
+    @property
+    def _memory_limits(self) -> MemoryLimits:
+        settings = self._settings
+        return MemoryLimits(
+            max_stream_bytes=settings.max_stream_bytes,
+            max_stream_sequences=settings.max_stream_sequences,
+            max_streams_bytes=settings.max_streams_bytes,
         )
 
     @property
@@ -273,6 +307,8 @@ class App:
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_sequences=settings.max_queue_sequences,
             max_queue_delay=settings.max_queue_delay,
+            max_whole_tokens=settings.max_whole_tokens,
+            slice_seconds=settings.slice_seconds,
         )
 
 

@@ -109,10 +109,27 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._slice_seconds = Histograms(
+            "bilstm_slice_compute_seconds",
+            "Time to compute a slice of long sequences.",
+            model,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._streams = Gauge("bilstm_streams", "Streams that are open now.", registry=registry)
+        self._stream_bytes = Gauge(
+            "bilstm_stream_bytes",
+            "Bytes that streams have in flight, with their results, of --max-streams-bytes.",
+            registry=registry,
+        )
+        self._stream_limit_bytes = Gauge(
+            "bilstm_stream_limit_bytes", "Bytes that streams may have in flight.", registry=registry
+        )
         self._dropped = Counters(
             "bilstm_dropped_total",
-            f"Requests that ended without a result: {', '.join(DROP_REASONS)}. The model is '' "
-            "where the request names none that is served, or can't be read.",
+            f"Requests, and sequences of streams, that ended without a result: "
+            f"{', '.join(DROP_REASONS)}. The model is '' where the request names none that is "
+            "served, or can't be read.",
             ("model", "reason"),
             registry=registry,
         )
@@ -152,6 +169,14 @@ class Metrics:
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of one RPC method."""
         return RpcMetrics(self, kind, service, method)
+
+    def watch_streams(
+        self, streams: Callable[[], int], used: Callable[[], int], max_bytes: int
+    ) -> None:
+        """Read at each scrape how many streams are open, and how many bytes they hold."""
+        self._streams.set_function(streams)
+        self._stream_bytes.set_function(used)
+        self._stream_limit_bytes.set(max_bytes)
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]
@@ -219,6 +244,7 @@ class ModelMetrics(DropMetrics):
         self._batch_sequences = metrics._batch_sequences.labels(model)
         self._batch_tokens = metrics._batch_tokens.labels(model)
         self._batch_compute = metrics._batch_compute.labels(model)
+        self._slice_seconds = metrics._slice_seconds.labels(model)
         self._load_seconds = metrics._load_seconds.labels(model)
         self._queue_limit_tokens = metrics._queue_limit_tokens.labels(model)
         # Versions of one model have queues of their own, and share its label.
@@ -256,3 +282,13 @@ class ModelMetrics(DropMetrics):
         self._batch_compute.observe(seconds)
         for waited in queue_seconds:
             self._queue_seconds.observe(waited)
+
+    def observe_slice(self, seconds: float) -> None:
+        """A slice that was computed, of one long sequence or several."""
+        self._slice_seconds.observe(seconds)
+
+    def observe_long(self, tokens: int, queue_seconds: float) -> None:
+        """A long sequence that was computed, slice by slice."""
+        self._sequences.inc()
+        self._tokens.inc(tokens)
+        self._queue_seconds.observe(queue_seconds)

@@ -22,6 +22,7 @@ from .errors import ModelError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count64 = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -136,6 +137,28 @@ class Settings(BaseSettings):
         default=0.0,
         description="Seconds that a batch may wait for more sequences while the device is idle.",
     )
+    max_whole_tokens: Count = Field(
+        default=2_048,
+        description="Tokens of a sequence that is computed whole; a longer one is computed in "
+        "slices, between which short ones have their turn.",
+    )
+    slice_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=0.002, description="Seconds that one slice of long sequences is to take at most."
+    )
+    max_streams: Count = Field(
+        default=128, description="Streams that may be open; one more is refused."
+    )
+    max_stream_sequences: Count = Field(
+        default=1_024, description="Sequences that one stream may have in flight."
+    )
+    max_stream_bytes: Count64 = Field(
+        default=4 * 1024**3,
+        description="Bytes that one stream may have in flight, with its results: beyond, the "
+        "server reads no further. A sequence must fit with its result.",
+    )
+    max_streams_bytes: Count64 = Field(
+        default=8 * 1024**3, description="Bytes that all streams together may have in flight."
+    )
     drain_delay_seconds: Seconds = Field(
         default=0.0,
         description="On SIGTERM: seconds to go on serving as not ready, so that load balancers "
@@ -173,6 +196,7 @@ class Settings(BaseSettings):
             ("max_sequence_tokens", "max_batch_tokens"),
             ("max_batch_tokens", "max_queue_tokens"),
             ("max_request_sequences", "max_queue_sequences"),
+            ("max_stream_bytes", "max_streams_bytes"),
         ):
             low, high = getattr(self, smaller), getattr(self, larger)
             if low > high:

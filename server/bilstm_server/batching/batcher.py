@@ -2,7 +2,8 @@
 
 The event loop owns the queue, so there are no locks on it. A batch closes when the device is
 free, or when it is full: while one batch computes the next one forms, and nobody waits when the
-server is idle. Every job's future is settled exactly once, each on its own.
+server is idle. What is too long for a batch goes to a `SliceLane`. Every job's future is settled
+exactly once, each on its own.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
-from ..errors import DeadlineExpired, Overloaded, Unavailable
+from ..errors import Overloaded, Unavailable
 from ..metrics import ModelMetrics
+from .device import Device
 from .engine import StagedBatch
+from .jobs import BatchTiming, Job, Result
 from .queue import BatchQueue, QueueLimits
-from .sequence import SequenceInput, SequenceOutput
+from .sequence import Input, SequenceInput, SequenceOutput
+from .slices import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
     from ..tracing import BatchTrace, RequestTrace, Tracer
@@ -30,67 +31,12 @@ _RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes aga
 _GUESSED_SECONDS = 0.5  # for a batch, until there was one
 
 
-class BatchEngine(Protocol):
+class BatchEngine(SliceEngine, Protocol):
     """What the batcher asks of `Engine`. Called from worker threads."""
 
-    def run(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]: ...
-    def stage(self, sequences: Sequence[SequenceInput]) -> StagedBatch: ...
+    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]: ...
+    def stage(self, sequences: Sequence[Input]) -> StagedBatch: ...
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTiming:
-    """Where one sequence's time went."""
-
-    queue_seconds: float
-    compute_seconds: float
-    batch_sequences: int
-    batch_tokens: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    output: SequenceOutput
-    timing: BatchTiming
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    sequence: SequenceInput
-    future: asyncio.Future[Result]
-    admitted_at: float
-    deadline: float
-    trace: RequestTrace | None
-
-    @property
-    def tokens(self) -> int:
-        return self.sequence.tokens
-
-
-class Device:
-    """The worker threads of one device, shared by all models on it.
-
-    One thread computes; the lock hands it to the models in turn, so that each closes its batch
-    as late as it can. Another one stages meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Without waiting: what computes now, nobody waits for any more.
-        self.compute_thread.shutdown(wait=False, cancel_futures=True)
-        self.stage_thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Batcher:
@@ -108,12 +54,17 @@ class Batcher:
         self._engine = engine
         self._device = device
         self._metrics = metrics
-        self._queue: BatchQueue[_Job] = BatchQueue(limits)
+        self._limits = limits
+        self._queue: BatchQueue[Job] = BatchQueue(limits)
+        self._long = SliceLane(
+            engine, device, metrics, limits.max_batch_sequences, limits.slice_seconds
+        )
         self._arrival = asyncio.Event()
+        self._room = asyncio.Event()  # a batch was closed: there may be room for streams
         self._callers = 0  # that wait for their results
         self._draining = False
-        self._again: deque[list[_Job]] = deque()  # parts of batches that failed
-        self._ahead: tuple[list[_Job], asyncio.Future[StagedBatch]] | None = None
+        self._again: deque[list[Job]] = deque()  # parts of batches that failed
+        self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
         self._seconds = _GUESSED_SECONDS  # that the last batch took
         self._seconds_per_token = 0.0
         metrics.watch_queue(
@@ -134,23 +85,16 @@ class Batcher:
         Raises `Unavailable` when draining, `Overloaded` when they don't fit into the queue,
         `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the failing one.
         """
-        if self._draining:
-            raise Unavailable("the server is draining; try another one")
+        self._refuse_while_draining()
         tokens = sum(sequence.tokens for sequence in sequences)
-        if not self._queue.fits(len(sequences), tokens):
+        waiting = self._queue.tokens + self._long.tokens
+        if not self._queue.fits(len(sequences), tokens + self._long.tokens):
             raise Overloaded(
-                f"the queue is full: {len(self._queue)} sequences with {self._queue.tokens} tokens "
+                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens "
                 f"wait, no room for {len(sequences)} more with {tokens}",
                 retry_after_seconds=self._seconds_of_queue(),
             )
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        jobs = [_Job(s, loop.create_future(), now, deadline, trace) for s in sequences]
-        if trace is not None:
-            trace.admit(len(jobs), tokens, now)
-        self._queue.put(jobs)
-        self._arrival.set()
-        self._stage_ahead()
+        jobs = self._admit(sequences, deadline, trace)
         self._callers += 1
         try:
             if len(jobs) == 1:  # most requests, and they need no `gather`
@@ -165,6 +109,58 @@ class Batcher:
                 self._queue.remove(job)
                 del job
 
+    async def enqueue(self, sequence: Input, deadline: float = math.inf) -> asyncio.Future[Result]:
+        """Admit a stream's sequence as soon as the next batch is not full yet; its result is the
+        future's, which is to be cancelled if nobody waits for it any more.
+
+        Raises `Unavailable` when draining; the future raises what `submit` does.
+        """
+        while not self._is_long(sequence) and not self._has_room(sequence):
+            self._refuse_while_draining()
+            self._room.clear()
+            await self._room.wait()
+        self._refuse_while_draining()
+        (job,) = self._admit([sequence], deadline, None, streamed=True)
+        job.future.add_done_callback(lambda _: self._queue.remove(job))
+        return job.future
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise Unavailable("the server is draining; try another one")
+
+    def _has_room(self, sequence: Input) -> bool:
+        return not self._queue.full and self._queue.fits(1, sequence.tokens)
+
+    def _is_long(self, sequence: Input) -> bool:
+        return sequence.tokens > self._limits.max_whole_tokens and isinstance(
+            sequence, SequenceInput
+        )
+
+    def _admit(
+        self,
+        sequences: Sequence[Input],
+        deadline: float,
+        trace: RequestTrace | None,
+        streamed: bool = False,
+    ) -> list[Job]:
+        """Let the sequences wait; `streamed`: they hold memory of streams, not of the queue."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        jobs = [Job(s, loop.create_future(), now, deadline, trace) for s in sequences]
+        if trace is not None:
+            trace.admit(len(jobs), sum(job.tokens for job in jobs), now)
+        short = []
+        for job in jobs:
+            if self._is_long(job.sequence) and isinstance(job.sequence, SequenceInput):
+                self._long.put(job, job.sequence, counted=not streamed)
+            else:
+                short.append(job)
+        self._queue.put(short)
+        self._arrival.set()
+        self._device.arrive()
+        self._stage_ahead()
+        return jobs
+
     def _seconds_of_queue(self) -> float:
         """About how long what waits will take, and one batch at least."""
         return max(self._queue.tokens * self._seconds_per_token, self._seconds, _RETRY_SECONDS)
@@ -178,50 +174,62 @@ class Batcher:
         """Refuse what comes from now on; `run` returns when all that was admitted is done."""
         self._draining = True
         self._arrival.set()
+        self._room.set()
 
     async def run(self) -> None:
-        """Form and compute batches until drained."""
+        """Form and compute batches, and slices of what is long, until drained."""
         while await self._wait_for_work():
-            async with self._device.turn:
-                await self._next_batch()
+            async with self._device.turn():
+                seconds = await self._next_batch() if self._is_due() else 0.0
+                if self._long:
+                    await self._long.advance(seconds)
+
+    def _is_due(self) -> bool:
+        """Whether a batch may be closed now."""
+        if self._again or self._ahead is not None:
+            return True
+        due_at = self._queue.due_at()
+        if due_at is None:
+            return False
+        return self._draining or due_at <= asyncio.get_running_loop().time()
 
     async def _wait_for_work(self) -> bool:
-        """Return when a batch is due: True, or False if drained."""
+        """Return when a batch or a slice is due: True, or False if drained."""
         loop = asyncio.get_running_loop()
-        while not self._again and self._ahead is None:
+        while not self._is_due() and not self._long:
             due_at = self._queue.due_at()
             if due_at is None and self._draining:
                 return False
-            wait = math.inf if due_at is None else due_at - loop.time()
-            if wait <= 0 or (self._draining and due_at is not None):
-                return True
             self._arrival.clear()
             try:
-                async with asyncio.timeout(None if wait == math.inf else wait):
+                async with asyncio.timeout(None if due_at is None else due_at - loop.time()):
                     await self._arrival.wait()
             except TimeoutError:
                 return True
         return True
 
-    async def _next_batch(self) -> None:
+    async def _next_batch(self) -> float:
+        """Compute one; returns the seconds that it took."""
         if self._again:
             jobs, staged = self._living(self._again.popleft()), None
         else:
             jobs, staged = await self._staged_ahead()
             jobs = jobs or self._take()
-        if jobs:
-            await self._compute(jobs, staged)
+        if not jobs:
+            return 0.0
+        return await self._compute(jobs, staged)
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Close a batch: whoever waits first, less the dead."""
         jobs, expired = self._queue.take(asyncio.get_running_loop().time())
         for job in expired:
-            _expire(job)
+            job.expire()
+        self._room.set()
         return [job for job in jobs if not job.future.done()]
 
     def _stage_ahead(self) -> None:
         """While a batch computes, stage the next one if it is full: it can't grow any more."""
-        if self._ahead is None and self._device.turn.locked() and self._queue.full:
+        if self._ahead is None and self._device.busy and self._queue.full:
             jobs = self._take()
             if jobs:
                 sequences = [job.sequence for job in jobs]
@@ -230,7 +238,7 @@ class Batcher:
                 )
                 self._ahead = (jobs, staging)
 
-    async def _staged_ahead(self) -> tuple[list[_Job], StagedBatch | None]:
+    async def _staged_ahead(self) -> tuple[list[Job], StagedBatch | None]:
         """The living jobs of the batch that was closed ahead, if any, and the batch as staged.
 
         If some died since, or staging failed, the rest is to be staged anew.
@@ -247,15 +255,12 @@ class Batcher:
         living = self._living(jobs)
         return living, staged if len(living) == len(jobs) else None
 
-    def _living(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def _living(self, jobs: Sequence[Job]) -> list[Job]:
         now = asyncio.get_running_loop().time()
-        for job in jobs:
-            if job.deadline <= now:
-                _expire(job)
-        return [job for job in jobs if not job.future.done()]
+        return [job for job in jobs if job.lives(now)]
 
-    async def _compute(self, jobs: list[_Job], staged: StagedBatch | None = None) -> None:
-        """Compute one batch and settle its jobs."""
+    async def _compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
+        """Compute one batch and settle its jobs; returns the seconds that it took."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         running = loop.run_in_executor(
@@ -275,7 +280,7 @@ class Batcher:
             # The error's traceback has this frame and the engine's. It must not be reached from
             # here too: what the engine had allocated would stay while the halves are computed.
             del running, staged, jobs
-            return
+            return 0.0
         if trace is not None:
             trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
@@ -283,21 +288,22 @@ class Batcher:
         self._seconds_per_token = seconds / tokens
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
-            _settle(job, Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+            job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+        return seconds
 
-    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
         """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
 
         The halves are batches like others: models that share the device have their turns between.
         """
         if len(jobs) == 1:
-            _settle(jobs[0], error)
+            jobs[0].settle(error)
             return
         middle = len(jobs) // 2
         self._again.extendleft((jobs[middle:], jobs[:middle]))
 
     def _run(
-        self, sequences: list[SequenceInput], staged: StagedBatch | None
+        self, sequences: list[Input], staged: StagedBatch | None
     ) -> tuple[list[SequenceOutput], float]:
         """In the compute thread: the outputs, and the seconds they took."""
         started_at = time.perf_counter()
@@ -305,17 +311,3 @@ class Batcher:
         if len(outputs) != len(sequences):
             raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
         return outputs, time.perf_counter() - started_at
-
-
-def _settle(job: _Job, result: Result | Exception) -> None:
-    """Give the caller its result or error, unless it has left."""
-    if job.future.done():
-        return
-    if isinstance(result, Exception):
-        job.future.set_exception(result)
-    else:
-        job.future.set_result(result)
-
-
-def _expire(job: _Job) -> None:
-    _settle(job, DeadlineExpired("the deadline passed while the request waited"))

@@ -1,4 +1,5 @@
-"""`Engine`: stage sequences into one buffer, compute them, split the result.
+"""`Engine`: stage sequences into one buffer, compute them, split the result; or compute a long one
+slice by slice.
 
 Here request arrays and torch tensors meet. Runs in worker threads; holds no queue, no state
 between batches, and knows nothing of who asked.
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -24,17 +25,30 @@ from ..model.config import ModelConfig, Output
 from ..model.device import choose_device
 from ..model.encoder import Encodings, SequenceEncoder
 from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
-from .sequence import Array, SequenceInput, SequenceOutput
+from ..model.live import encode_blocks
+from ..model.slices import SlicedRun, advance
+from .sequence import Array, BlockInput, Input, SequenceInput, SequenceOutput
+
+S = TypeVar("S", SequenceInput, BlockInput)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged(Generic[S]):
+    """Sequences of one kind in one buffer on the device."""
+
+    sequences: Sequence[S]
+    x: Tensor  # [N, D], or token ids [N]
+    ragged: RaggedBatch
+    hx: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StagedBatch:
-    """A batch in one buffer on the device, ready to compute."""
+    """A batch, ready to compute: whole sequences, and blocks of live ones."""
 
-    sequences: Sequence[SequenceInput]
-    x: Tensor  # [N, D], or token ids [N]
-    ragged: RaggedBatch
-    hx: tuple[Tensor, Tensor] | None
+    sequences: Sequence[Input]
+    whole: Staged[SequenceInput] | None
+    blocks: Staged[BlockInput] | None
 
 
 class Engine:
@@ -77,6 +91,11 @@ class Engine:
     def dtype(self) -> str:
         return str(self._dtype).removeprefix("torch.")
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of its type."""
+        return self._dtype.itemsize
+
     def warm_up(self) -> None:
         """Compute a small batch with every output, so that the first request finds it all done."""
         config = self.config
@@ -87,37 +106,92 @@ class Engine:
         ]
         self.run([SequenceInput(s, outputs) for s in steps])
 
-    def run(self, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         """`stage` and `compute` in one go."""
         return self.compute(self.stage(sequences))
 
-    def stage(self, sequences: Sequence[SequenceInput]) -> StagedBatch:
+    def stage(self, sequences: Sequence[Input]) -> StagedBatch:
         """Copy the sequences, once, from their request's bytes into one buffer on the device.
 
         Raises `OutOfMemory`.
         """
+        whole = [s for s in sequences if isinstance(s, SequenceInput)]
+        blocks = [s for s in sequences if isinstance(s, BlockInput)]
         with _out_of_memory():
-            lengths = [s.tokens for s in sequences]
-            if self.config.embedding:
-                x = self._buffer((sum(lengths),), torch.int64)
-            else:
-                x = self._buffer((sum(lengths), self.config.input_size), self._dtype)
-            np.concatenate([s.steps for s in sequences], out=_numpy(x), casting="unsafe")
             return StagedBatch(
                 sequences,
-                self._to_device(x),
-                RaggedBatch(lengths, self.device),
-                self._initial_states(sequences),
+                self._stage(whole) if whole else None,
+                self._stage(blocks) if blocks else None,
             )
+
+    def _stage(self, sequences: Sequence[S]) -> Staged[S]:
+        lengths = [s.tokens for s in sequences]
+        x = self._steps_buffer(sum(lengths))
+        rows = [s.rows(0, s.tokens) for s in sequences]
+        np.concatenate(rows, out=_numpy(x), casting="unsafe")
+        return Staged(
+            sequences,
+            self._to_device(x),
+            RaggedBatch(lengths, self.device),
+            self._initial_states(sequences),
+        )
 
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
-        outputs = frozenset[Output]().union(*(s.outputs for s in staged.sequences))
         with _out_of_memory(), torch.inference_mode():
-            encodings = self._encoder(staged.x, staged.ragged, staged.hx, outputs)
-            return _split(encodings, staged)
+            whole = iter(self._compute_whole(staged.whole) if staged.whole else ())
+            blocks = iter(self._compute_blocks(staged.blocks) if staged.blocks else ())
+            return [
+                next(whole if isinstance(sequence, SequenceInput) else blocks)
+                for sequence in staged.sequences
+            ]
 
-    def _initial_states(self, sequences: Sequence[SequenceInput]) -> tuple[Tensor, Tensor] | None:
+    def _compute_whole(self, staged: Staged[SequenceInput]) -> list[SequenceOutput]:
+        outputs = frozenset[Output]().union(*(s.outputs for s in staged.sequences))
+        return _split(self._encoder(staged.x, staged.ragged, staged.hx, outputs), staged.sequences)
+
+    def _compute_blocks(self, staged: Staged[BlockInput]) -> list[SequenceOutput]:
+        own = [block.tokens - block.context for block in staged.sequences]
+        states, carried = encode_blocks(
+            self._encoder,
+            staged.x,
+            own,
+            [block.context for block in staged.sequences],
+            [block.carried for block in staged.sequences],
+            staged.hx,
+        )
+        parts = np.split(_numpy(states.cpu()), list(accumulate(own))[:-1])
+        return [
+            SequenceOutput({Output.STATES: part}, carried=state)
+            for part, state in zip(parts, carried, strict=True)
+        ]
+
+    # -- a long sequence, slice by slice ---------------------------------------------------------
+
+    def begin(self, sequence: SequenceInput) -> SlicedRun:
+        """Raises `OutOfMemory`."""
+
+        def rows(start: int, stop: int) -> Tensor:
+            x = self._steps_buffer(stop - start)
+            np.copyto(_numpy(x), sequence.rows(start, stop), casting="unsafe")
+            return self._to_device(x)
+
+        with _out_of_memory(), torch.inference_mode():
+            states = self._initial_states([sequence])
+            hx = None if states is None else (states[0][:, 0], states[1][:, 0])
+            return SlicedRun(self._encoder, rows, sequence.tokens, sequence.outputs, hx)
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        """See `model.slices.advance`. Raises `OutOfMemory`."""
+        with _out_of_memory(), torch.inference_mode():
+            advance(runs, steps)
+
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
+        """What became of a run that is done."""
+        with _out_of_memory(), torch.inference_mode():
+            return _split(run.encodings(), [sequence])[0]
+
+    def _initial_states(self, sequences: Sequence[Input]) -> tuple[Tensor, Tensor] | None:
         if all(s.initial_state is None for s in sequences):
             return None
         config = self.config
@@ -131,6 +205,11 @@ class Engine:
                 _numpy(h_0)[:, column], _numpy(c_0)[:, column] = sequence.initial_state
         return self._to_device(h_0), self._to_device(c_0)
 
+    def _steps_buffer(self, tokens: int) -> Tensor:
+        if self.config.embedding:
+            return self._buffer((tokens,), torch.int64)
+        return self._buffer((tokens, self.config.input_size), self._dtype)
+
     def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
@@ -138,7 +217,7 @@ class Engine:
         return buffer.to(self.device, non_blocking=True)
 
 
-def _split(encodings: Encodings, staged: StagedBatch) -> list[SequenceOutput]:
+def _split(encodings: Encodings, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
     """One copy from the device for each output, then views."""
     by_sequence = {
         Output.FINAL: encodings.final,
@@ -150,8 +229,8 @@ def _split(encodings: Encodings, staged: StagedBatch) -> list[SequenceOutput]:
     states = None if encodings.states is None else _numpy(encodings.states.cpu())
     state = None if encodings.state is None else [_numpy(t.cpu()) for t in encodings.state]
     results = []
-    bounds = pairwise(accumulate((s.tokens for s in staged.sequences), initial=0))
-    for index, (sequence, (start, end)) in enumerate(zip(staged.sequences, bounds, strict=True)):
+    bounds = pairwise(accumulate((s.tokens for s in sequences), initial=0))
+    for index, (sequence, (start, end)) in enumerate(zip(sequences, bounds, strict=True)):
         arrays = {o: rows[o][index] for o in sequence.outputs if o in rows}
         if states is not None and Output.STATES in sequence.outputs:
             arrays[Output.STATES] = states[start:end]

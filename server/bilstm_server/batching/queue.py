@@ -28,6 +28,8 @@ class QueueLimits:
     max_queue_tokens: int
     max_queue_sequences: int
     max_queue_delay: float = 0.0  # seconds a batch that is not full may wait for more
+    max_whole_tokens: int = 2**31 - 1  # what is longer is computed in slices
+    slice_seconds: float = 0.002  # that a slice is to take at the most
 
 
 J = TypeVar("J", bound=Job)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +13,100 @@ from numpy.typing import NDArray
 from ..model.config import Output
 
 Array = NDArray[np.generic]
+_BLOCK_BYTES = 1024 * 1024
+
+
+class ChunkedSteps:
+    """The steps of a sequence that comes in parts: each is written once, into blocks that are
+    never moved, so that a long one needs no second copy to grow."""
+
+    def __init__(self, step_shape: tuple[int, ...], dtype: np.dtype[np.generic]):
+        """`step_shape`: (D,) of floats, () of token ids."""
+        self._step_shape = step_shape
+        self._dtype = dtype
+        step_bytes = dtype.itemsize * int(np.prod(step_shape, dtype=np.int64))
+        self._block_steps = max(1, _BLOCK_BYTES // step_bytes)
+        self._blocks: list[Array] = []
+        self._starts: list[int] = []
+        self._last_used = 0  # steps of the last block
+        self.tokens = 0
+
+    def append(self, steps: Array) -> None:
+        """[t, D], or [t]."""
+        done = 0
+        while done < len(steps):
+            if not self._blocks or self._last_used == len(self._blocks[-1]):
+                self._add_block(len(steps) - done)
+            block = self._blocks[-1]
+            count = min(len(steps) - done, len(block) - self._last_used)
+            block[self._last_used : self._last_used + count] = steps[done : done + count]
+            self._last_used += count
+            self.tokens += count
+            done += count
+
+    def _add_block(self, steps: int) -> None:
+        shape = (max(steps, self._block_steps), *self._step_shape)
+        size = self._dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        # Straight from the system, where it goes back to at once when the sequence is dropped.
+        memory = np.frombuffer(mmap.mmap(-1, size), self._dtype)
+        self._blocks.append(memory.reshape(shape))
+        self._starts.append(self.tokens)
+        self._last_used = 0
+
+    def rows(self, start: int, stop: int) -> Array:
+        """The steps from `start` to `stop`, not to be written to."""
+        parts = []
+        index = bisect_right(self._starts, start) - 1
+        while start < stop:
+            offset = start - self._starts[index]
+            part = self._blocks[index][offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+            index += 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+Steps = Array | ChunkedSteps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceInput:
     """One validated sequence; `steps` may lie read-only over the request's own bytes."""
 
-    steps: Array  # [T, D] floats, or [T] token ids
+    steps: Steps  # [T, D] floats, or [T] token ids
     outputs: frozenset[Output]
     initial_state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
 
     @property
     def tokens(self) -> int:
         """T."""
-        return int(self.steps.shape[0])
+        return self.steps.tokens if isinstance(self.steps, ChunkedSteps) else len(self.steps)
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Some of the steps."""
+        if isinstance(self.steps, ChunkedSteps):
+            return self.steps.rows(start, stop)
+        return self.steps[start:stop]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockInput:
+    """A block of a live sequence, and the steps after it that its reverse direction begins with."""
+
+    steps: Array  # [block + context, D] floats, or [block + context] token ids
+    context: int
+    carried: Any  # what the block before left: the model's `LiveState`, or None
+    initial_state: tuple[Array, Array] | None = None  # what the reverse direction begins with
+
+    @property
+    def tokens(self) -> int:
+        return len(self.steps)
+
+    def rows(self, start: int, stop: int) -> Array:
+        return self.steps[start:stop]
+
+
+Input = SequenceInput | BlockInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,3 +115,4 @@ class SequenceOutput:
 
     arrays: dict[Output, Array] = field(default_factory=dict)  # all but STATE
     state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
+    carried: Any = None  # of a live sequence's block: for the next one

@@ -7,7 +7,7 @@ called here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -78,13 +78,11 @@ class BiLSTM(LstmParameters):
         self._frozen = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def _layers(self) -> Iterator[Layer]:
+    def layers(self) -> list[Layer]:
         """The layers in order; unless frozen they hold the parameters of this moment."""
         if self._frozen is not None:
-            yield from self._frozen
-        else:
-            for layer in range(self.num_layers):
-                yield ReferenceLayer(self.directions(layer))
+            return self._frozen
+        return [ReferenceLayer(self.directions(layer)) for layer in range(self.num_layers)]
 
     # -- running it ----------------------------------------------------------------------------
 
@@ -131,7 +129,7 @@ class BiLSTM(LstmParameters):
                 zip(torch.split(hx[0], directions), torch.split(hx[1], directions), strict=True)
             )
         final: list[States] = []
-        for index, layer in enumerate(self._layers()):
+        for index, layer in enumerate(self.layers()):
             if index and self.training and self.dropout:
                 x = F.dropout(x, self.dropout)
             x, h, c = layer(x, batch, *initial[index])

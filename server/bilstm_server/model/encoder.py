@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from .bilstm import BiLSTM, States
 from .config import ModelConfig, Output, Pooling
-from .kernels import Kernel, Linear, RaggedBatch
+from .kernels import Kernel, Layer, Linear, RaggedBatch
+from .pooling import pool
+
+# What outputs are pooled, and how.
+POOLED = {Output.FINAL: Pooling.FINAL, Output.MEAN: Pooling.MEAN, Output.MAX: Pooling.MAX}
 
 
 @dataclass(slots=True)
@@ -98,36 +102,48 @@ class SequenceEncoder(nn.Module):
         `BiLSTM.forward_ragged` takes it. Raises `ValueError` if logits are asked of a model
         without a head.
         """
-        if self.embedding is not None:
-            x = self.embedding(x)
-        y, (h_n, c_n) = self.lstm.forward_ragged(x, batch, hx)
+        y, (h_n, c_n) = self.lstm.forward_ragged(self.embed(x), batch, hx)
+
+        def pooled(pooling: Pooling) -> Tensor:
+            return pool(pooling, y, h_n[-self.config.num_directions :], batch.lengths)
+
         encodings = Encodings()
         if Output.STATES in outputs:
             encodings.states = y
-        if Output.FINAL in outputs:
-            encodings.final = self._pool(Pooling.FINAL, y, h_n, batch)
-        if Output.MEAN in outputs:
-            encodings.mean = self._pool(Pooling.MEAN, y, h_n, batch)
-        if Output.MAX in outputs:
-            encodings.max = self._pool(Pooling.MAX, y, h_n, batch)
+        for output, pooling in POOLED.items():
+            if output in outputs:
+                setattr(encodings, output.value, pooled(pooling))
         if Output.LOGITS in outputs:
-            if self.head is None or self.config.head is None:
-                raise ValueError("logits need a head, and this model has none")
-            head = self._frozen_head if self._frozen_head and self.lstm.is_frozen else self.head
-            encodings.logits = head(self._pool(self.config.head.pooling, y, h_n, batch))
+            encodings.logits = self.classify(pooled(self.head_pooling()))
         if Output.STATE in outputs:
             encodings.state = (h_n, c_n)
         return encodings
 
-    def _pool(self, pooling: Pooling, y: Tensor, h_n: Tensor, batch: RaggedBatch) -> Tensor:
-        """[N, K*P] -> [B, K*P]"""
-        if pooling is Pooling.FINAL:
-            # h_n's last K rows are the top layer's: forward's last step, reverse's first.
-            return torch.cat(list(h_n[-self.config.num_directions :]), dim=1)
-        lengths = torch.from_numpy(batch.lengths).to(y.device)
-        if pooling is Pooling.LAST:
-            return y.index_select(0, lengths.cumsum(0) - 1)
-        # In float32 at least: a long half-precision mean would lose its digits.
-        wide = y if y.dtype == torch.float64 else y.float()
-        pooled = torch.segment_reduce(wide, pooling.value, lengths=lengths)
-        return pooled.to(y.dtype)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of inputs and outputs."""
+        return self.lstm.weight_ih_l0.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.lstm.weight_ih_l0.device
+
+    def layers(self) -> list[Layer]:
+        """The BiLSTM's; see `BiLSTM.layers`."""
+        return self.lstm.layers()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Token ids [N] -> [N, input_size], where the model has an embedding."""
+        return x if self.embedding is None else self.embedding(x)
+
+    def head_pooling(self) -> Pooling:
+        """What the head reads. Raises `ValueError` if there is none."""
+        if self.config.head is None:
+            raise ValueError("logits need a head, and this model has none")
+        return self.config.head.pooling
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """The head's logits: [B, K*P] -> [B, classes]"""
+        head = self._frozen_head if self._frozen_head and self.lstm.is_frozen else self.head
+        assert head is not None
+        return head(pooled)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
-import structlog
 
 from ..errors import ServiceError, Unavailable
 from ..metrics import Metrics, RpcMetrics
 from .deadline import Deadline
+from .internal import Context, log_internal_error
 from .status import internal_status, status_of
 from .wire import Decode, checked
 
 if TYPE_CHECKING:
     from ..tracing import RequestTrace, Tracer
 
-log = structlog.get_logger()
-
-_REQUEST_ID = "x-request-id"
-_REQUEST_ID_CHARACTERS = 128
-
 # Of the call that the present task answers; None if it is not traced.
 current_trace: ContextVar[RequestTrace | None] = ContextVar("current_trace", default=None)
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
 
 
@@ -39,9 +33,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self, metrics: Metrics, decoders: Mapping[str, Decode], tracer: Tracer | None = None
     ):
-        """`decoders`: by path, for the methods that see to their bytes themselves, that are
-        traced, and that a drain waits for. Their requests are decoded so, and their replies are
-        bytes already."""
+        """`decoders`: by path, for the methods that see to their bytes themselves: their requests
+        are decoded so, and their replies are bytes already. Unary ones are traced, and a drain
+        waits for them."""
         self._metrics = metrics
         self._tracer = tracer
         self._decoders = decoders
@@ -145,12 +139,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _streaming(
         self,
         decode: Callable[[Any], Any],  # of one request's bytes, or of an iterator over many
-        behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+        behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
         metrics: RpcMetrics,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write_all(request: Any, context: Context) -> None:
-            async for reply in behaviour(decode(request), context):
-                await context.write(reply)
+            async with aclosing(behaviour(decode(request), context)) as replies:
+                async for reply in replies:
+                    await context.write(reply)
 
         async def call(request: Any, context: Context) -> None:
             call = _Call(metrics, context)
@@ -164,8 +159,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                     writing.result()
                     return
             finally:
-                writing.cancel()
                 ending.cancel()
+                writing.cancel()
+                # What it holds is let go when it has ended.
+                await asyncio.wait({writing})
             await call.abort()
 
         return call
@@ -227,13 +224,8 @@ class _Call:
     def _status_of(self, error: Exception) -> grpc.Status:
         if isinstance(error, ServiceError):
             return status_of(error)
-        ids = {"error_id": secrets.token_hex(8)}
-        if request_id := _request_id(self._context):
-            ids["request_id"] = request_id
-        if self.trace is not None:
-            ids["trace_id"] = self.trace.trace_id
-        log.error("internal error", **ids, exc_info=error)
-        return internal_status(ids["error_id"])
+        trace_id = None if self.trace is None else self.trace.trace_id
+        return internal_status(log_internal_error(error, self._context, trace_id))
 
 
 _TYPES = {
@@ -247,11 +239,3 @@ _TYPES = {
 async def _decoded(decode: Decode, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for data in stream:
         yield decode(data)
-
-
-def _request_id(context: Context) -> str:
-    """The caller's own name for its request; empty if it gave none that can be logged."""
-    for key, value in context.invocation_metadata() or ():
-        if key == _REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_CHARACTERS:
-            return value if value.isascii() and value.isprintable() else ""
-    return ""

@@ -19,6 +19,7 @@ class ServedModel:
     config: ModelConfig
     batcher: Batcher
     metrics: ModelMetrics
+    itemsize: int  # bytes of one number, in the type that it computes in
 
     @property
     def version(self) -> str:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.batcher import BatchTiming, Result
+from ..batching.jobs import BatchTiming, Result
 from ..batching.sequence import Array, SequenceOutput
 from .registry import ServedModel
 from .requests import OUTPUTS, RequestLimits
@@ -18,6 +18,7 @@ from .requests import OUTPUTS, RequestLimits
 _FIELDS = {
     output: pb.Encoding.DESCRIPTOR.fields_by_name[output].number for output in OUTPUTS.values()
 }
+_CHUNKS = pb.EncodeStreamResponse.CHUNKS_FIELD_NUMBER
 
 
 def encode_response(
@@ -31,6 +32,43 @@ def encode_response(
         encoding = _encoding(result.output, dtype)
         parts += wire.delimited(pb.EncodeResponse.ENCODINGS_FIELD_NUMBER, encoding)
     return b"".join(parts)
+
+
+def encoding_chunk(
+    sequence_id: int,
+    output: SequenceOutput,
+    dtype: np.dtype[np.generic],
+    first_step: int,
+    timing: BatchTiming | None,
+    exact: tuple[bool, bool] = (True, True),
+) -> list[wire.Part]:
+    """An EncodingChunk, delimited as an EncodeStreamResponse has it.
+
+    `output`: of the steps from `first_step` on. `timing`: with the last chunk; None: more come.
+    `exact`: the forward direction's states, and the reverse one's.
+    """
+    head = pb.EncodingChunk(
+        id=sequence_id,
+        first_step=first_step,
+        last=timing is not None,
+        timing=None if timing is None else _timing(timing),
+        forward_exact=exact[0],
+        reverse_exact=exact[1],
+    )
+    encoding = wire.delimited(pb.EncodingChunk.ENCODING_FIELD_NUMBER, _encoding(output, dtype))
+    return wire.delimited(_CHUNKS, [head.SerializeToString(), *encoding])
+
+
+def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
+    """The same of a sequence that has no result."""
+    chunk = pb.EncodingChunk(id=sequence_id, last=True, error=error)
+    return wire.delimited(_CHUNKS, [chunk.SerializeToString()])
+
+
+def stream_opened(model: ServedModel) -> bytes:
+    """The first EncodeStreamResponse."""
+    opened = pb.StreamOpened(model=model.name, version=model.version)
+    return pb.EncodeStreamResponse(opened=opened).SerializeToString()
 
 
 def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
@@ -56,6 +94,8 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
             max_sequence_tokens=limits.max_sequence_tokens,
             max_request_sequences=limits.max_request_sequences,
             max_request_tokens=limits.max_request_tokens,
+            max_stream_bytes=limits.max_stream_bytes,
+            max_stream_sequences=limits.max_stream_sequences,
         ),
     )
 

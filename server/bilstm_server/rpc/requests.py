@@ -1,4 +1,4 @@
-"""EncodeRequest -> what the batcher takes: every field checked, before anything is allocated.
+"""Requests -> what the batcher takes: every field checked, before anything is allocated.
 
 Pure: messages and limits in, `SequenceInput`s or `InvalidInput` out. Shapes and counts are
 judged before tensor bytes are touched.
@@ -36,6 +36,8 @@ class RequestLimits:
     max_sequence_tokens: int
     max_request_sequences: int
     max_request_tokens: int
+    max_stream_bytes: int
+    max_stream_sequences: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +50,8 @@ def parse_encode_request(
     request: pb.EncodeRequest, config: ModelConfig, limits: RequestLimits
 ) -> ParsedRequest:
     """Raises `InvalidInput`, naming the first field that is not what it must be."""
-    reply_dtype = _reply_dtype(request.output_data_type)
-    outputs = _outputs(request, config)
+    reply_dtype = _reply_dtype(request.output_data_type, "output_data_type")
+    outputs = _outputs(request.outputs, "outputs", config)
     count = len(request.sequences)
     if not 1 <= count <= limits.max_request_sequences:
         raise InvalidInput(
@@ -72,24 +74,94 @@ def parse_encode_request(
     return ParsedRequest(_sequences(request, outputs, config), reply_dtype)
 
 
-def _outputs(request: pb.EncodeRequest, config: ModelConfig) -> frozenset[Output]:
-    if len(request.outputs) > len(OUTPUTS):
+# -- streams --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    block_steps: int
+    lookahead_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    outputs: frozenset[Output]
+    reply_dtype: np.dtype[np.generic]
+    any_order: bool
+    live: LiveOptions | None
+
+
+def parse_stream_options(
+    options: pb.StreamOptions, config: ModelConfig, limits: RequestLimits
+) -> StreamOptions:
+    """Raises `InvalidInput`, naming the first field that is not what it must be."""
+    reply_dtype = _reply_dtype(options.output_data_type, "options.output_data_type")
+    outputs = _outputs(options.outputs, "options.outputs", config)
+    live = None
+    if options.HasField("live"):
+        live = _live_options(options.live, limits)
+        if outputs != {Output.STATES}:
+            raise InvalidInput("options.outputs", "must be OUTPUT_STATES in a live stream")
+    return StreamOptions(outputs, reply_dtype, options.any_order, live)
+
+
+def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
+    if live.block_steps < 1:
         raise InvalidInput(
-            "outputs", f"must be at most {len(OUTPUTS)} outputs, got {len(request.outputs)}"
+            "options.live.block_steps", f"must be at least 1, got {live.block_steps}"
         )
-    for index, number in enumerate(request.outputs):
+    if live.lookahead_steps < 0:
+        raise InvalidInput(
+            "options.live.lookahead_steps", f"must not be negative, got {live.lookahead_steps}"
+        )
+    most, steps = limits.max_sequence_tokens, live.block_steps + live.lookahead_steps
+    if steps > most:
+        raise InvalidInput(
+            "options.live", f"a block and its look-ahead must be at most {most} steps, got {steps}"
+        )
+    return LiveOptions(live.block_steps, live.lookahead_steps)
+
+
+def parse_steps(chunk: pb.SequenceChunk, config: ModelConfig) -> Array | None:
+    """A chunk's steps, [t, D] or [t], over the message's bytes; None if it has none.
+
+    Raises `InvalidInput`."""
+    if not chunk.HasField("steps"):
+        return None
+    _check_steps(chunk.steps, "steps", config)
+    steps = _decode(chunk.steps, "steps")
+    if not len(steps):
+        return None
+    _check_ids(steps, "steps.data", config)
+    return steps
+
+
+def parse_initial_state(chunk: pb.SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
+    """Of the sequence that the chunk begins. Raises `InvalidInput`."""
+    if not chunk.HasField("initial_state"):
+        return None
+    return _state(chunk.initial_state, "initial_state", config)
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+
+def _outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozenset[Output]:
+    if len(numbers) > len(OUTPUTS):
+        raise InvalidInput(field, f"must be at most {len(OUTPUTS)} outputs, got {len(numbers)}")
+    for index, number in enumerate(numbers):
         if number not in OUTPUTS:
             known = ", ".join(pb.Output.Name(pb.Output.ValueType(n)) for n in OUTPUTS)
-            raise InvalidInput(f"outputs[{index}]", f"must be one of {known}, got {number}")
+            raise InvalidInput(f"{field}[{index}]", f"must be one of {known}, got {number}")
         if OUTPUTS[number] is Output.LOGITS and config.head is None:
-            raise InvalidInput(f"outputs[{index}]", "the model has no head, so no logits")
-    return frozenset(OUTPUTS[number] for number in request.outputs) or frozenset({Output.STATES})
+            raise InvalidInput(f"{field}[{index}]", "the model has no head, so no logits")
+    return frozenset(OUTPUTS[number] for number in numbers) or frozenset({Output.STATES})
 
 
-def _reply_dtype(data_type: int) -> np.dtype[np.generic]:
+def _reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
     data_type = data_type or pb.DATA_TYPE_FLOAT32
     if data_type not in tensors.FLOATS:
-        raise InvalidInput("output_data_type", f"must be {_float_names()}, got {data_type}")
+        raise InvalidInput(field, f"must be {_float_names()}, got {data_type}")
     return tensors.dtype_of(data_type)
 
 
@@ -97,24 +169,40 @@ def _check_sequence(
     sequence: pb.Tensor, field: str, config: ModelConfig, limits: RequestLimits
 ) -> int:
     """Type and shape of one sequence. Returns its steps."""
-    rank = len(sequence.shape)
-    if config.embedding:
-        _check_type(sequence, field, tensors.INTEGERS, "DATA_TYPE_INT32 or DATA_TYPE_INT64")
-        if rank != 1:
-            raise InvalidInput(f"{field}.shape", f"must be [T] of token ids, got {rank} sizes")
-    else:
-        _check_type(sequence, field, tensors.FLOATS, _float_names())
-        if rank != 2 or sequence.shape[1] != config.input_size:
-            shape = list(sequence.shape[:8])
-            raise InvalidInput(
-                f"{field}.shape", f"must be [T, {config.input_size}] (input_size), got {shape}"
-            )
-    steps = sequence.shape[0]
+    steps = _check_steps(sequence, field, config)
     if not 1 <= steps <= limits.max_sequence_tokens:
         raise InvalidInput(
             f"{field}.shape", f"must have 1 to {limits.max_sequence_tokens} steps, got {steps}"
         )
     return steps
+
+
+def _check_steps(steps: pb.Tensor, field: str, config: ModelConfig) -> int:
+    """Type and shape of a sequence, or of a part of it. Returns its steps."""
+    rank = len(steps.shape)
+    if config.embedding:
+        _check_type(steps, field, tensors.INTEGERS, "DATA_TYPE_INT32 or DATA_TYPE_INT64")
+        if rank != 1:
+            raise InvalidInput(f"{field}.shape", f"must be [T] of token ids, got {rank} sizes")
+    else:
+        _check_type(steps, field, tensors.FLOATS, _float_names())
+        if rank != 2 or steps.shape[1] != config.input_size:
+            shape = list(steps.shape[:8])
+            raise InvalidInput(
+                f"{field}.shape", f"must be [T, {config.input_size}] (input_size), got {shape}"
+            )
+    return steps.shape[0]
+
+
+def _check_ids(steps: Array, field: str, config: ModelConfig) -> None:
+    if config.embedding and not (
+        steps.min() >= 0 and steps.max() < config.embedding.num_embeddings
+    ):
+        raise InvalidInput(
+            field,
+            f"token ids must be 0 to {config.embedding.num_embeddings - 1}, "
+            f"got {steps.min()} to {steps.max()}",
+        )
 
 
 def _check_type(tensor: pb.Tensor, field: str, allowed: frozenset[int], names: str) -> None:
@@ -159,14 +247,7 @@ def _sequences(
     sequences = []
     for index, message in enumerate(request.sequences):
         steps = _decode(message, f"sequences[{index}]")
-        if config.embedding and not (
-            steps.min() >= 0 and steps.max() < config.embedding.num_embeddings
-        ):
-            raise InvalidInput(
-                f"sequences[{index}].data",
-                f"token ids must be 0 to {config.embedding.num_embeddings - 1}, "
-                f"got {steps.min()} to {steps.max()}",
-            )
+        _check_ids(steps, f"sequences[{index}].data", config)
         state = None
         if request.initial_states:
             state = _state(request.initial_states[index], f"initial_states[{index}]", config)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import grpc
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
@@ -13,16 +12,23 @@ from bilstm.v1 import encoder_pb2_grpc
 from ..metrics import DropMetrics, Metrics
 from .deadline import Deadline
 from .interceptors import current_trace
+from .internal import Context
 from .registry import ModelRegistry
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
 from .status import drop_reason
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from .streams import Streams
 
 
 class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
-    def __init__(self, registry: ModelRegistry, limits: RequestLimits, metrics: Metrics):
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        limits: RequestLimits,
+        metrics: Metrics,
+        streams: Streams,
+    ):
+        self._streams = streams
         self._registry = registry
         self._limits = limits
         self._metrics = metrics
@@ -50,6 +56,13 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         except Exception as error:
             metrics.drop(drop_reason(error))
             raise
+
+    async def EncodeStream(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.EncodeStreamRequest], context: Context
+    ) -> AsyncGenerator[bytes]:  # EncodeStreamResponses', as above
+        async with aclosing(self._streams.serve(request_iterator, context)) as messages:
+            async for message in messages:
+                yield message
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context

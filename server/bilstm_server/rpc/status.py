@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from bilstm.v1 import encoder_pb2 as pb
+
 from ..errors import (
     DeadlineExpired,
     InvalidInput,
@@ -51,10 +53,29 @@ def status_of(error: ServiceError) -> grpc.Status:
     return _status(_row(error).code, str(error), _details(error))
 
 
+def sequence_error(error: ServiceError) -> pb.SequenceError:
+    """What a stream is told of one sequence."""
+    answer = pb.SequenceError(code=_row(error).code.value[0], message=str(error))
+    if isinstance(error, InvalidInput):
+        answer.field, answer.expected = error.field, error.expected
+    return answer
+
+
+def internal_sequence_error(error_id: str) -> pb.SequenceError:
+    """The same of any other error."""
+    return pb.SequenceError(
+        code=_ANY_OTHER.code.value[0], message=_internal(error_id), error_id=error_id
+    )
+
+
+def _internal(error_id: str) -> str:
+    return f"internal error {error_id}; the server's log has the cause under this id"
+
+
 def internal_status(error_id: str) -> grpc.Status:
     """The status of any other error: an id that the log has too, and nothing of the inside."""
-    message = f"internal error {error_id}; the server's log has the cause under this id"
-    return _status(_ANY_OTHER.code, message, [error_details_pb2.RequestInfo(request_id=error_id)])
+    details: list[Message] = [error_details_pb2.RequestInfo(request_id=error_id)]
+    return _status(_ANY_OTHER.code, _internal(error_id), details)
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> grpc.Status:

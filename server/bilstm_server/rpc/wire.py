@@ -7,6 +7,7 @@ message's bytes, millions of them would stop the server for seconds and fill its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -39,31 +40,35 @@ def checked(decode: Decode) -> Decode:
     return call
 
 
-def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
-    """Decodes EncodeRequests that can keep `limits`; `metrics` count what can't be read."""
-    decode = checked(pb.EncodeRequest.FromString)
+def request_decoder(
+    message: type[pb.EncodeRequest | pb.EncodeStreamRequest],
+    limits: RequestLimits,
+    metrics: DropMetrics,
+) -> Decode:
+    """Decodes messages that can keep `limits`; `metrics` count what can't be read."""
+    decode = checked(message.FromString)
 
-    def call(data: bytes) -> pb.EncodeRequest:
+    def call(data: bytes) -> Any:
         try:
             if len(data) > _HARMLESS_BYTES:
-                check_unfolding(memoryview(data), limits.max_request_sequences)
-            request: pb.EncodeRequest = decode(data)
+                check_unfolding(memoryview(data), message.DESCRIPTOR, limits.max_request_sequences)
+            return decode(data)
         except InvalidInput:
             metrics.drop("invalid")
             raise
-        return request
 
     return call
 
 
-def check_unfolding(data: memoryview, max_sequences: int) -> None:
-    """Raise `InvalidInput` if an EncodeRequest's bytes hold more than a good one can need."""
-    counts = dict.fromkeys(_SCHEMA, 0)
+def check_unfolding(data: memoryview, message: Descriptor, max_sequences: int) -> None:
+    """Raise `InvalidInput` if the bytes of `message` hold more than a good one can need."""
+    schemas = schema_of(message)
+    counts = dict.fromkeys(schemas, 0)
     for number, part in _fields(data):
         if number not in counts:
             continue  # unknown ones stay bytes
         counts[number] += 1
-        schema, name = _SCHEMA[number], _FIELDS[number].name
+        schema, name = schemas[number], message.fields_by_number[number].name
         most = max_sequences if schema else _ELEMENTS
         if counts[number] > most:
             raise InvalidInput(name, f"must be at most {most}, got more")
@@ -117,15 +122,12 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     return 0, len(data)
 
 
-def _schema(message: Descriptor) -> Schema:
+@cache
+def schema_of(message: Descriptor) -> Schema:
     schema: Schema = {}
     for field in message.fields:
         if field.message_type is not None:
-            schema[field.number] = _schema(field.message_type)
+            schema[field.number] = schema_of(field.message_type)
         elif field.type not in (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING):
             schema[field.number] = None
     return schema
-
-
-_SCHEMA = _schema(pb.EncodeRequest.DESCRIPTOR)
-_FIELDS = pb.EncodeRequest.DESCRIPTOR.fields_by_number

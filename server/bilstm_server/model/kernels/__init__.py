@@ -11,7 +11,17 @@ from typing import NamedTuple
 import torch
 
 from . import cpu
-from .interface import DirectionWeights, Kernel, KernelUnavailable, Layer, Linear, RaggedBatch
+from .interface import (
+    DirectionWeights,
+    Kernel,
+    KernelUnavailable,
+    Layer,
+    Linear,
+    Part,
+    RaggedBatch,
+    Results,
+    state_type,
+)
 from .reference import ReferenceLayer
 
 NAMES = ("cpu", "reference")  # fastest first
@@ -55,6 +65,9 @@ __all__ = [
     "KernelUnavailable",
     "Layer",
     "Linear",
+    "Part",
     "RaggedBatch",
+    "Results",
     "choose_kernel",
+    "state_type",
 ]

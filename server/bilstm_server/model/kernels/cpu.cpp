@@ -1,6 +1,6 @@
-// One LSTM layer, all its directions, over a ragged batch: the kernel behind cpu.py.
+// One LSTM layer, all its directions, over ragged batches: the kernel behind cpu.py.
 //
-// The sequences of a batch, longest first, are split into groups; a work item is one direction of
+// Each direction's sequences, longest first, are split into groups; a work item is one direction of
 // one group. It walks its own steps, without padding and without a barrier: the sequences alive at
 // a step are a prefix of the group that shrinks, and a reverse direction reads each sequence from
 // its own end. The input's products with W_ih are computed for the rows of several steps
@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #if defined(__AMX_BF16__)
@@ -29,42 +30,57 @@ namespace {
 
 // -- a whole layer ----------------------------------------------------------------------------------
 
-// Splits the sequences into groups of up to `most` with about as many steps each, at least
-// `wanted` of them: where each begins, and the end of the last.
-std::vector<Index> split(const Batch& batch, Index most, Index wanted) {
-  Index left = 0;
-  for (Index row = 0; row < batch.sequences; ++row) left += batch.lengths[row];
-  Index groups = std::max(wanted, divide_up(batch.sequences, most));
-  std::vector<Index> bounds{0};
-  while (bounds.back() < batch.sequences) {
-    const Index share = divide_up(left, std::max<Index>(groups--, 1));
-    Index row = bounds.back(), steps = 0;
-    for (; row < batch.sequences && row - bounds.back() < most && steps < share; ++row)
-      steps += batch.lengths[row];
-    left -= steps;
-    bounds.push_back(row);
-  }
-  return bounds;
+// A group of sequences in one direction.
+struct Item {
+  Index direction, first, last, steps;
+};
+
+Index steps_of(const Batch& batch) {
+  return std::accumulate(batch.lengths, batch.lengths + batch.sequences, Index(0));
 }
 
-// Operations below which a second thread costs more than it saves.
+// Splits a direction's sequences, of so many `steps`, into groups of up to `most` with about as
+// many steps each, at least `wanted` of them.
+void split(const Batch& batch, Index direction, Index steps, Index most, Index wanted,
+           std::vector<Item>& items) {
+  Index groups = std::max(wanted, divide_up(batch.sequences, most));
+  for (Index row = 0; row < batch.sequences;) {
+    const Index share = divide_up(steps, std::max<Index>(groups--, 1));
+    Item item{direction, row, row, 0};
+    for (; row < batch.sequences && row - item.first < most && item.steps < share; ++row)
+      item.steps += batch.lengths[row];
+    item.last = row;
+    steps -= item.steps;
+    items.push_back(item);
+  }
+}
+
+// Operations a direction below which a second thread costs more than it saves.
 constexpr double kThreadedWork = 1e6;
 
 template <class Products>
-int run(const Layer& layer, const Batch& batch, int threads) {
-  double tokens = 0;
-  for (Index row = 0; row < batch.sequences; ++row) tokens += double(batch.lengths[row]);
-  const double work = tokens * 2 * kGates * double(layer.hidden * (layer.input + layer.output));
+int run(const Layer& layer, const Batch* batches, int threads) {
+  Index steps[2] = {0, 0};
+  for (Index k = 0; k < layer.directions; ++k) steps[k] = steps_of(batches[k]);
+  const Index all = steps[0] + steps[1];
+  const double work = double(all) * 2 * kGates * double(layer.hidden) *
+                      double(layer.input + layer.output) / double(layer.directions);
   if (work < kThreadedWork) threads = 1;
   std::atomic<bool> exhausted{false};
   try {
-    const std::vector<Index> bounds =
-        split(batch, Products::kGroup, divide_up(threads, layer.directions));
-    const Index items = Index(bounds.size() - 1) * layer.directions;
-    Pool::instance().run(threads, int(items), [&](int item) {
-      const Index group = item / layer.directions, direction = item % layer.directions;
+    std::vector<Item> items;
+    for (Index k = 0; k < layer.directions; ++k) {
+      if (steps[k] > 0)
+        split(batches[k], k, steps[k], Products::kGroup, divide_up(threads * steps[k], all), items);
+    }
+    // The longest first, so that the threads end together.
+    std::stable_sort(items.begin(), items.end(),
+                     [](const Item& one, const Item& other) { return one.steps > other.steps; });
+    Pool::instance().run(threads, int(items.size()), [&](int index) {
+      const Item& item = items[index];
       try {
-        Recurrence<Products>(layer, batch, direction, bounds[group], bounds[group + 1]).run();
+        Recurrence<Products>(layer, batches[item.direction], item.direction, item.first, item.last)
+            .run();
       } catch (const std::bad_alloc&) {
         exhausted = true;
       }
@@ -147,10 +163,10 @@ void bilstm_pack(int number, int gates, Index columns, Index depth, const void* 
   });
 }
 
-// 0, or -1 if there is not enough memory.
-int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batch, int threads) {
+// `batches` has one for each direction. 0, or -1 if there is not enough memory.
+int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batches, int threads) {
   return bilstm::with_products(number, [&](auto products) {
-    return bilstm::run<decltype(products)>(*layer, *batch, threads);
+    return bilstm::run<decltype(products)>(*layer, batches, threads);
   });
 }
 

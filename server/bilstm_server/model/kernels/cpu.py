@@ -19,7 +19,15 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import cpu_build
-from .interface import DirectionWeights, KernelUnavailable, Layer, Linear, RaggedBatch
+from .interface import (
+    DirectionWeights,
+    KernelUnavailable,
+    Layer,
+    Linear,
+    Part,
+    RaggedBatch,
+    Results,
+)
 from .reference import ReferenceLayer
 
 _NO_MEMORY = "no memory for the CPU kernel's buffers"
@@ -41,8 +49,14 @@ class _Batch(ctypes.Structure):
     _fields_ = [
         ("sequences", c_int64),
         *((name, c_void_p) for name in ("lengths", "first_rows", "positions")),
-        *((name, c_void_p) for name in ("x", "y", "h_0", "c_0", "h_n", "c_n")),
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("y_stride", c_int64),
+        *((name, c_void_p) for name in ("h_0", "c_0", "h_n", "c_n")),
     ]
+
+
+_Batches = _Batch * 2  # forward's and reverse's
 
 
 class CpuKernel:
@@ -164,9 +178,7 @@ class CpuLayer:
         for direction, packed in zip(self._layer.direction, self._packed, strict=False):
             direction.w_ih, direction.w_hh, direction.w_hr, direction.bias = map(_address, packed)
 
-    def __call__(
-        self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """See `Layer`. Raises `MemoryError`.
 
         Where a gradient is to reach `x` or the states, or comes from them in forward mode, the
@@ -174,20 +186,56 @@ class CpuLayer:
         """
         if torch.is_grad_enabled() and any(map(_has_gradient, (x, h_0, c_0))):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
-        x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
-        y = x.new_empty(batch.tokens, len(self._packed) * self._output)
-        h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
-        tensors = (x, y, h_0, c_0, h_n, c_n)
-        passed = _Batch(len(batch), *batch.addresses, *map(Tensor.data_ptr, tensors))
+        x, h_0, cells = x.contiguous(), h_0.contiguous(), c_0.contiguous().float()
+        width = len(self._packed) * self._output
+        y = x.new_empty(batch.tokens, width)
+        h_n, c_n = torch.empty_like(h_0), torch.empty_like(cells)
+        states = (h_0, cells, h_n, c_n)
+        passed = _Batches()
+        for k in range(len(self._packed)):
+            # A direction has its columns of y, and its rows of the states.
+            passed[k] = _Batch(
+                len(batch),
+                *batch.addresses,
+                x.data_ptr(),
+                y.data_ptr() + k * self._output * y.itemsize,
+                width,
+                *(state.data_ptr() + k * state.stride(0) * state.itemsize for state in states),
+            )
+        self._run(passed)
+        return y, h_n, c_n.to(c_0.dtype)
+
+    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
+        """See `Layer`. Raises `MemoryError`."""
+        results: list[Results | None] = []
+        passed = _Batches()
+        read: list[Tensor] = []  # by the kernel: not to be freed before
+        for k, part in enumerate(parts):
+            if part is None:
+                results.append(None)
+                continue
+            x, batch = part.x.contiguous(), part.batch
+            h_0, c_0 = part.h_0.to(x.dtype).contiguous(), part.c_0.float().contiguous()
+            y = x.new_empty(batch.tokens, self._output)
+            h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+            states = (state.data_ptr() for state in (h_0, c_0, h_n, c_n))
+            passed[k] = _Batch(
+                len(batch), *batch.addresses, x.data_ptr(), y.data_ptr(), self._output, *states
+            )
+            results.append((y, h_n, c_n))
+            read += (x, h_0, c_0)
+        self._run(passed)
+        return [result and (result[0], result[1].float(), result[2]) for result in results]
+
+    def _run(self, batches: ctypes.Array[_Batch]) -> None:
         failed = self._kernel.run(
             self._number,
             ctypes.byref(self._layer),
-            ctypes.byref(passed),
+            ctypes.byref(batches),
             torch.get_num_threads(),
         )
         if failed:
             raise MemoryError(_NO_MEMORY)
-        return y, h_n, c_n
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy packs the weights anew: perhaps on another machine."""

@@ -28,18 +28,20 @@ struct Layer {
   Direction direction[2];
 };
 
-// B sequences with N steps in all. Every pointer but the first three is to the layer's type.
+// What one direction runs over: B sequences with N steps in all, or none. x, y and h are of the
+// layer's type; cells are floats, so that one that is carried on loses nothing.
 struct Batch {
   Index sequences;
   const Index* lengths;     // [B], longest first
   const Index* first_rows;  // [B], in the same order
   const Index* positions;   // [B], in the same order: the caller's
   const void* x;            // [N, input]
-  void* y;                  // [N, directions * output]
-  const void* h_0;          // [directions, B, output], in the caller's order
-  const void* c_0;          // [directions, B, hidden]
+  void* y;                  // [N, output], a row y_stride numbers after the other
+  Index y_stride;
+  const void* h_0;          // [B, output], in the caller's order
+  const float* c_0;         // [B, hidden]
   void* h_n;                // as h_0
-  void* c_n;                // as c_0
+  float* c_n;               // as c_0
 };
 
 // -- memory ---------------------------------------------------------------------------------------
@@ -107,22 +109,22 @@ class Recurrence {
   static constexpr bool kSwaps = std::is_same_v<Operand, float>;
 
  public:
+  // The sequences from `first` up to `last`, longest first, in direction 0 or 1, the reverse.
   Recurrence(const Layer& layer, const Batch& batch, Index direction, Index first, Index last)
       : layer_(layer),
         weights_(layer.direction[direction]),
         reverse_(direction == 1),
-        direction_(direction),
-        sequences_(batch.sequences),
         rows_(last - first),
         lengths_(batch.lengths + first),
         first_rows_(batch.first_rows + first),
         positions_(batch.positions + first),
         x_(static_cast<const Number*>(batch.x)),
         y_(static_cast<Number*>(batch.y)),
+        y_stride_(batch.y_stride),
         h_0_(static_cast<const Number*>(batch.h_0)),
-        c_0_(static_cast<const Number*>(batch.c_0)),
+        c_0_(batch.c_0),
         h_n_(static_cast<Number*>(batch.h_n)),
-        c_n_(static_cast<Number*>(batch.c_n)),
+        c_n_(batch.c_n),
         input_stride_(round_up(layer.input, Products::kDepthUnit)),
         state_stride_(kSwaps ? round_up(layer.hidden, kLanes)
                              : round_up(layer.output, Products::kDepthUnit)),
@@ -172,15 +174,12 @@ class Recurrence {
     return first_rows_[sequence] + (reverse_ ? lengths_[sequence] - 1 - step : step);
   }
 
-  Index state_row(Index sequence) const {
-    return direction_ * sequences_ + positions_[sequence];
-  }
-
   void load_states() {
     for (Index row = 0; row < rows_; ++row) {
-      convert(h_0_ + state_row(row) * layer_.output, layer_.output, states_ + row * state_stride_);
+      const Index from = positions_[row];
+      convert(h_0_ + from * layer_.output, layer_.output, states_ + row * state_stride_);
       float* cells = cells_ + row * unit_stride_;
-      convert(c_0_ + state_row(row) * layer_.hidden, layer_.hidden, cells);
+      convert(c_0_ + from * layer_.hidden, layer_.hidden, cells);
       std::fill(cells + layer_.hidden, cells + unit_stride_, 0.0f);
     }
   }
@@ -188,14 +187,11 @@ class Recurrence {
   void store_states() const {
     for (Index row = 0; row < rows_; ++row) {
       // h_n is what y has at the last step.
-      const Number* last = y_ + output_offset(row, lengths_[row] - 1);
-      convert(last, layer_.output, h_n_ + state_row(row) * layer_.output);
-      convert(cells_ + row * unit_stride_, layer_.hidden, c_n_ + state_row(row) * layer_.hidden);
+      const Number* last = y_ + input_row(row, lengths_[row] - 1) * y_stride_;
+      const Index to = positions_[row];
+      convert(last, layer_.output, h_n_ + to * layer_.output);
+      convert(cells_ + row * unit_stride_, layer_.hidden, c_n_ + to * layer_.hidden);
     }
-  }
-
-  Index output_offset(Index sequence, Index step) const {
-    return (input_row(sequence, step) * layer_.directions + direction_) * layer_.output;
   }
 
   // W_ih x + b of this step, and of those after it that fit into kAhead rows -> sums_ [panels, rows,
@@ -255,7 +251,7 @@ class Recurrence {
   void publish(Index live, Index step) {
     if (weights_.w_hr != nullptr) project_outputs(live);
     for (Index row = 0; row < live; ++row) {
-      Number* y = y_ + output_offset(row, step);
+      Number* y = y_ + input_row(row, step) * y_stride_;
       float* hidden = hidden_ + row * unit_stride_;
       convert(hidden, layer_.output, y);
       if constexpr (!kSwaps) {
@@ -288,16 +284,17 @@ class Recurrence {
   const Layer& layer_;
   const Direction& weights_;
   const bool reverse_;
-  const Index direction_, sequences_, rows_;
+  const Index rows_;
   const Index* const lengths_;
   const Index* const first_rows_;
   const Index* const positions_;
   const Number* const x_;
   Number* const y_;
+  const Index y_stride_;
   const Number* const h_0_;
-  const Number* const c_0_;
+  const float* const c_0_;
   Number* const h_n_;
-  Number* const c_n_;
+  float* const c_n_;
   const Index input_stride_, state_stride_, output_stride_, unit_stride_, sum_rows_;
   Operand* inputs_;           // [sum_rows_, input_stride_]
   Operand* states_;           // h [rows_, state_stride_]

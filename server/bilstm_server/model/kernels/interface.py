@@ -1,4 +1,4 @@
-"""What a kernel is: one LSTM layer, all its directions, over a ragged batch.
+"""What a kernel is: one LSTM layer, all its directions, over ragged batches.
 
 Knows tensors and the layer's equations' inputs; knows no module, no model and no request.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -111,17 +111,42 @@ class KernelUnavailable(Exception):
     """A kernel can't run here; the message says why, and what to do about it."""
 
 
+Results = tuple[Tensor, Tensor, Tensor]  # y, h_n and c_n
+
+
+class Part(NamedTuple):
+    """What one direction runs over: B sequences with N steps in all, and their states."""
+
+    x: Tensor  # [N, D], the sequences one after the other
+    batch: RaggedBatch
+    h_0: Tensor  # [B, P], in the caller's order
+    c_0: Tensor  # [B, H]
+
+
+def state_type(weights: torch.dtype) -> torch.dtype:
+    """What states have on their way from one `Part` to the next: float32 at least."""
+    return torch.float32 if weights.itemsize < torch.float32.itemsize else weights
+
+
 class Layer(Protocol):
     """A layer with its weights packed, ready to run."""
 
-    def __call__(
-        self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """Run every direction over the batch.
 
         `x` [N, D], the sequences one after the other; `h_0` [directions, B, P] and
         `c_0` [directions, B, H] in the caller's order. Returns `y` [N, directions * P] in x's
         order, and `h_n`, `c_n` shaped and ordered as `h_0`, `c_0`.
+        """
+        ...
+
+    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
+        """Run each direction over rows of its own, without gradients.
+
+        `parts` [directions]: the forward direction's, and the reverse's, which reads each sequence
+        from its end; a direction of None has nothing to do. Returns of each direction `y` [N, P],
+        `h_n` [B, P] and `c_n` [B, H]. States have `state_type`, so that a sequence that is
+        continued from them is computed as one that is run whole.
         """
         ...
 

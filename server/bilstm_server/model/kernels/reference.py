@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import DirectionWeights, Linear, RaggedBatch
+from .interface import DirectionWeights, Linear, Part, RaggedBatch, Results, state_type
 
 # Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
@@ -38,7 +38,7 @@ class ReferenceLayer:
         own, device = directions[0].w_ih.dtype, directions[0].w_ih.device
         # Half-precision models keep gates and cell state in float32, and run in it altogether
         # where the device would be slow at products of halves.
-        self._state_dtype = torch.float32 if own in _HALVES else own
+        self._state_dtype = state_type(own)
         self._dtype = own if _has_products(own, device) else self._state_dtype
         self._directions = len(directions)
         dtype = self._dtype
@@ -50,33 +50,19 @@ class ReferenceLayer:
             if d.b_ih is not None and d.b_hh is not None
         ]
         w_hr = [d.w_hr.to(dtype).t() for d in directions if d.w_hr is not None]
-        # W_ih of both directions side by side: one product projects every token.
-        self._w_ih = torch.cat(w_ih)  # [K * 4H, D]
-        self._bias = torch.cat(bias) if bias else None  # [K * 4H]
+        self._w_ih = torch.stack(w_ih)  # [K, 4H, D]
+        self._bias = torch.stack(bias) if bias else None  # [K, 4H]
         self._w_hh = torch.stack(w_hh)  # [K, P, 4H]
         self._w_hr = torch.stack(w_hr) if w_hr else None  # [K, H, P]
 
-    def __call__(
-        self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """See `Layer`."""
-        h = h_0.index_select(1, batch.order).to(self._dtype)
-        c = c_0.index_select(1, batch.order).to(self._state_dtype)
-        outputs: list[Tensor] = []
-        ended: list[tuple[Tensor, Tensor]] = []  # states of sequences that ended, shortest first
-        projected = self._project(x.to(self._dtype), batch)
-        for step in torch.split(projected, batch.live, dim=1):  # [K, live, 4H]
-            live = step.shape[1]
-            if live < h.shape[1]:
-                ended.append((h[:, live:], c[:, live:]))
-                h, c = h[:, :live], c[:, :live]
-            h, c = self._step(step, h, c)
-            outputs.append(h)
-        ended.append((h, c))
-        h_n = torch.cat([h for h, _ in reversed(ended)], dim=1).index_select(1, batch.rank)
-        c_n = torch.cat([c for _, c in reversed(ended)], dim=1).index_select(1, batch.rank)
-        y = self._rows(torch.cat(outputs, dim=1).to(x.dtype), batch)
+        y, h_n, c_n = self._run(range(self._directions), x, batch, h_0, c_0)
         return y, h_n.to(h_0.dtype), c_n.to(c_0.dtype)
+
+    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
+        """See `Layer`."""
+        return [part and self._run_one(k, part) for k, part in enumerate(parts)]
 
     @staticmethod
     def linear(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -85,30 +71,66 @@ class ReferenceLayer:
         bias = None if bias is None else bias.detach().clone()
         return lambda x: F.linear(x, weight, bias)
 
-    def _project(self, x: Tensor, batch: RaggedBatch) -> Tensor:
-        """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
-        gates = F.linear(x, self._w_ih, self._bias).chunk(self._directions, dim=1)
-        rows = (batch.forward_rows, batch.reverse_rows)
-        return torch.stack([g.index_select(0, r) for g, r in zip(gates, rows, strict=False)])
+    def _run_one(self, k: int, part: Part) -> Results:
+        x, batch, h_0, c_0 = part
+        y, h_n, c_n = self._run(range(k, k + 1), x, batch, h_0[None], c_0[None])
+        return y, h_n[0].to(self._state_dtype), c_n[0]
 
-    def _step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, directions: range, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
+    ) -> Results:
+        """Some of the directions; K counts these. States are left in the types they have here."""
+        own = slice(directions.start, directions.stop)
+        w_hh, w_hr = self._w_hh[own], None if self._w_hr is None else self._w_hr[own]
+        h = h_0.index_select(1, batch.order).to(self._dtype)
+        c = c_0.index_select(1, batch.order).to(self._state_dtype)
+        outputs: list[Tensor] = []
+        ended: list[tuple[Tensor, Tensor]] = []  # states of sequences that ended, shortest first
+        rows = [_rows(batch, k) for k in directions]
+        for step in torch.split(self._project(x.to(self._dtype), own, rows), batch.live, dim=1):
+            live = step.shape[1]
+            if live < h.shape[1]:
+                ended.append((h[:, live:], c[:, live:]))
+                h, c = h[:, :live], c[:, :live]
+            h, c = self._step(step, h, c, w_hh, w_hr)
+            outputs.append(h)
+        ended.append((h, c))
+        h_n = torch.cat([h for h, _ in reversed(ended)], dim=1).index_select(1, batch.rank)
+        c_n = torch.cat([c for _, c in reversed(ended)], dim=1).index_select(1, batch.rank)
+        return _in_order(torch.cat(outputs, dim=1).to(x.dtype), rows), h_n, c_n
+
+    def _project(self, x: Tensor, own: slice, rows: Sequence[Tensor]) -> Tensor:
+        """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
+        # W_ih of the directions one below the other: one product projects every token.
+        bias = None if self._bias is None else self._bias[own].flatten()
+        gates = F.linear(x, self._w_ih[own].flatten(0, 1), bias).chunk(len(rows), dim=1)
+        return torch.stack([g.index_select(0, r) for g, r in zip(gates, rows, strict=True)])
+
+    def _step(
+        self, projected: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, w_hr: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """[K, live, 4H], [K, live, P], [K, live, H] -> the next h and c"""
-        gates = torch.baddbmm(projected, h, self._w_hh).to(self._state_dtype)
+        gates = torch.baddbmm(projected, h, w_hh).to(self._state_dtype)
         hidden = c.shape[2]
         sigmoids, candidate = torch.split(gates, [3 * hidden, hidden], dim=2)
         i, f, o = torch.sigmoid(sigmoids).chunk(3, dim=2)
         c = torch.addcmul(f * c, i, torch.tanh(candidate))
         h = (o * torch.tanh(c)).to(projected.dtype)
-        return (h if self._w_hr is None else torch.bmm(h, self._w_hr)), c
+        return (h if w_hr is None else torch.bmm(h, w_hr)), c
 
-    def _rows(self, outputs: Tensor, batch: RaggedBatch) -> Tensor:
-        """[K, N, P] in step order -> [N, K * P] in the caller's order"""
-        y = outputs.new_empty(batch.tokens, self._directions * outputs.shape[2])
-        rows = (batch.forward_rows, batch.reverse_rows)
-        width = outputs.shape[2]
-        for k, direction in enumerate(outputs):
-            y[:, k * width : (k + 1) * width].index_copy_(0, rows[k], direction)
-        return y
+
+def _rows(batch: RaggedBatch, direction: int) -> Tensor:
+    """[N]: position in the direction's step order -> row"""
+    return batch.reverse_rows if direction else batch.forward_rows
+
+
+def _in_order(outputs: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """[K, N, P] in step order -> [N, K * P] in the caller's order"""
+    directions, tokens, width = outputs.shape
+    y = outputs.new_empty(tokens, directions * width)
+    for k, direction in enumerate(outputs):
+        y[:, k * width : (k + 1) * width].index_copy_(0, rows[k], direction)
+    return y
 
 
 def _has_products(dtype: torch.dtype, device: torch.device) -> bool:

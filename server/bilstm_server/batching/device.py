@@ -1,0 +1,63 @@
+"""`Device`: the worker threads of one device, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+
+class Device:
+    """One thread computes, for all models on the device; they have it in turn, so that each closes
+    its batch as late as it can. Another one stages meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._waiting = 0  # for their turn
+        self._arrived = False  # something to compute, since the last turn began
+        self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Without waiting: what computes now, nobody waits for any more.
+        self.compute_thread.shutdown(wait=False, cancel_futures=True)
+        self.stage_thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        return self._turn.locked()
+
+    def arrive(self) -> None:
+        """Something has come to be computed."""
+        self._arrived = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether what computes for long should end its turn. Read in the compute thread."""
+        return self._arrived or self._waiting > 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Have the device for one batch, or some slices."""
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        self._arrived = False
+        try:
+            yield
+        finally:
+            self._turn.release()

@@ -1,0 +1,189 @@
+"""`SliceLane`: the long sequences of one model, computed a slice of steps at a time.
+
+What is short goes first: between two batches a long sequence has a share of the device, and all of
+it as long as nothing else waits. Long sequences at the same layer share their slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..metrics import ModelMetrics
+from ..model.slices import SLICE_UNIT, SlicedRun
+from .device import Device
+from .jobs import BatchTiming, Job, Result
+from .sequence import SequenceInput, SequenceOutput
+
+_MAX_SECONDS = 0.05  # of slices in a row; then callers that left, and other models, have a say
+_SHARE = 0.25  # of a batch's time, for the slices that follow it
+_MAX_STEPS = 64 * SLICE_UNIT
+
+
+class SliceEngine(Protocol):
+    """What the lane asks of `Engine`. Called from the compute thread."""
+
+    def begin(self, sequence: SequenceInput) -> SlicedRun: ...
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None: ...
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Long:
+    job: Job
+    sequence: SequenceInput
+    counted: bool  # its tokens, among those that wait
+    run: SlicedRun | None = None
+    started_at: float = 0.0  # in time.perf_counter's
+    queue_seconds: float = 0.0
+    most: int = 1  # sequences that shared a slice with it
+    result: Result | Exception | None = None
+
+
+class SliceLane:
+    def __init__(
+        self,
+        engine: SliceEngine,
+        device: Device,
+        metrics: ModelMetrics,
+        max_sequences: int,
+        slice_seconds: float,
+    ):
+        """`max_sequences`: in one slice. `slice_seconds`: that a slice is to take at the most."""
+        self._engine = engine
+        self._device = device
+        self._metrics = metrics
+        self._max_sequences = max_sequences
+        self._slice_seconds = slice_seconds
+        self._steps = SLICE_UNIT  # of a slice, as the last ones' time suggests
+        self._waiting: list[_Long] = []  # the compute thread is not told of them yet
+        self._active: list[_Long] = []  # the one whose turn it is first
+        self._seconds: list[float] = []  # of the slices of this turn
+        self.tokens = 0  # of those that were put as counted
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._active)
+
+    def put(self, job: Job, sequence: SequenceInput, counted: bool) -> None:
+        """`counted`: its tokens take room of the queue until it ends."""
+        self._waiting.append(_Long(job, sequence, counted))
+        if counted:
+            self.tokens += job.tokens
+
+    async def advance(self, after_seconds: float) -> None:
+        """Compute slices, having the device's turn. If a batch went before, `after_seconds` long,
+        for a share of that; otherwise until the device is wanted."""
+        loop = asyncio.get_running_loop()
+        self._active += self._waiting
+        self._waiting.clear()
+        now = loop.time()
+        for long in self._active:
+            if long.run is None:
+                long.queue_seconds = now - long.job.admitted_at
+        self._leave([long for long in self._active if not long.job.lives(now)])
+        if not self._active:
+            return
+        at_least = min(_SHARE * after_seconds, _MAX_SECONDS)
+        await loop.run_in_executor(self._device.compute_thread, self._compute, at_least)
+        for seconds in self._seconds:  # here: metrics are the loop's to write
+            self._metrics.observe_slice(seconds)
+        self._seconds.clear()
+        ended = [long for long in self._active if long.result is not None]
+        for long in ended:
+            assert long.result is not None
+            if isinstance(long.result, Result):
+                self._metrics.observe_long(long.job.tokens, long.queue_seconds)
+            long.job.settle(long.result)
+        self._leave(ended)
+
+    def _leave(self, ended: list[_Long]) -> None:
+        for long in ended:
+            self._active.remove(long)
+            if long.counted:
+                self.tokens -= long.job.tokens
+
+    # -- in the compute thread, while the loop awaits it ------------------------------------------
+
+    def _compute(self, at_least: float) -> None:
+        started_at = time.perf_counter()
+        while True:
+            self._slice()
+            elapsed = time.perf_counter() - started_at
+            if elapsed >= _MAX_SECONDS or (self._device.wanted and elapsed >= at_least):
+                return
+            if all(long.result is not None for long in self._active):
+                return
+
+    def _slice(self) -> None:
+        """One slice, of the sequences that are at the same layer as the first one."""
+        for long in self._active:
+            if long.run is None and long.result is None:
+                self._begin(long)
+        group = self._group()
+        if not group:
+            return
+        started_at = time.perf_counter()
+        try:
+            self._engine.advance([run for _, run in group], self._steps)
+        except Exception as error:
+            self._fail(group, error)
+            return
+        seconds = time.perf_counter() - started_at
+        self._seconds.append(seconds)
+        self._adapt(seconds)
+        for long, run in group:
+            long.most = max(long.most, len(group))
+            if run.done:
+                self._finish(long, run)
+        advanced = [long for long, _ in group]
+        self._active = [long for long in self._active if long not in advanced] + advanced
+
+    def _group(self) -> list[tuple[_Long, SlicedRun]]:
+        running = [
+            (long, long.run)
+            for long in self._active
+            if long.run is not None and long.result is None
+        ]
+        return [pair for pair in running if pair[1].layer == running[0][1].layer][
+            : self._max_sequences
+        ]
+
+    def _adapt(self, seconds: float) -> None:
+        """The next slice's steps, so that it takes the time that it may."""
+        change = min(max(self._slice_seconds / seconds, 0.5), 2.0)
+        steps = int(self._steps * change) // SLICE_UNIT * SLICE_UNIT
+        self._steps = min(max(steps, SLICE_UNIT), _MAX_STEPS)
+
+    def _begin(self, long: _Long) -> None:
+        long.started_at = time.perf_counter()
+        try:
+            long.run = self._engine.begin(long.sequence)
+        except Exception as error:
+            long.result = error
+
+    def _finish(self, long: _Long, run: SlicedRun) -> None:
+        try:
+            output = self._engine.finish(run, long.sequence)
+        except Exception as error:
+            long.result = error
+            return
+        seconds = time.perf_counter() - long.started_at
+        timing = BatchTiming(long.queue_seconds, seconds, long.most, long.job.tokens)
+        long.result = Result(output, timing)
+
+    def _fail(self, group: list[tuple[_Long, SlicedRun]], error: Exception) -> None:
+        """None of them has moved. Each moves by itself, so that only those at fault fail."""
+        if len(group) == 1:
+            group[0][0].result = error
+            return
+        for long, run in group:
+            try:
+                self._engine.advance([run], SLICE_UNIT)
+            except Exception as own_error:
+                long.result = own_error
+            else:
+                if run.done:
+                    self._finish(long, run)

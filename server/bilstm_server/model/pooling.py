@@ -1,0 +1,102 @@
+"""How the outputs of a sequence's steps become one vector.
+
+Sums and maxima are taken of blocks of steps first, counted from a sequence's first step: so they
+have the same bits where the steps come a slice at a time. Knows tensors and lengths only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import Pooling
+
+BLOCK_STEPS = 64
+
+_REDUCTIONS = {Pooling.MEAN: "sum", Pooling.MAX: "max"}
+
+
+def pool(pooling: Pooling, y: Tensor, h_n: Tensor, lengths: np.ndarray) -> Tensor:
+    """[N, K*P] -> [B, K*P]; `h_n` [K, B, P] is the top layer's, `lengths` [B]."""
+    if pooling is Pooling.FINAL:
+        return _final(h_n)
+    if pooling is Pooling.LAST:
+        return y.index_select(0, _to_device(lengths.cumsum() - 1, y))
+    return _join_blocks(pooling, _reduce_blocks(pooling, y, lengths), lengths).to(y.dtype)
+
+
+class SlicedPooling:
+    """Pools one sequence of T steps, whose outputs come a slice and some columns at a time."""
+
+    def __init__(self, poolings: Collection[Pooling], steps: int, width: int, dtype: torch.dtype):
+        self._steps = steps
+        wide = torch.promote_types(dtype, torch.float32)
+        self._blocks = {
+            pooling: torch.empty(-(-steps // BLOCK_STEPS), width, dtype=wide)
+            for pooling in _REDUCTIONS
+            if pooling in poolings
+        }
+        self._last = torch.empty(1, width, dtype=dtype)
+
+    def add(self, y: Tensor, start: int, column: int) -> None:
+        """`y` [n, columns] on the CPU, from a step that begins a block, to one that ends one or the
+        sequence.
+        """
+        columns = slice(column, column + y.shape[1])
+        if start + len(y) == self._steps:
+            self._last[:, columns] = y[-1]
+        first = start // BLOCK_STEPS
+        for pooling, blocks in self._blocks.items():
+            reduced = _reduce_blocks(pooling, y, np.array([len(y)]))
+            blocks[first : first + len(reduced), columns] = reduced
+
+    def result(self, pooling: Pooling, h_n: Tensor) -> Tensor:
+        """[1, K*P], once all is there; what `pool` gives for the sequence alone."""
+        if pooling is Pooling.FINAL:
+            return _final(h_n)
+        if pooling is Pooling.LAST:
+            return self._last
+        joined = _join_blocks(pooling, self._blocks[pooling], np.array([self._steps]))
+        return joined.to(self._last.dtype)
+
+
+def _final(h_n: Tensor) -> Tensor:
+    return torch.cat(list(h_n), dim=1)  # forward's last step, reverse's first
+
+
+def _reduce_blocks(pooling: Pooling, y: Tensor, lengths: np.ndarray) -> Tensor:
+    """Of MEAN and MAX: [N, width] -> each block's sum or maximum [blocks, width], one sequence's
+    after the other, in float32 at least. A sum is taken in the order of steps.
+    """
+    wide = y.to(torch.promote_types(y.dtype, torch.float32))
+    counts = _block_counts(lengths)
+    steps = np.full(counts.sum(), BLOCK_STEPS)
+    steps[counts.cumsum() - 1] = lengths - (counts - 1) * BLOCK_STEPS
+    return _reduce(pooling, wide, steps)
+
+
+def _join_blocks(pooling: Pooling, blocks: Tensor, lengths: np.ndarray) -> Tensor:
+    """What `_reduce_blocks` gave -> each sequence's mean, in float64, or maximum [B, width]."""
+    if pooling is Pooling.MAX:
+        return _reduce(pooling, blocks, _block_counts(lengths))
+    # Float32 sums of thousands of blocks would lose the mean's digits.
+    sums = _reduce(pooling, blocks.double(), _block_counts(lengths))
+    return sums / _to_device(lengths, blocks)[:, None]
+
+
+def _block_counts(lengths: np.ndarray) -> np.ndarray:
+    return -(-lengths // BLOCK_STEPS)
+
+
+def _reduce(pooling: Pooling, rows: Tensor, counts: np.ndarray) -> Tensor:
+    """Each segment of so many rows -> one row; a segment of one is itself."""
+    if len(counts) == len(rows):
+        return rows
+    return torch.segment_reduce(rows, _REDUCTIONS[pooling], lengths=_to_device(counts, rows))
+
+
+def _to_device(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device)

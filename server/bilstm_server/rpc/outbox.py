@@ -1,0 +1,120 @@
+"""`Outbox`: a stream's results on their way to the client: their order, and how they are packed
+into messages. Knows no request and no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilstm import wire
+
+from ..batching.jobs import Result
+from ..batching.sequence import SequenceOutput
+from ..model.config import Output
+from .replies import encoding_chunk
+
+CHUNK_BYTES = 1024 * 1024  # of a message; docs/performance.md has the measurement
+
+Chunks = Iterator[list[wire.Part]]
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """A place in the order of results, and when it is done what to send."""
+
+    written: Callable[[], None]  # called once all of it has been sent
+    chunks: Chunks | None = None
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Outbox:
+    def __init__(self, any_order: bool):
+        self._any_order = any_order
+        self._expected: dict[int, Answer] = {}  # by identity, in their order
+        self._ready: deque[Answer] = deque()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Answers that are not sent yet."""
+        return len(self._expected) + len(self._ready)
+
+    def expect(self, answer: Answer) -> None:
+        """Its turn is behind all that were expected before, unless any order will do."""
+        self._expected[id(answer)] = answer
+
+    def put(self, answer: Answer, chunks: Chunks) -> None:
+        """What an expected answer is."""
+        answer.chunks = chunks
+        if self._any_order:
+            self._ready.append(self._expected.pop(id(answer)))
+        else:
+            self._move_ready()
+        self._changed.set()
+
+    def send(self, chunks: Chunks, written: Callable[[], None] = lambda: None) -> Answer:
+        """Out of any order: an answer that nobody expects."""
+        answer = Answer(written, chunks)
+        self._ready.append(answer)
+        self._changed.set()
+        return answer
+
+    def close(self) -> None:
+        """No answer is expected any more, beyond those that are."""
+        self._closed = True
+        self._changed.set()
+
+    def _move_ready(self) -> None:
+        while self._expected:
+            key, first = next(iter(self._expected.items()))
+            if first.chunks is None:
+                return
+            del self._expected[key]
+            self._ready.append(first)
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """EncodeStreamResponses, each of what is ready, until all is sent after `close`."""
+        while True:
+            parts: list[wire.Part] = []
+            size = 0
+            done: list[Answer] = []
+            while self._ready and size < CHUNK_BYTES:
+                answer = self._ready[0]
+                assert answer.chunks is not None
+                chunk = next(answer.chunks, None)
+                if chunk is None:
+                    done.append(self._ready.popleft())
+                    continue
+                parts += chunk
+                size += sum(map(len, chunk))
+            if parts:
+                yield b"".join(parts)
+            for answer in done:
+                answer.written()
+                answer.sent.set()
+            if not (parts or done):
+                if self._closed and not self._expected:
+                    return
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def result_chunks(sequence_id: int, result: Result, dtype: np.dtype[np.generic]) -> Chunks:
+    """A sequence's result, its states cut into chunks."""
+    output = result.output
+    states = output.arrays.get(Output.STATES)
+    step = 0
+    if states is not None:
+        steps = max(1, CHUNK_BYTES // (states.shape[1] * dtype.itemsize))
+        while len(states) - step > steps:
+            part = SequenceOutput({Output.STATES: states[step : step + steps]})
+            yield encoding_chunk(sequence_id, part, dtype, step, None)
+            step += steps
+        arrays = output.arrays | {Output.STATES: states[step:]}
+        output = SequenceOutput(arrays, output.state)
+    yield encoding_chunk(sequence_id, output, dtype, step, result.timing)
