@@ -58,11 +58,13 @@ class GatedEngine(Engine):
 class Gated:
     """A `load_engine` for `App` whose engines, by their folder's name, have gates."""
 
+    kind: type[GatedEngine] = GatedEngine
+
     def __init__(self) -> None:
         self.engines: dict[str, GatedEngine] = {}
 
     def __call__(self, folder: Path, settings: Settings) -> GatedEngine:
-        engine = GatedEngine.load(folder, settings.device, settings.dtype, settings.kernel)
+        engine = self.kind.load(folder, settings.device, settings.dtype, settings.kernel)
         engine.warm_up()
         self.engines[folder.name] = engine
         return engine
@@ -73,9 +75,11 @@ class Gated:
 
 
 @asynccontextmanager
-async def gated_server(settings: Settings) -> AsyncIterator[tuple[App, Gated]]:
+async def gated_server(
+    settings: Settings, gated: Gated | None = None
+) -> AsyncIterator[tuple[App, Gated]]:
     """A server in the test's own loop, ready, every gate closed until the test opens it."""
-    gated = Gated()
+    gated = gated or Gated()
     async with App(settings, gated) as app:
         await app.load()
         try:

@@ -37,7 +37,7 @@ from bilstm_server.model import ModelConfig, Output, Pooling, RaggedBatch, Seque
 from bilstm_server.model.bilstm import BiLSTM, States
 from bilstm_server.model.kernels.cpu import CpuKernel
 from bilstm_server.model.kernels.cpu_build import VARIANTS, Variant
-from bilstm_server.model.kernels.interface import KernelUnavailable
+from bilstm_server.model.kernels.interface import KernelUnavailable, Part, Results
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -334,6 +334,103 @@ def test_same_bits_of_big_batches(kernel: CpuKernel, dtype: torch.dtype, case: C
     drawn = draw(case, dtype)
     drawn.ours.freeze(kernel)
     assert_same_bits(drawn)
+
+
+class Reading(NamedTuple):
+    """One direction's way through some of the sequences: in two parts, each cut at random."""
+
+    direction: int
+    chosen: list[int]
+    first: list[Tensor]  # what it reads of each
+    rest: list[Tensor]  # and then, perhaps nothing
+
+    def first_part(self, h_0: Tensor, c_0: Tensor) -> Part:
+        states = (state[self.direction, self.chosen].float() for state in (h_0, c_0))
+        return Part(torch.cat(self.first), RaggedBatch([len(x) for x in self.first]), *states)
+
+    def rest_part(self, result: Results) -> Part | None:
+        """Of the sequences that have a rest, from the first part's final states."""
+        left = [index for index, x in enumerate(self.rest) if len(x)]
+        if not left:
+            return None
+        rest = [self.rest[index] for index in left]
+        states = (state[left] for state in result[1:])
+        return Part(torch.cat(rest), RaggedBatch([len(x) for x in rest]), *states)
+
+    def results(self, first: Results, rest: Results | None) -> Iterator[Results]:
+        """Of each sequence: y, h_n and c_n."""
+        rests = [] if rest is None else by_rows(rest, [len(x) for x in self.rest if len(x)])
+        following = iter(rests)
+        ends = by_rows(first, [len(x) for x in self.first])
+        for (y, h, c), x in zip(ends, self.rest, strict=True):
+            if len(x):
+                more, h, c = next(following)
+                y = torch.cat([more, y] if self.direction else [y, more])
+            yield y, h, c
+
+
+def by_rows(results: Results, lengths: list[int]) -> list[Results]:
+    y, h_n, c_n = results
+    return list(zip(torch.split(y, lengths), h_n, c_n, strict=True))
+
+
+def draw_reading(drawn: Drawn, direction: int) -> Reading:
+    count = len(drawn.lengths)
+    chosen = torch.randperm(count)[: 1 + int(torch.randint(count, ()))].tolist()
+    first, rest = [], []
+    for index in chosen:
+        x = torch.split(drawn.x, drawn.lengths)[index]
+        cut = 1 + int(torch.randint(len(x), ()))
+        first.append(x[len(x) - cut :] if direction else x[:cut])
+        rest.append(x[: len(x) - cut] if direction else x[cut:])
+    return Reading(direction, chosen, first, rest)
+
+
+@every_dtype
+@examples(15)
+@given(cases(), st.integers(1, 3))
+def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, count: int) -> None:
+    """A direction has the same bits over rows of its own, of any of the sequences, and where it
+    is continued from its states as where it runs on."""
+    one_layer = case.architecture | {"num_layers": 1}
+    drawn = draw(case._replace(architecture=one_layer), dtype)
+    [layer] = drawn.ours.freeze(kernel).layers()
+    h_0, c_0 = draw_states(drawn.ours, case.sequences)
+    y, h_n, c_n = layer(drawn.x, RaggedBatch(drawn.lengths), h_0, c_0)
+    rows = torch.split(y, drawn.lengths)
+    readings = [draw_reading(drawn, k) for k in range(drawn.ours.num_directions)]
+    with threads(count):
+        firsts = layer.apart([reading.first_part(h_0, c_0) for reading in readings])
+        rests = layer.apart(
+            [own.rest_part(first) for own, first in zip(readings, firsts, strict=True) if first]
+        )
+    width = drawn.ours.output_size
+    for reading, first, rest in zip(readings, firsts, rests, strict=True):
+        assert first is not None
+        k = reading.direction
+        for index, own in zip(reading.chosen, reading.results(first, rest), strict=True):
+            columns = rows[index][:, k * width : (k + 1) * width]
+            expected = (columns, h_n[k, index], c_n[k, index])
+            assert same_bits([tensor.to(dtype) for tensor in own], expected)
+
+
+@every_dtype
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_apart(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
+    """A direction that has nothing to do gives None, and changes nothing for the other."""
+    _, ours = pair(dtype, input_size=24, hidden_size=40)
+    [layer] = ours.freeze(kernel).layers()
+    h_0, c_0 = draw_states(ours, 5)
+    x = torch.randn(500, 24, dtype=dtype)
+    part = Part(x, RaggedBatch([100] * 5), h_0[0], c_0[0])
+    with threads(count):
+        both = layer.apart([part, part])
+        assert layer.apart([None, None]) == [None, None]
+        for k in range(2):
+            alone = layer.apart([part if k == own else None for own in range(2)])
+            assert alone[1 - k] is None
+            assert alone[k] is not None
+            assert same_bits(alone[k] or (), both[k] or ())
 
 
 @every_dtype

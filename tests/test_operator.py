@@ -38,6 +38,7 @@ from bilstm_server.model.kernels import (
     NAMES,
     Kernel,
     KernelUnavailable,
+    Part,
     RaggedBatch,
     choose_kernel,
     reference,
@@ -937,6 +938,61 @@ def test_run_is_from_scratch(kernel: Kernel) -> None:
     names = operators(run)
     assert "aten::linear" in names or "aten::mm" in names
     assert not [name for name in names if any(w in name.lower() for w in ("lstm", "rnn", "gru"))]
+
+
+# -- each direction over rows of its own ------------------------------------------------------
+
+
+def draw_part(lstm: BiLSTM, lengths: list[int]) -> Part:
+    dtype = lstm.weight_ih_l0.dtype
+    x = torch.randn(sum(lengths), lstm.input_size, dtype=dtype)
+    h_0, c_0 = draw_states(lstm, len(lengths))
+    return Part(x, RaggedBatch(lengths), h_0[0], c_0[0])
+
+
+@every_kernel
+@every_dtype
+@examples(25)
+@given(architectures(), st.lists(ragged_lengths | st.just([]), min_size=2, max_size=2), seeds)
+def test_apart(
+    kernel: Kernel,
+    dtype: torch.dtype,
+    architecture: dict[str, Any],
+    lengths: list[list[int]],
+    seed: int,
+) -> None:
+    """A direction over rows of its own gives what nn.LSTM gives of them in its columns; one that
+    has no rows gives None."""
+    judge, ours = pair(dtype, seed, **architecture | {"num_layers": 1})
+    [layer] = ours.freeze(kernel).layers()
+    directions, width = ours.num_directions, ours.output_size
+    parts = [draw_part(ours, own) if own else None for own in lengths[:directions]]
+    for k, (part, result) in enumerate(zip(parts, layer.apart(parts), strict=True)):
+        if part is None:
+            assert result is None
+            continue
+        hx = (torch.stack([part.h_0] * directions), torch.stack([part.c_0] * directions))
+        y, (h_n, c_n) = judged(judge, part.x, lengths[k], hx)
+        expected = (y[:, k * width : (k + 1) * width], h_n[k], c_n[k])
+        assert_close(result, expected, TOLERANCE[dtype])
+
+
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_apart_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
+    """In half precision states come and go in float32, outputs in the weights' type."""
+    judge, ours = pair(dtype, input_size=20, hidden_size=24, proj_size=16)
+    [layer] = ours.freeze(kernel).layers()
+    part = draw_part(ours, [9, 4, 7])
+    part = part._replace(h_0=part.h_0.float(), c_0=part.c_0.float())
+    hx = (torch.stack([part.h_0] * 2).double(), torch.stack([part.c_0] * 2).double())
+    y, (h_n, c_n) = judged(judge.double(), part.x.double(), [9, 4, 7], hx)
+    for k, result in enumerate(layer.apart([part, part])):
+        assert result is not None
+        assert [tensor.dtype for tensor in result] == [dtype, torch.float32, torch.float32]
+        expected = (y[:, k * 16 : (k + 1) * 16], h_n[k], c_n[k])
+        for one, other in zip(result, expected, strict=True):
+            assert_within(1e-2, one, other)
 
 
 # -- the order of steps -----------------------------------------------------------------------

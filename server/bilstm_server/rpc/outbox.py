@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,7 +77,7 @@ class Outbox:
             del self._expected[key]
             self._ready.append(first)
 
-    async def messages(self) -> AsyncIterator[bytes]:
+    async def messages(self) -> AsyncGenerator[bytes]:
         """EncodeStreamResponses, each of what is ready, until all is sent after `close`."""
         while True:
             parts: list[wire.Part] = []

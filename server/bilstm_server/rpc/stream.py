@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,8 +80,9 @@ class Stream:
         if self._draining:
             self._reading.cancel()
         try:
-            async for message in self._outbox.messages():
-                yield message
+            async with aclosing(self._outbox.messages()) as messages:
+                async for message in messages:
+                    yield message
             with suppress(asyncio.CancelledError):
                 self._reading.result()
             if self._draining:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from bilstm.v1 import encoder_pb2 as pb
 
@@ -57,8 +58,9 @@ class Streams:
             self._streams.add(stream)
             if self._draining:
                 stream.drain()
-            async for message in stream.run(requests):
-                yield message
+            async with aclosing(stream.run(requests)) as messages:
+                async for message in messages:
+                    yield message
         finally:
             self._calls -= 1
             if stream is not None:
