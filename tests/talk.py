@@ -48,7 +48,8 @@ class Talk:
         await self.send_message(pb.EncodeStreamRequest(options=pb.StreamOptions(**options)))
         reply = await self._read()
         assert reply.HasField("opened")
-        return reply.opened
+        opened: pb.StreamOpened = reply.opened
+        return opened
 
     async def send_message(self, request: pb.EncodeStreamRequest) -> None:
         await asyncio.wait_for(self.call.write(request), HANGS_AFTER_SECONDS)
@@ -124,4 +125,5 @@ async def violated_field(call: Any) -> str:
     assert status is not None
     bad = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad)
-    return bad.field_violations[0].field
+    field: str = bad.field_violations[0].field
+    return field

@@ -250,14 +250,14 @@ BAD: dict[str, tuple[str, list[pb.SequenceChunk], str]] = {
     "no floats": ("small", [chunk(1, np.zeros((3, WIDTH), "<i4"))], "steps.data_type"),
     "not enough bytes": (
         "small",
-        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=1, shape=[2, WIDTH], data=b"abc"))],
+        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[2, WIDTH], data=b"abc"))],
         "steps.data",
     ),
     "no steps": ("small", [chunk(1, sequence(0, 0))], "steps"),
     "nothing": ("small", [chunk(1)], "steps"),
     "a negative length": (
         "small",
-        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=1, shape=[-1, WIDTH]))],
+        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[-1, WIDTH]))],
         "steps.shape",
     ),
     "an id beyond the embedding": ("tokens", [chunk(1, ids_of(3, 20))], "steps.data"),
@@ -637,9 +637,9 @@ async def test_a_client_that_leaves(model_folder: Path, steps: int) -> None:
             await talk.whole(0, sequence(0, steps))
             await talk.send(chunk(1, sequence(0, 10)))
             await until(lambda: held(app) == (steps + 10) * STEP_BYTES)
-        gated.open()
         await until(lambda: metric(app, "bilstm_streams") == 0)
         assert held(app) == 0
+        gated.open()
         assert metric(app, "bilstm_dropped_total", model="small", reason="cancelled") == 2
         await until(lambda: not app._batchers or all(b.idle for b in app._batchers))
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import structlog
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from pydantic_settings import CliSettingsSource
 from .app import serve
 from .errors import StartError, first_problem
 from .logs import configure_logs
-from .model import Pooling, import_checkpoint
+from .model import Pooling, import_checkpoint, lookahead
 from .model.kernels.cpu import compile_fastest
 from .model.kernels.cpu_build import VARIANTS, BuildError, build
 from .settings import Settings
@@ -39,12 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = _add_serve(commands)
     _add_import(commands)
     _add_compile(commands)
+    _add_lookahead(commands)
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "serve":
             return _serve(settings, parsed)
         if parsed.command == "compile":
             _compile(parsed)
+        elif parsed.command == "lookahead":
+            _lookahead(parsed)
         else:
             _import(parsed)
     except StartError as error:
@@ -192,6 +195,48 @@ def _compile_all() -> tuple[list[Path], dict[str, Exception]]:
     if not libraries:
         raise next(iter(problems.values()))
     return libraries, problems
+
+
+def _add_lookahead(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "lookahead",
+        help="measure how exact live states are",
+        description="Encode sample sequences whole and live, block by block, and print how far the "
+        "live states are from the exact ones for each number of steps to look ahead.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("files", type=Path, nargs="+", metavar="FILE", help=".npy or .npz of sequences")
+    add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
+    add("--block-steps", type=_steps, default=64, metavar="N", help="of a block")
+    add(
+        "--lookahead-steps",
+        type=_lookaheads,
+        default="0,4,8,16,32,64",
+        metavar="N,N,…",
+        help="of a block's context",
+    )
+    for name in ("device", "dtype", "kernel"):
+        setting = Settings.model_fields[name]
+        add(f"--{name}", choices=get_args(setting.annotation), default=setting.default, help=" ")
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number of steps, at least 1, got {text!r}")
+    return int(text)
+
+
+def _lookaheads(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be numbers of steps, N,N,…, got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def _lookahead(parsed: argparse.Namespace) -> None:
+    encoder = lookahead.load_encoder(parsed.model, parsed.device, parsed.dtype, parsed.kernel)
+    sequences = lookahead.read_sequences(parsed.files, encoder.config)
+    print(lookahead.table(encoder, sequences, parsed.block_steps, parsed.lookahead_steps))
 
 
 def _fail(reason: str) -> int:

@@ -73,8 +73,9 @@ def _reduce_blocks(pooling: Pooling, y: Tensor, lengths: np.ndarray) -> Tensor:
     """
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
     counts = _block_counts(lengths)
-    steps = np.full(counts.sum(), BLOCK_STEPS)
-    steps[counts.cumsum() - 1] = lengths - (counts - 1) * BLOCK_STEPS
+    ends = counts.cumsum()
+    steps = np.full(ends[-1], BLOCK_STEPS)
+    steps[ends - 1] = lengths - (counts - 1) * BLOCK_STEPS
     return _reduce(pooling, wide, steps)
 
 
@@ -95,7 +96,8 @@ def _reduce(pooling: Pooling, rows: Tensor, counts: np.ndarray) -> Tensor:
     """Each segment of so many rows -> one row; a segment of one is itself."""
     if len(counts) == len(rows):
         return rows
-    return torch.segment_reduce(rows, _REDUCTIONS[pooling], lengths=_to_device(counts, rows))
+    lengths = _to_device(counts, rows)
+    return torch.segment_reduce(rows, _REDUCTIONS[pooling], lengths=lengths, unsafe=True)
 
 
 def _to_device(values: np.ndarray, like: Tensor) -> Tensor:

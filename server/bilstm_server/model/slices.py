@@ -8,6 +8,7 @@ is, and for how long, is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
@@ -178,12 +179,13 @@ def advance(runs: Sequence[SlicedRun], steps: int) -> int:
     for direction, (own, result) in enumerate(zip(slices, results, strict=True)):
         if result is None:
             continue
-        y, h_n, c_n = result
-        ys = torch.split(y.cpu(), _lengths(own))
-        ends = zip(own, ys, torch.split(h_n, 1), torch.split(c_n, 1), strict=True)
-        for (run, start, stop), rows, h, c in ends:
-            run.store(direction, start, rows)
-            moves.append((run, direction, start if direction else stop, (h, c)))
+        y, (h_n, c_n) = result[0].cpu(), result[1:]
+        row = 0
+        for index, (run, start, stop) in enumerate(own):
+            run.store(direction, start, y[row : row + stop - start])
+            row += stop - start
+            states = (h_n[index : index + 1], c_n[index : index + 1])
+            moves.append((run, direction, start if direction else stop, states))
     left = sum(run.tokens_left for run in runs)
     for run, direction, bound, states in moves:
         run.move(direction, bound, states)
@@ -195,19 +197,23 @@ def _slices(runs: Sequence[SlicedRun], direction: int, steps: int) -> list[_Slic
     return [_Slice(run, start, stop) for run, start, stop in bounds if start < stop]
 
 
-def _lengths(slices: Sequence[_Slice]) -> list[int]:
-    return [stop - start for _, start, stop in slices]
-
-
 def _part(direction: int, slices: Sequence[_Slice]) -> Part | None:
     if not slices:
         return None
-    x = torch.cat([run.read(start, stop) for run, start, stop in slices])
-    h_0, c_0 = (
-        torch.cat(states)
-        for states in zip(*(run.states_of(direction) for run, _, _ in slices), strict=True)
-    )
-    return Part(x, RaggedBatch(_lengths(slices), x.device), h_0, c_0)
+    x = _join([run.read(start, stop) for run, start, stop in slices])
+    states = [run.states_of(direction) for run, _, _ in slices]
+    batch = _batch(tuple(stop - start for _, start, stop in slices), x.device)
+    return Part(x, batch, _join([h for h, _ in states]), _join([c for _, c in states]))
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+# Slices have one length most of the time.
+@lru_cache(maxsize=8)
+def _batch(lengths: tuple[int, ...], device: torch.device) -> RaggedBatch:
+    return RaggedBatch(lengths, device)
 
 
 def _initial_states(encoder: SequenceEncoder, hx: States | None) -> list[list[States]]:

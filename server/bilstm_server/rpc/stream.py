@@ -31,6 +31,8 @@ from .sizes import StepBytes
 from .status import drop_reason, internal_sequence_error, sequence_error
 
 _RETRY_SECONDS = 1.0  # a guess: until a client has completed some of what it has half sent
+# For so long a client that leaves looks like one that has ended its side of the stream.
+_LEAVING_SECONDS = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +125,8 @@ class Stream:
                 chunks = request.chunks
                 for index in range(len(chunks)):
                     await self._take(chunks[index], index)
+            if self._open:
+                await asyncio.sleep(_LEAVING_SECONDS)
             for sequence in self._open.values():
                 if not sequence.failed:
                     self._fail(sequence, InvalidInput("last", "the stream ended without it"))
