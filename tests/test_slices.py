@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +22,7 @@ from bilstm_server.model import Encodings, ModelConfig, Output, Pooling, RaggedB
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
 from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
+from bilstm_server.model.pooling import SlicedPooling, pool
 from bilstm_server.model.slices import SLICE_UNIT, SlicedRun, advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -194,6 +196,34 @@ def test_not_finite(poison: float, step: int, pooling: Pooling) -> None:
     finish(runs, [64])
     for run, x in zip(runs, (sick, healthy), strict=True):
         assert_same_bits(run.encodings(), whole(encoder, x))
+
+
+@pytest.mark.parametrize("dtype", WORDS, ids=str)
+@pytest.mark.parametrize("pooling", Pooling)
+@examples(60)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.integers(1, 3), seeds)
+def test_pooling(
+    pooling: Pooling, dtype: torch.dtype, lengths: list[int], units: int, seed: int
+) -> None:
+    """Pooling a sequence has the same bits in company, alone, and in slices from either end,
+    whatever its numbers are."""
+    torch.manual_seed(seed)
+    numbers = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.3, 1e30, torch.inf, -torch.inf, torch.nan])
+    usual = 3 + torch.randint(len(numbers) - 2, ())  # many zeros, or many numbers that are none
+    y = numbers[torch.randint(int(usual), (sum(lengths), 4))].to(dtype)
+    h_n = torch.randn(2, len(lengths), 2, dtype=dtype)
+    together = pool(pooling, y, h_n, np.array(lengths))
+    for index, rows in enumerate(torch.split(y, lengths)):
+        steps, own = len(rows), h_n[:, index : index + 1]
+        sliced = SlicedPooling({pooling}, steps, 4, dtype)
+        starts = range(0, steps, units * SLICE_UNIT)
+        for start in starts:
+            sliced.add(rows[start : start + units * SLICE_UNIT, :2], start, 0)
+        for start in reversed(starts):
+            sliced.add(rows[start : start + units * SLICE_UNIT, 2:], start, 2)
+        expected = together[index : index + 1].view(WORDS[dtype])
+        for actual in (pool(pooling, rows, own, np.array([steps])), sliced.result(pooling, own)):
+            assert torch.equal(actual.view(WORDS[dtype]), expected)
 
 
 def test_one_slice() -> None:

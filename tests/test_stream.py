@@ -250,14 +250,22 @@ BAD: dict[str, tuple[str, list[pb.SequenceChunk], str]] = {
     "no floats": ("small", [chunk(1, np.zeros((3, WIDTH), "<i4"))], "steps.data_type"),
     "not enough bytes": (
         "small",
-        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[2, WIDTH], data=b"abc"))],
+        [
+            pb.SequenceChunk(
+                id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[2, WIDTH], data=b"abc")
+            )
+        ],
         "steps.data",
     ),
     "no steps": ("small", [chunk(1, sequence(0, 0))], "steps"),
     "nothing": ("small", [chunk(1)], "steps"),
     "a negative length": (
         "small",
-        [pb.SequenceChunk(id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[-1, WIDTH]))],
+        [
+            pb.SequenceChunk(
+                id=1, steps=pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=[-1, WIDTH])
+            )
+        ],
         "steps.shape",
     ),
     "an id beyond the embedding": ("tokens", [chunk(1, ids_of(3, 20))], "steps.data"),

@@ -218,7 +218,12 @@ def _add_lookahead(commands: Commands) -> None:
     )
     for name in ("device", "dtype", "kernel"):
         setting = Settings.model_fields[name]
-        add(f"--{name}", choices=get_args(setting.annotation), default=setting.default, help=" ")
+        add(
+            f"--{name}",
+            choices=get_args(setting.annotation),
+            default=setting.default,
+            help=setting.description,
+        )
 
 
 def _steps(text: str) -> int:

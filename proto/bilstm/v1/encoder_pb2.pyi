@@ -542,7 +542,9 @@ class EncodingChunk(_message.Message):
     reverse_exact: _builtins.bool
     @_builtins.property
     def encoding(self) -> Global___Encoding:
-        """states of the steps from first_step on; whatever else, in the last chunk"""
+        """States of the steps from first_step on; whatever else, in the last chunk. A live sequence that
+        ends where all of it was answered has no states in its last chunk.
+        """
 
     @_builtins.property
     def error(self) -> Global___SequenceError:

@@ -81,11 +81,11 @@ def _reduce_blocks(pooling: Pooling, y: Tensor, lengths: np.ndarray) -> Tensor:
 
 def _join_blocks(pooling: Pooling, blocks: Tensor, lengths: np.ndarray) -> Tensor:
     """What `_reduce_blocks` gave -> each sequence's mean, in float64, or maximum [B, width]."""
-    if pooling is Pooling.MAX:
-        return _reduce(pooling, blocks, _block_counts(lengths))
-    # Float32 sums of thousands of blocks would lose the mean's digits.
-    sums = _reduce(pooling, blocks.double(), _block_counts(lengths))
-    return sums / _to_device(lengths, blocks)[:, None]
+    if pooling is Pooling.MEAN:
+        blocks = blocks.double()  # or the sum of thousands of blocks would lose the mean's digits
+    counts = _block_counts(lengths)
+    joined = blocks if len(blocks) == len(counts) else _reduce(pooling, blocks, counts)
+    return joined / _to_device(lengths, joined)[:, None] if pooling is Pooling.MEAN else joined
 
 
 def _block_counts(lengths: np.ndarray) -> np.ndarray:
@@ -93,9 +93,8 @@ def _block_counts(lengths: np.ndarray) -> np.ndarray:
 
 
 def _reduce(pooling: Pooling, rows: Tensor, counts: np.ndarray) -> Tensor:
-    """Each segment of so many rows -> one row; a segment of one is itself."""
-    if len(counts) == len(rows):
-        return rows
+    """Each segment of so many rows -> one row, from its first row on. A sum of zeros is 0.0, also
+    of a single -0.0."""
     lengths = _to_device(counts, rows)
     return torch.segment_reduce(rows, _REDUCTIONS[pooling], lengths=lengths, unsafe=True)
 

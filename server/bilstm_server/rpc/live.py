@@ -12,9 +12,9 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.jobs import Result
+from ..batching.jobs import BatchTiming, Result
 from ..batching.memory import StreamRoom
-from ..batching.sequence import Array, BlockInput
+from ..batching.sequence import Array, BlockInput, SequenceOutput
 from ..errors import Unavailable
 from ..model.config import ModelConfig
 from .deadline import Deadline
@@ -68,6 +68,7 @@ class LiveSequence:
         self._arrived: list[Array] = []
         self._waiting = 0  # steps
         self._ended = False
+        self._closed = False  # the last chunk of the result was sent
         self._error: Exception | None = None
         self._changed = asyncio.Event()
 
@@ -90,16 +91,17 @@ class LiveSequence:
     async def run(self, told: Callable[[BaseException], pb.SequenceError]) -> None:
         """Send each block's result until the sequence has ended; `told` says an error to the
         client."""
-        carried: Any = None
         step = 0
+        result: Result | None = None
         try:
             while (block := await self._next_block(first=step == 0)) is not None:
-                result = await self._compute(block, carried)
-                carried = result.output.carried
+                result = await self._compute(block, result and result.output.carried)
                 self._send(block, result, step)
                 step += block.own
             if self._error is not None:
                 raise self._error
+            if not self._closed and result is not None:
+                self._close(step, result.timing)
         except Unavailable:
             raise
         except Exception as error:
@@ -150,17 +152,22 @@ class LiveSequence:
         return hidden, cell
 
     def _send(self, block: _Block, result: Result, step: int) -> None:
-        last = self._ended and not self._waiting and self._error is None
+        self._closed = self._ended and not self._waiting and self._error is None
         chunk = encoding_chunk(
             self._id,
             result.output,
             self._reply_dtype,
             step,
-            result.timing if last else None,
+            result.timing if self._closed else None,
             block.exact(self._model.config),
         )
         size = block.own * self._step_bytes.held(block.steps.dtype)
-        self._outbox.send(iter([chunk]), partial(self._room.give, size, sequences=1 if last else 0))
+        self._outbox.send(iter([chunk]), partial(self._room.give, size, int(self._closed)))
+
+    def _close(self, step: int, timing: BatchTiming) -> None:
+        """The sequence has ended where all of it was answered: say so in a chunk of no steps."""
+        chunk = encoding_chunk(self._id, SequenceOutput(), self._reply_dtype, step, timing)
+        self._outbox.send(iter([chunk]), partial(self._room.give, 0, sequences=1))
 
     def _let_go(self, steps: int) -> None:
         """Of what waits for its block."""
