@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from bilstm_server.app import App
 from bilstm_server.batching.engine import Engine, StagedBatch
-from bilstm_server.batching.sequence import SequenceOutput
+from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.model.slices import SlicedRun
 from bilstm_server.settings import Settings
+
+G = TypeVar("G", bound="Gated")
 
 HANGS_AFTER_SECONDS = 60
 
@@ -74,12 +79,62 @@ class Gated:
             engine.gate.set()
 
 
+class HeldEngine(GatedEngine):
+    """Slices of long sequences stand still while `held`; whole batches pass between them.
+
+    `slices` are the lengths of the sequences of each slice. `refuses` may raise in its place.
+    """
+
+    def warm_up(self) -> None:
+        self.held = True
+        self.slices: list[list[int]] = []
+        self._lengths: dict[SlicedRun, int] = {}
+        self.refuses: Callable[[Sequence[int]], None] = lambda lengths: None
+        super().warm_up()
+
+    def begin(self, sequence: SequenceInput) -> SlicedRun:
+        run = super().begin(sequence)
+        self._lengths[run] = sequence.tokens
+        return run
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        if self.held:
+            time.sleep(0.001)
+            return
+        lengths = [self._lengths[run] for run in runs]
+        self.refuses(lengths)
+        super().advance(runs, steps)
+        self.slices.append(lengths)
+
+
+class Held(Gated):
+    kind = HeldEngine
+
+    @property
+    def first(self) -> HeldEngine:
+        """Of the first model."""
+        engine = next(iter(self.engines.values()))
+        assert isinstance(engine, HeldEngine)
+        return engine
+
+
 @asynccontextmanager
-async def gated_server(
-    settings: Settings, gated: Gated | None = None
-) -> AsyncIterator[tuple[App, Gated]]:
+async def gated_server(settings: Settings) -> AsyncIterator[tuple[App, Gated]]:
     """A server in the test's own loop, ready, every gate closed until the test opens it."""
-    gated = gated or Gated()
+    async with _server(settings, Gated()) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def held_server(settings: Settings) -> AsyncIterator[tuple[App, Held]]:
+    """The same, its gates open, and slices of long sequences held."""
+    async with _server(settings, Held()) as (app, held):
+        held.open()
+        yield app, held
+
+
+@asynccontextmanager
+async def _server(settings: Settings, gated: G) -> AsyncIterator[tuple[App, G]]:
     async with App(settings, gated) as app:
         await app.load()
         try:

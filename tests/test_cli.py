@@ -334,6 +334,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
         ["--server", "http://localhost:50051"],
         "argument --server: must be HOST:PORT, without http://, got 'http://localhost:50051'",
     ),
+    "nothing in flight": (["--in-flight", "0"], "argument --in-flight: must be 1 or more, got 0"),
     "endless": (["--timeout-seconds", "inf"], "argument --timeout-seconds: timeout_seconds must"),
     "no number": (["--timeout-seconds", "1s"], "argument --timeout-seconds: could not convert"),
 }
@@ -460,7 +461,8 @@ def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFix
     limits_line = (
         f"  limits   {limits.max_sequence_tokens:,} steps in a sequence; "
         f"{limits.max_request_sequences:,} sequences, {limits.max_request_tokens:,} steps and "
-        f"{limits.max_message_bytes:,} bytes in a request"
+        f"{limits.max_message_bytes:,} bytes in a request; {limits.max_stream_sequences:,} "
+        f"sequences and {limits.max_stream_bytes:,} bytes in flight in a stream"
     )
     assert capsys.readouterr().out.splitlines() == [
         "small version 1 (default)",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import RunningServer, settings
-from engines import Gated, GatedEngine, gated_server, until
+from engines import Gated, gated_server, held_server, until
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import given
@@ -29,7 +28,6 @@ from bilstm_server.app import App
 from bilstm_server.batching.engine import Engine, StagedBatch
 from bilstm_server.batching.sequence import SequenceInput
 from bilstm_server.model.config import Output
-from bilstm_server.model.slices import SlicedRun
 
 Array = NDArray[Any]
 WIDTH = 5
@@ -168,39 +166,25 @@ async def test_large_results_come_in_chunks(server: RunningServer, judge: Any) -
     np.testing.assert_array_equal(talk.states(0), judge(x))
 
 
-class HeldEngine(GatedEngine):
-    """Its slices stand still while `held`; whole batches pass between them."""
-
-    held = True
-
-    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
-        if self.held:
-            time.sleep(0.001)
-        else:
-            super().advance(runs, steps)
-
-
-class Held(Gated):
-    kind = HeldEngine
-
-
 @pytest.mark.parametrize("any_order", [False, True])
 async def test_order(model_folder: Path, judge: Any, any_order: bool) -> None:
     """A short sequence does not wait for a long one before it, unless the client wants order."""
-    async with gated_server(settings(model=[("small", model_folder)]), Held()) as (app, gated):
-        gated.open()
-        async with talking(target(app)) as talk, AsyncClient(target(app)) as client:
-            await talk.open(any_order=any_order)
-            await talk.whole(1, sequence(1, LONG))
-            await talk.whole(2, sequence(2, 3))
-            if any_order:
-                await talk.until_answered(2)
-            else:  # the short one is computed, and held back
-                await until(lambda: metric(app, "bilstm_sequences_total", model="small") >= 1)
-            unary = await client.encode(sequence(3, 4))
-            np.testing.assert_array_equal(unary.states, judge(sequence(3, 4)))
-            gated.engines["small"].held = False  # type: ignore[attr-defined]
-            await talk.finish()
+    async with (
+        held_server(settings(model=[("small", model_folder)])) as (app, slices),
+        talking(target(app)) as talk,
+        AsyncClient(target(app)) as client,
+    ):
+        await talk.open(any_order=any_order)
+        await talk.whole(1, sequence(1, LONG))
+        await talk.whole(2, sequence(2, 3))
+        if any_order:
+            await talk.until_answered(2)
+        else:  # the short one is computed, and held back
+            await until(lambda: metric(app, "bilstm_sequences_total", model="small") >= 1)
+        unary = await client.encode(sequence(3, 4))
+        np.testing.assert_array_equal(unary.states, judge(sequence(3, 4)))
+        slices.first.held = False
+        await talk.finish()
     assert talk.order == ([2, 1] if any_order else [1, 2])
     for index, steps in ((1, LONG), (2, 3)):
         np.testing.assert_array_equal(talk.states(index), judge(sequence(index, steps)))
@@ -639,7 +623,8 @@ async def test_one_stream_more_than_there_may_be(model_folder: Path) -> None:
 @pytest.mark.parametrize("steps", [10, LONG])
 async def test_a_client_that_leaves(model_folder: Path, steps: int) -> None:
     """What it has half sent, and what is being computed for it, is dropped and its memory free."""
-    async with gated_server(settings(model=[("small", model_folder)]), Held()) as (app, gated):
+    async with held_server(settings(model=[("small", model_folder)])) as (app, slices):
+        slices.first.gate.clear()
         async with talking(target(app)) as talk:
             await talk.open()
             await talk.whole(0, sequence(0, steps))
@@ -647,7 +632,7 @@ async def test_a_client_that_leaves(model_folder: Path, steps: int) -> None:
             await until(lambda: held(app) == (steps + 10) * STEP_BYTES)
         await until(lambda: metric(app, "bilstm_streams") == 0)
         assert held(app) == 0
-        gated.open()
+        slices.open()
         assert metric(app, "bilstm_dropped_total", model="small", reason="cancelled") == 2
         await until(lambda: not app._batchers or all(b.idle for b in app._batchers))
 

@@ -95,7 +95,7 @@ def test_the_scheme(live_server: RunningServer, judge: nn.LSTM, data: st.DataObj
     with torch.no_grad():
         exact = judge(torch.from_numpy(x))[0].numpy()
     for answer in answers:
-        states = tensors.decode(answer.encoding.states)
+        states: Array = tensors.decode(answer.encoding.states)
         own = exact[answer.first_step : answer.first_step + len(states)]
         assert answer.forward_exact
         assert answer.reverse_exact == (answer.first_step + block + lookahead >= steps)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import Pooling
+from .kernels import rounded
 
 BLOCK_STEPS = 64
 
@@ -25,7 +26,7 @@ def pool(pooling: Pooling, y: Tensor, h_n: Tensor, lengths: np.ndarray) -> Tenso
         return _final(h_n)
     if pooling is Pooling.LAST:
         return y.index_select(0, _to_device(lengths.cumsum() - 1, y))
-    return _join_blocks(pooling, _reduce_blocks(pooling, y, lengths), lengths).to(y.dtype)
+    return rounded(_join_blocks(pooling, _reduce_blocks(pooling, y, lengths), lengths), y.dtype)
 
 
 class SlicedPooling:
@@ -60,7 +61,7 @@ class SlicedPooling:
         if pooling is Pooling.LAST:
             return self._last
         joined = _join_blocks(pooling, self._blocks[pooling], np.array([self._steps]))
-        return joined.to(self._last.dtype)
+        return rounded(joined, self._last.dtype)
 
 
 def _final(h_n: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .bilstm import States
 from .config import Output
 from .encoder import POOLED, Encodings, SequenceEncoder
-from .kernels import Part, RaggedBatch, state_type
+from .kernels import Part, RaggedBatch, rounded, state_type
 from .pooling import BLOCK_STEPS, SlicedPooling
 
 SLICE_UNIT = BLOCK_STEPS  # steps
@@ -72,8 +72,11 @@ class SlicedRun:
         if not self.done:
             raise ValueError("the sequence is not encoded yet")
         h_n, c_n = (
-            torch.cat([states[kind] for layer in self._states for states in layer])
-            .to("cpu", self.encoder.dtype)
+            rounded(
+                torch.cat([states[kind] for layer in self._states for states in layer]),
+                self.encoder.dtype,
+            )
+            .cpu()
             .unsqueeze(1)
             for kind in (0, 1)
         )  # [layers*K, 1, …]

@@ -20,6 +20,7 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
+    rounded,
     state_type,
 )
 from .reference import ReferenceLayer
@@ -69,5 +70,6 @@ __all__ = [
     "RaggedBatch",
     "Results",
     "choose_kernel",
+    "rounded",
     "state_type",
 ]

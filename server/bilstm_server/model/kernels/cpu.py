@@ -27,6 +27,7 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
+    rounded,
 )
 from .reference import ReferenceLayer
 
@@ -203,7 +204,7 @@ class CpuLayer:
                 *(state.data_ptr() + k * state.stride(0) * state.itemsize for state in states),
             )
         self._run(passed)
-        return y, h_n, c_n.to(c_0.dtype)
+        return y, h_n, rounded(c_n, c_0.dtype)
 
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
         """See `Layer`. Raises `MemoryError`."""

@@ -107,6 +107,16 @@ class RaggedBatch:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
+def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converted to a type. Every NaN of half precision has the same bits, while torch's own
+    conversion gives them by where they lie.
+    """
+    converted = numbers.to(dtype)
+    if numbers.dtype == dtype or dtype.itemsize >= torch.float32.itemsize:
+        return converted
+    return converted.masked_fill(converted.isnan(), torch.nan)
+
+
 class KernelUnavailable(Exception):
     """A kernel can't run here; the message says why, and what to do about it."""
 
