@@ -1,0 +1,37 @@
+"""`bilstm-server` whose long sequences cost no computing: what is left is what the wire costs.
+
+    BENCH_CHUNK_BYTES=1048576 python -m benchmarks.wire_server serve …
+
+Their states are zeros. Results are sent in chunks of so many bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from bilstm_server import app
+from bilstm_server.__main__ import main
+from bilstm_server.batching.engine import Engine
+from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.model.config import Output
+from bilstm_server.model.slices import SlicedRun
+from bilstm_server.rpc import outbox
+
+
+class WireEngine(Engine):
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        for run in runs:
+            run.done = True
+
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
+        shape = (sequence.tokens, self.config.encoding_size)
+        return SequenceOutput({Output.STATES: np.zeros(shape, np.float32)})
+
+
+if __name__ == "__main__":
+    vars(app).update(Engine=WireEngine)
+    vars(outbox).update(CHUNK_BYTES=int(os.environ["BENCH_CHUNK_BYTES"]))
+    main()

@@ -1,0 +1,38 @@
+"""Encode sequences without end, as they are made, with the server that `make serve` runs.
+
+python examples/streaming/endless.py [HOST:PORT]
+
+The generator is asked for its next sequence only as fast as the server takes them. To leave the
+loop is to end the stream.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilstm_client import Client
+
+RESULTS = 1_000
+target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
+rng = np.random.default_rng(0)
+
+
+def measurements() -> Iterator[tuple[str, NDArray[np.float64]]]:
+    for number in count():
+        yield f"event {number}", rng.standard_normal((rng.integers(5, 30), 12))
+
+
+with Client(target) as client:
+    labels = client.get_model().labels
+    results = client.encode_stream(measurements(), in_flight=32, outputs=["logits"])
+    for done, (name, encoding) in enumerate(results, start=1):
+        assert encoding.logits is not None
+        if done % 100 == 0:
+            print(f"{name}: {labels[encoding.logits.argmax()]}")
+        if done == RESULTS:
+            break

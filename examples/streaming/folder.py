@@ -1,0 +1,39 @@
+"""Encode every .npy file of a folder, however large, with the server that `make serve` runs.
+
+python examples/streaming/folder.py FOLDER [HOST:PORT]
+
+Neither a file nor its states need fit into memory: files are read as they are sent, and states
+written to FILE.states.npy as they arrive. A file that the server refuses does not stop the others.
+`bilstm encode --stream FOLDER` does the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilstm_client import Client, SequenceFailure
+
+folder = Path(sys.argv[1])
+target = sys.argv[2] if len(sys.argv) > 2 else "localhost:50051"
+
+
+def files() -> Iterator[tuple[Path, Any]]:
+    for path in sorted(folder.glob("*.npy")):
+        if not path.name.endswith(".states.npy"):
+            yield path, np.load(path, mmap_mode="r")
+
+
+with Client(target) as client:
+    results = client.encode_stream(
+        files(), on_error="return", save_states=lambda path: path.with_suffix(".states.npy")
+    )
+    for path, result in results:
+        if isinstance(result, SequenceFailure):
+            print(f"{path.name}: {result}")
+        elif result.states is not None:
+            print(f"{path.name}: {len(result.states)} steps")
