@@ -19,6 +19,7 @@ from bilstm_server.testing import server_process
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STREAMING = ROOT / "examples" / "streaming"
 EXAMPLE = ROOT / "examples" / "japanese_vowels"
 # The commands of this environment, as the README's reader has them after `make`.
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -66,14 +67,46 @@ def test_classify_names_the_speaker() -> None:
     assert printed.startswith("speaker ")
 
 
+def test_a_folder(tmp_path: Path) -> None:
+    """folder.py writes the states of each file, and tells of one that is refused."""
+    for name, shape in (("long", (5_000, 12)), ("short", (3, 12)), ("wide", (3, 13))):
+        np.save(tmp_path / f"{name}.npy", np.zeros(shape, np.float32))
+    with server_process() as server:
+        printed = run(sys.executable, str(STREAMING / "folder.py"), str(tmp_path), server.target)
+    long, short, wide = printed.splitlines()
+    assert (long, short) == ("long.npy: 5000 steps", "short.npy: 3 steps")
+    assert "INVALID_ARGUMENT" in wide
+    assert np.load(tmp_path / "long.states.npy").shape == (5_000, 128)
+    assert not (tmp_path / "wide.states.npy").exists()
+
+
+def test_a_generator_without_end() -> None:
+    """endless.py leaves its loop, and ends."""
+    with server_process() as server:
+        printed = run(sys.executable, str(STREAMING / "endless.py"), server.target)
+    assert len(printed.splitlines()) == 10
+
+
+def test_a_live_stream() -> None:
+    """live.py has a result for each block, the last one exact."""
+    with server_process() as server:
+        printed = run(sys.executable, str(STREAMING / "live.py"), server.target)
+    *blocks, last = printed.splitlines()
+    assert len(blocks) == 9
+    assert all(line.endswith("forward exact True, reverse exact False") for line in blocks)
+    assert last == "steps 180 to 200: forward exact True, reverse exact True"
+
+
 def test_readme_python() -> None:
     """The README's Python runs as it stands, but for the address."""
-    client, operator = blocks("python")
+    client, stream, operator = blocks("python")
     names: dict[str, Any] = {}
     with server_process() as server:
         exec(client.replace("localhost:50051", server.target), names)
+        assert names["encoding"].states.shape == (7, 128)
+        exec(stream.replace("localhost:50051", server.target), names)
     assert isinstance(names["client"], Client)
-    assert names["encoding"].states.shape == (7, 128)
+    assert names["last"].shape == (128,)
     exec(operator, names)
     assert names["y"].shape == (10, 128)
 
@@ -81,13 +114,16 @@ def test_readme_python() -> None:
 def test_readme_shell(tmp_path: Path) -> None:
     """The README's commands for files and for a model of one's own run as they stand, but for
     the address."""
-    _, _, files, own = blocks("sh")
+    _, _, files, streamed, own = blocks("sh")
+    (tmp_path / "recordings").mkdir()
+    np.save(tmp_path / "recordings" / "one.npy", np.zeros((3, 12), np.float32))
     np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
     with server_process() as server:
-        for line in files.strip().splitlines():
+        for line in (files + streamed).strip().splitlines():
             run(*line.split(), "--server", server.target, cwd=tmp_path)
     with np.load(tmp_path / "utterances.encoded.npz") as encoded:
         assert encoded["first.logits"].shape == (9,)
+    assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
     module = torch.nn.Module()
     module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
     module.fc = torch.nn.Linear(10, 2)
