@@ -73,6 +73,8 @@ def _reduce_blocks(pooling: Pooling, y: Tensor, lengths: np.ndarray) -> Tensor:
     after the other, in float32 at least. A sum is taken in the order of steps.
     """
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
+    if lengths.max() <= BLOCK_STEPS:
+        return _reduce(pooling, wide, lengths)
     counts = _block_counts(lengths)
     ends = counts.cumsum()
     steps = np.full(ends[-1], BLOCK_STEPS)
@@ -84,8 +86,8 @@ def _join_blocks(pooling: Pooling, blocks: Tensor, lengths: np.ndarray) -> Tenso
     """What `_reduce_blocks` gave -> each sequence's mean, in float64, or maximum [B, width]."""
     if pooling is Pooling.MEAN:
         blocks = blocks.double()  # or the sum of thousands of blocks would lose the mean's digits
-    counts = _block_counts(lengths)
-    joined = blocks if len(blocks) == len(counts) else _reduce(pooling, blocks, counts)
+    has_one = len(blocks) == len(lengths)
+    joined = blocks if has_one else _reduce(pooling, blocks, _block_counts(lengths))
     return joined / _to_device(lengths, joined)[:, None] if pooling is Pooling.MEAN else joined
 
 

@@ -27,7 +27,6 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
-    rounded,
 )
 from .reference import ReferenceLayer
 
@@ -54,6 +53,7 @@ class _Batch(ctypes.Structure):
         ("y", c_void_p),
         ("y_stride", c_int64),
         *((name, c_void_p) for name in ("h_0", "c_0", "h_n", "c_n")),
+        ("float_cells", c_int64),
     ]
 
 
@@ -187,24 +187,23 @@ class CpuLayer:
         """
         if torch.is_grad_enabled() and any(map(_has_gradient, (x, h_0, c_0))):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
-        x, h_0, cells = x.contiguous(), h_0.contiguous(), c_0.contiguous().float()
-        width = len(self._packed) * self._output
-        y = x.new_empty(batch.tokens, width)
-        h_n, c_n = torch.empty_like(h_0), torch.empty_like(cells)
-        states = (h_0, cells, h_n, c_n)
+        x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
+        sequences, directions = len(batch), len(self._packed)
+        y = x.new_empty(batch.tokens, directions * self._output)
+        h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+        start, addresses = x.data_ptr(), batch.addresses
+        ys, hs, cs, h_ns, c_ns = map(Tensor.data_ptr, (y, h_0, c_0, h_n, c_n))
+        # From one direction to the next: its columns of y, its rows of the states.
+        column = self._output * x.itemsize
+        h_rows, c_rows = sequences * column, sequences * self._hidden * x.itemsize
         passed = _Batches()
-        for k in range(len(self._packed)):
-            # A direction has its columns of y, and its rows of the states.
+        for k in range(directions):
             passed[k] = _Batch(
-                len(batch),
-                *batch.addresses,
-                x.data_ptr(),
-                y.data_ptr() + k * self._output * y.itemsize,
-                width,
-                *(state.data_ptr() + k * state.stride(0) * state.itemsize for state in states),
+                *(sequences, *addresses, start, ys + k * column, directions * self._output),
+                *(hs + k * h_rows, cs + k * c_rows, h_ns + k * h_rows, c_ns + k * c_rows),
             )
         self._run(passed)
-        return y, h_n, rounded(c_n, c_0.dtype)
+        return y, h_n, c_n
 
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
         """See `Layer`. Raises `MemoryError`."""
@@ -221,7 +220,8 @@ class CpuLayer:
             h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
             states = (state.data_ptr() for state in (h_0, c_0, h_n, c_n))
             passed[k] = _Batch(
-                len(batch), *batch.addresses, x.data_ptr(), y.data_ptr(), self._output, *states
+                *(len(batch), *batch.addresses, x.data_ptr(), y.data_ptr(), self._output),
+                *(*states, True),
             )
             results.append((y, h_n, c_n))
             read += (x, h_0, c_0)

@@ -29,7 +29,7 @@ struct Layer {
 };
 
 // What one direction runs over: B sequences with N steps in all, or none. x, y and h are of the
-// layer's type; cells are floats, so that one that is carried on loses nothing.
+// layer's type; so are cells, unless they are carried on and may lose nothing: then floats.
 struct Batch {
   Index sequences;
   const Index* lengths;     // [B], longest first
@@ -39,9 +39,10 @@ struct Batch {
   void* y;                  // [N, output], a row y_stride numbers after the other
   Index y_stride;
   const void* h_0;          // [B, output], in the caller's order
-  const float* c_0;         // [B, hidden]
+  const void* c_0;          // [B, hidden]
   void* h_n;                // as h_0
-  float* c_n;               // as c_0
+  void* c_n;                // as c_0
+  Index float_cells;
 };
 
 // -- memory ---------------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ class Recurrence {
         c_0_(batch.c_0),
         h_n_(static_cast<Number*>(batch.h_n)),
         c_n_(batch.c_n),
+        float_cells_(batch.float_cells != 0),
         input_stride_(round_up(layer.input, Products::kDepthUnit)),
         state_stride_(kSwaps ? round_up(layer.hidden, kLanes)
                              : round_up(layer.output, Products::kDepthUnit)),
@@ -179,7 +181,10 @@ class Recurrence {
       const Index from = positions_[row];
       convert(h_0_ + from * layer_.output, layer_.output, states_ + row * state_stride_);
       float* cells = cells_ + row * unit_stride_;
-      convert(c_0_ + from * layer_.hidden, layer_.hidden, cells);
+      if (float_cells_)
+        convert(static_cast<const float*>(c_0_) + from * layer_.hidden, layer_.hidden, cells);
+      else
+        convert(static_cast<const Number*>(c_0_) + from * layer_.hidden, layer_.hidden, cells);
       std::fill(cells + layer_.hidden, cells + unit_stride_, 0.0f);
     }
   }
@@ -190,7 +195,11 @@ class Recurrence {
       const Number* last = y_ + input_row(row, lengths_[row] - 1) * y_stride_;
       const Index to = positions_[row];
       convert(last, layer_.output, h_n_ + to * layer_.output);
-      convert(cells_ + row * unit_stride_, layer_.hidden, c_n_ + to * layer_.hidden);
+      const float* cells = cells_ + row * unit_stride_;
+      if (float_cells_)
+        convert(cells, layer_.hidden, static_cast<float*>(c_n_) + to * layer_.hidden);
+      else
+        convert(cells, layer_.hidden, static_cast<Number*>(c_n_) + to * layer_.hidden);
     }
   }
 
@@ -292,9 +301,10 @@ class Recurrence {
   Number* const y_;
   const Index y_stride_;
   const Number* const h_0_;
-  const float* const c_0_;
+  const void* const c_0_;
   Number* const h_n_;
-  float* const c_n_;
+  void* const c_n_;
+  const bool float_cells_;
   const Index input_stride_, state_stride_, output_stride_, unit_stride_, sum_rows_;
   Operand* inputs_;           // [sum_rows_, input_stride_]
   Operand* states_;           // h [rows_, state_stride_]

@@ -112,7 +112,7 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     conversion gives them by where they lie.
     """
     converted = numbers.to(dtype)
-    if numbers.dtype == dtype or dtype.itemsize >= torch.float32.itemsize:
+    if converted is numbers or dtype.itemsize >= torch.float32.itemsize:
         return converted
     return converted.masked_fill(converted.isnan(), torch.nan)
 
