@@ -22,7 +22,17 @@ SERVER = "bilstm_server"
 # From the top down: a module may import its own layer and those after it, and the ground.
 LAYERS = tuple(
     f"{SERVER}.{layer}"
-    for layer in ("testing", "__main__", "cli", "app", "rpc", "batching", "model", "model.kernels")
+    for layer in (
+        "testing",
+        "__main__",
+        "cli",
+        "lifecycle",
+        "app",
+        "rpc",
+        "batching",
+        "model",
+        "model.kernels",
+    )
 )
 GROUND = tuple(
     f"{SERVER}.{module}"
@@ -194,7 +204,7 @@ def test_checker_catches_in_a_package() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("bilstm_server.cli", "from .app import serve"),
+        ("bilstm_server.cli", "from .lifecycle import serve"),
         ("bilstm_server.app", "from .rpc.service import EncoderService\nimport grpc"),
         ("bilstm_server.rpc.requests", "from ..model.config import Output"),
         ("bilstm_server.batching.engine", "import torch\nfrom ..errors import OutOfMemory"),

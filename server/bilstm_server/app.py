@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
-import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
-import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
+from bilstm.v1 import encoder_pb2
 
 from .batching.batcher import Batcher
 from .batching.device import Device
@@ -32,6 +27,7 @@ from .rpc.health import HealthService
 from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
+from .rpc.server import SERVICE, listen, make_server
 from .rpc.service import EncoderService
 from .rpc.streams import Streams
 from .rpc.wire import request_decoder
@@ -42,19 +38,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
-_FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
-# Calls that gRPC holds until the event loop comes to them. Beyond its own default, 1,000, it would
-# end some of them as CANCELLED, unseen; here the queue refuses, and says why.
-_PENDING_CALLS = 1_000_000
-
 # Without a call for so long, longer than a client waits before it tries again, none is on its way
 # any more. At the most so long is waited for it.
 _QUIET_SECONDS = 0.25
 _LATE_SECONDS = 5.0
 _REPLY_SECONDS = 0.5  # at the least, for the last replies
-_KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
-_PING_SECONDS = 30  # between a client's own pings, at the least
 
 LoadEngine = Callable[[Path, Settings], Engine]
 
@@ -105,6 +93,13 @@ class App:
             self._tracer,
         )
         self._health = HealthService([SERVICE])
+        self._streams = Streams(
+            self._registry,
+            limits,
+            StreamMemory(self._memory_limits),
+            settings.max_streams,
+            self.metrics,
+        )
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
         self._said: set[str] = set()  # warnings
@@ -144,42 +139,11 @@ class App:
 
     async def _listen(self) -> None:
         settings = self._settings
-        self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=[
-                ("grpc.so_reuseport", 0),  # a second server on the port must fail
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),  # replies are bounded at the door
-                ("grpc.http2.max_frame_size", _FRAME_BYTES),
-                ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
-                ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PING_SECONDS),
-                ("grpc.server.max_pending_requests", _PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
-            ],
+        service = EncoderService(self._registry, self._request_limits, self.metrics, self._streams)
+        self._server = make_server(
+            service, self._health, self._interceptor, settings.max_message_bytes
         )
-        limits = self._request_limits
-        self._streams = Streams(
-            self._registry,
-            limits,
-            StreamMemory(self._memory_limits),
-            settings.max_streams,
-            self.metrics,
-        )
-        service = EncoderService(self._registry, limits, self.metrics, self._streams)
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"{host}:{settings.port}"
-        try:
-            _probe(settings.host, settings.port)
-            self.port = self._server.add_insecure_port(address)
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ListenError(f"can't serve gRPC on {address} (--port): {reason}") from error
-        await self._server.start()
+        self.port = await listen(self._server, settings.host, settings.port)
 
     async def load(self) -> None:
         """Load and warm every model, then be ready. Raises `ModelError`."""
@@ -310,53 +274,3 @@ class App:
             max_whole_tokens=settings.max_whole_tokens,
             slice_seconds=settings.slice_seconds,
         )
-
-
-def _probe(host: str, port: int) -> None:
-    """Raise `OSError` if the address can't be listened on; gRPC itself would say so on standard
-    error in words of its own."""
-    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server((host, port), family=family).close()
-
-
-async def serve(settings: Settings) -> bool:
-    """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait.
-
-    Returns whether all that was accepted is done. Raises `ListenError` or `ModelError` if it
-    can't start.
-    """
-    signals: asyncio.Queue[str] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number.name)
-    async with App(settings) as app:
-        log.info(
-            "listening",
-            host=settings.host,
-            port=app.port,
-            metrics_port=app.metrics_port,
-            tracing_endpoint=settings.tracing_endpoint or None,
-        )
-        await _first(_start(app), signals.get())
-        log.info("draining")
-        if await _first(app.drain(), signals.get()):
-            log.info("drained")
-            return True
-        log.warning("stopped before it was drained")
-        return False
-
-
-async def _start(app: App) -> NoReturn:
-    await app.load()
-    log.info("ready")
-    await app.failed()
-
-
-async def _first(work: Coroutine[Any, Any, bool], stop: Coroutine[Any, Any, str]) -> bool:
-    """Run both until one ends, and cancel the other; `work`'s result, or False if it was `stop`."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop)
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    working.cancel()
-    stopping.cancel()
-    await asyncio.wait({working, stopping})
-    return False if working.cancelled() else working.result()

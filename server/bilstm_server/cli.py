@@ -16,8 +16,8 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
-from .app import serve
 from .errors import StartError, first_problem
+from .lifecycle import serve
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint, lookahead
 from .model.kernels.cpu import compile_fastest

@@ -21,8 +21,8 @@ from .deadline import Deadline
 from .outbox import Outbox
 from .registry import ServedModel
 from .replies import encoding_chunk, error_chunk
-from .requests import LiveOptions, StreamOptions
 from .sizes import StepBytes
+from .stream_requests import LiveOptions, StreamOptions
 
 State = tuple[Array, Array]
 

@@ -50,8 +50,8 @@ def parse_encode_request(
     request: pb.EncodeRequest, config: ModelConfig, limits: RequestLimits
 ) -> ParsedRequest:
     """Raises `InvalidInput`, naming the first field that is not what it must be."""
-    reply_dtype = _reply_dtype(request.output_data_type, "output_data_type")
-    outputs = _outputs(request.outputs, "outputs", config)
+    reply_dtype = parse_reply_dtype(request.output_data_type, "output_data_type")
+    outputs = parse_outputs(request.outputs, "outputs", config)
     count = len(request.sequences)
     if not 1 <= count <= limits.max_request_sequences:
         raise InvalidInput(
@@ -74,79 +74,10 @@ def parse_encode_request(
     return ParsedRequest(_sequences(request, outputs, config), reply_dtype)
 
 
-# -- streams --------------------------------------------------------------------------------------
+# -- what streams check, too ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LiveOptions:
-    block_steps: int
-    lookahead_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    outputs: frozenset[Output]
-    reply_dtype: np.dtype[np.generic]
-    any_order: bool
-    live: LiveOptions | None
-
-
-def parse_stream_options(
-    options: pb.StreamOptions, config: ModelConfig, limits: RequestLimits
-) -> StreamOptions:
-    """Raises `InvalidInput`, naming the first field that is not what it must be."""
-    reply_dtype = _reply_dtype(options.output_data_type, "options.output_data_type")
-    outputs = _outputs(options.outputs, "options.outputs", config)
-    live = None
-    if options.HasField("live"):
-        live = _live_options(options.live, limits)
-        if outputs != {Output.STATES}:
-            raise InvalidInput("options.outputs", "must be OUTPUT_STATES in a live stream")
-    return StreamOptions(outputs, reply_dtype, options.any_order, live)
-
-
-def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
-    if live.block_steps < 1:
-        raise InvalidInput(
-            "options.live.block_steps", f"must be at least 1, got {live.block_steps}"
-        )
-    if live.lookahead_steps < 0:
-        raise InvalidInput(
-            "options.live.lookahead_steps", f"must not be negative, got {live.lookahead_steps}"
-        )
-    most, steps = limits.max_sequence_tokens, live.block_steps + live.lookahead_steps
-    if steps > most:
-        raise InvalidInput(
-            "options.live", f"a block and its look-ahead must be at most {most} steps, got {steps}"
-        )
-    return LiveOptions(live.block_steps, live.lookahead_steps)
-
-
-def parse_steps(chunk: pb.SequenceChunk, config: ModelConfig) -> Array | None:
-    """A chunk's steps, [t, D] or [t], over the message's bytes; None if it has none.
-
-    Raises `InvalidInput`."""
-    if not chunk.HasField("steps"):
-        return None
-    _check_steps(chunk.steps, "steps", config)
-    steps = _decode(chunk.steps, "steps")
-    if not len(steps):
-        return None
-    _check_ids(steps, "steps.data", config)
-    return steps
-
-
-def parse_initial_state(chunk: pb.SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
-    """Of the sequence that the chunk begins. Raises `InvalidInput`."""
-    if not chunk.HasField("initial_state"):
-        return None
-    return _state(chunk.initial_state, "initial_state", config)
-
-
-# -- both -----------------------------------------------------------------------------------------
-
-
-def _outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozenset[Output]:
+def parse_outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozenset[Output]:
     if len(numbers) > len(OUTPUTS):
         raise InvalidInput(field, f"must be at most {len(OUTPUTS)} outputs, got {len(numbers)}")
     for index, number in enumerate(numbers):
@@ -158,7 +89,7 @@ def _outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozens
     return frozenset(OUTPUTS[number] for number in numbers) or frozenset({Output.STATES})
 
 
-def _reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
+def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
     data_type = data_type or pb.DATA_TYPE_FLOAT32
     if data_type not in tensors.FLOATS:
         raise InvalidInput(field, f"must be {_float_names()}, got {data_type}")
@@ -169,7 +100,7 @@ def _check_sequence(
     sequence: pb.Tensor, field: str, config: ModelConfig, limits: RequestLimits
 ) -> int:
     """Type and shape of one sequence. Returns its steps."""
-    steps = _check_steps(sequence, field, config)
+    steps = check_steps(sequence, field, config)
     if not 1 <= steps <= limits.max_sequence_tokens:
         raise InvalidInput(
             f"{field}.shape", f"must have 1 to {limits.max_sequence_tokens} steps, got {steps}"
@@ -177,7 +108,7 @@ def _check_sequence(
     return steps
 
 
-def _check_steps(steps: pb.Tensor, field: str, config: ModelConfig) -> int:
+def check_steps(steps: pb.Tensor, field: str, config: ModelConfig) -> int:
     """Type and shape of a sequence, or of a part of it. Returns its steps."""
     rank = len(steps.shape)
     if config.embedding:
@@ -194,7 +125,7 @@ def _check_steps(steps: pb.Tensor, field: str, config: ModelConfig) -> int:
     return steps.shape[0]
 
 
-def _check_ids(steps: Array, field: str, config: ModelConfig) -> None:
+def check_ids(steps: Array, field: str, config: ModelConfig) -> None:
     if config.embedding and not (
         steps.min() >= 0 and steps.max() < config.embedding.num_embeddings
     ):
@@ -246,16 +177,16 @@ def _sequences(
 ) -> list[SequenceInput]:
     sequences = []
     for index, message in enumerate(request.sequences):
-        steps = _decode(message, f"sequences[{index}]")
-        _check_ids(steps, f"sequences[{index}].data", config)
+        steps = decode(message, f"sequences[{index}]")
+        check_ids(steps, f"sequences[{index}].data", config)
         state = None
         if request.initial_states:
-            state = _state(request.initial_states[index], f"initial_states[{index}]", config)
+            state = parse_state(request.initial_states[index], f"initial_states[{index}]", config)
         sequences.append(SequenceInput(steps, outputs, state))
     return sequences
 
 
-def _state(state: pb.State, field: str, config: ModelConfig) -> tuple[Array, Array]:
+def parse_state(state: pb.State, field: str, config: ModelConfig) -> tuple[Array, Array]:
     rows = config.state_rows
     parts = []
     for name, message, width in (
@@ -264,7 +195,7 @@ def _state(state: pb.State, field: str, config: ModelConfig) -> tuple[Array, Arr
     ):
         _check_type(message, f"{field}.{name}", tensors.FLOATS, _float_names())
         _check_shape(message.shape, (rows, width), f"{field}.{name}.shape")
-        parts.append(_decode(message, f"{field}.{name}"))
+        parts.append(decode(message, f"{field}.{name}"))
     return parts[0], parts[1]
 
 
@@ -273,7 +204,7 @@ def _check_shape(shape: Sequence[int], expected: tuple[int, ...], field: str) ->
         raise InvalidInput(field, f"must be {list(expected)}, got {list(shape[:8])}")
 
 
-def _decode(message: pb.Tensor, field: str) -> Array:
+def decode(message: pb.Tensor, field: str) -> Array:
     try:
         return tensors.decode(message)
     except tensors.TensorError as error:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..model.config import Output
 from .registry import ServedModel
-from .requests import StreamOptions
+from .stream_requests import StreamOptions
 
 
 class StepBytes:

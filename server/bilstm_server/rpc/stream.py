@@ -26,9 +26,10 @@ from .live import LiveSequence
 from .outbox import Answer, Outbox, result_chunks
 from .registry import ServedModel
 from .replies import error_chunk, stream_opened
-from .requests import RequestLimits, StreamOptions, parse_initial_state, parse_steps
+from .requests import RequestLimits
 from .sizes import StepBytes
 from .status import drop_reason, internal_sequence_error, sequence_error
+from .stream_requests import StreamOptions, parse_initial_state, parse_steps
 
 _RETRY_SECONDS = 1.0  # a guess: until a client has completed some of what it has half sent
 # For so long a client that leaves looks like one that has ended its side of the stream.

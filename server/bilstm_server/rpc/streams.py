@@ -13,9 +13,10 @@ from ..errors import InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
 from .internal import Context
 from .registry import ModelRegistry
-from .requests import RequestLimits, parse_stream_options
+from .requests import RequestLimits
 from .status import drop_reason
 from .stream import Stream
+from .stream_requests import parse_stream_options
 
 _RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
 

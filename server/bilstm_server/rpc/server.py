@@ -1,0 +1,74 @@
+"""The gRPC server: its options, its services, and its address."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
+
+from ..errors import ListenError
+from .health import HealthService
+from .interceptors import RpcInterceptor
+from .service import EncoderService
+
+SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+_FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
+# Calls that gRPC holds until the event loop comes to them. Beyond its own default, 1,000, it would
+# end some of them as CANCELLED, unseen; here the queue refuses, and says why.
+_PENDING_CALLS = 1_000_000
+_KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
+_PING_SECONDS = 30  # between a client's own pings, at the least
+
+
+def make_server(
+    service: EncoderService,
+    health_service: HealthService,
+    interceptor: RpcInterceptor,
+    max_message_bytes: int,
+) -> grpc.aio.Server:
+    """A server with all services, reflection included, that does not listen yet."""
+    server = grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.so_reuseport", 0),  # a second server on the port must fail
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),  # replies are bounded at the door
+            ("grpc.http2.max_frame_size", _FRAME_BYTES),
+            ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PING_SECONDS),
+            ("grpc.server.max_pending_requests", _PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+        ],
+    )
+    registered: Any = server
+    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, registered)
+    reflection.enable_server_reflection(
+        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), registered
+    )
+    return server
+
+
+async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Start it there. Returns the port, if that was 0. Raises `ListenError`."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        _probe(host, port)
+        port = server.add_insecure_port(address)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"can't serve gRPC on {address} (--port): {reason}") from error
+    await server.start()
+    return port
+
+
+def _probe(host: str, port: int) -> None:
+    """Raise `OSError` if the address can't be listened on; gRPC itself would say so on standard
+    error in words of its own."""
+    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server((host, port), family=family).close()

@@ -1,0 +1,88 @@
+"""A stream's messages -> what the batcher takes: every field checked. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from ..batching.sequence import Array
+from ..errors import InvalidInput
+from ..model.config import ModelConfig, Output
+from .requests import (
+    RequestLimits,
+    check_ids,
+    check_steps,
+    decode,
+    parse_outputs,
+    parse_reply_dtype,
+    parse_state,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    block_steps: int
+    lookahead_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    outputs: frozenset[Output]
+    reply_dtype: np.dtype[np.generic]
+    any_order: bool
+    live: LiveOptions | None
+
+
+def parse_stream_options(
+    options: pb.StreamOptions, config: ModelConfig, limits: RequestLimits
+) -> StreamOptions:
+    """Raises `InvalidInput`, naming the first field that is not what it must be."""
+    reply_dtype = parse_reply_dtype(options.output_data_type, "options.output_data_type")
+    outputs = parse_outputs(options.outputs, "options.outputs", config)
+    live = None
+    if options.HasField("live"):
+        live = _live_options(options.live, limits)
+        if outputs != {Output.STATES}:
+            raise InvalidInput("options.outputs", "must be OUTPUT_STATES in a live stream")
+    return StreamOptions(outputs, reply_dtype, options.any_order, live)
+
+
+def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
+    if live.block_steps < 1:
+        raise InvalidInput(
+            "options.live.block_steps", f"must be at least 1, got {live.block_steps}"
+        )
+    if live.lookahead_steps < 0:
+        raise InvalidInput(
+            "options.live.lookahead_steps", f"must not be negative, got {live.lookahead_steps}"
+        )
+    most, steps = limits.max_sequence_tokens, live.block_steps + live.lookahead_steps
+    if steps > most:
+        raise InvalidInput(
+            "options.live", f"a block and its look-ahead must be at most {most} steps, got {steps}"
+        )
+    return LiveOptions(live.block_steps, live.lookahead_steps)
+
+
+def parse_steps(chunk: pb.SequenceChunk, config: ModelConfig) -> Array | None:
+    """A chunk's steps, [t, D] or [t], over the message's bytes; None if it has none.
+
+    Raises `InvalidInput`."""
+    if not chunk.HasField("steps"):
+        return None
+    check_steps(chunk.steps, "steps", config)
+    steps = decode(chunk.steps, "steps")
+    if not len(steps):
+        return None
+    check_ids(steps, "steps.data", config)
+    return steps
+
+
+def parse_initial_state(chunk: pb.SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
+    """Of the sequence that the chunk begins. Raises `InvalidInput`."""
+    if not chunk.HasField("initial_state"):
+        return None
+    return parse_state(chunk.initial_state, "initial_state", config)
