@@ -10,33 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import Overloaded, Unavailable
 from ..metrics import ModelMetrics
+from .computing import ComputeEngine, Computing
 from .device import Device
 from .engine import StagedBatch
-from .jobs import BatchTiming, Job, Result
+from .jobs import Job, Result
 from .queue import BatchQueue, QueueLimits
-from .sequence import Input, SequenceInput, SequenceOutput
+from .sequence import Input, SequenceInput
 from .slices import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
-    from ..tracing import BatchTrace, RequestTrace, Tracer
+    from ..tracing import RequestTrace, Tracer
 
 _RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes again
-_GUESSED_SECONDS = 0.5  # for a batch, until there was one
 
 
-class BatchEngine(SliceEngine, Protocol):
+class BatchEngine(ComputeEngine, SliceEngine, Protocol):
     """What the batcher asks of `Engine`. Called from worker threads."""
 
-    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]: ...
     def stage(self, sequences: Sequence[Input]) -> StagedBatch: ...
-    def compute(self, staged: StagedBatch) -> list[SequenceOutput]: ...
 
 
 class Batcher:
@@ -50,10 +46,8 @@ class Batcher:
         metrics: ModelMetrics,
         tracer: Tracer | None = None,
     ):
-        self._tracer = tracer
         self._engine = engine
         self._device = device
-        self._metrics = metrics
         self._limits = limits
         self._queue: BatchQueue[Job] = BatchQueue(limits)
         self._long = SliceLane(
@@ -63,10 +57,8 @@ class Batcher:
         self._room = asyncio.Event()  # a batch was closed: there may be room for streams
         self._callers = 0  # that wait for their results
         self._draining = False
-        self._again: deque[list[Job]] = deque()  # parts of batches that failed
+        self._computing = Computing(engine, device, metrics, tracer)
         self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
-        self._seconds = _GUESSED_SECONDS  # that the last batch took
-        self._seconds_per_token = 0.0
         metrics.watch_queue(
             lambda: len(self._queue), lambda: self._queue.tokens, limits.max_queue_tokens
         )
@@ -163,7 +155,8 @@ class Batcher:
 
     def _seconds_of_queue(self) -> float:
         """About how long what waits will take, and one batch at least."""
-        return max(self._queue.tokens * self._seconds_per_token, self._seconds, _RETRY_SECONDS)
+        seconds = self._queue.tokens * self._computing.seconds_per_token
+        return max(seconds, self._computing.seconds, _RETRY_SECONDS)
 
     @property
     def idle(self) -> bool:
@@ -186,7 +179,7 @@ class Batcher:
 
     def _is_due(self) -> bool:
         """Whether a batch may be closed now."""
-        if self._again or self._ahead is not None:
+        if self._computing.again or self._ahead is not None:
             return True
         due_at = self._queue.due_at()
         if due_at is None:
@@ -210,14 +203,15 @@ class Batcher:
 
     async def _next_batch(self) -> float:
         """Compute one; returns the seconds that it took."""
-        if self._again:
-            jobs, staged = self._living(self._again.popleft()), None
+        if self._computing.again:
+            jobs, staged = self._living(self._computing.again.popleft()), None
         else:
             jobs, staged = await self._staged_ahead()
             jobs = jobs or self._take()
         if not jobs:
             return 0.0
-        return await self._compute(jobs, staged)
+        self._stage_ahead()
+        return await self._computing.compute(jobs, staged)
 
     def _take(self) -> list[Job]:
         """Close a batch: whoever waits first, less the dead."""
@@ -258,56 +252,3 @@ class Batcher:
     def _living(self, jobs: Sequence[Job]) -> list[Job]:
         now = asyncio.get_running_loop().time()
         return [job for job in jobs if job.lives(now)]
-
-    async def _compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
-        """Compute one batch and settle its jobs; returns the seconds that it took."""
-        loop = asyncio.get_running_loop()
-        started_at = loop.time()
-        running = loop.run_in_executor(
-            self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
-        )
-        self._stage_ahead()
-        tokens = sum(job.tokens for job in jobs)
-        trace: BatchTrace | None = None
-        if self._tracer is not None:
-            trace = self._tracer.batch([job.trace for job in jobs], started_at, tokens)
-        try:
-            outputs, seconds = await running
-        except Exception as error:
-            if trace is not None:
-                trace.end(loop.time(), type(error).__name__)
-            self._fail(jobs, error)
-            # The error's traceback has this frame and the engine's. It must not be reached from
-            # here too: what the engine had allocated would stay while the halves are computed.
-            del running, staged, jobs
-            return 0.0
-        if trace is not None:
-            trace.end(started_at + seconds)
-        queued = [started_at - job.admitted_at for job in jobs]
-        self._seconds = seconds
-        self._seconds_per_token = seconds / tokens
-        self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
-        for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
-            job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
-        return seconds
-
-    def _fail(self, jobs: list[Job], error: Exception) -> None:
-        """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
-
-        The halves are batches like others: models that share the device have their turns between.
-        """
-        if len(jobs) == 1:
-            jobs[0].settle(error)
-            return
-        middle = len(jobs) // 2
-        self._again.extendleft((jobs[middle:], jobs[:middle]))
-
-    def _run(
-        self, sequences: list[Input], staged: StagedBatch | None
-    ) -> tuple[list[SequenceOutput], float]:
-        """In the compute thread: the outputs, and the seconds they took."""
-        started_at = time.perf_counter()
-        outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
-        if len(outputs) != len(sequences):
-            raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
-        return outputs, time.perf_counter() - started_at

@@ -1,0 +1,96 @@
+"""`Computing`: one batch on the device, its jobs settled; what fails is computed in halves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..metrics import ModelMetrics
+from .device import Device
+from .engine import StagedBatch
+from .jobs import BatchTiming, Job, Result
+from .sequence import Input, SequenceOutput
+
+if TYPE_CHECKING:
+    from ..tracing import BatchTrace, Tracer
+
+_GUESSED_SECONDS = 0.5  # for a batch, until there was one
+
+
+class ComputeEngine(Protocol):
+    """What it asks of `Engine`. Called from the compute thread."""
+
+    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]: ...
+    def compute(self, staged: StagedBatch) -> list[SequenceOutput]: ...
+
+
+class Computing:
+    def __init__(
+        self,
+        engine: ComputeEngine,
+        device: Device,
+        metrics: ModelMetrics,
+        tracer: Tracer | None,
+    ):
+        self._engine = engine
+        self._device = device
+        self._metrics = metrics
+        self._tracer = tracer
+        self.again: deque[list[Job]] = deque()  # halves of batches that failed
+        self.seconds = _GUESSED_SECONDS  # that the last batch took
+        self.seconds_per_token = 0.0
+
+    async def compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
+        """Compute one batch and settle its jobs; returns the seconds that it took."""
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        running = loop.run_in_executor(
+            self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
+        )
+        tokens = sum(job.tokens for job in jobs)
+        trace: BatchTrace | None = None
+        if self._tracer is not None:
+            trace = self._tracer.batch([job.trace for job in jobs], started_at, tokens)
+        try:
+            outputs, seconds = await running
+        except Exception as error:
+            if trace is not None:
+                trace.end(loop.time(), type(error).__name__)
+            self._fail(jobs, error)
+            # The error's traceback has this frame and the engine's. It must not be reached from
+            # here too: what the engine had allocated would stay while the halves are computed.
+            del running, staged, jobs
+            return 0.0
+        if trace is not None:
+            trace.end(started_at + seconds)
+        queued = [started_at - job.admitted_at for job in jobs]
+        self.seconds = seconds
+        self.seconds_per_token = seconds / tokens
+        self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
+        for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
+            job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+        return seconds
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
+
+        The halves are batches like others: models that share the device have their turns between.
+        """
+        if len(jobs) == 1:
+            jobs[0].settle(error)
+            return
+        middle = len(jobs) // 2
+        self.again.extendleft((jobs[middle:], jobs[:middle]))
+
+    def _run(
+        self, sequences: list[Input], staged: StagedBatch | None
+    ) -> tuple[list[SequenceOutput], float]:
+        """In the compute thread: the outputs, and the seconds they took."""
+        started_at = time.perf_counter()
+        outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
+        if len(outputs) != len(sequences):
+            raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
+        return outputs, time.perf_counter() - started_at
