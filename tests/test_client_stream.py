@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, assert_type, cast
@@ -35,10 +36,13 @@ from bilstm_client import (
     AsyncClient,
     Cancelled,
     Client,
+    DeadlineExceeded,
+    EncoderError,
     EncodingChunk,
     InvalidInput,
     Live,
     ModelNotFound,
+    Overloaded,
     ServerError,
     Unavailable,
     _stream_options,
@@ -47,7 +51,7 @@ from bilstm_client._base import CHANNEL_OPTIONS
 from bilstm_client._entries import entry_of
 from bilstm_client._sending import CHUNK_BYTES, Sending
 from bilstm_client._stream_options import Patience
-from bilstm_client.errors import SequenceFailure
+from bilstm_client.errors import SequenceFailure, sequence_error
 from bilstm_client.types import Array, Encoding
 
 CANCELLED, UNAVAILABLE = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE
@@ -403,6 +407,26 @@ def test_each_is_sent_as_soon_as_it_is_pulled(client: Streams) -> None:
     assert count == len(SEQUENCES)
 
 
+def test_chunks_keep_nobody_waiting(client: Streams) -> None:
+    """What came before a sequence in chunks is sent before these are asked for, and each chunk
+    before the next."""
+    seen = threading.Event()
+
+    def chunks() -> Iterator[Array]:
+        assert seen.wait(HANGS_AFTER_SECONDS)
+        yield X
+
+    async def async_chunks() -> AsyncIterator[Array]:
+        assert await asyncio.to_thread(seen.wait, HANGS_AFTER_SECONDS)
+        yield X
+
+    given: Any = chunks() if isinstance(client, Client) else async_chunks()
+    results = client.encode_stream([X, given])
+    first = next(results)
+    seen.set()
+    assert_states(next(results), first.states)
+
+
 def test_a_refusal_is_told_as_soon(client: Streams) -> None:
     """So it is with what the client itself refuses."""
     told = threading.Event()
@@ -470,6 +494,23 @@ def test_a_large_array_is_converted_in_pieces() -> None:
     pieces = requests_of(x)
     assert len(pieces) >= 10
     assert max(map(len, pieces)) < CHUNK_BYTES + 1000
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i4", "i8", "f8"])
+def test_pieces_are_cut_as_they_are_sent(dtype: str) -> None:
+    """However few bytes an element has in memory, a request has no more than it should."""
+    for shape in ((2_000_000,), (400_000, INPUT_SIZE)):
+        assert max(map(len, requests_of(np.ones(shape, dtype)))) < CHUNK_BYTES + 1000
+
+
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_memory_maps_keep_what_was_written(mode: Any, tmp_path: Path) -> None:
+    """Pages are given back, and nothing that was written to them before is lost."""
+    x = mapped(np.zeros((1_000_000, INPUT_SIZE), "f4"), tmp_path, mode)
+    x[::1000] = 7
+    (first, *_) = requests_of(x[5:], x)
+    assert tensors.decode(pb.EncodeStreamRequest.FromString(first).chunks[0].steps)[995, 0] == 7
+    np.testing.assert_array_equal(x[::1000], 7)
 
 
 def test_options_on_the_wire(faked: Streams, fake: FakeServer) -> None:
@@ -577,17 +618,64 @@ def test_refused_in_the_middle(case: str, client: Streams) -> None:
     assert_states(results[2], states_of(results[0]))
 
 
-def test_refusals_do_not_add_up(connect: Connect, model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda: iter([WRONG, X, X]), lambda: np.broadcast_to(np.float32(1), (500_000, 4))],
+    ids=["chunks", "array"],
+)
+def test_refusals_do_not_add_up(
+    wrong: Callable[[], Any], connect: Connect, model_folder: Path
+) -> None:
     """A server that keeps few sequences takes any number that it refuses half way."""
     running = RunningServer(settings(model=[("small", model_folder)], max_stream_sequences=4))
     try:
-        source = (iter([WRONG, X, X]) for _ in range(30))
+        source = (wrong() for _ in range(12))
         client = connect(running.target)
         results = list(client.encode_stream(source, on_error="return"))
         client.close()
     finally:
         running.close()
-    assert [type(result) for result in results] == [InvalidInput] * 30
+    assert [type(result) for result in results] == [InvalidInput] * 12
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (grpc.StatusCode.UNAVAILABLE, Unavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, ServerError),
+        (None, ServerError),
+    ],
+)
+def test_kinds_of_errors(code: grpc.StatusCode | None, kind: type[EncoderError]) -> None:
+    """A sequence's error is what a call would have raised."""
+    number = 99 if code is None else code.value[0]
+    message = pb.SequenceError(code=number, message="because", error_id="e1")
+    error = sequence_error(message, 3)
+    assert type(error) is kind
+    assert error.code is (code or grpc.StatusCode.UNKNOWN)
+    assert "because" in str(error)
+    if isinstance(error, ServerError):
+        assert error.error_id == "e1"
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("steps", "sequences[3]"),
+        ("steps.shape", "sequences[3].shape"),
+        ("initial_state.cell.data", "initial_states[3].cell.data"),
+        ("last", "sequences[3]"),
+    ],
+)
+def test_fields_of_errors(field: str, named: str) -> None:
+    """The field at fault is named as the caller knows it."""
+    error = sequence_error(pb.SequenceError(code=3, field=field, expected="must be so"), 3)
+    assert isinstance(error, InvalidInput)
+    assert (error.field, error.expected) == (named, "must be so")
+    assert str(error) == f"INVALID_ARGUMENT: {named}: must be so"
 
 
 def test_error_of_the_stream(client: Streams) -> None:
@@ -618,7 +706,8 @@ def test_source_that_raises(
     where: str, on_error: Any, faked: Streams, fake: FakeServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An exception of the source's own ends the stream, and is raised as it is."""
-    error = SourceError("mine")
+    error, cause = SourceError("mine"), ValueError("its cause")
+    error.__cause__ = cause
 
     def chunks() -> Iterator[Array]:
         yield X
@@ -639,6 +728,8 @@ def test_source_that_raises(
     with pytest.raises(SourceError) as caught:
         list(faked.encode_stream(given, on_error=on_error))
     assert caught.value is error
+    assert error.__cause__ is cause
+    assert not isinstance(error.__context__, grpc.RpcError | EncoderError)
     ended(fake)
     assert capfd.readouterr() == ("", "")
 
@@ -655,20 +746,16 @@ def source_threads() -> set[threading.Thread]:
 
 def test_break(faked: Streams, fake: FakeServer, capfd: pytest.CaptureFixture[str]) -> None:
     """To leave the loop cancels the call, and leaves nothing behind."""
-    before = threading.active_count() if isinstance(faked, Client) else None
     results = faked.encode_stream((sequence(3, i) for i in range(10**9)), in_flight=3)
     for _ in results:
         break
     results.close()
+    for thread in source_threads():  # it may just be in the source
+        thread.join(HANGS_AFTER_SECONDS)
     assert source_threads() == set()
     ended(fake)
     if isinstance(faked, AwaitedStreams):
         assert own_tasks(faked) == set()
-    else:
-        for thread in threading.enumerate():
-            if "consume_request_iterator" in thread.name:
-                thread.join(HANGS_AFTER_SECONDS)
-        assert before is not None
     assert capfd.readouterr() == ("", "")
 
 
@@ -908,6 +995,40 @@ def test_other_end(faked: Streams, fake: FakeServer) -> None:
     assert len(fake.calls) == 1
 
 
+@pytest.mark.usefixtures("_quick")
+def test_server_that_gets_nowhere(faked: Streams, fake: FakeServer) -> None:
+    """A server that is lost again whenever it has begun is given up, too."""
+    fake.breaks = [Break(replies=1)] * 10_000
+    with pytest.raises(Unavailable, match="as the script says"):
+        list(faked.encode_stream([X], timeout_seconds=0.1))
+
+
+def test_restarted_server(connect: Connect, model_folder: Path) -> None:
+    """A server that drains answers what it has, and its successor the rest."""
+    running = RunningServer(settings(model=[("small", model_folder)]))
+    client = connect(running.target)
+    expected = [client.encode(x).states for x in SEQUENCES]
+    results = client.encode_stream(itertools.cycle(enumerate(SEQUENCES)), in_flight=16)
+
+    def restart(running: RunningServer) -> RunningServer:
+        running.close()
+        return RunningServer(settings(model=[("small", model_folder)], port=running.app.port))
+
+    received = list[int]()
+    with ThreadPoolExecutor() as pool:
+        for _ in range(2):
+            restarted = pool.submit(restart, running)
+            while not restarted.done() or len(received) % 100:
+                index, encoding = next(results)
+                assert_states(encoding, expected[index])
+                received.append(index)
+            running = restarted.result()
+    results.close()
+    client.close()
+    running.close()
+    assert received == [i % len(SEQUENCES) for i in range(len(received))]
+
+
 def test_patience() -> None:
     """Pauses double up to two seconds until the time without progress is over."""
     patience = Patience(10.0)
@@ -918,6 +1039,10 @@ def test_patience() -> None:
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, 0.9])
     patience.progressed()
     assert patience.pause(now) == 0.1
+    patience.connected(now + 2)
+    assert patience.pause(now + 11) is None  # it was there, but not for long
+    patience.connected(now + 12)
+    assert patience.pause(now + 22) == 0.1  # for long
 
 
 # -- states in files --------------------------------------------------------------------------
@@ -1066,7 +1191,21 @@ def test_live(faked: Streams, fake: FakeServer) -> None:
     rest = list(chunks)
     assert [chunk.first_step for chunk in rest] == [3, 6, 8]
     assert [chunk.last for chunk in rest] == [False, False, True]
+    assert np.concatenate([cast(Array, chunk.states) for chunk in rest]).shape == (5, INPUT_SIZE)
     assert [len(request.chunks) for request in fake.calls[0].requests] == [1] * 5
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_live_of_the_real_server(lookahead: int, client: Streams) -> None:
+    """A live stream's parts, joined, are as long as what was sent; each is told if it is exact."""
+    (encoding,) = client.encode_stream([X])
+    source = [("mic", Chunks(*np.split(X, 7)))]
+    live = Live(block_steps=3, lookahead_steps=lookahead)
+    chunks = list(client.encode_chunks(source, live=live))
+    joined = np.concatenate([cast(Array, chunk.states) for chunk in chunks])
+    assert joined.shape == states_of(encoding).shape
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert not chunks[0].reverse_exact
 
 
 @pytest.mark.usefixtures("_quick")

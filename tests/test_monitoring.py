@@ -35,7 +35,7 @@ RULES = RECORDED | ALERTS
 PANEL_EXPRESSIONS = list(monitoring.dashboard_expressions())
 PANELS = {panel["title"]: panel for panel in monitoring.panels()}
 WIDTH = 12  # of the shipped model's input
-TOKENS = 64  # in a full batch, and in a full queue
+TOKENS = 64  # in a full batch, and in a full queue; so many in one sequence are long
 
 # -- what the files say -----------------------------------------------------------------------
 
@@ -211,7 +211,8 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
 
 
 def send_traffic(client: Client) -> None:
-    """Requests that are encoded, one that is wrong, and more at once than the queue holds."""
+    """Requests that are encoded, one that is wrong, and more at once than the queue holds, each of
+    one long sequence."""
     client.encode_batch([np.zeros((steps, WIDTH), np.float32) for steps in (3, 1, 4, 1, 5)])
     with pytest.raises(InvalidInput):
         client.encode(np.zeros((3, WIDTH + 1), np.float32))
@@ -228,6 +229,7 @@ def test_everything_returns_data(tmp_path: Path) -> None:
     """A Prometheus that scrapes a server under traffic has data for every expression of the
     dashboard and every recording rule, and none is missing silently."""
     flags = [f"--max-{what}-tokens={TOKENS}" for what in ("sequence", "batch", "queue")]
+    flags.append(f"--max-whole-tokens={TOKENS // 2}")
     refused = [
         Expression("refusals", f'job_model_reason:bilstm_dropped:rate5m{{reason="{why}"}} > 0')
         for why in ("invalid", "overloaded")
@@ -237,16 +239,16 @@ def test_everything_returns_data(tmp_path: Path) -> None:
         prometheus(tmp_path, server.metrics_url.split("/")[2]) as url,
         Client(server.target) as client,
     ):
-        assert monitoring.without_data(url), "before any traffic"
+        assert monitoring.without_data(url, long=True), "before any traffic"
 
         def missing() -> list[Expression]:
             send_traffic(client)
             return [e for e in refused if not monitoring.query(url, e.text)] + (
-                monitoring.without_data(url)
+                monitoring.without_data(url, long=True)
             )
 
         until(lambda: not missing(), missing)
-        command = [sys.executable, monitoring.__file__, url]
+        command = [sys.executable, monitoring.__file__, url, "--long"]
         assert subprocess.run(command, capture_output=True).returncode == 0
         with urlopen(server.metrics_url, timeout=HANGS_AFTER_SECONDS) as scrape:
             promtool("check", "metrics", stdin=scrape.read())

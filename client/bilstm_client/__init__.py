@@ -3,6 +3,8 @@
 with Client("localhost:50051") as client:
     encoding = client.encode(x)  # x [T, D]: ndarray, torch tensor or nested lists
     encoding.states  # ndarray [T, 2P]
+    for encoding in client.encode_stream(source):  # any iterable, also one without end
+        ...
 """
 
 from .aio import AsyncClient
@@ -14,10 +16,11 @@ from .errors import (
     InvalidInput,
     ModelNotFound,
     Overloaded,
+    SequenceFailure,
     ServerError,
     Unavailable,
 )
-from .types import Encoding, Limits, Model, State, Timing
+from .types import Encoding, EncodingChunk, Limits, Live, Model, State, Timing
 
 __all__ = [
     "AsyncClient",
@@ -26,11 +29,14 @@ __all__ = [
     "DeadlineExceeded",
     "EncoderError",
     "Encoding",
+    "EncodingChunk",
     "InvalidInput",
     "Limits",
+    "Live",
     "Model",
     "ModelNotFound",
     "Overloaded",
+    "SequenceFailure",
     "ServerError",
     "State",
     "Timing",

@@ -27,17 +27,28 @@ _RETRY_POLICY = {
     # anything on the server, so trying again is safe. What the caller cancels is not retried.
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
+_SERVICE = "bilstm.v1.EncoderService"
 _SERVICE_CONFIG = {
     "methodConfig": [
-        {"name": [{"service": "bilstm.v1.EncoderService"}], "retryPolicy": _RETRY_POLICY}
+        {"name": [{"service": _SERVICE}], "retryPolicy": _RETRY_POLICY},
+        # The client itself resends what a stream was not answered, which gRPC does not know: it
+        # would keep all that was sent.
+        {"name": [{"service": _SERVICE, "method": "EncodeStream"}]},
     ]
 }
+STREAM_METHOD = f"/{_SERVICE}/EncodeStream"
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),  # the server bounds its replies
     ("grpc.max_send_message_length", -1),  # and refuses requests that are too large
     ("grpc.http2.max_frame_size", 1024 * 1024),
     ("grpc.per_rpc_retry_buffer_size", _MAX_RETRIED_BYTES),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A stream that waits for its results has no deadline by which it would notice a dead peer.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # As a stream's own pauses: gRPC's grow to two minutes, in which every call fails at once.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
 ModelKey = tuple[str, str]  # name and version, as the caller gives them
@@ -60,6 +71,10 @@ class BaseClient:
         self._closed = False
         self._models: dict[ModelKey, Model] = {}  # whose limits batches are cut by
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the client is closed")
@@ -70,7 +85,7 @@ class BaseClient:
         return self._timeout_seconds if timeout_seconds is None else finite_seconds(timeout_seconds)
 
     @contextmanager
-    def _calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
+    def calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
         """Around one RPC, for the model of `key` and the sequences `part` of the caller's batch:
         what it raises is the client's own, and a model that may have changed is forgotten."""
         try:

@@ -160,25 +160,33 @@ def _keeps_limits(
 
 def encodings(response: pb.EncodeResponse) -> list[Encoding]:
     """The reply's arrays, each the caller's own to write to."""
-    timing = Timing(
-        queue_seconds=response.timing.queue.ToTimedelta().total_seconds(),
-        compute_seconds=response.timing.compute.ToTimedelta().total_seconds(),
-        batch_sequences=response.timing.batch_sequences,
-        batch_tokens=response.timing.batch_tokens,
+    spent = timing(response.timing)
+    return [
+        encoding(message, spent, own(message.states) if message.HasField("states") else None)
+        for message in response.encodings
+    ]
+
+
+def timing(message: pb.Timing) -> Timing:
+    return Timing(
+        queue_seconds=message.queue.ToTimedelta().total_seconds(),
+        compute_seconds=message.compute.ToTimedelta().total_seconds(),
+        batch_sequences=message.batch_sequences,
+        batch_tokens=message.batch_tokens,
     )
-    return [_encoding(message, timing) for message in response.encodings]
 
 
-def _encoding(message: pb.Encoding, timing: Timing) -> Encoding:
+def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Encoding:
+    """The message's arrays but its states, which are given."""
     present = {field.name for field, _ in message.ListFields()}
-    arrays = {name: _own(getattr(message, name)) for name in present - {"state"}}
+    arrays = {name: own(getattr(message, name)) for name in present - {"states", "state"}}
     state = None
     if "state" in present:
-        state = State(_own(message.state.hidden), _own(message.state.cell))
-    return Encoding(timing=timing, state=state, **arrays)
+        state = State(own(message.state.hidden), own(message.state.cell))
+    return Encoding(timing=timing, states=states, state=state, **arrays)
 
 
-def _own(tensor: pb.Tensor) -> Array:
+def own(tensor: pb.Tensor) -> Array:
     return tensors.decode(tensor).copy()
 
 
@@ -203,5 +211,7 @@ def model(message: pb.Model) -> Model:
             max_sequence_tokens=message.limits.max_sequence_tokens,
             max_request_sequences=message.limits.max_request_sequences,
             max_request_tokens=message.limits.max_request_tokens,
+            max_stream_bytes=message.limits.max_stream_bytes,
+            max_stream_sequences=message.limits.max_stream_sequences,
         ),
     )

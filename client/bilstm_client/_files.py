@@ -18,7 +18,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from ._arrays import to_array
-from .types import Array
+from .types import OUTPUTS, Array, Encoding
 
 RESULT_SUFFIX = ".encoded.npz"
 _NPY_MAGIC = b"\x93NUMPY"
@@ -44,19 +44,19 @@ class SequenceFile:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Look into the file, and read of each array no more than its header."""
-        with _opened(path) as arrays:
+        with open_arrays(path) as arrays:
             for name, open_array in arrays.items():
-                _check_header(path, name, open_array)
+                check_header(path, name, open_array)
         if not arrays:
             raise FileError(f"{path}: holds no arrays")
         return cls(path, tuple(arrays))
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
         """The sequences by name, in order, no more than `size` of them in memory at a time."""
-        with _opened(self.path) as arrays:
+        with open_arrays(self.path) as arrays:
             for start in range(0, len(self.names), size):
                 names = self.names[start : start + size]
-                yield {name: _read(self.path, name, arrays[name]) for name in names}
+                yield {name: read_array(self.path, name, arrays[name]) for name in names}
 
     def place(self, name: str) -> str:
         """Where a sequence is, as messages say it."""
@@ -79,7 +79,7 @@ def write_results(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[dict[str, OpenArray]]:
+def open_arrays(path: Path) -> Iterator[dict[str, OpenArray]]:
     """The file's arrays by name, each to be opened."""
     with _named(path), path.open("rb") as file:
         magic = file.read(len(_NPY_MAGIC))
@@ -93,7 +93,8 @@ def _opened(path: Path) -> Iterator[dict[str, OpenArray]]:
             raise FileError(f"{path}: not an .npy or .npz file")
 
 
-def _check_header(path: Path, name: str, open_array: OpenArray) -> None:
+def check_header(path: Path, name: str, open_array: OpenArray) -> None:
+    """Read no more than it, and refuse what is no array of numbers."""
     with _named(path, name), open_array() as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
@@ -103,13 +104,31 @@ def _check_header(path: Path, name: str, open_array: OpenArray) -> None:
         raise FileError(f"{_place(path, name)}: holds Python objects, not numbers")
 
 
-def _read(path: Path, name: str, open_array: OpenArray) -> Array:
+def read_array(path: Path, name: str, open_array: OpenArray) -> Array:
+    """One of the file's arrays, as the wire can carry it."""
     with _named(path, name), open_array() as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
     try:
         return to_array(array, _place(path, name))
     except TypeError as error:
         raise FileError(str(error)) from error
+
+
+def map_array(path: Path) -> Array:
+    """An .npy file's array, as a memory map."""
+    with _named(path):
+        array: Array = np.load(path, mmap_mode="r")
+    return array
+
+
+def arrays_of(encoding: Encoding) -> Iterator[tuple[str, Array]]:
+    """An encoding's arrays by the names that they have in files."""
+    for output in OUTPUTS:
+        if output != "state" and (array := getattr(encoding, output)) is not None:
+            yield output, array
+    if encoding.state is not None:
+        yield "state.hidden", encoding.state.hidden
+        yield "state.cell", encoding.state.cell
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,16 +15,32 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
+from ._aio_stream import AioStream
 from ._base import (
     CHANNEL_OPTIONS,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_SECONDS,
     NO_SEQUENCES,
+    STREAM_METHOD,
     BaseClient,
     ModelKey,
 )
-from .errors import Cancelled
-from .types import DataTypeName, Encoding, InitialState, Model, OutputName
+from ._states import SaveStates
+from ._stream import Stream
+from ._stream_options import StreamOptions
+from .errors import Cancelled, SequenceFailure
+from .types import (
+    DataTypeName,
+    Encoding,
+    EncodingChunk,
+    InitialState,
+    K,
+    Live,
+    Model,
+    OnError,
+    OutputName,
+    StreamKeywords,
+)
 
 
 class AsyncClient(BaseClient):
@@ -93,17 +109,105 @@ class AsyncClient(BaseClient):
         batch = _core.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, await self._described(batch, options, timeout)):
-            with self._calling(options.model_key, part):
+            with self.calling(options.model_key, part):
                 response = await self._connected().Encode(
                     batch.request(part, options), timeout=give_up_at - time.monotonic()
                 )
             encodings += _core.encodings(response)
         return encodings
 
+    @overload
+    def encode_stream(
+        self,
+        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
+        *,
+        on_error: Literal["raise"] = "raise",
+        save_states: SaveStates | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[tuple[K, Encoding], None]: ...
+
+    @overload
+    def encode_stream(
+        self,
+        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
+        *,
+        on_error: Literal["return"],
+        save_states: SaveStates | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[tuple[K, Encoding | SequenceFailure], None]: ...
+
+    @overload
+    def encode_stream(
+        self,
+        source: Iterable[Any] | AsyncIterable[Any],
+        *,
+        on_error: Literal["raise"] = "raise",
+        save_states: SaveStates | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[Encoding, None]: ...
+
+    @overload
+    def encode_stream(
+        self,
+        source: Iterable[Any] | AsyncIterable[Any],
+        *,
+        on_error: Literal["return"],
+        save_states: SaveStates | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[Encoding | SequenceFailure, None]: ...
+
+    def encode_stream(
+        self,
+        source: Iterable[Any] | AsyncIterable[Any],
+        *,
+        on_error: OnError = "raise",
+        save_states: SaveStates | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[Any, None]:
+        """See `Client.encode_stream`. An async iterable is awaited in a task of its own; any other
+        source is pulled from in the loop, which it must not block.
+
+        Leave a loop early inside of `contextlib.aclosing(...)`, so that the stream ends there.
+        """
+        return self._stream(
+            source, options, in_chunks=False, on_error=on_error, save_states=save_states
+        )
+
+    @overload
+    def encode_chunks(
+        self,
+        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
+        *,
+        live: Live | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[EncodingChunk[K], None]: ...
+
+    @overload
+    def encode_chunks(
+        self,
+        source: Iterable[Any] | AsyncIterable[Any],
+        *,
+        live: Live | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[EncodingChunk[int], None]: ...
+
+    def encode_chunks(
+        self,
+        source: Iterable[Any] | AsyncIterable[Any],
+        *,
+        live: Live | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[StreamKeywords],
+    ) -> AsyncGenerator[EncodingChunk[Any], None]:
+        """See `Client.encode_chunks` and `encode_stream`."""
+        return self._stream(source, options, in_chunks=True, on_error=on_error, live=live)
+
     async def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
         """See `Client.is_ready`."""
         timeout = self._begin(timeout_seconds)
-        with self._calling():
+        with self.calling():
             health: Any = health_pb2_grpc.HealthStub(self._connection())
             response = await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
@@ -111,7 +215,7 @@ class AsyncClient(BaseClient):
     async def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
         timeout = self._begin(timeout_seconds)
-        with self._calling():
+        with self.calling():
             response = await self._connected().ListModels(pb.ListModelsRequest(), timeout=timeout)
         return [_core.model(message) for message in response.models]
 
@@ -120,11 +224,22 @@ class AsyncClient(BaseClient):
     ) -> Model:
         """One model; empty: the default one, its newest version."""
         timeout = self._begin(timeout_seconds)
-        with self._calling((name, version)):
+        with self.calling((name, version)):
             response = await self._connected().GetModel(
                 pb.GetModelRequest(model=name, version=version), timeout=timeout
             )
         return _core.model(response.model)
+
+    def _stream(
+        self, source: Iterable[Any] | AsyncIterable[Any], options: StreamKeywords, **how: Any
+    ) -> AsyncGenerator[Any, None]:
+        keywords: dict[str, Any] = dict(options)
+        timeout = self._begin(keywords.pop("timeout_seconds", None))
+        stream = Stream(StreamOptions.of(**how, **keywords), timeout)
+        call: Any = self._connection().stream_stream(
+            STREAM_METHOD, None, pb.EncodeStreamResponse.FromString
+        )
+        return AioStream(self, call, stream, source).results()
 
     def _connection(self) -> grpc.aio.Channel:
         self._check_open()
@@ -139,9 +254,9 @@ class AsyncClient(BaseClient):
         return self._stub
 
     @contextmanager
-    def _calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
+    def calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
         try:
-            with super()._calling(key, part):
+            with super().calling(key, part):
                 yield
         except asyncio.CancelledError as error:
             # Closing the channel cancels its calls, but not the tasks that wait for them.

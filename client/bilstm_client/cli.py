@@ -12,12 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from . import _cli_stream
 from ._base import DEFAULT_TIMEOUT_SECONDS, finite_seconds
+from ._cli_stream import NotAllEncoded
 from ._core import output_numbers
-from ._files import RESULT_SUFFIX, FileError, SequenceFile, write_results
+from ._files import RESULT_SUFFIX, FileError, SequenceFile, arrays_of, write_results
 from .client import Client
 from .errors import EncoderError, InvalidInput, Unavailable
-from .types import OUTPUTS, Array, Encoding, Model
+from .types import OUTPUTS, Array, Model
 
 
 class NotReady(Exception):
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.run(client, parsed)
     except Unavailable as error:
         return _fail(f"no server answers at {parsed.server}: {error.message}")
-    except (EncoderError, FileError, NotReady, OSError) as error:
+    except (EncoderError, FileError, NotReady, NotAllEncoded, OSError) as error:
         return _fail(str(error))
     return 0
 
@@ -61,7 +63,9 @@ def _add_encode(commands: Any) -> None:
         help="encode .npy and .npz files",
         description="Encode .npy files (one sequence each) and .npz files (each array a "
         "sequence). For FILE.npy it writes FILE.encoded.npz with one array per output; for "
-        "FILE.npz, FILE.encoded.npz with arrays named NAME.OUTPUT.",
+        "FILE.npz, FILE.encoded.npz with arrays named NAME.OUTPUT. With --stream, the states of "
+        "FILE.npy are written to FILE.states.npy while they arrive, and only its other outputs to "
+        "FILE.encoded.npz.",
     )
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="[T, D] floats or [T] token ids")
@@ -75,6 +79,22 @@ def _add_encode(commands: Any) -> None:
     add("--model", default="", help="default: the server's default model")
     add("--model-version", default="", help="default: the newest")
     add("--out-dir", type=Path, help="where to write; default: beside each file")
+    add(
+        "--stream",
+        action="store_true",
+        help="encode any number of files, of any size, over one stream: a FILE may be a folder, "
+        "for all .npy and .npz files in it and below that are no results; .npy files are read and "
+        "written a part at a time; a file or array that can't be encoded is told of, and the rest "
+        "goes on; a server that is lost is waited for",
+    )
+    add(
+        "--in-flight",
+        type=_count,
+        default=64,
+        metavar="N",
+        help="with --stream: sequences that are sent before the first is answered; "
+        "default: %(default)s",
+    )
     _add_connection(parser)
     parser.set_defaults(run=_encode)
 
@@ -110,7 +130,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="of one call; default: %(default)s",
+        help="of one call; of a stream: without a server; default: %(default)s",
     )
 
 
@@ -129,6 +149,13 @@ def _server(text: str) -> str:
     return text
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {count}")
+    return count
+
+
 def _seconds(text: str) -> float:
     try:
         return finite_seconds(float(text))
@@ -140,6 +167,9 @@ def _seconds(text: str) -> float:
 
 
 def _encode(client: Client, parsed: argparse.Namespace) -> None:
+    if parsed.stream:
+        _cli_stream.encode(client, parsed)
+        return
     targets = _targets(parsed.files, parsed.out_dir)
     files = [SequenceFile.open(path) for path in parsed.files]
     total = sum(len(file.names) for file in files)
@@ -186,17 +216,8 @@ def _encode_batch(
     arrays: dict[str, Array] = {}
     for name, encoding in zip(batch, encodings, strict=True):
         prefix = f"{name}." if name else ""
-        arrays |= {prefix + output: array for output, array in _arrays(encoding)}
+        arrays |= {prefix + output: array for output, array in arrays_of(encoding)}
     return arrays
-
-
-def _arrays(encoding: Encoding) -> Iterator[tuple[str, Array]]:
-    for output in OUTPUTS:
-        if output != "state" and (array := getattr(encoding, output)) is not None:
-            yield output, array
-    if encoding.state is not None:
-        yield "state.hidden", encoding.state.hidden
-        yield "state.cell", encoding.state.cell
 
 
 # -- bilstm health ----------------------------------------------------------------------------
@@ -232,5 +253,6 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
         "limits",
         f"{limits.max_sequence_tokens:,} steps in a sequence; {limits.max_request_sequences:,} "
         f"sequences, {limits.max_request_tokens:,} steps and {limits.max_message_bytes:,} bytes "
-        "in a request",
+        f"in a request; {limits.max_stream_sequences:,} sequences and {limits.max_stream_bytes:,} "
+        "bytes in flight in a stream",
     )

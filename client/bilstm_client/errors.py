@@ -23,6 +23,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from bilstm.v1 import encoder_pb2 as pb
+
 
 class EncoderError(Exception):
     """Base of all that a call raises."""
@@ -31,6 +33,8 @@ class EncoderError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.index: int | None = None  # in a stream, of one sequence: its place in the source
+        self.key: Any = None  # and its key; without pairs its place, too
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
@@ -80,12 +84,16 @@ class ServerError(EncoderError):
         self.error_id = error_id
 
 
+# Why one sequence of a stream has no result; the TypeError: it is no array.
+SequenceFailure = EncoderError | TypeError
+
 _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.CANCELLED: Cancelled,
 }
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @contextmanager
@@ -101,6 +109,18 @@ def typed_errors(part: slice) -> Iterator[None]:
         raise _typed(error, part) from error
 
 
+def sequence_error(error: pb.SequenceError, index: int) -> EncoderError:
+    """Why the sequence of that index in a stream has no result."""
+    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    if kind := _PLAIN.get(code):
+        return kind(code, error.message)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return _invalid(code, _of_sequence(error.field, index), error.expected or error.message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(code, error.message)
+    return ServerError(code, error.message, error.error_id)
+
+
 def _typed(error: Any, part: slice) -> EncoderError:
     code, message = error.code(), error.details() or ""
     if kind := _PLAIN.get(code):
@@ -111,7 +131,8 @@ def _typed(error: Any, part: slice) -> EncoderError:
         if bad is None or not bad.field_violations:
             return InvalidInput(code, message)
         violation = bad.field_violations[0]
-        return _invalid(code, _shifted(violation.field, part.start), violation.description)
+        field = violation.field.removeprefix("options.")  # of a stream; the caller has no other
+        return _invalid(code, _shifted(field, part.start), violation.description)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if status is None and "larger than max" in message:  # gRPC's words, not the service's
             field = f"sequences[{part.start}]" if part.stop - part.start == 1 else "sequences"
@@ -137,6 +158,13 @@ def _detail(status: status_pb2.Status | None, kind: type[M]) -> M | None:
         if packed.Unpack(detail):
             return detail
     return None
+
+
+def _of_sequence(field: str, index: int) -> str:
+    """`steps.shape` of a chunk -> `sequences[3].shape` for index = 3, as calls say it."""
+    name, _, rest = field.partition(".")
+    place = f"initial_states[{index}]" if name == "initial_state" else f"sequences[{index}]"
+    return f"{place}.{rest}" if rest else place
 
 
 def _shifted(field: str, first: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+K = TypeVar("K")
 OutputName = Literal["states", "final", "mean", "max", "logits", "state"]
 DataTypeName = Literal["float32", "float16", "bfloat16"]
 OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
@@ -60,6 +62,58 @@ class Encoding:
         return f"Encoding({', '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodingChunk(Generic[K]):
+    """A part of one sequence's results. All chunks' states, joined, are the sequence's."""
+
+    key: K  # of the pair; without pairs the sequence's place in the source
+    first_step: int  # of states
+    states: Array | None  # [t, K*P]; None if they were not asked for, and with an error
+    last: bool  # nothing more comes for this key
+    # Whether each direction's columns are what they are where the whole sequence is known: they
+    # always are, but in live streams.
+    forward_exact: bool
+    reverse_exact: bool
+    encoding: Encoding | None = None  # in the last chunk: all that was asked for but the states
+    error: Exception | None = None  # why there are no results from here on; this chunk is the last
+
+    def __repr__(self) -> str:
+        parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self.states)}"]
+        parts += [f"last={self.last}", f"forward_exact={self.forward_exact}"]
+        parts += [f"reverse_exact={self.reverse_exact}"]
+        parts += [f"encoding={self.encoding!r}"] if self.encoding is not None else []
+        parts += [f"error={self.error!r}"] if self.error is not None else []
+        return f"EncodingChunk({', '.join(parts)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Results are sent while input still arrives, a block of steps at a time.
+
+    The forward direction is carried from block to block; the reverse one begins anew at the end
+    of each block and the `lookahead_steps` after it (latency-controlled BiLSTM: Zhang et al. 2015,
+    arXiv 1510.08983). A block's result comes when its look-ahead has arrived, or the last step.
+    """
+
+    block_steps: int  # at least 1
+    lookahead_steps: int = 0
+
+
+OnError = Literal["raise", "return"]
+
+
+class StreamKeywords(TypedDict, total=False):
+    """What every stream can be told: see `Client.encode_stream`."""
+
+    in_flight: int  # 64
+    ordered: bool  # True
+    outputs: Sequence[OutputName]  # ("states",)
+    model: str  # ""
+    version: str  # ""
+    output_data_type: DataTypeName  # "float32"
+    timeout_seconds: float | None  # None
+
+
 def _brief(value: Any) -> str:
     """Type and shape of an array, not its numbers: `float32[7, 128]`."""
     if isinstance(value, np.ndarray):
@@ -69,12 +123,14 @@ def _brief(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request must keep."""
+    """What one request must keep, and a stream."""
 
     max_message_bytes: int
     max_sequence_tokens: int
     max_request_sequences: int
     max_request_tokens: int
+    max_stream_bytes: int  # what a stream has in flight, results included
+    max_stream_sequences: int
 
 
 @dataclass(frozen=True, slots=True)

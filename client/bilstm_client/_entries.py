@@ -1,0 +1,80 @@
+"""`Entry`: one sequence of a stream, from when it is pulled until it is answered.
+
+Knows what the source may give, and nothing of how it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._states import States
+from .types import Array
+
+# Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
+_NO_CHUNKS = (list, tuple, range, str, bytes, bytearray, memoryview, Mapping)
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """How much of a sequence one call has sent."""
+
+    steps: int = 0
+    whole: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One sequence, until it is answered."""
+
+    index: int  # in the source; also its id in every call
+    key: Any
+    keyed: bool  # it came as a pair
+    sequence: Any
+    begun: bool = False  # some call has sent some of it
+    sent: Sent = field(default_factory=Sent)  # by the present call
+    failure: Exception | None = None  # found on this side; the server's answer gives way to it
+    received: int = 0  # steps of its states that have come
+    states: States | None = None
+    no_states: Array | None = None  # of no steps, for a last part that has none
+    results: list[Any] = field(default_factory=list)  # that wait until those before are answered
+    answered: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"sequences[{self.index}]"
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether it is an iterable of chunks, not an array."""
+        x = self.sequence
+        if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or hasattr(x, "detach"):
+            return False
+        return hasattr(x, "__iter__") or hasattr(x, "__aiter__")
+
+    def restart(self) -> None:
+        """Its states are to come again from the first step on."""
+        if self.states is not None:
+            self.states.discard()
+        self.states, self.received = None, 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it can't be sent again: an iterator that was read from."""
+        return self.begun and self.in_chunks and isinstance(self.sequence, Iterator | AsyncIterator)
+
+
+def entry_of(index: int, item: Any) -> Entry:
+    """What the source gave: a sequence, or a pair of its key and it."""
+    if isinstance(item, tuple) and len(item) == 2:
+        return Entry(index, item[0], True, item[1])
+    return Entry(index, index, False, item)
+
+
+def chunks_of(entry: Entry) -> Iterable[Any]:
+    """An entry's chunks, where nothing can be awaited: None, if that is what they need."""
+    if entry.failure or hasattr(entry.sequence, "__iter__"):
+        return () if entry.failure else entry.sequence
+    entry.failure = TypeError(f"{entry.name}: an async iterable needs an AsyncClient")
+    return ()

@@ -1,0 +1,112 @@
+"""What a reply means for one sequence: its states put together, or handed on as they come. No I/O
+but the files that the caller asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from bilstm import tensors
+from bilstm.v1 import encoder_pb2 as pb
+
+from . import _core
+from ._entries import Entry
+from ._states import StatesInFile, StatesInMemory
+from ._stream_options import StreamOptions
+from .errors import ServerError, sequence_error
+from .types import Array, EncodingChunk
+
+
+def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
+    """Add what the chunk completes to the entry's results: errors, or what the caller asked for."""
+    if chunk.HasField("error"):
+        _fail(entry, entry.failure or _error(entry, chunk.error))
+    elif entry.failure:  # what was sent before it failed has a result, for which no one asks
+        if chunk.last:
+            _fail(entry, entry.failure)
+    else:
+        states = _new_states(entry, chunk)
+        (_hand_on if options.in_chunks else _put_together)(entry, chunk, states, options)
+        entry.answered = chunk.last
+
+
+def _fail(entry: Entry, error: Exception) -> None:
+    if entry.states is not None:
+        entry.states.discard()
+    entry.results.append(error)
+    entry.answered = True
+
+
+def _error(entry: Entry, message: pb.SequenceError) -> Exception:
+    error = sequence_error(message, entry.index)
+    error.key = entry.key
+    error.index = entry.index
+    return error
+
+
+def _new_states(entry: Entry, chunk: pb.EncodingChunk) -> Array | None:
+    """The chunk's states, read-only, less those that came before the connection broke."""
+    if not chunk.encoding.HasField("states"):
+        return None
+    states: Array = tensors.decode(chunk.encoding.states)
+    known = entry.received - chunk.first_step
+    if known < 0:
+        raise _broken(entry, f"steps {entry.received} to {chunk.first_step} are missing")
+    return states[known:] if known else states
+
+
+def _hand_on(
+    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, options: StreamOptions
+) -> None:
+    first_step = entry.received
+    if states is None:
+        states = entry.no_states
+    elif len(states) or chunk.last:
+        entry.received += len(states)
+        states = states.copy()
+        entry.no_states = np.empty_like(states, shape=(0, *states.shape[1:]))
+    else:  # all of it was handed on before
+        return
+    encoding = None
+    if chunk.last:
+        encoding = _core.encoding(chunk.encoding, _core.timing(chunk.timing), None)
+    entry.results.append(
+        EncodingChunk(
+            entry.key,
+            first_step,
+            states,
+            chunk.last,
+            chunk.forward_exact,
+            chunk.reverse_exact,
+            encoding,
+        )
+    )
+
+
+def _put_together(
+    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, options: StreamOptions
+) -> None:
+    if states is not None:
+        if not entry.sent.whole or entry.received + len(states) > entry.sent.steps:
+            raise _broken(entry, "states of steps that it has not")
+        if entry.states is None:
+            path = None if options.save_states is None else options.save_states(entry.key)
+            entry.states = StatesInMemory() if path is None else StatesInFile(Path(path))
+        entry.states.add(states, entry.received, entry.sent.steps)
+        entry.received += len(states)
+    if chunk.last:
+        whole = None
+        if entry.states is not None:
+            if entry.received < entry.sent.steps:
+                raise _broken(entry, f"it ended after step {entry.received}")
+            whole = entry.states.whole()
+        timing = _core.timing(chunk.timing)
+        entry.results.append(_core.encoding(chunk.encoding, timing, whole))
+
+
+def _broken(entry: Entry, what: str) -> ServerError:
+    message = f"the server's reply to {entry.name} is broken: {what}"
+    return ServerError(grpc.StatusCode.INTERNAL, message)

@@ -1,0 +1,175 @@
+"""`Stream`: what a stream holds and decides, without any I/O, threads or clock: which sequences
+are unanswered, which of them a call has yet to send, what a reply means, and whether to go on after
+a broken connection. Both clients drive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import grpc
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from ._entries import Entry, entry_of
+from ._receiving import receive
+from ._sending import Sending
+from ._stream_options import Patience, StreamOptions
+from .errors import EncoderError, ServerError, Unavailable
+from .types import EncodingChunk
+
+
+class Stream:
+    """Every sequence from when it is pulled until it is answered. Its owner calls it from one
+    thread at a time."""
+
+    def __init__(self, options: StreamOptions, timeout_seconds: float):
+        self.options = options
+        self.ended = False  # the source has no more
+        self._patience = Patience(timeout_seconds)
+        self._pulled = 0
+        self._entries: dict[int, Entry] = {}  # unanswered, in the source's order
+        self._unsent: list[Entry] = []  # that the present call has not begun
+        self._sending = Sending()
+        self._served = ("", "")  # the model and version that answer
+
+    # -- the source's side
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._entries) < self.options.in_flight
+
+    def add(self, item: Any) -> None:
+        entry = entry_of(self._pulled, item)
+        self._pulled += 1
+        self._entries[entry.index] = entry
+        self._unsent.append(entry)
+
+    # -- a call's side
+
+    def begin_call(self) -> Sending:
+        """Another call, which is to send all that is unanswered."""
+        self._sending.stopped = True
+        self._sending = Sending()
+        self._unsent = [entry for entry in self._entries.values() if not entry.answered]
+        return self._sending
+
+    def has_unsent(self, sending: Sending) -> bool:
+        """Whether `take` need not be waited for."""
+        return bool(self._unsent) or self.ended or sending.stopped
+
+    def take(self, sending: Sending) -> list[Entry]:
+        """What the call is to send next; nothing: it is to end its side."""
+        if sending.stopped:
+            return []
+        taken, self._unsent = self._unsent, []
+        return taken
+
+    @property
+    def is_finished(self) -> bool:
+        return self.ended and not self._entries
+
+    def check_finished(self) -> None:
+        """The server has ended its side: raises if it had no reason to."""
+        if not self.is_finished:
+            message = "the server ended the stream before it had answered all"
+            raise ServerError(grpc.StatusCode.INTERNAL, message)
+
+    def interrupted(self, error: EncoderError, now: float) -> float:
+        """The server was lost. Returns the seconds until another call is to be made; raises where
+        that can't help, or `error` where it has not helped for too long."""
+        self._sending.stopped = True
+        for entry in self._entries.values():
+            if entry.answered or entry.failure or not entry.begun:
+                continue
+            if self.options.live is not None:
+                self._lose(entry, error, "is a live stream, which can't be resumed")
+            elif entry.is_spent:
+                self._lose(
+                    entry,
+                    error,
+                    "was given as an iterator, which can't be read again; give an object that can "
+                    "be iterated, or an array",
+                )
+        pause = self._patience.pause(now)
+        if pause is None:
+            raise error
+        return pause
+
+    def _lose(self, entry: Entry, cause: EncoderError, why: str) -> None:
+        """An entry that can't go on: it is the caller's who returns errors, else the end."""
+        lost = _unavailable(entry, f"the server was lost ({cause.message}), and {entry.name} {why}")
+        if not self.options.returns_errors:
+            raise lost from cause
+        entry.failure = lost
+
+    def close(self) -> None:
+        """Nothing more will come: what is half written goes."""
+        self._sending.stopped = True
+        for entry in self._entries.values():
+            if entry.states is not None:
+                entry.states.discard()
+
+    # -- the replies' side
+
+    def receive(self, response: pb.EncodeStreamResponse, now: float) -> list[tuple[Entry, Any]]:
+        """What the reply completes, and of which sequence, in the order for the caller; see
+        `result`."""
+        if response.HasField("opened"):
+            self._patience.connected(now)
+            self._opened((response.opened.model, response.opened.version))
+        touched: dict[int, Entry] = {}
+        for chunk in response.chunks:
+            entry = self._entries.get(chunk.id)
+            if entry is not None and not entry.answered:
+                received = entry.received
+                receive(entry, chunk, self.options)
+                touched[entry.index] = entry
+                if entry.answered or entry.received > received:
+                    self._patience.progressed()
+        return list(self._release(self._first() if self.options.ordered else touched.values()))
+
+    def result(self, entry: Entry, value: Any) -> Any:
+        """As the caller gets it. Raises an error, if errors are to be raised."""
+        if isinstance(value, Exception):
+            if not self.options.returns_errors:
+                raise value
+            if self.options.in_chunks:
+                return EncodingChunk(entry.key, entry.received, None, True, True, True, error=value)
+        return (entry.key, value) if entry.keyed and not self.options.in_chunks else value
+
+    def _first(self) -> list[Entry]:
+        """Those whose turn it is. An error may be answered before its turn."""
+        first = []
+        for entry in self._entries.values():
+            first.append(entry)
+            if not entry.answered:
+                break
+        return first
+
+    def _release(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Any]]:
+        for entry in entries:
+            yield from ((entry, result) for result in entry.results)
+            entry.results.clear()
+            if entry.answered:
+                del self._entries[entry.index]
+
+    def _opened(self, served: tuple[str, str]) -> None:
+        """No sequence's states are one part by one model and one part by another."""
+        if not self._entries:  # more can't be expected
+            self._patience.progressed()
+        if served != self._served:
+            for entry in self._entries.values():
+                if entry.received and self.options.in_chunks:
+                    now, before = (" version ".join(names) for names in (served, self._served))
+                    message = f"the model is now {now}, and {entry.name} had begun with {before}"
+                    raise _unavailable(entry, message)
+                entry.restart()
+        self._served = served
+
+
+def _unavailable(entry: Entry, message: str) -> Unavailable:
+    error = Unavailable(grpc.StatusCode.UNAVAILABLE, message)
+    error.index, error.key = entry.index, entry.key
+    return error

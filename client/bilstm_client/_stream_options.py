@@ -1,0 +1,104 @@
+"""What the caller asks of a stream, checked, and how long a lost server is waited for. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from . import _core
+from ._sending import opening
+from ._states import SaveStates
+from .types import DataTypeName, Live, OnError, OutputName
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What the caller asks of a stream; the defaults are those of both clients."""
+
+    encode: _core.EncodeOptions
+    in_flight: int
+    ordered: bool
+    in_chunks: bool
+    returns_errors: bool
+    live: Live | None
+    save_states: SaveStates | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        in_chunks: bool,
+        on_error: OnError,
+        live: Live | None = None,
+        save_states: SaveStates | None = None,
+        in_flight: int = 64,
+        ordered: bool = True,
+        outputs: Iterable[OutputName] = ("states",),
+        model: str = "",
+        version: str = "",
+        output_data_type: DataTypeName = "float32",
+    ) -> Self:
+        """Raises `TypeError` or `ValueError` for what can't be."""
+        encode = _core.EncodeOptions.of(outputs, output_data_type, model, version)
+        if not isinstance(in_flight, int) or in_flight < 1:
+            raise ValueError(f"in_flight must be a number of sequences, 1 or more, got {in_flight}")
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error must be 'raise' or 'return', got {on_error!r}")
+        if live is not None and not isinstance(live, Live):
+            raise TypeError(f"live must be a Live, got {type(live).__name__}")
+        if save_states is not None and pb.OUTPUT_STATES not in encode.outputs:
+            raise ValueError("save_states needs 'states' among the outputs")
+        returns_errors = on_error == "return"
+        return cls(encode, in_flight, ordered, in_chunks, returns_errors, live, save_states)
+
+    def opening(self) -> bytes:
+        options = pb.StreamOptions(
+            model=self.encode.model,
+            version=self.encode.version,
+            outputs=self.encode.outputs,
+            output_data_type=self.encode.data_type,
+            any_order=not self.ordered,
+        )
+        if self.live is not None:
+            options.live.block_steps = self.live.block_steps
+            options.live.lookahead_steps = self.live.lookahead_steps
+        return opening(options)
+
+
+class Patience:
+    """When to try again where a server is lost, and when to give up.
+
+    A server that takes the call is not enough: what it is sent may be what brings it down.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._failing_since: float | None = None
+        self._connected_at: float | None = None
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def connected(self, now: float) -> None:
+        self._connected_at = now
+
+    def progressed(self) -> None:
+        self._failing_since = None
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def pause(self, now: float) -> float | None:
+        """Seconds until the next attempt; None: there has been no progress for too long."""
+        connected_at, self._connected_at = self._connected_at, None
+        if connected_at is not None and now - connected_at >= self._seconds:
+            self.progressed()  # it was there for long: this is another failure
+        if self._failing_since is None:
+            self._failing_since = now
+        left = self._failing_since + self._seconds - now
+        if left <= 0:
+            return None
+        pause = min(self._pause, left)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        return pause
