@@ -27,6 +27,9 @@ class BareModelMetrics(ModelMetrics):
     ) -> None:
         pass
 
+    def observe_encoded(self, sequences: int, tokens: int) -> None:
+        pass
+
 
 class BareRpcMetrics(RpcMetrics):
     def start(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import statistics
 import sys
@@ -193,33 +194,38 @@ async def _both(
 ) -> tuple[Percentiles, Percentiles, list[float]]:
     rng = np.random.default_rng(0)
     short = [rng.standard_normal((n, WIDTH), np.float32) for n in lengths(rng, 64)]
-    long = rng.standard_normal((BUSY_STEPS, WIDTH), np.float32)
     idle, busy = [], []
-    async with AsyncClient(server.target) as client, AsyncClient(server.target) as other:
+    async with AsyncClient(server.target) as client:
 
         async def measure() -> Percentiles:
             taken = await closed_loop(lambda i: client.encode(short[i % 64]), 1, seconds)
             return [1e3 * float(q) for q in np.quantile(taken, (0.5, 0.99))]
 
-        async def keep_busy() -> None:
-            while True:
-                async for _ in other.encode_stream([long], outputs=["final"]):
-                    pass
-
         await measure()
         for _ in range(rounds):
             idle.append(await measure())
-            load = asyncio.create_task(keep_busy())
+            load = multiprocessing.get_context("spawn").Process(
+                target=_keep_busy, args=(server.target,), daemon=True
+            )
+            load.start()
             await _sliced(server)
             busy.append(await measure())
-            load.cancel()
-            await asyncio.wait({load})
+            load.terminate()
+            await asyncio.to_thread(load.join)
     ratios = [b[1] / i[1] for i, b in zip(idle, busy, strict=True)]
     return (
         [statistics.median(values) for values in zip(*idle, strict=True)],
         [statistics.median(values) for values in zip(*busy, strict=True)],
         ratios,
     )
+
+
+def _keep_busy(target: str) -> None:
+    """In a process of its own: the long sequence, again and again."""
+    long = np.random.default_rng(0).standard_normal((BUSY_STEPS, WIDTH), np.float32)
+    with Client(target) as client:
+        while True:
+            list(client.encode_stream([long], outputs=["final"]))
 
 
 async def _sliced(server: ServerProcess) -> None:

@@ -555,6 +555,7 @@ OTHER_VALUES: dict[str, Any] = {
     "drain_delay_seconds": 1.5,
     "drain_timeout_seconds": 7.0,
     "max_queue_tokens": 200_000,
+    "slice_seconds": 0.005,
     "threads": 3,
     "models_folder": Path("/"),
     "tracing_endpoint": "http://collector:4317",

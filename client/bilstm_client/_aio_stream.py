@@ -19,6 +19,10 @@ from ._sending import Sending
 from ._stream import Stream
 from .errors import Cancelled, Unavailable
 
+# That items are taken from a source one after the other, before what was taken is sent: an iterable
+# that is not asynchronous holds the loop up, and so should have its next item at hand.
+_PULL_SECONDS = 0.001
+
 OpenCall = Callable[[], Any]  # a grpc.aio.StreamStreamCall that sends bytes
 
 
@@ -169,9 +173,12 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
         async for item in items:
             yield item
         return
+    paused_at = time.monotonic()
     for item in items:
         yield item
-        await asyncio.sleep(0)  # so that it is sent before the next is asked for
+        if time.monotonic() > paused_at + _PULL_SECONDS:
+            await asyncio.sleep(0)
+            paused_at = time.monotonic()
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

@@ -19,7 +19,7 @@ from ._entries import Entry, Sent
 from ._pages import Pages
 from .types import Array
 
-CHUNK_BYTES = 1024 * 1024  # of a request, about: one row may be more
+CHUNK_BYTES = 256 * 1024  # of a request, about: one row may be more
 
 _FIELDS = pb.SequenceChunk.DESCRIPTOR.fields_by_name
 _ID, _STEPS, _LAST = (_FIELDS[name].number for name in ("id", "steps", "last"))

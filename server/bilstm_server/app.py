@@ -222,7 +222,7 @@ class App:
                     await asyncio.wait(self._batchers.values())
                 await self._streams.ended()
                 await self._answer_late_calls()
-        finished = all(batcher.idle for batcher in self._batchers)
+        finished = self._streams.idle and all(batcher.idle for batcher in self._batchers)
         self._interceptor.end_streams()
         replies = max(give_up_at - loop.time(), _REPLY_SECONDS)  # those on their way
         await self._server.stop(replies if finished else None)
@@ -271,6 +271,6 @@ class App:
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_sequences=settings.max_queue_sequences,
             max_queue_delay=settings.max_queue_delay,
-            max_whole_tokens=settings.max_whole_tokens,
+            max_whole_tokens=min(settings.max_whole_tokens, settings.max_batch_tokens),
             slice_seconds=settings.slice_seconds,
         )

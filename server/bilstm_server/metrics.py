@@ -275,20 +275,21 @@ class ModelMetrics(DropMetrics):
         self, sequences: int, tokens: int, seconds: float, queue_seconds: Iterable[float]
     ) -> None:
         """A batch that was computed, and how long each of its sequences had waited."""
-        self._sequences.inc(sequences)
-        self._tokens.inc(tokens)
         self._batch_sequences.observe(sequences)
         self._batch_tokens.observe(tokens)
         self._batch_compute.observe(seconds)
         for waited in queue_seconds:
             self._queue_seconds.observe(waited)
 
+    def observe_encoded(self, sequences: int, tokens: int) -> None:
+        """What has its result."""
+        self._sequences.inc(sequences)
+        self._tokens.inc(tokens)
+
     def observe_slice(self, seconds: float) -> None:
         """A slice that was computed, of one long sequence or several."""
         self._slice_seconds.observe(seconds)
 
-    def observe_long(self, tokens: int, queue_seconds: float) -> None:
-        """A long sequence that was computed, slice by slice."""
-        self._sequences.inc()
-        self._tokens.inc(tokens)
-        self._queue_seconds.observe(queue_seconds)
+    def observe_wait(self, seconds: float) -> None:
+        """How long a sequence had waited that is in no batch."""
+        self._queue_seconds.observe(seconds)

@@ -368,7 +368,7 @@ class StreamOptions(_message.Message):
     """as in EncodeRequest"""
     any_order: _builtins.bool
     """Results may return in any order, each as soon as it is done. Otherwise they return in the order
-    in which the client has completed the sequences.
+    in which the client has completed the sequences; what is wrong with one is said at once.
     """
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:

@@ -60,7 +60,9 @@ class Batcher:
         self._computing = Computing(engine, device, metrics, tracer)
         self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
         metrics.watch_queue(
-            lambda: len(self._queue), lambda: self._queue.tokens, limits.max_queue_tokens
+            lambda: len(self._queue) + self._long.counted,
+            lambda: self._queue.tokens + self._long.tokens,
+            limits.max_queue_tokens,
         )
 
     async def submit(

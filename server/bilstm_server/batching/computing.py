@@ -69,6 +69,8 @@ class Computing:
         queued = [started_at - job.admitted_at for job in jobs]
         self.seconds = seconds
         self.seconds_per_token = seconds / tokens
+        encoded = zip(*(job.sequence.encoded for job in jobs), strict=True)
+        self._metrics.observe_encoded(*map(sum, encoded))
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
             job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))

@@ -78,6 +78,11 @@ class SequenceInput:
     initial_state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
 
     @property
+    def encoded(self) -> tuple[int, int]:
+        """Sequences and steps of which it will be the result."""
+        return 1, self.tokens
+
+    @property
     def tokens(self) -> int:
         """T."""
         return self.steps.tokens if isinstance(self.steps, ChunkedSteps) else len(self.steps)
@@ -99,6 +104,10 @@ class BlockInput:
     initial_state: tuple[Array, Array] | None = None  # what the reverse direction begins with
 
     @property
+    def encoded(self) -> tuple[int, int]:
+        return 0, self.tokens - self.context  # its sequence is counted when it has ended
+
+    @property
     def tokens(self) -> int:
         return len(self.steps)
 
@@ -116,3 +125,10 @@ class SequenceOutput:
     arrays: dict[Output, Array] = field(default_factory=dict)  # all but STATE
     state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
     carried: Any = None  # of a live sequence's block: for the next one
+
+    def own(self) -> SequenceOutput:
+        """The same in memory of its own: a batch's outputs are parts of arrays that they share, and
+        one that waits would keep all of them."""
+        arrays = {output: array.copy() for output, array in self.arrays.items()}
+        state = None if self.state is None else (self.state[0].copy(), self.state[1].copy())
+        return SequenceOutput(arrays, state, self.carried)

@@ -62,7 +62,8 @@ class SliceLane:
         self._waiting: list[_Long] = []  # the compute thread is not told of them yet
         self._active: list[_Long] = []  # the one whose turn it is first
         self._seconds: list[float] = []  # of the slices of this turn
-        self.tokens = 0  # of those that were put as counted
+        self.counted = 0  # sequences that were put so
+        self.tokens = 0  # theirs
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._active)
@@ -71,6 +72,7 @@ class SliceLane:
         """`counted`: its tokens take room of the queue until it ends."""
         self._waiting.append(_Long(job, sequence, counted))
         if counted:
+            self.counted += 1
             self.tokens += job.tokens
 
     async def advance(self, after_seconds: float) -> None:
@@ -95,7 +97,8 @@ class SliceLane:
         for long in ended:
             assert long.result is not None
             if isinstance(long.result, Result):
-                self._metrics.observe_long(long.job.tokens, long.queue_seconds)
+                self._metrics.observe_encoded(1, long.job.tokens)
+                self._metrics.observe_wait(long.queue_seconds)
             long.job.settle(long.result)
         self._leave(ended)
 
@@ -103,6 +106,7 @@ class SliceLane:
         for long in ended:
             self._active.remove(long)
             if long.counted:
+                self.counted -= 1
                 self.tokens -= long.job.tokens
 
     # -- in the compute thread, while the loop awaits it ------------------------------------------

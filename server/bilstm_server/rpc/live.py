@@ -102,6 +102,7 @@ class LiveSequence:
                 raise self._error
             if not self._closed and result is not None:
                 self._close(step, result.timing)
+            self._model.metrics.observe_encoded(sequences=1, tokens=0)
         except Unavailable:
             raise
         except Exception as error:
@@ -155,7 +156,7 @@ class LiveSequence:
         self._closed = self._ended and not self._waiting and self._error is None
         chunk = encoding_chunk(
             self._id,
-            result.output,
+            result.output.own(),
             self._reply_dtype,
             step,
             result.timing if self._closed else None,

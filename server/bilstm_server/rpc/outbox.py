@@ -18,7 +18,7 @@ from ..batching.sequence import SequenceOutput
 from ..model.config import Output
 from .replies import encoding_chunk
 
-CHUNK_BYTES = 1024 * 1024  # of a message; docs/performance.md has the measurement
+CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
 
 Chunks = Iterator[list[wire.Part]]
 

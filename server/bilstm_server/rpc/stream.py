@@ -228,10 +228,15 @@ class Stream:
         result = await self._model.batcher.enqueue(whole, self._deadline.at)
         self._outbox.expect(answer)
         self._results.add(result)
-        result.add_done_callback(partial(self._answer, sequence.id, answer, taken))
+        result.add_done_callback(partial(self._answer, sequence.id, answer, whole.tokens, taken))
 
     def _answer(
-        self, sequence_id: int, answer: Answer, taken: int, result: asyncio.Future[Result]
+        self,
+        sequence_id: int,
+        answer: Answer,
+        tokens: int,
+        taken: int,
+        result: asyncio.Future[Result],
     ) -> None:
         """What became of a complete sequence; `taken`: bytes of its steps, which are let go."""
         self._results.discard(result)
@@ -240,10 +245,11 @@ class Stream:
         self._room.give(taken)
         if error := result.exception():
             self._outbox.put(answer, iter([error_chunk(sequence_id, self._told(error))]))
-        else:
-            self._outbox.put(
-                answer, result_chunks(sequence_id, result.result(), self._options.reply_dtype)
-            )
+            return
+        encoded = result.result()
+        if encoded.timing.batch_tokens > tokens:
+            encoded = Result(encoded.output.own(), encoded.timing)
+        self._outbox.put(answer, result_chunks(sequence_id, encoded, self._options.reply_dtype))
 
     # -- what fails -------------------------------------------------------------------------------
 

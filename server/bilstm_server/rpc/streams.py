@@ -75,6 +75,11 @@ class Streams:
         for stream in self._streams:
             stream.drain()
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is none."""
+        return not self._calls
+
     async def ended(self) -> None:
         """Wait until there is none."""
         await self._ended.wait()
