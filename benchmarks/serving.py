@@ -40,6 +40,9 @@ CALLERS = (1, 16, 64)
 FULL_BATCHES = (f"--max-batch-sequences={CALLERS[-1]}", "--max-queue-delay=0.2")
 OPEN_LOOP_SHARES = (0.5, 0.8)  # of the throughput of the closed loop with the most callers
 STREAM = f"one stream, {CALLERS[-1]} in flight"
+SMALL_CALLS = f"shipped model, closed loop, {CALLERS[-1]}"
+SMALL_STREAM = f"shipped model, {STREAM}"
+SMALL_WIDTH = 12
 ENGINE = f"engine, batches of {CALLERS[-1]}"
 CLOSED = {callers: f"closed loop, {callers}" for callers in CALLERS}
 FULL = f"{CLOSED[CALLERS[-1]]}, full batches"
@@ -70,6 +73,7 @@ def main() -> int:
         with (
             server_process(*options) as server,
             server_process(*options, *FULL_BATCHES) as full_server,
+            server_process() as small_server,
         ):
             loads = asyncio.run(
                 _measure(
@@ -80,6 +84,9 @@ def main() -> int:
                     arguments.seconds,
                     arguments.rounds,
                 )
+            )
+            loads |= asyncio.run(
+                _measure_small(small_server, sequences, arguments.seconds, arguments.rounds)
             )
     return _report(loads, np.mean([len(s) for s in sequences]).item(), arguments.check)
 
@@ -122,6 +129,25 @@ async def _measure(
     return loads
 
 
+async def _measure_small(
+    server: ServerProcess, sequences: list[Sequence], seconds: float, rounds: int
+) -> dict[str, Load]:
+    """The same of the model that ships, of which computing takes little."""
+    narrow = [np.ascontiguousarray(sequence[:, :SMALL_WIDTH]) for sequence in sequences]
+    loads = {name: Load() for name in (SMALL_STREAM, SMALL_CALLS)}
+    async with AsyncClient(server.target) as client:
+
+        def call(index: int) -> Awaitable[object]:
+            return client.encode(narrow[index % len(narrow)])
+
+        await closed_loop(call, CALLERS[-1], 1.0)
+        for _ in range(rounds):
+            running = closed_loop(call, CALLERS[-1], seconds)
+            await _observe(loads[SMALL_CALLS], server, running, "japanese_vowels")
+            loads[SMALL_STREAM].rates.append(await _stream(client, narrow, CALLERS[-1], seconds))
+    return loads
+
+
 def _feed(engine: Engine, sequences: list[Sequence], size: int, seconds: float) -> float:
     """Sequences per second of the engine alone, with full batches."""
     inputs = [SequenceInput(s, frozenset({Output.STATES})) for s in sequences]
@@ -152,7 +178,9 @@ async def _stream(
     return done / (time.perf_counter() - started_at)
 
 
-async def _observe(load: Load, server: ServerProcess, running: Awaitable[list[float]]) -> None:
+async def _observe(
+    load: Load, server: ServerProcess, running: Awaitable[list[float]], model: str = "bench"
+) -> None:
     before = await asyncio.to_thread(server.metrics)
     started_at = time.perf_counter()
     measured = await running
@@ -161,8 +189,8 @@ async def _observe(load: Load, server: ServerProcess, running: Awaitable[list[fl
     count, total = (
         after[name] - before[name]
         for name in (
-            'bilstm_batch_sequences_count{model="bench"}',
-            'bilstm_batch_sequences_sum{model="bench"}',
+            f'bilstm_batch_sequences_count{{model="{model}"}}',
+            f'bilstm_batch_sequences_sum{{model="{model}"}}',
         )
     )
     load.rates.append(len(measured) / elapsed)
@@ -179,23 +207,24 @@ def _report(loads: dict[str, Load], mean_tokens: float, check: bool) -> int:
         f"closed loop: so many callers; open loop: Poisson, at a share of the closed loop's rate"
     )
     columns = ("seq/s", "tokens/s", "of engine", "p50 ms", "p99 ms", "batch")
-    print(" " * 30 + "".join(f"{column:>10}" for column in columns))
+    print(" " * 40 + "".join(f"{column:>10}" for column in columns))
     for name, load in loads.items():
-        row = f"{name:30}{load.rate:10.0f}{load.rate * mean_tokens:10.0f}"
-        row += f"{load.share_of(loads[ENGINE]):10.0%}"
+        row = f"{name:40}{load.rate:10.0f}{load.rate * mean_tokens:10.0f}"
+        small = name in (SMALL_CALLS, SMALL_STREAM)
+        row += " " * 10 if small else f"{load.share_of(loads[ENGINE]):10.0%}"
         if load.seconds:
             row += f"{load.percentile(0.5):10.1f}{load.percentile(0.99):10.1f}"
             row += f"{statistics.median(load.batches):10.1f}"
         print(row)
-    calls = CLOSED[CALLERS[-1]]
-    of_calls = loads[STREAM].share_of(loads[calls])
-    print(f"{STREAM}: {of_calls:.2f} times {calls}, the median of the rounds' ratios")
     missed = []
+    for stream, calls in ((STREAM, CLOSED[CALLERS[-1]]), (SMALL_STREAM, SMALL_CALLS)):
+        ratio = loads[stream].share_of(loads[calls])
+        print(f"{stream}: {ratio:.2f} times {calls}, the median of the rounds' ratios")
+        if ratio < REQUIRED_OF_CALLS:
+            missed.append(f"{stream}: {ratio:.2f} times {calls}, not {REQUIRED_OF_CALLS}")
     share = loads[FULL].share_of(loads[ENGINE])
     if share < REQUIRED_SHARE:
         missed.append(f"{FULL}: {share:.0%} of the engine's throughput, not {REQUIRED_SHARE:.0%}")
-    if of_calls < REQUIRED_OF_CALLS:
-        missed.append(f"{STREAM}: {of_calls:.2f} times {calls}, not {REQUIRED_OF_CALLS}")
     for miss in missed if check else ():
         print(f"FAIL: {miss}")
     return 1 if check and missed else 0
