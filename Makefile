@@ -76,8 +76,8 @@ $(BENCH): $(STAMP)
 	@touch $@
 
 # Each runs even where the one before misses a target.
-bench: setup $(BENCH) ## the operator against others, the server under load, what metrics cost
-	@missed=0; for part in operator serving overhead; do \
+bench: setup $(BENCH) ## the operator against others, the server under load, streams, what metrics cost
+	@missed=0; for part in operator serving streaming overhead; do \
 		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated
