@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -635,6 +636,57 @@ async def test_a_client_that_leaves(model_folder: Path, steps: int) -> None:
         slices.open()
         assert metric(app, "bilstm_dropped_total", model="small", reason="cancelled") == 2
         await until(lambda: not app._batchers or all(b.idle for b in app._batchers))
+
+
+HALF_SENT = """
+import sys
+import numpy as np
+from bilstm_client import Client
+
+def chunks():
+    yield np.zeros((10, 5))
+    print("sent", flush=True)
+    yield np.zeros((10, 5))
+    sys.stdin.read()
+
+with Client(sys.argv[1]) as client:
+    list(client.encode_stream([chunks()]))
+"""
+
+
+async def test_a_client_that_is_killed(model_folder: Path) -> None:
+    """The same of one that ends in the middle of a sequence without a word."""
+    async with gated_server(settings(model=[("small", model_folder)])) as (app, _):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HALF_SENT, target(app)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        await process.stdout.readline()
+        await until(lambda: held(app) == 20 * STEP_BYTES)
+        process.kill()
+        await until(lambda: metric(app, "bilstm_streams") == 0)
+        assert held(app) == 0
+        await process.wait()
+
+
+async def test_a_slow_writer(server: RunningServer, judge: Any) -> None:
+    """A sequence that comes step by step holds nobody up, and is answered like any other."""
+    x = sequence(0, 6)
+    async with talking(server.target) as slow, AsyncClient(server.target) as client:
+        await slow.open()
+        for start in range(len(x)):
+            await slow.send(chunk(0, x[start : start + 1], last=start == len(x) - 1))
+            async with talking(server.target) as other:
+                await other.open()
+                await other.whole(0, sequence(start, 3))
+                await other.finish()
+            np.testing.assert_array_equal(
+                other.states(0), (await client.encode(sequence(start, 3))).states
+            )
+        await slow.finish()
+    np.testing.assert_array_equal(slow.states(0), judge(x))
 
 
 async def test_drain(model_folder: Path, judge: Any) -> None:
