@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from talk import Talk, chunk, talking, violated_field
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
+from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from bilstm_server.app import App
 from bilstm_server.batching.engine import Engine, StagedBatch
@@ -635,7 +636,110 @@ async def test_a_client_that_leaves(model_folder: Path, steps: int) -> None:
         assert held(app) == 0
         slices.open()
         assert metric(app, "bilstm_dropped_total", model="small", reason="cancelled") == 2
-        await until(lambda: not app._batchers or all(b.idle for b in app._batchers))
+
+
+async def test_nothing_stays_of_clients_that_leave(model_folder: Path) -> None:
+    """At whatever moment a client leaves, or its deadline passes, nothing is held for it then."""
+    rng = np.random.default_rng(0)
+    async with gated_server(settings(model=[("small", model_folder)])) as (app, gated):
+        gated.open()
+        async with grpc.aio.insecure_channel(target(app)) as channel:
+            stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+
+            async def leave(number: int) -> None:
+                timeout = None if number % 3 else float(rng.uniform(0.001, 0.05))
+                call = stub.EncodeStream(timeout=timeout)
+                requests = [OPEN, *(of(chunk(i, sequence(i, 300), last=True)) for i in range(9))]
+                requests += [of(chunk(10, sequence(0, 9))), OPEN][: number % 3]
+                with suppress(Exception):  # of many kinds, where the call is over already
+                    for request in requests[: rng.integers(1, len(requests) + 1)]:
+                        await call.write(request)
+                    replies = 1  # that come whatever else was sent
+                    if number % 2:
+                        await call.done_writing()
+                        replies = 3
+                    for _ in range(rng.integers(0, replies + 1)):
+                        await call.read()
+                call.cancel()
+
+            for _ in range(20):
+                await asyncio.gather(*(leave(number) for number in range(12)))
+        await until(lambda: metric(app, "bilstm_streams") == 0)
+        assert held(app) == 0
+        assert metric(app, "bilstm_queue_sequences", model="small") == 0
+
+
+async def test_errors_that_are_not_read(model_folder: Path) -> None:
+    """A client that reads none of its refusals is read no further."""
+    async with (
+        bounded(model_folder, max_stream_sequences=10) as (app, _),
+        talking(target(app)) as talk,
+    ):
+        await talk.open()
+        bad = chunk(0, np.zeros((1, 1), "<f4"), last=True)
+
+        async def write() -> None:
+            for index in range(300_000):
+                bad.id = index
+                await talk.call.write(of(bad))
+
+        writing = asyncio.create_task(write())
+        refused = {"model": "small", "reason": "invalid"}
+        count = -1.0
+        while count != (count := metric(app, "bilstm_dropped_total", **refused)):
+            for _ in range(2_000):
+                await asyncio.sleep(0)
+        assert not writing.done()
+        writing.cancel()
+        await asyncio.wait({writing})
+
+
+async def test_too_many_chunks_in_a_message(server: RunningServer) -> None:
+    async with talking(server.target) as talk:
+        await talk.open()
+        await talk.send(*(chunk(index) for index in range(1_025)))
+        code, _, call = await talk.refusal()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert await violated_field(call) == "chunks"
+
+
+async def test_drain_of_a_silent_call(model_folder: Path) -> None:
+    """One that has not even opened its stream does not hold up a drain."""
+    async with (
+        gated_server(settings(model=[("small", model_folder)])) as (app, _),
+        talking(target(app)) as talk,
+    ):
+        await until(lambda: metric(app, "bilstm_streams") == 1)
+        draining = asyncio.create_task(app.drain())
+        assert (await talk.refusal())[0] is grpc.StatusCode.UNAVAILABLE
+        assert await draining
+
+
+async def test_streams_have_their_turns(model_folder: Path) -> None:
+    """Where calls fill every batch, a stream's sequence waits no longer than one of them."""
+    full = settings(model=[("small", model_folder)], max_batch_sequences=4)
+    async with (
+        gated_server(full) as (app, gated),
+        talking(target(app)) as talk,
+        AsyncClient(target(app)) as client,
+    ):
+        done = 0
+
+        async def call() -> None:
+            nonlocal done
+            while not talk.order:
+                await client.encode(sequence(0, 3))
+                done += 1
+
+        calls = [asyncio.create_task(call()) for _ in range(24)]
+        await until(lambda: metric(app, "bilstm_queue_sequences", model="small") >= 16)
+        await talk.open()
+        await talk.whole(0, sequence(0, 3))
+        await until(lambda: bool(next(iter(app._batchers))._streamed or talk.order))
+        gated.open()
+        await talk.until_answered(0)
+        assert done <= 2 * 24
+        await asyncio.gather(*calls)
 
 
 HALF_SENT = """

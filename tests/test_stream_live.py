@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from torch import nn
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
+from bilstm_server.batching.engine import StagedBatch
 from bilstm_server.model import load_model
 
 Array = NDArray[Any]
@@ -190,10 +193,110 @@ async def test_an_end_that_comes_late(live_server: RunningServer) -> None:
     assert talk.states(0).shape == (8, 2 * HIDDEN)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_drain(folder: Path, leaves: bool) -> None:
+    """A live sequence that has ended is answered to its end; one that goes on is dropped."""
+    async with (
+        gated_server(settings(model=[("one", folder)])) as (app, gated),
+        talking(f"127.0.0.1:{app.port}") as talk,
+    ):
+
+        def held() -> float:
+            return app.metrics.registry.get_sample_value("bilstm_stream_bytes") or 0.0
+
+        step_bytes = 4 * (WIDTH + 2 * HIDDEN)
+        await talk.open(live=pb.Live(block_steps=4, lookahead_steps=2))
+        await talk.send(chunk(0, sequence(0, 10), last=not leaves))
+        await talk.send(chunk(1, sequence(0, 5)))
+        await gated.engines["one"].arrival()
+        await until(lambda: held() == 2 * 14 * step_bytes)
+        draining = asyncio.create_task(app.drain())
+        await until(lambda: not app._batchers or all(b._refusing for b in app._batchers))
+        gated.open()
+        if not leaves:
+            await talk.until_answered(0)
+            assert talk.states(0).shape == (10, 2 * HIDDEN)
+        assert (await talk.refusal())[0] is grpc.StatusCode.UNAVAILABLE
+        assert await draining
+        dropped = app.metrics.registry.get_sample_value(
+            "bilstm_dropped_total", {"model": "one", "reason": "draining"}
+        )
+        assert dropped == (2 if leaves else 1)
+
+
+async def test_a_block_that_fails(folder: Path) -> None:
+    """Its sequence ends with an error; what still comes of it is ignored, and holds nothing."""
+
+    def fault(staged: StagedBatch) -> None:
+        raise ArithmeticError("no")
+
+    async with (
+        gated_server(settings(model=[("one", folder)])) as (app, gated),
+        talking(f"127.0.0.1:{app.port}") as talk,
+    ):
+        gated.engines["one"].fault = fault
+        gated.open()
+        await talk.open(live=pb.Live(block_steps=4, lookahead_steps=0))
+        await talk.send(chunk(0, sequence(0, 5)))
+        await talk.until_answered(0)
+        assert talk.error(0).error_id
+        gated.engines["one"].fault = lambda staged: None
+        for _ in range(100):
+            await talk.send(chunk(0, sequence(0, 50)))
+        await talk.send(chunk(0, last=True), chunk(1, sequence(0, 4), last=True))
+        await talk.finish()
+        assert app.metrics.registry.get_sample_value("bilstm_stream_bytes") == 0
+    assert talk.states(1).shape == (4, 2 * HIDDEN)
+
+
+async def test_more_live_sequences_than_there_may_be(folder: Path) -> None:
+    """One more is refused; those that there are go on."""
+    few = settings(model=[("one", folder)], max_stream_sequences=3)
+    async with (
+        gated_server(few) as (app, gated),
+        talking(f"127.0.0.1:{app.port}") as talk,
+    ):
+        gated.open()
+        await talk.open(live=pb.Live(block_steps=4, lookahead_steps=0))
+        for index in range(4):
+            await talk.send(chunk(index, sequence(0, 2)))
+        await talk.until_answered(3)
+        assert talk.error(3).code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        assert talk.error(3).HasField("retry_delay")
+        await talk.send(*(chunk(index, sequence(0, 2), last=True) for index in range(4)))
+        await talk.finish()
+    assert all(talk.states(index).shape == (4, 2 * HIDDEN) for index in range(3))
+
+
+async def test_live_streams_that_fill_the_memory(folder: Path) -> None:
+    """Live streams whose look-ahead takes all the memory there is go on, one after the other."""
+    step_bytes = 4 * (WIDTH + 2 * HIDDEN)
+    tight = settings(
+        model=[("one", folder)],
+        max_stream_bytes=100 * step_bytes,
+        max_streams_bytes=200 * step_bytes,
+    )
+    async with gated_server(tight) as (app, gated), AsyncExitStack() as stack:
+        gated.open()
+        x = sequence(0, 200)
+
+        async def one(talk: Talk) -> None:
+            await talk.open(live=pb.Live(block_steps=3, lookahead_steps=70))
+            for start in range(0, len(x), 10):
+                await talk.send(chunk(0, x[start : start + 10], last=start + 10 == len(x)))
+            await talk.finish()
+
+        target = f"127.0.0.1:{app.port}"
+        talks = [await stack.enter_async_context(talking(target)) for _ in range(3)]
+        await asyncio.gather(*(one(talk) for talk in talks))
+    assert all(talk.states(0).shape == (200, 2 * HIDDEN) for talk in talks)
+
+
 async def test_a_live_stream_is_bounded(folder: Path) -> None:
     """Input that comes faster than it is computed waits at the client, and none of it is lost."""
     step_bytes = 4 * (WIDTH + 2 * HIDDEN)
     room = settings(model=[("one", folder)], max_stream_bytes=100 * step_bytes)
+    holds = (10 + 5 + 2 * 10) * step_bytes  # a block, its look-ahead, and two on their way
     async with gated_server(room) as (app, gated), talking(f"127.0.0.1:{app.port}") as talk:
 
         def held() -> float:
@@ -208,10 +311,10 @@ async def test_a_live_stream_is_bounded(folder: Path) -> None:
             await talk.done()
 
         sending = asyncio.create_task(send())
-        await until(lambda: held() == 100 * step_bytes)
+        await until(lambda: held() > 0)
         gated.open()
         while await talk.receive():
-            assert held() <= 100 * step_bytes
+            assert held() in (holds, 0)
         await sending
         assert held() == 0
     assert talk.states(0).shape == (len(x), 2 * HIDDEN)

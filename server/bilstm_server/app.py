@@ -43,6 +43,7 @@ log = structlog.get_logger()
 _QUIET_SECONDS = 0.25
 _LATE_SECONDS = 5.0
 _REPLY_SECONDS = 0.5  # at the least, for the last replies
+_ENDING_SECONDS = 0.05  # in which streams are told that they end
 
 LoadEngine = Callable[[Path, Settings], Engine]
 
@@ -213,14 +214,16 @@ class App:
         await asyncio.sleep(self._settings.drain_delay_seconds)
         self._streams.drain()
         for batcher in self._batchers:
-            batcher.drain()
+            batcher.refuse()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.drain_timeout_seconds
         with suppress(TimeoutError):
             async with asyncio.timeout_at(give_up_at):
+                await self._streams.ended()
+                for batcher in self._batchers:
+                    batcher.drain()
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
-                await self._streams.ended()
                 await self._answer_late_calls()
         finished = self._streams.idle and all(batcher.idle for batcher in self._batchers)
         self._interceptor.end_streams()
@@ -236,6 +239,9 @@ class App:
                 await self._interceptor.quiet(_QUIET_SECONDS)
 
     async def _stop(self) -> None:
+        if not self._streams.idle:  # cancelled, they would leave gRPC's own words in the log
+            self._interceptor.end_streams()
+            await asyncio.sleep(_ENDING_SECONDS)
         await self._server.stop(None)
         for task in self._batchers.values():
             task.cancel()
@@ -251,6 +257,7 @@ class App:
             max_request_tokens=settings.max_batch_tokens,
             max_stream_bytes=settings.max_stream_bytes,
             max_stream_sequences=settings.max_stream_sequences,
+            max_block_tokens=self._queue_limits.max_whole_tokens,
         )
 
     @property

@@ -143,7 +143,9 @@ class Settings(BaseSettings):
         "slices, between which short ones have their turn.",
     )
     slice_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=0.002, description="Seconds that one slice of long sequences is to take at most."
+        default=0.002,
+        description="Seconds that one slice of long sequences is to take; ten times that where "
+        "nothing else has come for a second.",
     )
     max_streams: Count = Field(
         default=128, description="Streams that may be open; one more is refused."

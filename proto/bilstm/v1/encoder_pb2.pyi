@@ -411,7 +411,7 @@ class Live(_message.Message):
     block_steps: _builtins.int
     """at least 1"""
     lookahead_steps: _builtins.int
-    """of the right context; not negative"""
+    """of the right context; not negative, at most 32 times block_steps"""
     def __init__(
         self,
         *,
@@ -585,6 +585,7 @@ class SequenceError(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     EXPECTED_FIELD_NUMBER: _builtins.int
     ERROR_ID_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """the gRPC status code that a call would have ended with"""
     message: _builtins.str
@@ -595,6 +596,10 @@ class SequenceError(_message.Message):
     """with it: what was expected of the field, and found"""
     error_id: _builtins.str
     """with INTERNAL: the server's log has the cause under it"""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """with RESOURCE_EXHAUSTED: when to come again, a guess"""
+
     def __init__(
         self,
         *,
@@ -603,10 +608,11 @@ class SequenceError(_message.Message):
         field: _builtins.str = ...,
         expected: _builtins.str = ...,
         error_id: _builtins.str = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error_id", b"error_id", "expected", b"expected", "field", b"field", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error_id", b"error_id", "expected", b"expected", "field", b"field", "message", b"message", "retry_delay", b"retry_delay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

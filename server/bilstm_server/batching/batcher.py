@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,8 +55,10 @@ class Batcher:
             engine, device, metrics, limits.max_batch_sequences, limits.slice_seconds
         )
         self._arrival = asyncio.Event()
-        self._room = asyncio.Event()  # a batch was closed: there may be room for streams
+        # Of streams, those that wait to be admitted.
+        self._streamed: deque[tuple[Input, float, asyncio.Future[asyncio.Future[Result]]]] = deque()
         self._callers = 0  # that wait for their results
+        self._refusing = False
         self._draining = False
         self._computing = Computing(engine, device, metrics, tracer)
         self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
@@ -79,7 +82,8 @@ class Batcher:
         Raises `Unavailable` when draining, `Overloaded` when they don't fit into the queue,
         `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the failing one.
         """
-        self._refuse_while_draining()
+        if self._refusing:
+            raise Unavailable("the server is draining; try another one")
         tokens = sum(sequence.tokens for sequence in sequences)
         waiting = self._queue.tokens + self._long.tokens
         if not self._queue.fits(len(sequences), tokens + self._long.tokens):
@@ -89,6 +93,7 @@ class Batcher:
                 retry_after_seconds=self._seconds_of_queue(),
             )
         jobs = self._admit(sequences, deadline, trace)
+        self._stage_ahead()
         self._callers += 1
         try:
             if len(jobs) == 1:  # most requests, and they need no `gather`
@@ -104,23 +109,41 @@ class Batcher:
                 del job
 
     async def enqueue(self, sequence: Input, deadline: float = math.inf) -> asyncio.Future[Result]:
-        """Admit a stream's sequence as soon as the next batch is not full yet; its result is the
-        future's, which is to be cancelled if nobody waits for it any more.
-
-        Raises `Unavailable` when draining; the future raises what `submit` does.
+        """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
+        turn among the streams' sequences that wait; its result is the future's, which is to be
+        cancelled if nobody waits for it any more. The future raises what `submit` does.
         """
-        while not self._is_long(sequence) and not self._has_room(sequence):
-            self._refuse_while_draining()
-            self._room.clear()
-            await self._room.wait()
-        self._refuse_while_draining()
+        if self._is_long(sequence) or (not self._streamed and self._has_room(sequence)):
+            future = self._admit_streamed(sequence, deadline)
+            self._stage_ahead()
+            return future
+        turn: asyncio.Future[asyncio.Future[Result]] = asyncio.get_running_loop().create_future()
+        self._streamed.append((sequence, deadline, turn))
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                turn.result().cancel()
+            raise
+
+    def _admit_streamed(self, sequence: Input, deadline: float) -> asyncio.Future[Result]:
         (job,) = self._admit([sequence], deadline, None, streamed=True)
         job.future.add_done_callback(lambda _: self._queue.remove(job))
         return job.future
 
-    def _refuse_while_draining(self) -> None:
-        if self._draining:
-            raise Unavailable("the server is draining; try another one")
+    def _let_in(self) -> None:
+        """A batch was closed. Of the streams' sequences that wait, those have their turn that find
+        room in the next one; where calls have filled that already, half a batch of them."""
+        share = max(1, self._limits.max_batch_sequences // 2)
+        while self._streamed:
+            sequence, deadline, turn = self._streamed[0]
+            if not turn.done():
+                fits = self._queue.fits(1, sequence.tokens)
+                if not fits or (self._queue.full and share <= 0):
+                    return
+                turn.set_result(self._admit_streamed(sequence, deadline))
+                share -= 1
+            self._streamed.popleft()
 
     def _has_room(self, sequence: Input) -> bool:
         return not self._queue.full and self._queue.fits(1, sequence.tokens)
@@ -152,7 +175,6 @@ class Batcher:
         self._queue.put(short)
         self._arrival.set()
         self._device.arrive()
-        self._stage_ahead()
         return jobs
 
     def _seconds_of_queue(self) -> float:
@@ -165,11 +187,15 @@ class Batcher:
         """Whether all that was admitted has ended."""
         return not self._callers
 
-    def drain(self) -> None:
-        """Refuse what comes from now on; `run` returns when all that was admitted is done."""
-        self._draining = True
+    def refuse(self) -> None:
+        """Refuse calls from now on. What streams have still comes."""
+        self._refusing = True
         self._arrival.set()
-        self._room.set()
+
+    def drain(self) -> None:
+        """Nothing comes any more; `run` returns when all that was admitted is done."""
+        self._refusing = self._draining = True
+        self._arrival.set()
 
     async def run(self) -> None:
         """Form and compute batches, and slices of what is long, until drained."""
@@ -186,12 +212,13 @@ class Batcher:
         due_at = self._queue.due_at()
         if due_at is None:
             return False
-        return self._draining or due_at <= asyncio.get_running_loop().time()
+        return self._refusing or due_at <= asyncio.get_running_loop().time()
 
     async def _wait_for_work(self) -> bool:
         """Return when a batch or a slice is due: True, or False if drained."""
         loop = asyncio.get_running_loop()
         while not self._is_due() and not self._long:
+            self._let_in()  # all that waited before may have left
             due_at = self._queue.due_at()
             if due_at is None and self._draining:
                 return False
@@ -220,7 +247,7 @@ class Batcher:
         jobs, expired = self._queue.take(asyncio.get_running_loop().time())
         for job in expired:
             job.expire()
-        self._room.set()
+        self._let_in()
         return [job for job in jobs if not job.future.done()]
 
     def _stage_ahead(self) -> None:

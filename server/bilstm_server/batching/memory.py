@@ -93,7 +93,9 @@ class StreamRoom:
         self.sequences = 0
         self._half_sent = 0  # bytes of sequences that are not complete
         self._half_sent_sequences = 0
+        self._needing = 0  # of these, the ones that may take more
         self._freed = asyncio.Event()
+        self._closed = False
 
     async def begin(self) -> None:
         """Wait until one more sequence may begin. Raises `NoRoom`."""
@@ -103,9 +105,13 @@ class StreamRoom:
             await self._next_release()
         self.sequences += 1
         self._half_sent_sequences += 1
+        self._needing += 1
 
-    async def take(self, size: int) -> None:
-        """Wait until so much more of a half-sent sequence may be held. Raises `NoRoom`."""
+    async def take(self, size: int, final: bool = False) -> None:
+        """Wait until so much more of a half-sent sequence may be held. Raises `NoRoom`.
+
+        `final`: it will take no more.
+        """
         while self.used + size > self._limits.max_stream_bytes:
             if self._half_sent >= self.used:
                 raise NoRoom
@@ -113,24 +119,36 @@ class StreamRoom:
         await self._memory.take(self, size)
         self.used += size
         self._half_sent += size
+        if final:
+            self._settle(1)
 
-    def complete(self, size: int, sequences: int = 1) -> None:
-        """So much is half-sent no longer: it needs no more to be computed, or is given up."""
+    def complete(self, size: int, settled: bool = False) -> None:
+        """A sequence that held `size` is complete, or given up. `settled`: it has said before that
+        it would take no more."""
+        if self._closed:
+            return
         self._half_sent -= size
-        self._half_sent_sequences -= sequences
-        if not self._half_sent_sequences:
+        self._half_sent_sequences -= 1
+        self._settle(0 if settled else 1)
+
+    def _settle(self, sequences: int) -> None:
+        self._needing -= sequences
+        if not self._needing:
             self._memory.settle(self)
 
     def give(self, size: int, sequences: int = 0) -> None:
         """So much of a complete sequence, or those sequences, are held no longer."""
+        if self._closed:
+            return
         self.used -= size
         self.sequences -= sequences
         self._freed.set()
         self._memory.give(size)
 
     def close(self) -> None:
-        """The stream has ended: nothing is held any more."""
+        """The stream has ended: nothing is held any more, and what it still does has no effect."""
         self.give(self.used, self.sequences)
+        self._closed = True
         self._memory.settle(self)
 
     async def _next_release(self) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..model.config import Output
 
 Array = NDArray[np.generic]
-_BLOCK_BYTES = 1024 * 1024
+_MAX_BLOCK_BYTES = 1024 * 1024
+_MAPPED_BYTES = 128 * 1024  # from which a block is the system's own
 
 
 class ChunkedSteps:
@@ -25,7 +26,7 @@ class ChunkedSteps:
         self._step_shape = step_shape
         self._dtype = dtype
         step_bytes = dtype.itemsize * int(np.prod(step_shape, dtype=np.int64))
-        self._block_steps = max(1, _BLOCK_BYTES // step_bytes)
+        self._step_bytes = step_bytes
         self._blocks: list[Array] = []
         self._starts: list[int] = []
         self._last_used = 0  # steps of the last block
@@ -45,11 +46,16 @@ class ChunkedSteps:
             done += count
 
     def _add_block(self, steps: int) -> None:
-        shape = (max(steps, self._block_steps), *self._step_shape)
-        size = self._dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        # Straight from the system, where it goes back to at once when the sequence is dropped.
-        memory = np.frombuffer(mmap.mmap(-1, size), self._dtype)
-        self._blocks.append(memory.reshape(shape))
+        # As much as there is, so that there are few; but large ones no larger than needed.
+        room = max(1, min(self.tokens * self._step_bytes, _MAX_BLOCK_BYTES) // self._step_bytes)
+        shape = (max(steps, room), *self._step_shape)
+        size = shape[0] * self._step_bytes
+        if size < _MAPPED_BYTES:
+            block = np.empty(shape, self._dtype)
+        else:  # straight from the system, where it goes back to at once when it is dropped
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            block = np.frombuffer(mmap.mmap(-1, size, flags), self._dtype).reshape(shape)
+        self._blocks.append(block)
         self._starts.append(self.tokens)
         self._last_used = 0
 

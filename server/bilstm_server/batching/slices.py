@@ -7,7 +7,9 @@ it as long as nothing else waits. Long sequences at the same layer share their s
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +22,9 @@ from .sequence import SequenceInput, SequenceOutput
 
 _MAX_SECONDS = 0.05  # of slices in a row; then callers that left, and other models, have a say
 _SHARE = 0.25  # of a batch's time, for the slices that follow it
-_MAX_STEPS = 64 * SLICE_UNIT
+_MAX_ROWS = 256 * SLICE_UNIT  # steps of all sequences in a slice
+_QUIET_SECONDS = 1.0  # without anything short, after which slices may take longer
+_QUIET_FACTOR = 10.0
 
 
 class SliceEngine(Protocol):
@@ -58,9 +62,10 @@ class SliceLane:
         self._metrics = metrics
         self._max_sequences = max_sequences
         self._slice_seconds = slice_seconds
-        self._steps = SLICE_UNIT  # of a slice, as the last ones' time suggests
+        self._rows = SLICE_UNIT  # steps in a slice, as the last ones' time suggests
+        self._wanted_at = -math.inf  # when something short came last
         self._waiting: list[_Long] = []  # the compute thread is not told of them yet
-        self._active: list[_Long] = []  # the one whose turn it is first
+        self._active: deque[_Long] = deque()  # the one whose turn it is first
         self._seconds: list[float] = []  # of the slices of this turn
         self.counted = 0  # sequences that were put so
         self.tokens = 0  # theirs
@@ -123,50 +128,59 @@ class SliceLane:
 
     def _slice(self) -> None:
         """One slice, of the sequences that are at the same layer as the first one."""
-        for long in self._active:
-            if long.run is None and long.result is None:
-                self._begin(long)
         group = self._group()
         if not group:
             return
         started_at = time.perf_counter()
         try:
-            self._engine.advance([run for _, run in group], self._steps)
+            self._engine.advance([run for _, run in group], self._rows // len(group))
         except Exception as error:
             self._fail(group, error)
             return
         seconds = time.perf_counter() - started_at
         self._seconds.append(seconds)
-        self._adapt(seconds)
+        self._adapt(seconds, started_at)
         for long, run in group:
             long.most = max(long.most, len(group))
             if run.done:
                 self._finish(long, run)
-        advanced = [long for long, _ in group]
-        self._active = [long for long in self._active if long not in advanced] + advanced
 
     def _group(self) -> list[tuple[_Long, SlicedRun]]:
-        running = [
-            (long, long.run)
-            for long in self._active
-            if long.run is not None and long.result is None
-        ]
-        return [pair for pair in running if pair[1].layer == running[0][1].layer][
-            : self._max_sequences
-        ]
+        """As many as a slice has rows for; their next turn is behind the others'."""
+        most = min(max(self._rows // SLICE_UNIT, 1), self._max_sequences)
+        group: list[tuple[_Long, SlicedRun]] = []
+        others: list[_Long] = []
+        for _ in range(len(self._active)):
+            if len(group) == most:
+                break
+            long = self._active.popleft()
+            run = self._running(long)
+            if run is None or (group and run.layer != group[0][1].layer):
+                others.append(long)
+            else:
+                group.append((long, run))
+        self._active.extendleft(reversed(others))
+        self._active.extend(long for long, _ in group)
+        return group
 
-    def _adapt(self, seconds: float) -> None:
-        """The next slice's steps, so that it takes the time that it may."""
-        change = min(max(self._slice_seconds / seconds, 0.5), 2.0)
-        steps = int(self._steps * change) // SLICE_UNIT * SLICE_UNIT
-        self._steps = min(max(steps, SLICE_UNIT), _MAX_STEPS)
+    def _adapt(self, seconds: float, now: float) -> None:
+        """The next slice's rows, so that it takes the time that it may."""
+        if self._device.wanted:
+            self._wanted_at = now
+        quiet = now - self._wanted_at > _QUIET_SECONDS
+        target = self._slice_seconds * (_QUIET_FACTOR if quiet else 1.0)
+        rows = int(self._rows * min(max(target / seconds, 0.5), 2.0))
+        self._rows = min(max(rows, SLICE_UNIT), _MAX_ROWS)
 
-    def _begin(self, long: _Long) -> None:
-        long.started_at = time.perf_counter()
-        try:
-            long.run = self._engine.begin(long.sequence)
-        except Exception as error:
-            long.result = error
+    def _running(self, long: _Long) -> SlicedRun | None:
+        """Its run, begun if it was not; None if it has a result."""
+        if long.run is None and long.result is None:
+            long.started_at = time.perf_counter()
+            try:
+                long.run = self._engine.begin(long.sequence)
+            except Exception as error:
+                long.result = error
+        return None if long.result is not None else long.run
 
     def _finish(self, long: _Long, run: SlicedRun) -> None:
         try:

@@ -145,7 +145,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         async def write_all(request: Any, context: Context) -> None:
             async with aclosing(behaviour(decode(request), context)) as replies:
                 async for reply in replies:
-                    await context.write(reply)
+                    try:
+                        await context.write(reply)
+                    except Exception as error:  # of gRPC's own: the client has left
+                        raise asyncio.CancelledError from error
 
         async def call(request: Any, context: Context) -> None:
             call = _Call(metrics, context)

@@ -1,30 +1,25 @@
-"""`LiveSequence`: a sequence whose results are sent while it still arrives, block by block."""
+"""`LiveSequence`: a sequence whose results are sent while it still arrives, block by block.
+
+It holds a block and its look-ahead, and no more: where they are there, the block is computed, and
+what comes beyond waits. So it never waits for another sequence, and none for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bilstm.v1 import encoder_pb2 as pb
-
 from ..batching.jobs import BatchTiming, Result
-from ..batching.memory import StreamRoom
 from ..batching.sequence import Array, BlockInput, SequenceOutput
-from ..errors import Unavailable
+from ..errors import InvalidInput
 from ..model.config import ModelConfig
-from .deadline import Deadline
-from .outbox import Outbox
-from .registry import ServedModel
+from .outbox import Answer
 from .replies import encoding_chunk, error_chunk
-from .sizes import StepBytes
-from .stream_requests import LiveOptions, StreamOptions
-
-State = tuple[Array, Array]
+from .sequences import Shared, State, check_type
+from .stream_requests import LiveOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +28,7 @@ class _Block:
     own: int
     first: bool
     reaches_end: bool  # the last of `steps` is the sequence's last
+    closes: bool  # and no block follows
 
     def exact(self, config: ModelConfig) -> tuple[bool, bool]:
         """Whether each direction's states are those of the whole sequence."""
@@ -45,136 +41,153 @@ class _Block:
 
 class LiveSequence:
     def __init__(
-        self,
-        sequence_id: int,
-        initial_state: State | None,
-        model: ServedModel,
-        options: StreamOptions,
-        live: LiveOptions,
-        room: StreamRoom,
-        step_bytes: StepBytes,
-        outbox: Outbox,
-        deadline: Deadline,
+        self, shared: Shared, live: LiveOptions, sequence_id: int, initial_state: State | None
     ):
+        self._shared = shared
+        self._live = live
         self._id = sequence_id
         self._initial_state = initial_state
-        self._model = model
-        self._reply_dtype = options.reply_dtype
-        self._live = live
-        self._room = room
-        self._step_bytes = step_bytes
-        self._outbox = outbox
-        self._deadline = deadline
-        self._arrived: list[Array] = []
-        self._waiting = 0  # steps
-        self._ended = False
-        self._closed = False  # the last chunk of the result was sent
+        self._buffer: Array | None = None  # of a block and its look-ahead, once there are steps
+        self._filled = 0  # steps of it
+        self._held = 0  # bytes of the stream's room
+        self._needs = True  # it may be half-sent still
+        self.ended = False
         self._error: Exception | None = None
+        self.failed = False
         self._changed = asyncio.Event()
+        self._last: Answer | None = None  # that was sent
+        self.task = asyncio.create_task(self._run())
 
-    def append(self, steps: Array) -> None:
-        """More steps, for which the stream's room has been taken."""
-        self._arrived.append(steps)
-        self._waiting += len(steps)
+    # -- what comes -------------------------------------------------------------------------------
+
+    async def add(self, steps: Array, last: bool) -> None:
+        if self._buffer is None:
+            self._buffer = await self._begin(steps)
+        check_type(steps, self._buffer.dtype)
+        done = 0
+        while done < len(steps) and not self.failed:
+            count = min(len(steps) - done, len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + count] = steps[done : done + count]
+            self._filled += count
+            done += count
+            self._changed.set()
+            while self._filled == len(self._buffer) and done < len(steps) and not self.failed:
+                await self._change()
+
+    async def _begin(self, steps: Array) -> Array:
+        """Take room, once and for all: for the buffer, and for the blocks that are on their way."""
+        shared, live = self._shared, self._live
+        capacity = live.block_steps + live.lookahead_steps
+        size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(steps.dtype)
+        if size > shared.max_bytes:
+            raise InvalidInput(
+                "steps", f"blocks take {size} bytes, and a stream may hold {shared.max_bytes}"
+            )
+        await shared.room.take(size, final=True)
+        self._held = size
+        return np.empty((capacity, *steps.shape[1:]), steps.dtype)
+
+    async def end(self) -> None:
+        if self._buffer is None:
+            raise InvalidInput("steps", "the sequence must have at least one step")
+        self._complete()
+        self.ended = True
         self._changed.set()
 
-    def end(self) -> None:
-        """There are no more."""
-        self._ended = True
-        self._changed.set()
-
-    def fail(self, error: Exception) -> None:
-        """Something is wrong with what came: it ends once all that is due before is answered."""
+    def fail(self, error: Exception) -> Answer | None:
+        """It ends once all that is due before is answered."""
+        self._complete()
+        self.failed = True
         self._error = error
         self._changed.set()
+        return None
 
-    async def run(self, told: Callable[[BaseException], pb.SequenceError]) -> None:
-        """Send each block's result until the sequence has ended; `told` says an error to the
-        client."""
+    def _complete(self) -> None:
+        if self._needs:
+            self._needs = False
+            self._shared.room.complete(self._held, settled=self._held > 0)
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # -- what goes --------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Send each block's result until the sequence has ended."""
         step = 0
         result: Result | None = None
+        closed = False
         try:
             while (block := await self._next_block(first=step == 0)) is not None:
                 result = await self._compute(block, result and result.output.carried)
-                self._send(block, result, step)
+                await self._send(block, result, step)
                 step += block.own
+                closed = block.closes
             if self._error is not None:
                 raise self._error
-            if not self._closed and result is not None:
+            if not closed and result is not None:
                 self._close(step, result.timing)
-            self._model.metrics.observe_encoded(sequences=1, tokens=0)
-        except Unavailable:
-            raise
+            self._shared.model.metrics.observe_encoded(sequences=1, tokens=0)
         except Exception as error:
-            self._let_go(self._waiting)
-            self._outbox.send(
-                iter([error_chunk(self._id, told(error))]),
-                partial(self._room.give, 0, sequences=1),
-            )
+            self._complete()
+            self.failed = True
+            self._changed.set()
+            chunk = error_chunk(self._id, self._shared.told(error))
+            self._shared.outbox.send(iter([chunk]), self._let_go)
+
+    def _let_go(self) -> None:
+        self._shared.room.give(self._held, sequences=1)
 
     async def _next_block(self, first: bool) -> _Block | None:
         """Once its steps are there; None behind the last one, or where the sequence has failed."""
         wanted = self._live.block_steps + self._live.lookahead_steps
-        while self._waiting < wanted and not self._ended and self._error is None:
-            self._changed.clear()
-            await self._changed.wait()
-        if not self._waiting or (self._waiting < wanted and self._error is not None):
+        while self._filled < wanted and not self.ended and self._error is None:
+            await self._change()
+        if not self._filled or (self._filled < wanted and self._error is not None):
             return None
-        steps = self._arrived[0] if len(self._arrived) == 1 else np.concatenate(self._arrived)
+        assert self._buffer is not None
+        steps = self._buffer[: self._filled].copy()
         own = min(self._live.block_steps, len(steps))
-        self._arrived = [steps[own:]]
-        self._waiting -= own
-        # A block that was the whole of what is there may not be the sequence's last, if that has
-        # not ended: then its context, of no steps, is not the end.
-        read = steps[: min(wanted, len(steps))]
-        return _Block(read, own, first, self._ended and len(read) == len(steps))
+        self._filled -= own
+        self._buffer[: self._filled] = steps[own:]
+        self._changed.set()
+        return _Block(steps, own, first, self.ended, self.ended and not self._filled)
 
     async def _compute(self, block: _Block, carried: Any) -> Result:
-        own_bytes = block.own * self._step_bytes.held(block.steps.dtype)
-        self._room.complete(own_bytes, sequences=0)
         waiting = BlockInput(
             block.steps, len(block.steps) - block.own, carried, self._state_of(block)
         )
-        result = await self._model.batcher.enqueue(waiting, self._deadline.at)
-        try:
-            return await result
-        except Exception:
-            self._room.give(own_bytes)
-            raise
+        return await (await self._shared.model.batcher.enqueue(waiting, self._shared.deadline))
 
     def _state_of(self, block: _Block) -> State | None:
         """The initial states that the directions have in the block: each only where it begins."""
         if self._initial_state is None or not (block.first or block.reaches_end):
             return None
-        keep = np.ones((self._model.config.state_rows, 1), dtype=bool)
-        if self._model.config.bidirectional:
+        config = self._shared.model.config
+        keep = np.ones((config.state_rows, 1), dtype=bool)
+        if config.bidirectional:
             keep[0::2], keep[1::2] = block.first, block.reaches_end
         hidden, cell = (np.where(keep, state, state.dtype.type(0)) for state in self._initial_state)
         return hidden, cell
 
-    def _send(self, block: _Block, result: Result, step: int) -> None:
-        self._closed = self._ended and not self._waiting and self._error is None
+    async def _send(self, block: _Block, result: Result, step: int) -> None:
+        """Once the one before has gone: so that no more than two are on their way."""
+        if self._last is not None:
+            await self._last.sent.wait()
         chunk = encoding_chunk(
             self._id,
             result.output.own(),
-            self._reply_dtype,
+            self._shared.options.reply_dtype,
             step,
-            result.timing if self._closed else None,
-            block.exact(self._model.config),
+            result.timing if block.closes else None,
+            block.exact(self._shared.model.config),
         )
-        size = block.own * self._step_bytes.held(block.steps.dtype)
-        self._outbox.send(iter([chunk]), partial(self._room.give, size, int(self._closed)))
+        written = self._let_go if block.closes else lambda: None
+        self._last = self._shared.outbox.send(iter([chunk]), written)
 
     def _close(self, step: int, timing: BatchTiming) -> None:
         """The sequence has ended where all of it was answered: say so in a chunk of no steps."""
-        chunk = encoding_chunk(self._id, SequenceOutput(), self._reply_dtype, step, timing)
-        self._outbox.send(iter([chunk]), partial(self._room.give, 0, sequences=1))
-
-    def _let_go(self, steps: int) -> None:
-        """Of what waits for its block."""
-        if self._arrived and steps:
-            size = steps * self._step_bytes.held(self._arrived[0].dtype)
-            self._room.complete(size, sequences=0)
-            self._room.give(size)
-        self._arrived.clear()
-        self._waiting = 0
+        reply_dtype = self._shared.options.reply_dtype
+        chunk = encoding_chunk(self._id, SequenceOutput(), reply_dtype, step, timing)
+        self._shared.outbox.send(iter([chunk]), self._let_go)

@@ -38,6 +38,7 @@ class RequestLimits:
     max_request_tokens: int
     max_stream_bytes: int
     max_stream_sequences: int
+    max_block_tokens: int  # of a live block and its look-ahead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -58,6 +58,8 @@ def sequence_error(error: ServiceError) -> pb.SequenceError:
     answer = pb.SequenceError(code=_row(error).code.value[0], message=str(error))
     if isinstance(error, InvalidInput):
         answer.field, answer.expected = error.field, error.expected
+    if isinstance(error, Overloaded):
+        answer.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_seconds))
     return answer
 
 

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.jobs import Result
 from ..batching.memory import NoRoom, StreamRoom
-from ..batching.sequence import Array, ChunkedSteps, SequenceInput, Steps
 from ..errors import InvalidInput, Overloaded, ServiceError, Unavailable
 from .deadline import Deadline
 from .internal import Context, log_internal_error
 from .live import LiveSequence
-from .outbox import Answer, Outbox, result_chunks
+from .outbox import Answer, Outbox
 from .registry import ServedModel
 from .replies import error_chunk, stream_opened
 from .requests import RequestLimits
+from .sequences import Shared, StreamSequence, WholeSequence
 from .sizes import StepBytes
 from .status import drop_reason, internal_sequence_error, sequence_error
 from .stream_requests import StreamOptions, parse_initial_state, parse_steps
@@ -34,20 +31,22 @@ from .stream_requests import StreamOptions, parse_initial_state, parse_steps
 _RETRY_SECONDS = 1.0  # a guess: until a client has completed some of what it has half sent
 # For so long a client that leaves looks like one that has ended its side of the stream.
 _LEAVING_SECONDS = 0.05
+_CHUNKS_IN_A_ROW = 64  # are taken before others of the event loop have their turn
 
 
 @dataclass(slots=True, eq=False)
-class _Sequence:
-    """One that is not complete yet."""
+class _Entry:
+    """A sequence that is not complete yet."""
 
     id: int
-    steps: Steps | None = None
-    initial_state: tuple[Array, Array] | None = None
-    dtype: np.dtype[np.generic] | None = None  # of its steps, once there are some
-    begun: bool = False
-    size: int = 0  # bytes that it holds of the stream's room
-    failed: bool = False  # and answered: what still comes of it is ignored
-    live: LiveSequence | None = None
+    has_place: bool = False  # among the stream's sequences
+    body: StreamSequence | None = None
+    refused: bool = False  # before it had a body
+
+    @property
+    def failed(self) -> bool:
+        """And answered: what still comes of it is ignored."""
+        return self.refused or (self.body is not None and self.body.failed)
 
 
 class Stream:
@@ -65,33 +64,41 @@ class Stream:
         self._room = room
         self._context = context
         self._deadline = Deadline.of(context)
-        self._step_bytes = StepBytes(model, options)
-        self._open: dict[int, _Sequence] = {}
+        self._outbox = Outbox(options.any_order)
+        self._shared = Shared(
+            model,
+            options,
+            limits.max_stream_bytes,
+            room,
+            self._outbox,
+            self._deadline.at,
+            StepBytes(model, options),
+            self._told,
+        )
+        self._open: dict[int, _Entry] = {}
         self._highest_id: int | None = None
         self._results: set[asyncio.Future[Result]] = set()
-        self._live: set[asyncio.Task[None]] = set()
-        self._outbox = Outbox(options.any_order)
+        self._live: set[LiveSequence] = set()
         self._reading: asyncio.Task[None] | None = None
         self._draining = False
+        self._broken = False  # the protocol
 
     # -- its lifetime -----------------------------------------------------------------------------
 
     async def run(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> AsyncGenerator[bytes]:
         """The replies. Whatever ends it, nothing of it is left."""
-        yield stream_opened(self._model)
-        self._reading = asyncio.create_task(self._read(requests))
-        if self._draining:
-            self._reading.cancel()
+        reading = self._reading = asyncio.create_task(self._read(requests))
         try:
+            yield stream_opened(self._model)
             async with aclosing(self._outbox.messages()) as messages:
                 async for message in messages:
                     yield message
-            with suppress(asyncio.CancelledError):
-                self._reading.result()
+            await reading
             if self._draining:
                 raise Unavailable("the server is draining; try another one")
         finally:
-            await self._close()
+            tasks = self._close()
+            await asyncio.wait(tasks)
 
     def drain(self) -> None:
         """Read no further; what is complete is answered, and then the stream ends."""
@@ -99,50 +106,71 @@ class Stream:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _close(self) -> None:
+    def _close(self) -> set[asyncio.Task[None]]:
+        """Let go of all that is there, at once: an await could be cancelled. Returns the tasks that
+        have yet to notice."""
         reason = "expired" if self._deadline.ended() else "cancelled"
-        reason = "draining" if self._draining else reason
-        for sequence in self._open.values():
-            if not sequence.failed:
-                self._model.metrics.drop(reason)
-        tasks = {task for task in (self._reading, *self._live) if task is not None}
+        reason = "invalid" if self._broken else "draining" if self._draining else reason
+        live = [sequence for sequence in self._live if not sequence.task.done()]
+        half_sent = [e for e in self._open.values() if not e.failed and e.body not in live]
+        for _ in (*half_sent, *live):
+            self._model.metrics.drop(reason)
+        assert self._reading is not None
+        tasks = {self._reading, *(sequence.task for sequence in live)}
         for task in tasks:
             task.cancel()
         for result in list(self._results):
             if result.cancel():
                 self._model.metrics.drop(reason)
-        if tasks:
-            await asyncio.wait(tasks)
         self._open.clear()
         self._room.close()
+        return tasks
 
     # -- reading ----------------------------------------------------------------------------------
 
     async def _read(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> None:
         try:
-            async for request in requests:
-                if request.HasField("options"):
-                    raise InvalidInput("options", "must come in the first message only")
-                chunks = request.chunks
-                for index in range(len(chunks)):
-                    await self._take(chunks[index], index)
-            if self._open:
-                await asyncio.sleep(_LEAVING_SECONDS)
-            for sequence in self._open.values():
-                if not sequence.failed:
-                    self._fail(sequence, InvalidInput("last", "the stream ended without it"))
-            self._open.clear()
-            if self._live:
-                await asyncio.wait(self._live)
-        except Unavailable:
-            self._draining = True
+            await self._read_all(requests)
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+        except InvalidInput:
+            self._broken = True
+            raise
         finally:
+            if self._draining:
+                await self._finish_live()
             self._outbox.close()
 
-    async def _take(self, chunk: pb.SequenceChunk, index: int) -> None:
+    async def _read_all(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> None:
         """Raises `InvalidInput` where the protocol is broken."""
-        sequence = self._open.get(chunk.id)
-        if sequence is None:
+        async for request in requests:
+            if request.HasField("options"):
+                raise InvalidInput("options", "must come in the first message only")
+            chunks, most = request.chunks, self._limits.max_request_sequences
+            if len(chunks) > most:
+                raise InvalidInput("chunks", f"must be at most {most}, got {len(chunks)}")
+            for index in range(len(chunks)):
+                if index % _CHUNKS_IN_A_ROW == _CHUNKS_IN_A_ROW - 1:
+                    await asyncio.sleep(0)
+                await self._take(chunks[index], index)
+        if self._open:
+            await asyncio.sleep(_LEAVING_SECONDS)
+        for entry in self._open.values():
+            if not entry.failed:
+                self._fail(entry, InvalidInput("last", "the stream ended without it"))
+        self._open.clear()
+        await self._finish_live()
+
+    async def _finish_live(self) -> None:
+        """Wait for the live sequences that have ended; drop those that have not."""
+        ended = [sequence.task for sequence in self._live if sequence.ended or sequence.failed]
+        if ended:
+            await asyncio.wait(ended)
+
+    async def _take(self, chunk: pb.SequenceChunk, index: int) -> None:
+        entry = self._open.get(chunk.id)
+        if entry is None:
             if self._highest_id is not None and chunk.id <= self._highest_id:
                 raise InvalidInput(
                     f"chunks[{index}].id",
@@ -150,121 +178,60 @@ class Stream:
                     f"({self._highest_id}), got {chunk.id}",
                 )
             self._highest_id = chunk.id
-            sequence = self._open[chunk.id] = _Sequence(chunk.id)
+            entry = self._open[chunk.id] = _Entry(chunk.id)
         try:
-            if not sequence.failed:
-                await self._advance(sequence, chunk)
+            if not entry.failed:
+                await self._advance(entry, chunk)
         except Unavailable:
             raise
         except ServiceError as error:
-            self._fail(sequence, error)
+            self._fail(entry, error)
         except NoRoom:
-            if answer := self._fail(sequence, self._half_sent()):
+            if answer := self._fail(entry, self._half_sent()):
                 await answer.sent.wait()  # a client that reads nothing must not fill the memory so
         if chunk.last:
             del self._open[chunk.id]
-        elif sequence.failed and sum(s.failed for s in self._open.values()) > self._most_failed:
+        elif entry.failed and self._many_failed():
             raise InvalidInput("chunks", "too many sequences go on after they were refused")
 
-    @property
-    def _most_failed(self) -> int:
-        return self._limits.max_stream_sequences
+    def _many_failed(self) -> bool:
+        failed = sum(entry.failed for entry in self._open.values())
+        return failed > self._limits.max_stream_sequences
 
-    async def _advance(self, sequence: _Sequence, chunk: pb.SequenceChunk) -> None:
-        steps = parse_steps(chunk, self._model.config)
-        if not sequence.begun:
-            sequence.initial_state = parse_initial_state(chunk, self._model.config)
+    async def _advance(self, entry: _Entry, chunk: pb.SequenceChunk) -> None:
+        if entry.body is None:
             await self._room.begin()
-            sequence.begun = True
-            if self._options.live is not None:
-                self._begin_live(sequence)
+            entry.has_place = True
+            entry.body = self._begin(chunk)
         elif chunk.HasField("initial_state"):
             raise InvalidInput("initial_state", "must come with the sequence's first chunk")
+        steps = parse_steps(chunk, self._model.config)
         if steps is not None:
-            await self._hold(sequence, steps)
-            self._append(sequence, steps, chunk.last)
+            await entry.body.add(steps, chunk.last)
         if chunk.last:
-            await self._complete(sequence)
+            await entry.body.end()
 
-    async def _hold(self, sequence: _Sequence, steps: Array) -> None:
-        """Wait until there is room for the steps and for what they will become."""
-        if sequence.dtype is None:
-            sequence.dtype = steps.dtype
-        elif steps.dtype != sequence.dtype:
-            raise InvalidInput("steps.data_type", "must be that of the sequence's first steps")
-        size = len(steps) * self._step_bytes.held(steps.dtype)
-        most = self._limits.max_stream_bytes
-        if size + (0 if sequence.live else sequence.size) > most:
-            raise InvalidInput(
-                "steps",
-                f"with its result the sequence is larger than a stream may hold, {most} bytes",
-            )
-        await self._room.take(size)
-        sequence.size += size
-
-    def _append(self, sequence: _Sequence, steps: Array, last: bool) -> None:
-        if sequence.live is not None:
-            sequence.live.append(steps)
-        elif sequence.steps is None and last:
-            sequence.steps = steps
-        else:
-            if sequence.steps is None:
-                sequence.steps = ChunkedSteps(steps.shape[1:], steps.dtype)
-            assert isinstance(sequence.steps, ChunkedSteps)
-            sequence.steps.append(steps)
-
-    async def _complete(self, sequence: _Sequence) -> None:
-        if sequence.dtype is None:
-            raise InvalidInput("steps", "the sequence must have at least one step")
-        if sequence.live is not None:
-            sequence.live.end()
-            return
-        assert sequence.steps is not None
-        whole = SequenceInput(sequence.steps, self._options.outputs, sequence.initial_state)
-        taken = whole.tokens * self._step_bytes.taken(sequence.dtype)
-        self._room.complete(sequence.size)
-        answer = Answer(partial(self._room.give, sequence.size - taken, sequences=1))
-        sequence.steps = None
-        result = await self._model.batcher.enqueue(whole, self._deadline.at)
-        self._outbox.expect(answer)
-        self._results.add(result)
-        result.add_done_callback(partial(self._answer, sequence.id, answer, whole.tokens, taken))
-
-    def _answer(
-        self,
-        sequence_id: int,
-        answer: Answer,
-        tokens: int,
-        taken: int,
-        result: asyncio.Future[Result],
-    ) -> None:
-        """What became of a complete sequence; `taken`: bytes of its steps, which are let go."""
-        self._results.discard(result)
-        if result.cancelled():
-            return
-        self._room.give(taken)
-        if error := result.exception():
-            self._outbox.put(answer, iter([error_chunk(sequence_id, self._told(error))]))
-            return
-        encoded = result.result()
-        if encoded.timing.batch_tokens > tokens:
-            encoded = Result(encoded.output.own(), encoded.timing)
-        self._outbox.put(answer, result_chunks(sequence_id, encoded, self._options.reply_dtype))
+    def _begin(self, chunk: pb.SequenceChunk) -> StreamSequence:
+        state = parse_initial_state(chunk, self._model.config)
+        if self._options.live is None:
+            return WholeSequence(self._shared, chunk.id, state, self._results)
+        live = LiveSequence(self._shared, self._options.live, chunk.id, state)
+        self._live.add(live)
+        live.task.add_done_callback(lambda _: self._live.discard(live))
+        return live
 
     # -- what fails -------------------------------------------------------------------------------
 
-    def _fail(self, sequence: _Sequence, error: Exception) -> Answer | None:
+    def _fail(self, entry: _Entry, error: Exception) -> Answer | None:
         """Answer that the sequence has no result, and let go what is there of it."""
-        sequence.failed = True
-        sequence.steps = None
-        if sequence.live is not None:
-            sequence.live.fail(error)
-            return None
-        written = partial(self._room.give, 0, sequences=1) if sequence.begun else lambda: None
-        if sequence.begun:
-            self._room.complete(sequence.size)
-            self._room.give(sequence.size)
-        return self._outbox.send(iter([error_chunk(sequence.id, self._told(error))]), written)
+        if entry.body is not None:
+            return entry.body.fail(error)
+        entry.refused = True
+        chunk = error_chunk(entry.id, self._told(error))
+        if not entry.has_place:
+            return self._outbox.send(iter([chunk]))
+        self._room.complete(0)
+        return self._outbox.send(iter([chunk]), lambda: self._room.give(0, sequences=1))
 
     def _told(self, error: BaseException) -> pb.SequenceError:
         """The error as the client is told it, counted."""
@@ -279,23 +246,3 @@ class Stream:
             "the stream is full of sequences that are half sent: complete some before others begin",
             _RETRY_SECONDS,
         )
-
-    # -- live -------------------------------------------------------------------------------------
-
-    def _begin_live(self, sequence: _Sequence) -> None:
-        assert self._options.live is not None
-        self._room.complete(0)
-        sequence.live = LiveSequence(
-            sequence.id,
-            sequence.initial_state,
-            self._model,
-            self._options,
-            self._options.live,
-            self._room,
-            self._step_bytes,
-            self._outbox,
-            self._deadline,
-        )
-        task = asyncio.create_task(sequence.live.run(self._told))
-        self._live.add(task)
-        task.add_done_callback(self._live.discard)

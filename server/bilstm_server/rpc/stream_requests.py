@@ -21,6 +21,8 @@ from .requests import (
     parse_state,
 )
 
+MAX_LOOKAHEAD = 32  # blocks
+
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
@@ -59,10 +61,15 @@ def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
         raise InvalidInput(
             "options.live.lookahead_steps", f"must not be negative, got {live.lookahead_steps}"
         )
-    most, steps = limits.max_sequence_tokens, live.block_steps + live.lookahead_steps
+    most, steps = limits.max_block_tokens, live.block_steps + live.lookahead_steps
     if steps > most:
         raise InvalidInput(
             "options.live", f"a block and its look-ahead must be at most {most} steps, got {steps}"
+        )
+    if live.lookahead_steps > MAX_LOOKAHEAD * live.block_steps:  # each step is computed as often
+        raise InvalidInput(
+            "options.live.lookahead_steps",
+            f"must be at most {MAX_LOOKAHEAD} times block_steps, got {live.lookahead_steps}",
         )
     return LiveOptions(live.block_steps, live.lookahead_steps)
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.memory import StreamMemory
-from ..errors import InvalidInput, Overloaded, Unavailable
+from ..errors import DeadlineExpired, InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
 from .internal import Context
 from .registry import ModelRegistry
@@ -19,6 +19,8 @@ from .stream import Stream
 from .stream_requests import parse_stream_options
 
 _RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
+_DRAINING = "the server is draining; try another one"
+_OPENING_SECONDS = 30.0  # within which the first message must come
 
 
 class Streams:
@@ -37,6 +39,7 @@ class Streams:
         self._metrics = metrics
         self._calls = 0
         self._streams: set[Stream] = set()
+        self._opening: set[asyncio.Task[Stream | None]] = set()
         self._draining = False
         self._ended = asyncio.Event()
         self._ended.set()
@@ -53,7 +56,7 @@ class Streams:
         self._ended.clear()
         stream: Stream | None = None
         try:
-            stream = await self._open(requests, context)
+            stream = await self._opened(requests, context)
             if stream is None:
                 return
             self._streams.add(stream)
@@ -72,6 +75,8 @@ class Streams:
     def drain(self) -> None:
         """Refuse new streams; those that there are end when what was complete is answered."""
         self._draining = True
+        for opening in self._opening:
+            opening.cancel()
         for stream in self._streams:
             stream.drain()
 
@@ -87,19 +92,41 @@ class Streams:
     def _admit(self) -> None:
         try:
             if self._draining:
-                raise Unavailable("the server is draining; try another one")
+                raise Unavailable(_DRAINING)
             if self._calls >= self._max_streams:
                 raise Overloaded(f"{self._calls} streams are open, no more may be", _RETRY_SECONDS)
         except (Unavailable, Overloaded) as error:
             self._metrics.no_model.drop(drop_reason(error))
             raise
 
+    async def _opened(
+        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+    ) -> Stream | None:
+        """What `_open` gives, unless a drain comes before."""
+        opening = asyncio.create_task(self._open(requests, context))
+        self._opening.add(opening)
+        try:
+            await asyncio.wait({opening})
+        finally:
+            self._opening.discard(opening)
+            opening.cancel()
+        if opening.cancelled():
+            raise Unavailable(_DRAINING)
+        return opening.result()
+
     async def _open(
         self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
     ) -> Stream | None:
         """By the first message; None if there is none."""
         metrics: DropMetrics = self._metrics.no_model
-        request = await anext(aiter(requests), None)
+        try:
+            async with asyncio.timeout(_OPENING_SECONDS):
+                request = await anext(aiter(requests), None)
+        except TimeoutError as error:
+            metrics.drop("expired")
+            raise DeadlineExpired(
+                f"the stream's first message did not come within {_OPENING_SECONDS:.0f} seconds"
+            ) from error
         if request is None:
             return None
         try:
