@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import aclosing, suppress
 from typing import Any
 
 from bilstm.v1 import encoder_pb2 as pb
@@ -17,7 +17,7 @@ from ._base import BaseClient
 from ._entries import Entry
 from ._sending import Sending
 from ._stream import Stream
-from .errors import Cancelled, Unavailable
+from ._stream_runner import LOST, Lost, StreamRunner
 
 # That items are taken from a source one after the other, before what was taken is sent: an iterable
 # that is not asynchronous holds the loop up, and so should have its next item at hand.
@@ -26,25 +26,28 @@ _PULL_SECONDS = 0.001
 OpenCall = Callable[[], Any]  # a grpc.aio.StreamStreamCall that sends bytes
 
 
-class AioStream:
+class AioStream(StreamRunner):
+    """See the module."""
+
     def __init__(
         self,
-        client: BaseClient,
+        client: BaseClient[AioStream],
         open_call: OpenCall,
         stream: Stream,
         source: Iterable[Any] | AsyncIterable[Any],
     ):
-        self._client = client
+        super().__init__(client, stream)
+        self._streams = client.streams
         self._open_call = open_call
-        self._stream = stream
         self._source = source
         self._changed = asyncio.Event()
         self._call: StreamCall | None = None
-        self._failure: BaseException | None = None  # of the source
         self._puller: asyncio.Task[None] | None = None
         self._sender: asyncio.Task[None] | None = None
 
     async def results(self) -> AsyncGenerator[Any, None]:
+        """What the caller iterates; the stream begins with its first step, and ends with it."""
+        self._streams.add(self)
         self._puller = asyncio.create_task(self._pull())
         try:
             while not self._stream.is_finished:
@@ -55,57 +58,57 @@ class AioStream:
                     for entry, value in received:
                         yield self._stream.result(entry, value)
         finally:
+            self._streams.discard(self)
+            self._stopped = True
             self._stream.close()
-            if self._call is not None:
-                self._call.cancel()
-            await _end(self._puller)
-            await _end(self._sender)
+            await self.end()
+
+    async def end(self) -> None:
+        """End the tasks: the caller has left, or the client is closed."""
+        self._stream.stop()
+        self._changed.set()
+        if self._call is not None:
+            self._call.cancel()
+        puller, sender = self._puller, self._sender
+        self._puller = self._sender = None  # which hold the source, and this
+        self._source = ()
+        await _end(puller, sender)
 
     # -- the caller's task
 
     async def _connect(self) -> StreamCall:
+        self._check()
         sending = self._stream.begin_call()
         await _end(self._sender)
-        self._check_source()
-        with self._calling():
-            self._call = StreamCall(self._open_call())
+        self._check()
+        try:
+            with self._calling():
+                self._call = StreamCall(self._open_call())
+        except Exception:  # grpc.aio's own: the channel is closed
+            self._check()
+            raise
         self._sender = asyncio.create_task(self._send(self._call, sending))
         return self._call
 
     async def _next(self, call: StreamCall) -> pb.EncodeStreamResponse | None:
         """The next reply; None: the call is over, and if there is need another is to be made."""
         response: pb.EncodeStreamResponse | None = None
-        lost: Unavailable | Cancelled | None = None
+        lost: Lost | None = None
+        cancellations = _cancellations()
         try:
             with self._calling():
                 response = await call.read()
-        except (Unavailable, Cancelled) as error:
+        except LOST as error:
             lost = error
         except asyncio.CancelledError:
-            if self._failure is None:  # if not, it was the call that was cancelled, not this task
+            # Of this task, or of the call, because the source has failed or the client was closed.
+            if _cancellations() > cancellations or not self._is_over:
                 raise
-        self._check_source()
-        if lost is not None and not self._stream.is_finished:
-            await self._pause(lost)
-        elif response is None:
-            self._stream.check_finished()
+        if seconds := self._pause_after(response, lost):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._until(lambda: self._is_over), seconds)
+            self._check()
         return response
-
-    async def _pause(self, lost: Unavailable | Cancelled) -> None:
-        if self._client.is_closed:
-            raise lost
-        seconds = self._stream.interrupted(lost, time.monotonic())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._until(lambda: self._failure is not None), seconds)
-        self._check_source()
-
-    def _check_source(self) -> None:
-        """Outside of any handler: what the source has raised is raised as it is."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _calling(self) -> AbstractContextManager[None]:
-        return self._client.calling(self._stream.options.encode.model_key)
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         while not is_so():
@@ -116,62 +119,82 @@ class AioStream:
 
     async def _pull(self) -> None:
         try:
-            async for item in _each(self._source):
-                self._stream.add(item)
-                self._changed.set()
-                await self._until(lambda: self._stream.has_room)
+            async with aclosing(_each(self._source)) as items:
+                async for item in items:
+                    self._stream.add(item)
+                    self._changed.set()
+                    await self._until(lambda: self._is_over or self._stream.has_room)
+                    if self._is_over:
+                        return
             self._stream.ended = True
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
         self._changed.set()
 
     async def _send(self, call: StreamCall, sending: Sending) -> None:
         try:
             is_open = await call.write(self._stream.options.opening())
-            while is_open:
-                await self._until(lambda: self._stream.has_unsent(sending))
-                entries = self._stream.take(sending)
-                if not entries:
-                    break
-                async for message in _messages(sending, entries):
-                    if not (is_open := await call.write(message)):
-                        break
+            while is_open and await self._wait_for_unsent(sending):
+                while is_open and (entry := self._stream.take(sending)) is not None:
+                    is_open = await _send_entry(call, sending, entry)
+                is_open = is_open and await _write(call, sending.flush())
             await call.done_writing()
-        except Exception as error:  # of the chunks of a sequence
-            if not sending.stopped:
-                self._fail(error)
+        except BaseException as error:  # of the chunks of a sequence
+            self._fail(error, sending)
 
-    def _fail(self, error: Exception) -> None:
-        if self._failure is None:
-            self._failure = error
-            self._changed.set()
-            if self._call is not None:
-                self._call.cancel()
+    async def _wait_for_unsent(self, sending: Sending) -> bool:
+        """False: there will be no more."""
+        stream = self._stream
+        await self._until(lambda: stream.has_unsent(sending) or stream.has_no_more(sending))
+        return stream.has_unsent(sending)
 
-
-async def _messages(sending: Sending, entries: list[Entry]) -> AsyncIterator[bytes]:
-    for entry in entries:
-        sending.begin(entry)
-        if not entry.in_chunks:
-            for message in sending.array(entry):
-                yield message
-            continue
-        for message in sending.flush():  # each chunk may be long in coming
-            yield message
-        async for chunk in _each(() if entry.failure else entry.sequence):
-            for message in (*sending.chunk(entry, chunk), *sending.flush()):
-                yield message
-            if sending.is_over(entry):
-                break
-        sending.end(entry)
-    for message in sending.flush():
-        yield message
+    def _fail(self, error: BaseException, sending: Sending | None = None) -> None:
+        """The caller's own code has raised, or this task was ended."""
+        if _cancellations():
+            raise error
+        if self._is_over or (sending is not None and sending.stopped):
+            return
+        self._failure = error
+        self._changed.set()
+        if self._call is not None:
+            self._call.cancel()
 
 
-async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _send_entry(call: StreamCall, sending: Sending, entry: Entry) -> bool:
+    """False: the call is over."""
+    if not entry.in_chunks:
+        return await _write(call, sending.array(entry))
+    if not await _write(call, sending.flush()):  # each chunk may be long in coming
+        return False
+    if not sending.is_over(entry):
+        async with aclosing(_each(entry.sequence)) as chunks:
+            async for chunk in chunks:
+                if not await _write(call, sending.chunk(entry, chunk)):
+                    return False
+                if sending.is_over(entry):
+                    break
+    sending.end(entry)
+    return True
+
+
+async def _write(call: StreamCall, messages: Iterable[bytes]) -> bool:
+    """False: the call is over."""
+    for message in messages:
+        if not await call.write(message):
+            return False
+    return True
+
+
+async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    """The items; an asynchronous iterator is closed with this, wherever it is."""
     if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
+        iterator = aiter(items)
+        try:
+            async for item in iterator:
+                yield item
+        finally:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
         return
     paused_at = time.monotonic()
     for item in items:
@@ -181,7 +204,16 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
             paused_at = time.monotonic()
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
+def _cancellations() -> int:
+    """How often the present task was cancelled: not what it awaits, or pretends to."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def _end(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel them and wait, but for the present one: the client may be closed in a source."""
+    others = {task for task in tasks if task and task is not asyncio.current_task()}
+    for task in others:
         task.cancel()
-        await asyncio.wait([task])
+    if others:
+        await asyncio.wait(others)

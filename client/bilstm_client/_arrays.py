@@ -44,15 +44,21 @@ def to_state(state: Any, name: str) -> tuple[Array, Array]:
     return to_array(hidden, f"{name}.hidden"), to_array(cell, f"{name}.cell")
 
 
+def is_tensor(x: Any) -> bool:
+    """Whether it seems to be a torch tensor; torch itself is not needed to say so."""
+    return hasattr(x, "detach") and hasattr(x, "dtype")
+
+
 def _ndarray(x: Any, name: str) -> Array:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: must be an array without a mask; fill it first")
     try:
-        if hasattr(x, "detach"):  # a torch tensor; torch itself is not needed to say so
+        if is_tensor(x):
             x = x.detach().cpu()
             x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
         return np.asarray(x)
-    except (TypeError, ValueError) as error:  # such as rows that differ in length
+    # Such as rows that differ in length, and what only seems to be a tensor.
+    except (TypeError, ValueError, AttributeError) as error:
         raise TypeError(f"{name}: must be an array of numbers: {error}") from error
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import InvalidInput, ModelNotFound, typed_errors
 from .types import Model
@@ -65,14 +65,22 @@ def finite_seconds(seconds: Any) -> float:
     return min(float(seconds), _MAX_TIMEOUT_SECONDS)
 
 
-class BaseClient:
-    def __init__(self, timeout_seconds: float):
+S = TypeVar("S")  # how a client's streams run
+
+
+class BaseClient(Generic[S]):
+    """See the module."""
+
+    def __init__(self, target: str, timeout_seconds: float):
+        self.target = target
+        self.streams: set[S] = set()  # that run
         self._timeout_seconds = finite_seconds(timeout_seconds)
         self._closed = False
         self._models: dict[ModelKey, Model] = {}  # whose limits batches are cut by
 
     @property
     def is_closed(self) -> bool:
+        """Whether `close` was called."""
         return self._closed
 
     def _check_open(self) -> None:

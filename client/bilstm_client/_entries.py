@@ -5,23 +5,30 @@ Knows what the source may give, and nothing of how it is sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._arrays import is_tensor
 from ._states import States
+from .errors import SequenceFailure
 from .types import Array
 
 # Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
-_NO_CHUNKS = (list, tuple, range, str, bytes, bytearray, memoryview, Mapping)
+_NO_CHUNKS = (
+    *(list, tuple, range, str, bytes, bytearray, memoryview),
+    *(Mapping, set, frozenset),
+)
 
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """How much of a sequence one call has sent."""
+    """What one call has sent of a sequence. Each call writes its own: so one that is over, whose
+    thread may still be somewhere in the caller's chunks, can't disturb the next."""
 
     steps: int = 0
     whole: bool = False
+    failure: SequenceFailure | None = None  # found on this side; the server's gives way to it
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +41,6 @@ class Entry:
     sequence: Any
     begun: bool = False  # some call has sent some of it
     sent: Sent = field(default_factory=Sent)  # by the present call
-    failure: Exception | None = None  # found on this side; the server's answer gives way to it
     received: int = 0  # steps of its states that have come
     states: States | None = None
     no_states: Array | None = None  # of no steps, for a last part that has none
@@ -43,13 +49,19 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """As errors call it."""
         return f"sequences[{self.index}]"
+
+    @property
+    def failure(self) -> SequenceFailure | None:
+        """Why this side has given it up; its turn comes when the server has answered it."""
+        return self.sent.failure
 
     @property
     def in_chunks(self) -> bool:
         """Whether it is an iterable of chunks, not an array."""
         x = self.sequence
-        if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or hasattr(x, "detach"):
+        if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or is_tensor(x):
             return False
         return hasattr(x, "__iter__") or hasattr(x, "__aiter__")
 
@@ -70,11 +82,3 @@ def entry_of(index: int, item: Any) -> Entry:
     if isinstance(item, tuple) and len(item) == 2:
         return Entry(index, item[0], True, item[1])
     return Entry(index, index, False, item)
-
-
-def chunks_of(entry: Entry) -> Iterable[Any]:
-    """An entry's chunks, where nothing can be awaited: None, if that is what they need."""
-    if entry.failure or hasattr(entry.sequence, "__iter__"):
-        return () if entry.failure else entry.sequence
-    entry.failure = TypeError(f"{entry.name}: an async iterable needs an AsyncClient")
-    return ()

@@ -75,7 +75,12 @@ def write_results(path: Path, arrays: Mapping[str, Array]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(f"{path}: can't be written: {error.strerror}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> FileError:
+    """A result can't be written there."""
+    return FileError(f"{path}: can't be written: {error.strerror}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ but the files that the caller asked for.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,7 +17,7 @@ from . import _core
 from ._entries import Entry
 from ._states import StatesInFile, StatesInMemory
 from ._stream_options import StreamOptions
-from .errors import ServerError, sequence_error
+from .errors import EncoderError, NotSaved, SequenceFailure, ServerError, sequence_error
 from .types import Array, EncodingChunk
 
 
@@ -24,23 +25,28 @@ def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> No
     """Add what the chunk completes to the entry's results: errors, or what the caller asked for."""
     if chunk.HasField("error"):
         _fail(entry, entry.failure or _error(entry, chunk.error))
-    elif entry.failure:  # what was sent before it failed has a result, for which no one asks
-        if chunk.last:
-            _fail(entry, entry.failure)
-    else:
+        return
+    if not entry.failure:
         states = _new_states(entry, chunk)
-        (_hand_on if options.in_chunks else _put_together)(entry, chunk, states, options)
-        entry.answered = chunk.last
+        if options.in_chunks:
+            _hand_on(entry, chunk, states)
+        else:
+            _put_together(entry, chunk, states, options)
+    if not chunk.last:
+        return
+    if entry.failure:  # what was sent before it failed has a result, for which no one asks
+        _fail(entry, entry.failure)
+    entry.answered = True
 
 
-def _fail(entry: Entry, error: Exception) -> None:
+def _fail(entry: Entry, error: SequenceFailure) -> None:
     if entry.states is not None:
         entry.states.discard()
     entry.results.append(error)
     entry.answered = True
 
 
-def _error(entry: Entry, message: pb.SequenceError) -> Exception:
+def _error(entry: Entry, message: pb.SequenceError) -> EncoderError:
     error = sequence_error(message, entry.index)
     error.key = entry.key
     error.index = entry.index
@@ -58,9 +64,7 @@ def _new_states(entry: Entry, chunk: pb.EncodingChunk) -> Array | None:
     return states[known:] if known else states
 
 
-def _hand_on(
-    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, options: StreamOptions
-) -> None:
+def _hand_on(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> None:
     first_step = entry.received
     if states is None:
         states = entry.no_states
@@ -89,22 +93,34 @@ def _hand_on(
 def _put_together(
     entry: Entry, chunk: pb.EncodingChunk, states: Array | None, options: StreamOptions
 ) -> None:
-    if states is not None:
-        if not entry.sent.whole or entry.received + len(states) > entry.sent.steps:
-            raise _broken(entry, "states of steps that it has not")
-        if entry.states is None:
-            path = None if options.save_states is None else options.save_states(entry.key)
-            entry.states = StatesInMemory() if path is None else StatesInFile(Path(path))
-        entry.states.add(states, entry.received, entry.sent.steps)
-        entry.received += len(states)
-    if chunk.last:
-        whole = None
-        if entry.states is not None:
-            if entry.received < entry.sent.steps:
-                raise _broken(entry, f"it ended after step {entry.received}")
-            whole = entry.states.whole()
-        timing = _core.timing(chunk.timing)
-        entry.results.append(_core.encoding(chunk.encoding, timing, whole))
+    if states is not None and (
+        not entry.sent.whole or entry.received + len(states) > entry.sent.steps
+    ):
+        raise _broken(entry, "states of steps that it has not")
+    path: Any = None
+    try:
+        if states is not None:
+            if entry.states is None:
+                path = None if options.save_states is None else options.save_states(entry.key)
+                entry.states = StatesInMemory() if path is None else StatesInFile(Path(path))
+            entry.states.add(states, entry.sent.steps)
+            entry.received += len(states)
+        if chunk.last:
+            _complete(entry, chunk)
+    except OSError as error:
+        path = getattr(entry.states, "path", path)
+        filename = error.filename if path is None else str(path)
+        entry.sent.failure = NotSaved(error, filename, entry.index, entry.key)
+        entry.sent.failure.__cause__ = error
+
+
+def _complete(entry: Entry, chunk: pb.EncodingChunk) -> None:
+    whole = None
+    if entry.states is not None:
+        if entry.received < entry.sent.steps:
+            raise _broken(entry, f"it ended after step {entry.received}")
+        whole = entry.states.whole()
+    entry.results.append(_core.encoding(chunk.encoding, _core.timing(chunk.timing), whole))
 
 
 def _broken(entry: Entry, what: str) -> ServerError:

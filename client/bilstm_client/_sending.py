@@ -14,9 +14,10 @@ import numpy as np
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._arrays import to_array
+from ._arrays import is_tensor, to_array
 from ._entries import Entry, Sent
 from ._pages import Pages
+from .errors import NotAnArray
 from .types import Array
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one row may be more
@@ -27,29 +28,43 @@ _CHUNKS = pb.EncodeStreamRequest.DESCRIPTOR.fields_by_name["chunks"].number
 
 
 class Sending:
-    """One call's requests but the first. Each sequence is whole before the next begins."""
+    """One call's requests but the first. Each sequence is whole before the next begins.
+
+    Once it is stopped it sends nothing, and leaves the entries to the next one.
+    """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.stopped = False  # the call is over
         self._sent = Sent()
         self._parts: list[wire.Part] = []
         self._size = 0
         self._pages = Pages()
 
     def begin(self, entry: Entry) -> None:
+        """The entry is the next to be sent; that it had failed before stays so."""
         entry.begun = True
-        self._sent = entry.sent = Sent()
+        self._sent = entry.sent = Sent(failure=entry.failure)
 
     def array(self, entry: Entry) -> Iterator[bytes]:
-        """All of an entry that is an array, as `chunk` and `end` do of one that is chunks."""
-        yield from self.chunk(entry, entry.sequence, last=True)
+        """All of an entry that is an array: the requests that are full by it. The rest waits for
+        more, or for `flush`."""
+        yield from self._add(entry, entry.sequence, last=True)
 
-    def chunk(self, entry: Entry, x: Any, *, last: bool = False) -> Iterator[bytes]:
-        """The requests that are full by `x`, more steps of the entry. The rest waits for more, or
-        for `flush`. What is no array ends the sequence, which then has failed."""
+    def chunk(self, entry: Entry, x: Any) -> Iterator[bytes]:
+        """More steps of an entry that is chunks; nothing waits, for the next may be long in coming.
+        What is no array ends the sequence, which then has failed."""
+        yield from self._add(entry, x, last=False)
+        yield from self.flush()
+
+    def _add(self, entry: Entry, x: Any, last: bool) -> Iterator[bytes]:
         pieces = _Pieces(entry, x)
         while not self.is_over(entry):
-            array = pieces.next()
+            try:
+                array = pieces.next()
+            except TypeError as error:
+                self._sent.failure = NotAnArray(str(error), entry.index, entry.key)
+                self._sent.failure.__cause__ = error.__cause__
+                break
             if array is None:
                 break
             self._pages.read(pieces.piece)
@@ -60,12 +75,12 @@ class Sending:
             self._put(entry, array, is_last)
             if self._size >= CHUNK_BYTES:
                 yield self._take()
-        if entry.failure or entry.answered:
+        if self._sent.failure or entry.answered:
             self.end(entry)
 
     def is_over(self, entry: Entry) -> bool:
         """Whether no more steps of it are to be sent."""
-        return entry.answered or entry.failure is not None or self.stopped
+        return self.stopped or entry.answered or self._sent.failure is not None
 
     def end(self, entry: Entry) -> None:
         """The entry has no more steps: the server keeps its id until it is told so, also where it
@@ -74,9 +89,14 @@ class Sending:
         if not (self._sent.whole or self.stopped):
             self._put(entry, None, last=True)
 
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """The entry is nothing that can be sent."""
+        self._sent.failure = NotAnArray(f"{entry.name}: {reason}", entry.index, entry.key)
+        self.end(entry)
+
     def flush(self) -> Iterator[bytes]:
         """What waits, as a request."""
-        if self._parts:
+        if self._parts and not self.stopped:
             yield self._take()
 
     def _put(self, entry: Entry, array: Array | None, last: bool) -> None:
@@ -109,18 +129,12 @@ class _Pieces:
         self.piece: Any = x
 
     def next(self) -> Array | None:
-        """The next piece; None at the end, and if it is no array: then the entry has failed."""
-        if self.at_end:
-            return None
-        try:
-            return to_array(self._cut(), self._entry.name)
-        except TypeError as error:
-            self._entry.failure = error
-            return None
+        """The next piece; None at the end. `TypeError`: it is no array."""
+        return None if self.at_end else to_array(self._cut(), self._entry.name)
 
     def _cut(self) -> Any:
         x = self._rest
-        if not isinstance(x, np.ndarray) and not hasattr(x, "detach"):
+        if not isinstance(x, np.ndarray) and not _can_be_cut(x):
             self._rest = x = to_array(x, self._entry.name)
         # As the wire may have it, whatever its type is: token ids take 8 bytes, other numbers 4.
         size = math.prod(x.shape) * (8 if x.ndim == 1 else 4)
@@ -133,6 +147,12 @@ class _Pieces:
         self._start += rows
         self.at_end = self._start >= len(x)
         return self.piece
+
+
+def _can_be_cut(x: Any) -> bool:
+    """Whether it is a tensor with rows, not only something that has the like methods."""
+    shape = getattr(x, "shape", None)
+    return is_tensor(x) and isinstance(shape, tuple) and getattr(x, "ndim", None) == len(shape)
 
 
 def opening(options: pb.StreamOptions) -> bytes:

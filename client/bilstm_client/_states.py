@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,7 +16,7 @@ SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay
 
 
 class States(Protocol):
-    def add(self, states: Array, first_step: int, steps: int) -> None:
+    def add(self, states: Array, steps: int) -> None:
         """More of them, [t, K*P], which begin where those before ended; of `steps` in all."""
 
     def whole(self) -> Array:
@@ -30,14 +31,16 @@ class StatesInMemory:
 
     def __init__(self) -> None:
         self._array: Array | None = None
+        self._filled = 0  # steps
 
-    def add(self, states: Array, first_step: int, steps: int) -> None:
+    def add(self, states: Array, steps: int) -> None:
         if self._array is None:
             if len(states) == steps:
                 self._array = states.copy()
                 return
             self._array = np.empty((steps, *states.shape[1:]), states.dtype)
-        self._array[first_step : first_step + len(states)] = states
+        self._array[self._filled : self._filled + len(states)] = states
+        self._filled += len(states)
 
     def whole(self) -> Array:
         assert self._array is not None
@@ -51,12 +54,12 @@ class StatesInFile:
     """An .npy file that is written as they come, under another name until it is whole."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file: IO[bytes] | None = None
         self._dtype = np.dtype(np.float32)
 
-    def add(self, states: Array, first_step: int, steps: int) -> None:
+    def add(self, states: Array, steps: int) -> None:
         if self._file is None:
             self._file = self._temporary.open("wb")
             self._dtype = states.dtype
@@ -71,11 +74,13 @@ class StatesInFile:
     def whole(self) -> Array:
         assert self._file is not None
         self._file.close()
-        self._temporary.replace(self._path)
-        array: Array = np.load(self._path, mmap_mode="r")
+        self._temporary.replace(self.path)
+        array: Array = np.load(self.path, mmap_mode="r")
         return array if array.dtype == self._dtype else array.view(self._dtype)  # bfloat16 is V2
 
     def discard(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what could not be written still can't be
+                self._file.close()
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)

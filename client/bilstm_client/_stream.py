@@ -5,6 +5,7 @@ a broken connection. Both clients drive it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from ._entries import Entry, entry_of
 from ._receiving import receive
 from ._sending import Sending
 from ._stream_options import Patience, StreamOptions
-from .errors import EncoderError, ServerError, Unavailable
+from .errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
 from .types import EncodingChunk
 
 
@@ -30,17 +31,20 @@ class Stream:
         self._patience = Patience(timeout_seconds)
         self._pulled = 0
         self._entries: dict[int, Entry] = {}  # unanswered, in the source's order
-        self._unsent: list[Entry] = []  # that the present call has not begun
+        self._unsent: deque[Entry] = deque()  # that the present call has not begun
         self._sending = Sending()
+        self._was_open = False
         self._served = ("", "")  # the model and version that answer
 
     # -- the source's side
 
     @property
     def has_room(self) -> bool:
+        """Whether another sequence may be pulled."""
         return len(self._entries) < self.options.in_flight
 
     def add(self, item: Any) -> None:
+        """A sequence, or a pair of its key and it, was pulled."""
         entry = entry_of(self._pulled, item)
         self._pulled += 1
         self._entries[entry.index] = entry
@@ -50,24 +54,34 @@ class Stream:
 
     def begin_call(self) -> Sending:
         """Another call, which is to send all that is unanswered."""
-        self._sending.stopped = True
+        self.stop()
         self._sending = Sending()
-        self._unsent = [entry for entry in self._entries.values() if not entry.answered]
+        self._unsent = deque(entry for entry in self._entries.values() if not entry.answered)
         return self._sending
 
-    def has_unsent(self, sending: Sending) -> bool:
-        """Whether `take` need not be waited for."""
-        return bool(self._unsent) or self.ended or sending.stopped
+    def stop(self) -> None:
+        """The call is over: it is to send no more, wherever its sender is."""
+        self._sending.stopped = True
 
-    def take(self, sending: Sending) -> list[Entry]:
-        """What the call is to send next; nothing: it is to end its side."""
-        if sending.stopped:
-            return []
-        taken, self._unsent = self._unsent, []
-        return taken
+    def has_unsent(self, sending: Sending) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._unsent) and not sending.stopped
+
+    def has_no_more(self, sending: Sending) -> bool:
+        """Whether the call is to end its side."""
+        return sending.stopped or (self.ended and not self._unsent)
+
+    def take(self, sending: Sending) -> Entry | None:
+        """What the call is to send next, begun in the same step: so no other call has it, too."""
+        if not self.has_unsent(sending):
+            return None
+        entry = self._unsent.popleft()
+        sending.begin(entry)
+        return entry
 
     @property
     def is_finished(self) -> bool:
+        """Whether all that the source gave was answered, and it has no more."""
         return self.ended and not self._entries
 
     def check_finished(self) -> None:
@@ -76,10 +90,18 @@ class Stream:
             message = "the server ended the stream before it had answered all"
             raise ServerError(grpc.StatusCode.INTERNAL, message)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the server was lost, and has answered nothing since."""
+        return self._patience.is_waiting
+
     def interrupted(self, error: EncoderError, now: float) -> float:
         """The server was lost. Returns the seconds until another call is to be made; raises where
-        that can't help, or `error` where it has not helped for too long."""
-        self._sending.stopped = True
+        that can't help, or `error` where it has not helped for too long. A server that has no room
+        for the stream is as good as none, once it had been open."""
+        self.stop()
+        if isinstance(error, Overloaded) and not self._was_open:
+            raise error
         for entry in self._entries.values():
             if entry.answered or entry.failure or not entry.begun:
                 continue
@@ -98,15 +120,19 @@ class Stream:
         return pause
 
     def _lose(self, entry: Entry, cause: EncoderError, why: str) -> None:
-        """An entry that can't go on: it is the caller's who returns errors, else the end."""
         lost = _unavailable(entry, f"the server was lost ({cause.message}), and {entry.name} {why}")
+        lost.__cause__ = cause
+        self._give_up(entry, lost)
+
+    def _give_up(self, entry: Entry, error: Unavailable) -> None:
+        """An entry that can't go on: it is the caller's who returns errors, else the end."""
         if not self.options.returns_errors:
-            raise lost from cause
-        entry.failure = lost
+            raise error
+        entry.sent.failure = error
 
     def close(self) -> None:
         """Nothing more will come: what is half written goes."""
-        self._sending.stopped = True
+        self.stop()
         for entry in self._entries.values():
             if entry.states is not None:
                 entry.states.discard()
@@ -117,6 +143,7 @@ class Stream:
         """What the reply completes, and of which sequence, in the order for the caller; see
         `result`."""
         if response.HasField("opened"):
+            self._was_open = True
             self._patience.connected(now)
             self._opened((response.opened.model, response.opened.version))
         touched: dict[int, Entry] = {}
@@ -132,7 +159,7 @@ class Stream:
 
     def result(self, entry: Entry, value: Any) -> Any:
         """As the caller gets it. Raises an error, if errors are to be raised."""
-        if isinstance(value, Exception):
+        if isinstance(value, SequenceFailure):
             if not self.options.returns_errors:
                 raise value
             if self.options.in_chunks:
@@ -161,11 +188,14 @@ class Stream:
             self._patience.progressed()
         if served != self._served:
             for entry in self._entries.values():
+                if entry.answered or entry.failure:
+                    continue
                 if entry.received and self.options.in_chunks:
                     now, before = (" version ".join(names) for names in (served, self._served))
                     message = f"the model is now {now}, and {entry.name} had begun with {before}"
-                    raise _unavailable(entry, message)
-                entry.restart()
+                    self._give_up(entry, _unavailable(entry, message))
+                else:
+                    entry.restart()
         self._served = served
 
 

@@ -6,7 +6,9 @@ Knows no server; whatever is wrong with a file is a `FileError` that names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -35,6 +37,7 @@ class Target:
     path: Path
     states: Path  # of an .npy file
     encoded: Path
+    error: FileError | None = None  # why it can't be looked into, as is found before it is opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +54,79 @@ class Place:
         return f"{self.target.path}: {self.name}" if self.name else f"{self.target.path}"
 
 
-def find_targets(paths: Iterable[Path], out_dir: Path | None) -> list[Target]:
+def find_targets(
+    paths: Iterable[Path], out_dir: Path | None, outputs: Collection[str]
+) -> list[Target]:
     """The files, and those in the folders, in their order; no two have one result."""
-    sources: dict[Path, Path] = {}
+    sources: dict[Path, Target] = {}  # by what they may write, before any was looked into
     targets = []
     for path in paths:
-        for file, place in _in_folder(path) if path.is_dir() else [(path, Path(path.name))]:
+        for file, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
             stem = (out_dir / place if out_dir else file).with_suffix("")
-            encoded = stem.with_name(stem.name + RESULT_SUFFIX)
-            if encoded in sources:
-                raise FileError(
-                    f"{sources[encoded]} and {file} would both be written to {encoded}; "
-                    "encode them apart"
-                )
-            sources[encoded] = file
-            targets.append(Target(file, stem.with_name(stem.name + STATES_SUFFIX), encoded))
+            states = stem.with_name(stem.name + STATES_SUFFIX)
+            target = Target(file, states, stem.with_name(stem.name + RESULT_SUFFIX), error)
+            targets.append(target)
+            if error is None:
+                other = sources.setdefault(target.encoded, target)
+                if other is not target:
+                    _check_apart(other, target, outputs)
     return targets
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Every file of arrays that is no result, and its place in the folder."""
-    found = False
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix in _SUFFIXES and not hidden and not is_result(path) and path.is_file():
-            found = True
-            yield path, path.relative_to(folder)
+def _check_apart(one: Target, other: Target, outputs: Collection[str]) -> None:
+    both = _results(one, outputs) & _results(other, outputs)
+    if both:
+        raise FileError(
+            f"{one.path} and {other.path} would both be written to {min(both)}; encode them apart"
+        )
+
+
+def _results(target: Target, outputs: Collection[str]) -> set[Path]:
+    """What will be written for a file: what it is, is in it, not in its name."""
+    try:
+        with open_arrays(target.path) as arrays:
+            if set(arrays) != {""}:
+                return {target.encoded}
+    except FileError:
+        return set()
+    others = {target.encoded} if set(outputs) - {"states"} else set()
+    return others | ({target.states} if "states" in outputs else set())
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, Path, FileError | None]]:
+    """Every file of arrays that is no result, and its place in the folder; also what can't be
+    looked into, and may be or hold one."""
+    found: list[tuple[Path, FileError | None]] = []
+
+    def unreadable(error: OSError) -> None:
+        found.append((Path(error.filename), _error(Path(error.filename), error)))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(parent, name) for name in files if not name.startswith("."))
+        sequences = (path for path in paths if path.suffix in _SUFFIXES and not is_result(path))
+        found += [(path, _no_file(path)) for path in sequences]
     if not found:
         raise FileError(f"{folder}: holds no .npy or .npz files of sequences")
+    for path, error in sorted(found, key=lambda file: file[0]):
+        yield path, path.relative_to(folder), error
+
+
+def _no_file(path: Path) -> FileError | None:
+    """Why it is none: the link leads nowhere, or it is something that to open would wait for."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return _error(path, error)
+    return None if is_file else FileError(f"{path}: not a file")
+
+
+def _error(path: Path, error: OSError) -> FileError:
+    return FileError(f"{path}: {error.strerror}")
 
 
 def is_result(path: Path) -> bool:
+    """Whether its name is that of a file that was written by this command."""
     return path.name.endswith((RESULT_SUFFIX, STATES_SUFFIX))
 
 
@@ -89,6 +134,8 @@ def read_sequences(target: Target) -> Iterator[tuple[Place, Array | None]]:
     """The file's sequences: that of an .npy file as a memory map, those of an .npz file read one
     at a time. In the place of what can't be read is None."""
     try:
+        if target.error:
+            raise target.error
         with open_arrays(target.path) as arrays:
             for name, open_array in arrays.items():
                 yield _read(target, name or None, open_array)
@@ -120,6 +167,7 @@ class ResultArchive:
         self._archive = ZipFile(self._temporary, "w")
 
     def add(self, name: str, array: Array) -> None:
+        """Another array."""
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
@@ -129,5 +177,8 @@ class ResultArchive:
         self._temporary.replace(self.path)
 
     def discard(self) -> None:
-        self._archive.close()
-        self._temporary.unlink(missing_ok=True)
+        """It will not be needed."""
+        with suppress(OSError):  # what could not be written still can't be
+            self._archive.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)

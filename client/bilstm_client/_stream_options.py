@@ -11,7 +11,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from . import _core
 from ._sending import opening
 from ._states import SaveStates
-from .types import DataTypeName, Live, OnError, OutputName
+from .types import DEFAULT_IN_FLIGHT, DataTypeName, Live, OnError, OutputName, whole_number
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
@@ -36,7 +36,7 @@ class StreamOptions:
         on_error: OnError,
         live: Live | None = None,
         save_states: SaveStates | None = None,
-        in_flight: int = 64,
+        in_flight: int = DEFAULT_IN_FLIGHT,
         ordered: bool = True,
         outputs: Iterable[OutputName] = ("states",),
         model: str = "",
@@ -45,18 +45,21 @@ class StreamOptions:
     ) -> Self:
         """Raises `TypeError` or `ValueError` for what can't be."""
         encode = _core.EncodeOptions.of(outputs, output_data_type, model, version)
-        if not isinstance(in_flight, int) or in_flight < 1:
-            raise ValueError(f"in_flight must be a number of sequences, 1 or more, got {in_flight}")
+        in_flight = whole_number(in_flight, "in_flight", 1)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error must be 'raise' or 'return', got {on_error!r}")
         if live is not None and not isinstance(live, Live):
             raise TypeError(f"live must be a Live, got {type(live).__name__}")
+        if save_states is not None and not callable(save_states):
+            given = type(save_states).__name__
+            raise TypeError(f"save_states must be a function from key to path, got {given}")
         if save_states is not None and pb.OUTPUT_STATES not in encode.outputs:
             raise ValueError("save_states needs 'states' among the outputs")
         returns_errors = on_error == "return"
         return cls(encode, in_flight, ordered, in_chunks, returns_errors, live, save_states)
 
     def opening(self) -> bytes:
+        """A call's first request."""
         options = pb.StreamOptions(
             model=self.encode.model,
             version=self.encode.version,
@@ -82,10 +85,17 @@ class Patience:
         self._connected_at: float | None = None
         self._pause = _FIRST_PAUSE_SECONDS
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a server is being waited for."""
+        return self._failing_since is not None
+
     def connected(self, now: float) -> None:
+        """A server has taken the call."""
         self._connected_at = now
 
     def progressed(self) -> None:
+        """It has answered something."""
         self._failing_since = None
         self._pause = _FIRST_PAUSE_SECONDS
 

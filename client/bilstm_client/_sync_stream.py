@@ -7,32 +7,36 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ._base import BaseClient
-from ._entries import Entry, chunks_of
+from ._entries import Entry
 from ._sending import Sending
 from ._stream import Stream
-from .errors import Cancelled, Unavailable
+from ._stream_runner import LOST, Lost, StreamRunner
 
 OpenCall = Callable[[Iterator[bytes]], "Iterator[pb.EncodeStreamResponse]"]
 
 
-class SyncStream:
+class SyncStream(StreamRunner):
+    """See the module."""
+
     def __init__(
-        self, client: BaseClient, open_call: OpenCall, stream: Stream, source: Iterable[Any]
+        self,
+        client: BaseClient[SyncStream],
+        open_call: OpenCall,
+        stream: Stream,
+        source: Iterable[Any],
     ):
-        self._client = client
+        super().__init__(client, stream)
+        self._streams = client.streams
         self._open_call = open_call
         self._source = source
-        self._changed = threading.Condition()  # guards all below
-        self._stream = stream
+        self._changed = threading.Condition()  # guards the stream, and all below
         self._call: Any = None
-        self._failure: BaseException | None = None  # of the source
-        self._stopped = False
         self._in_source = True
         # A source that blocks for ever must not keep the process from its end.
         self._puller = threading.Thread(target=self._pull, name="bilstm-source", daemon=True)
@@ -40,6 +44,8 @@ class SyncStream:
     # -- the caller's thread
 
     def results(self) -> Generator[Any, None, None]:
+        """What the caller iterates; the stream begins with its first step, and ends with it."""
+        self._streams.add(self)
         self._puller.start()
         try:
             while not self._stream.is_finished:
@@ -51,71 +57,67 @@ class SyncStream:
                     for entry, value in received:
                         yield self._stream.result(entry, value)
         finally:
-            self._stop()
+            self._streams.discard(self)
+            with self._changed:
+                self._stopped = True
+                self._stream.close()
+            self.end()
 
-    def _connect(self) -> None:
+    def end(self) -> None:
+        """Wake whoever waits here: the caller has left, or the client is closed."""
         with self._changed:
-            sending = self._stream.begin_call()
-        requests = self._requests(sending)
-        with self._calling():
-            call = self._open_call(requests)
-        with self._changed:
-            self._call = call
-            self._check_source()
-
-    def _next(self) -> pb.EncodeStreamResponse | None:
-        """The next reply; None: the call is over, and if there is need another is to be made."""
-        response: pb.EncodeStreamResponse | None = None
-        lost: Unavailable | Cancelled | None = None
-        try:
-            with self._calling():
-                response = next(self._call, None)
-        except (Unavailable, Cancelled) as error:
-            lost = error
-        with self._changed:
-            self._check_source()
-            if lost is not None and not self._stream.is_finished:
-                self._pause(lost)
-            elif response is None:
-                self._stream.check_finished()
-        return response
-
-    def _pause(self, lost: Unavailable | Cancelled) -> None:
-        if self._client.is_closed:
-            raise lost
-        seconds = self._stream.interrupted(lost, time.monotonic())
-        self._changed.notify_all()
-        self._changed.wait_for(lambda: self._failure is not None, seconds)
-        self._check_source()
-
-    def _check_source(self) -> None:
-        """Outside of any handler: what the source has raised is raised as it is."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _calling(self) -> AbstractContextManager[None]:
-        return self._client.calling(self._stream.options.encode.model_key)
-
-    def _stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._stream.close()
+            self._stream.stop()
             self._changed.notify_all()
             in_source = self._in_source
         if self._call is not None:
             self._call.cancel()
-        if not in_source:
+        if not in_source and self._puller is not threading.current_thread():
             self._puller.join()
+
+    def _connect(self) -> None:
+        with self._changed:
+            self._check()
+            sending = self._stream.begin_call()
+        # Not the generator itself: gRPC drops what it was given when the call is over, and only so
+        # is that no GeneratorExit of the caller's chunks.
+        requests = iter(partial(self._request, sending, self._requests(sending)), None)
+        try:
+            with self._calling():
+                call = self._open_call(requests)
+        except ValueError:  # the channel is closed
+            self._check()
+            raise
+        with self._changed:
+            self._call = call
+            self._check()
+
+    def _next(self) -> pb.EncodeStreamResponse | None:
+        """The next reply; None: the call is over, and if there is need another is to be made."""
+        response: pb.EncodeStreamResponse | None = None
+        lost: Lost | None = None
+        try:
+            with self._calling():
+                response = next(self._call, None)
+        except LOST as error:
+            lost = error
+        with self._changed:
+            if seconds := self._pause_after(response, lost):
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._is_over, seconds)
+                self._check()
+        return response
 
     # -- the source's thread
 
     def _pull(self) -> None:
+        ended = False
         try:
             items = iter(self._source)
             while self._has_room():
                 try:
                     item = next(items)
                 except StopIteration:
+                    ended = True
                     break
                 with self._changed:
                     self._stream.add(item)
@@ -124,20 +126,22 @@ class SyncStream:
             self._fail(error)
         with self._changed:
             self._in_source = False
-            self._stream.ended = self._failure is None
+            self._stream.ended = ended
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
         """Wait until another sequence may be pulled; False if none is wanted any more."""
         with self._changed:
             self._in_source = False
-            self._changed.wait_for(lambda: self._stopped or self._stream.has_room)
-            self._in_source = not self._stopped
+            self._changed.wait_for(lambda: self._is_over or self._stream.has_room)
+            self._in_source = not self._is_over
             return self._in_source
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, sending: Sending | None = None) -> None:
+        """The caller's own code has raised; if as a call was `sending` that is over, it is none of
+        the next one's."""
         with self._changed:
-            if self._stopped or self._failure is not None:
+            if self._is_over or (sending is not None and sending.stopped):
                 return
             self._failure = error
             self._changed.notify_all()
@@ -147,34 +151,45 @@ class SyncStream:
 
     # -- gRPC's thread, one per call
 
-    def _requests(self, sending: Sending) -> Iterator[bytes]:
+    def _request(self, sending: Sending, requests: Iterator[bytes]) -> bytes | None:
+        """The next one; None: no more."""
         try:
-            yield self._stream.options.opening()
-            while entries := self._take(sending):
-                yield from _messages(sending, entries)
-        except GeneratorExit:
-            raise
+            return next(requests, None)
         except BaseException as error:  # of the chunks of a sequence; gRPC would print it
-            if not sending.stopped:
-                self._fail(error)
+            self._fail(error, sending)
+            return None
 
-    def _take(self, sending: Sending) -> list[Entry]:
+    def _requests(self, sending: Sending) -> Iterator[bytes]:
+        yield self._stream.options.opening()
+        while self._wait_for_unsent(sending):
+            while (entry := self._take(sending)) is not None:
+                yield from _messages(sending, entry)
+            yield from sending.flush()
+
+    def _wait_for_unsent(self, sending: Sending) -> bool:
+        """False: there will be no more."""
+        stream = self._stream
         with self._changed:
-            self._changed.wait_for(lambda: self._stream.has_unsent(sending))
+            self._changed.wait_for(
+                lambda: stream.has_unsent(sending) or stream.has_no_more(sending)
+            )
+            return stream.has_unsent(sending)
+
+    def _take(self, sending: Sending) -> Entry | None:
+        with self._changed:
             return self._stream.take(sending)
 
 
-def _messages(sending: Sending, entries: list[Entry]) -> Iterator[bytes]:
-    for entry in entries:
-        sending.begin(entry)
-        if not entry.in_chunks:
-            yield from sending.array(entry)
-            continue
-        yield from sending.flush()  # each chunk may be long in coming
-        for chunk in chunks_of(entry):
+def _messages(sending: Sending, entry: Entry) -> Iterator[bytes]:
+    if not entry.in_chunks:
+        yield from sending.array(entry)
+        return
+    yield from sending.flush()  # each chunk may be long in coming
+    if not hasattr(entry.sequence, "__iter__"):
+        sending.refuse(entry, "an async iterable needs an AsyncClient")
+    if not sending.is_over(entry):
+        for chunk in entry.sequence:
             yield from sending.chunk(entry, chunk)
-            yield from sending.flush()
             if sending.is_over(entry):
                 break
-        sending.end(entry)
-    yield from sending.flush()
+    sending.end(entry)

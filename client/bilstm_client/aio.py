@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,43 +15,26 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from ._aio_stream import AioStream
+from ._aio_client_streams import AioClientStreams
 from ._base import (
     CHANNEL_OPTIONS,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_SECONDS,
     NO_SEQUENCES,
-    STREAM_METHOD,
-    BaseClient,
     ModelKey,
 )
-from ._states import SaveStates
-from ._stream import Stream
-from ._stream_options import StreamOptions
-from .errors import Cancelled, SequenceFailure
-from .types import (
-    DataTypeName,
-    Encoding,
-    EncodingChunk,
-    InitialState,
-    K,
-    Live,
-    Model,
-    OnError,
-    OutputName,
-    StreamKeywords,
-)
+from .errors import Cancelled
+from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(AioClientStreams):
     """Encodes sequences on a server, from one event loop. Make one and keep it: it holds the
     connection. Its methods are `Client`'s.
     """
 
     def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """As `Client`'s. Nothing is opened until the first call."""
-        super().__init__(timeout_seconds)
-        self._target = target
+        super().__init__(target, timeout_seconds)
         self._channel: grpc.aio.Channel | None = None
         self._stub: encoder_pb2_grpc.EncoderServiceAsyncStub | None = None
 
@@ -63,8 +46,11 @@ class AsyncClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection: calls that wait end as `Cancelled`, later ones as `ValueError`."""
+        """Close the connection: calls that wait end as `Cancelled`, and so do streams, with their
+        tasks; later ones as `ValueError`."""
         self._closed = True
+        for stream in list(self.streams):
+            await stream.end()
         if self._channel is not None:
             await self._channel.close()
 
@@ -116,94 +102,6 @@ class AsyncClient(BaseClient):
             encodings += _core.encodings(response)
         return encodings
 
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
-        *,
-        on_error: Literal["raise"] = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[tuple[K, Encoding], None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
-        *,
-        on_error: Literal["return"],
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[tuple[K, Encoding | SequenceFailure], None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any],
-        *,
-        on_error: Literal["raise"] = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[Encoding, None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any],
-        *,
-        on_error: Literal["return"],
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[Encoding | SequenceFailure, None]: ...
-
-    def encode_stream(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any],
-        *,
-        on_error: OnError = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[Any, None]:
-        """See `Client.encode_stream`. An async iterable is awaited in a task of its own; any other
-        source is pulled from in the loop, which it must not block.
-
-        Leave a loop early inside of `contextlib.aclosing(...)`, so that the stream ends there.
-        """
-        return self._stream(
-            source, options, in_chunks=False, on_error=on_error, save_states=save_states
-        )
-
-    @overload
-    def encode_chunks(
-        self,
-        source: Iterable[tuple[K, Any]] | AsyncIterable[tuple[K, Any]],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[EncodingChunk[K], None]: ...
-
-    @overload
-    def encode_chunks(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[EncodingChunk[int], None]: ...
-
-    def encode_chunks(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> AsyncGenerator[EncodingChunk[Any], None]:
-        """See `Client.encode_chunks` and `encode_stream`."""
-        return self._stream(source, options, in_chunks=True, on_error=on_error, live=live)
-
     async def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
         """See `Client.is_ready`."""
         timeout = self._begin(timeout_seconds)
@@ -230,21 +128,10 @@ class AsyncClient(BaseClient):
             )
         return _core.model(response.model)
 
-    def _stream(
-        self, source: Iterable[Any] | AsyncIterable[Any], options: StreamKeywords, **how: Any
-    ) -> AsyncGenerator[Any, None]:
-        keywords: dict[str, Any] = dict(options)
-        timeout = self._begin(keywords.pop("timeout_seconds", None))
-        stream = Stream(StreamOptions.of(**how, **keywords), timeout)
-        call: Any = self._connection().stream_stream(
-            STREAM_METHOD, None, pb.EncodeStreamResponse.FromString
-        )
-        return AioStream(self, call, stream, source).results()
-
     def _connection(self) -> grpc.aio.Channel:
         self._check_open()
         if self._channel is None:  # not in the constructor: it belongs to the loop that runs
-            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)
         return self._channel
 
     def _connected(self) -> encoder_pb2_grpc.EncoderServiceAsyncStub:
@@ -255,6 +142,7 @@ class AsyncClient(BaseClient):
 
     @contextmanager
     def calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
+        """As `BaseClient`'s; what is cancelled since the client was closed is `Cancelled`."""
         try:
             with super().calling(key, part):
                 yield

@@ -12,24 +12,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import _cli_stream
-from ._base import DEFAULT_TIMEOUT_SECONDS, finite_seconds
+from . import _cli_arguments, _cli_stream
+from ._base import DEFAULT_TIMEOUT_SECONDS
 from ._cli_stream import NotAllEncoded
-from ._core import output_numbers
 from ._files import RESULT_SUFFIX, FileError, SequenceFile, arrays_of, write_results
 from .client import Client
 from .errors import EncoderError, InvalidInput, Unavailable
-from .types import OUTPUTS, Array, Model
+from .types import DEFAULT_IN_FLIGHT, OUTPUTS, Array, Model
+
+_BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
+_INTERRUPTED = 130  # as shells have it: 128 and the signal's number
 
 
 class NotReady(Exception):
     """The server answers, and does not serve."""
 
 
-_BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="bilstm", description="Encode sequences on a BiLSTM encoding server."
     )
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"no server answers at {parsed.server}: {error.message}")
     except (EncoderError, FileError, NotReady, NotAllEncoded, OSError) as error:
         return _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        return _INTERRUPTED
     return 0
 
 
@@ -71,7 +74,7 @@ def _add_encode(commands: Any) -> None:
     add("files", nargs="+", type=Path, metavar="FILE", help="[T, D] floats or [T] token ids")
     add(
         "--outputs",
-        type=_outputs,
+        type=_cli_arguments.outputs,
         default="states",
         metavar="OUTPUTS",
         help=f"what to compute, comma-separated: {','.join(OUTPUTS)}; default: %(default)s",
@@ -83,14 +86,14 @@ def _add_encode(commands: Any) -> None:
         "--stream",
         action="store_true",
         help="encode any number of files, of any size, over one stream: a FILE may be a folder, "
-        "for all .npy and .npz files in it and below that are no results; .npy files are read and "
-        "written a part at a time; a file or array that can't be encoded is told of, and the rest "
-        "goes on; a server that is lost is waited for",
+        "for all .npy and .npz files in it and below that are no results (links to folders are "
+        "not followed); .npy files are read and written a part at a time; a file or array that "
+        "can't be encoded is told of, and the rest goes on; a server that is lost is waited for",
     )
     add(
         "--in-flight",
-        type=_count,
-        default=64,
+        type=_cli_arguments.count,
+        default=DEFAULT_IN_FLIGHT,
         metavar="N",
         help="with --stream: sequences that are sent before the first is answered; "
         "default: %(default)s",
@@ -120,47 +123,18 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--server",
-        type=_server,
+        type=_cli_arguments.server,
         default="localhost:50051",
         metavar="HOST:PORT",
         help="default: %(default)s",
     )
     add(
         "--timeout-seconds",
-        type=_seconds,
+        type=_cli_arguments.seconds,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
         help="of one call; of a stream: without a server; default: %(default)s",
     )
-
-
-def _outputs(text: str) -> list[str]:
-    names: list[Any] = [name.strip() for name in text.split(",")]
-    try:
-        output_numbers(names)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return names
-
-
-def _server(text: str) -> str:
-    if not text.strip() or re.match(r"https?://", text):
-        raise argparse.ArgumentTypeError(f"must be HOST:PORT, without http://, got {text!r}")
-    return text
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {count}")
-    return count
-
-
-def _seconds(text: str) -> float:
-    try:
-        return finite_seconds(float(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 # -- bilstm encode ----------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any, Literal, Self, Unpack, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,27 +13,12 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from ._base import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_SECONDS, STREAM_METHOD, BaseClient
-from ._states import SaveStates
-from ._stream import Stream
-from ._stream_options import StreamOptions
-from ._sync_stream import SyncStream
-from .errors import SequenceFailure
-from .types import (
-    DataTypeName,
-    Encoding,
-    EncodingChunk,
-    InitialState,
-    K,
-    Live,
-    Model,
-    OnError,
-    OutputName,
-    StreamKeywords,
-)
+from ._base import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_SECONDS
+from ._client_streams import ClientStreams
+from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
 
-class Client(BaseClient):
+class Client(ClientStreams):
     """Encodes sequences on a server. Make one and keep it: it holds the connection, which
     threads may share.
     """
@@ -41,7 +26,7 @@ class Client(BaseClient):
     def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """`target`: `host:port`, or any name gRPC resolves. `timeout_seconds`: of a call that
         sets none. Nothing is sent until the first call."""
-        super().__init__(timeout_seconds)
+        super().__init__(target, timeout_seconds)
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -54,8 +39,11 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection: calls that wait end as `Cancelled`, later ones as `ValueError`."""
+        """Close the connection: calls that wait end as `Cancelled`, and so do streams, with their
+        threads; later ones as `ValueError`."""
         self._closed = True
+        for stream in list(self.streams):
+            stream.end()
         self._channel.close()
 
     def encode(
@@ -135,127 +123,6 @@ class Client(BaseClient):
             encodings += _core.encodings(response)
         return encodings
 
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[tuple[K, Any]],
-        *,
-        on_error: Literal["raise"] = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[tuple[K, Encoding], None, None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[tuple[K, Any]],
-        *,
-        on_error: Literal["return"],
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[tuple[K, Encoding | SequenceFailure], None, None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[Any],
-        *,
-        on_error: Literal["raise"] = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[Encoding, None, None]: ...
-
-    @overload
-    def encode_stream(
-        self,
-        source: Iterable[Any],
-        *,
-        on_error: Literal["return"],
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[Encoding | SequenceFailure, None, None]: ...
-
-    def encode_stream(
-        self,
-        source: Iterable[Any],
-        *,
-        on_error: OnError = "raise",
-        save_states: SaveStates | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[Any, None, None]:
-        """Encode any number of sequences over one call, however long they are.
-
-        `source`: sequences, or (key, sequence) pairs: tuples of two, the key whatever the caller
-        likes. It may be endless: it is pulled from, in a thread of its own, only as fast as the
-        server takes sequences, with no more than `in_flight` unanswered; each is sent as soon as
-        it is pulled. A sequence is what `encode` takes, and must not be changed until it is
-        answered; also an array larger than memory, such as a `np.memmap`, which is converted and
-        sent a piece at a time; or an iterable of chunks that follow one another, [t, input_size]
-        numbers or [t] token ids each (so rows may be a list or a tuple, but no generator).
-
-        Yields an `Encoding` for each, as `encode` returns it; (key, `Encoding`) for a pair. They
-        are in the source's order, or with `ordered=False` in the order in which they are done.
-
-        `on_error`: where one sequence is refused, the stream ends with its error, whose `index`
-        and `key` tell which it was. With "return" the error is yielded in the place of the
-        sequence's `Encoding`, and the stream goes on. An exception of the source's own always
-        ends it, and is raised as it is.
-
-        `save_states`: a function from key (from index, without pairs) to a path. There the states
-        are written as an .npy file while they arrive, and `encoding.states` is a read-only memory
-        map of it: so neither a sequence nor its states need fit into memory. Where it returns
-        None they are an array as ever.
-
-        A server that is lost, or is not there yet, is connected to again, and what was not
-        answered is sent again; every result is yielded once. A sequence given as an iterator
-        can't be read again: once it was begun, that is its error, an `Unavailable`. A stream has
-        no deadline: `timeout_seconds` (None: the client's own) is for how long it goes on without
-        a server. The other options are those of `encode`.
-
-        To leave the loop early is to cancel the stream. Raises what `encode` does.
-        """
-        return self._stream(
-            source, options, in_chunks=False, on_error=on_error, save_states=save_states
-        )
-
-    @overload
-    def encode_chunks(
-        self,
-        source: Iterable[tuple[K, Any]],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[EncodingChunk[K], None, None]: ...
-
-    @overload
-    def encode_chunks(
-        self,
-        source: Iterable[Any],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[EncodingChunk[int], None, None]: ...
-
-    def encode_chunks(
-        self,
-        source: Iterable[Any],
-        *,
-        live: Live | None = None,
-        on_error: OnError = "raise",
-        **options: Unpack[StreamKeywords],
-    ) -> Generator[EncodingChunk[Any], None, None]:
-        """Encode as `encode_stream` does; yields the states in parts as they arrive.
-
-        The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
-
-        With `live`, results come while a sequence still arrives, such as one from a microphone:
-        an iterable of chunks, each of which is sent at once. The only output is the states, and
-        what was begun can't go on after the server was lost: that is an `Unavailable`.
-        """
-        return self._stream(source, options, in_chunks=True, on_error=on_error, live=live)
-
     def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
         """Whether the server says that it serves: its models are loaded, and it is not draining.
 
@@ -283,17 +150,6 @@ class Client(BaseClient):
                 pb.GetModelRequest(model=name, version=version), timeout=timeout
             )
         return _core.model(response.model)
-
-    def _stream(
-        self, source: Iterable[Any], options: StreamKeywords, **how: Any
-    ) -> Generator[Any, None, None]:
-        keywords: dict[str, Any] = dict(options)
-        timeout = self._begin(keywords.pop("timeout_seconds", None))
-        stream = Stream(StreamOptions.of(**how, **keywords), timeout)
-        call: Any = self._channel.stream_stream(
-            STREAM_METHOD, None, pb.EncodeStreamResponse.FromString
-        )
-        return SyncStream(self, call, stream, source).results()
 
     def _described(
         self, batch: _core.Batch, options: _core.EncodeOptions, timeout: float

@@ -9,6 +9,12 @@ EncoderError
 ├── Unavailable         UNAVAILABLE, after the retries
 ├── Cancelled           CANCELLED; by the server, after the retries
 └── ServerError         any other code: `error_id`, which the server's log has too
+
+In a stream, one sequence may also fail on this side. Each error of one sequence has its `index` and
+`key`.
+
+NotAnArray (TypeError)  what was given as a sequence, or as a chunk of it, is no array of numbers
+NotSaved (OSError)      its states can't be written to the file that `save_states` named
 """
 
 from __future__ import annotations
@@ -84,8 +90,27 @@ class ServerError(EncoderError):
         self.error_id = error_id
 
 
-# Why one sequence of a stream has no result; the TypeError: it is no array.
-SequenceFailure = EncoderError | TypeError
+class NotAnArray(TypeError):
+    """What a stream was given as a sequence, or as a chunk of it, is no array of numbers."""
+
+    def __init__(self, message: str, index: int, key: Any):
+        super().__init__(message)
+        self.index = index  # its place in the source
+        self.key = key  # without pairs its place, too
+
+
+class NotSaved(OSError):
+    """The states of one sequence of a stream can't be written: `errno`, `strerror` and `filename`
+    tell why and where."""
+
+    def __init__(self, error: OSError, filename: str | None, index: int, key: Any):
+        super().__init__(error.errno, error.strerror or str(error), filename)
+        self.index = index  # its place in the source
+        self.key = key  # without pairs its place, too
+
+
+# Why one sequence of a stream has no result: all of these have its `index` and `key`.
+SequenceFailure = EncoderError | NotAnArray | NotSaved
 
 _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
     grpc.StatusCode.NOT_FOUND: ModelNotFound,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import SequenceFailure
 
 Array = NDArray[Any]
 K = TypeVar("K")
@@ -75,7 +78,8 @@ class EncodingChunk(Generic[K]):
     forward_exact: bool
     reverse_exact: bool
     encoding: Encoding | None = None  # in the last chunk: all that was asked for but the states
-    error: Exception | None = None  # why there are no results from here on; this chunk is the last
+    # Why there are no results from here on; this chunk is the last.
+    error: SequenceFailure | None = None
 
     def __repr__(self) -> str:
         parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self.states)}"]
@@ -98,20 +102,39 @@ class Live:
     block_steps: int  # at least 1
     lookahead_steps: int = 0
 
+    def __post_init__(self) -> None:
+        whole_number(self.block_steps, "block_steps", 1)
+        whole_number(self.lookahead_steps, "lookahead_steps", 0)
+
 
 OnError = Literal["raise", "return"]
+DEFAULT_IN_FLIGHT = 64  # sequences
 
 
 class StreamKeywords(TypedDict, total=False):
     """What every stream can be told: see `Client.encode_stream`."""
 
-    in_flight: int  # 64
+    in_flight: int  # DEFAULT_IN_FLIGHT
     ordered: bool  # True
     outputs: Sequence[OutputName]  # ("states",)
     model: str  # ""
     version: str  # ""
     output_data_type: DataTypeName  # "float32"
     timeout_seconds: float | None  # None
+
+
+def whole_number(value: Any, name: str, least: int) -> int:
+    """`value`, if it is a number as the wire has it, and no less; `TypeError` or `ValueError` if
+    not."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if not least <= number < 2**32:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    return number
 
 
 def _brief(value: Any) -> str:

@@ -2,14 +2,15 @@
 
 python examples/streaming/endless.py [HOST:PORT]
 
-The generator is asked for its next sequence only as fast as the server takes them. To leave the
-loop is to end the stream.
+The generator is asked for its next sequence only as fast as the server takes them. The stream ends
+with `closing`: to leave the loop alone would not end it, as `results` still holds it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 
 import numpy as np
@@ -30,9 +31,10 @@ def measurements() -> Iterator[tuple[str, NDArray[np.float64]]]:
 with Client(target) as client:
     labels = client.get_model().labels
     results = client.encode_stream(measurements(), in_flight=32, outputs=["logits"])
-    for done, (name, encoding) in enumerate(results, start=1):
-        assert encoding.logits is not None
-        if done % 100 == 0:
-            print(f"{name}: {labels[encoding.logits.argmax()]}")
-        if done == RESULTS:
-            break
+    with closing(results):
+        for done, (name, encoding) in enumerate(results, start=1):
+            assert encoding.logits is not None
+            if done % 100 == 0:
+                print(f"{name}: {labels[encoding.logits.argmax()]}")
+            if done == RESULTS:
+                break

@@ -3,8 +3,8 @@
 python examples/streaming/folder.py FOLDER [HOST:PORT]
 
 Neither a file nor its states need fit into memory: files are read as they are sent, and states
-written to FILE.states.npy as they arrive. A file that the server refuses does not stop the others.
-`bilstm encode --stream FOLDER` does the same.
+written to FILE.states.npy as they arrive. A file that can't be read, or that the server refuses,
+does not stop the others. `bilstm encode --stream FOLDER` does so, too, and goes into folders below.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ target = sys.argv[2] if len(sys.argv) > 2 else "localhost:50051"
 
 def files() -> Iterator[tuple[Path, Any]]:
     for path in sorted(folder.glob("*.npy")):
-        if not path.name.endswith(".states.npy"):
-            yield path, np.load(path, mmap_mode="r")
+        if path.name.endswith(".states.npy"):
+            continue
+        try:
+            sequence = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            print(f"{path.name}: {error}")
+        else:
+            yield path, sequence
 
 
 with Client(target) as client:

@@ -1,0 +1,46 @@
+"""What may be typed for the options of `bilstm`, each refused in the user's words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from ._base import finite_seconds
+from ._core import output_numbers
+
+
+def outputs(text: str) -> list[str]:
+    """Names of outputs, comma-separated."""
+    names: list[Any] = [name.strip() for name in text.split(",")]
+    try:
+        output_numbers(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
+
+
+def server(text: str) -> str:
+    """HOST:PORT."""
+    if not text.strip() or re.match(r"https?://", text):
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, without http://, got {text!r}")
+    return text
+
+
+def count(text: str) -> int:
+    """A number, 1 or more."""
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A finite number of seconds."""
+    try:
+        return finite_seconds(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

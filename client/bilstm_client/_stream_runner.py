@@ -1,0 +1,63 @@
+"""`StreamRunner`: what both clients' ways of running a `Stream` have in common: what ends it, and
+what is to be done once a call has given a reply, or ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import grpc
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from ._base import BaseClient
+from ._stream import Stream
+from .errors import Cancelled, Overloaded, Unavailable
+
+Lost = Unavailable | Cancelled | Overloaded  # how a server is lost
+LOST = (Unavailable, Cancelled, Overloaded)
+_log = logging.getLogger("bilstm_client")
+
+
+class StreamRunner:
+    """One stream of a client, until it ends."""
+
+    def __init__(self, client: BaseClient[Any], stream: Stream):
+        self._client = client
+        self._stream = stream
+        self._failure: BaseException | None = None  # of the source, or of a sequence's chunks
+        self._stopped = False  # the caller has left
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the source is to be asked for no more, and no server waited for."""
+        return self._stopped or self._failure is not None or self._client.is_closed
+
+    def _check(self) -> None:
+        """Outside of any handler: what the source has raised is raised as it is."""
+        if self._failure is not None:
+            raise self._failure
+        if self._client.is_closed:
+            raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed")
+
+    def _calling(self) -> AbstractContextManager[None]:
+        return self._client.calling(self._stream.options.encode.model_key)
+
+    def _pause_after(self, response: pb.EncodeStreamResponse | None, lost: Lost | None) -> float:
+        """A call has given a reply, has ended, or was lost. Returns the seconds that are to be
+        waited before there is another, 0 if there need be none; raises what ends the stream."""
+        if self._stream.is_finished:
+            return 0
+        self._check()
+        if lost is not None:
+            was_waiting = self._stream.is_waiting
+            seconds = self._stream.interrupted(lost, time.monotonic())
+            if not was_waiting:
+                _log.info("waiting for a server at %s …", self._client.target)
+            return seconds
+        if response is None:
+            self._stream.check_finished()
+        return 0
