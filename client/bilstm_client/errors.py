@@ -142,7 +142,9 @@ def sequence_error(error: pb.SequenceError, index: int) -> EncoderError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return _invalid(code, _of_sequence(error.field, index), error.expected or error.message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(code, error.message)
+        said = error.HasField("retry_delay")
+        seconds = error.retry_delay.ToTimedelta().total_seconds() if said else None
+        return Overloaded(code, error.message, seconds)
     return ServerError(code, error.message, error.error_id)
 
 
