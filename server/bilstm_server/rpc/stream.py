@@ -88,17 +88,26 @@ class Stream:
     async def run(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> AsyncGenerator[bytes]:
         """The replies. Whatever ends it, nothing of it is left."""
         reading = self._reading = asyncio.create_task(self._read(requests))
+        reading.add_done_callback(self._read_to_end)
+        if self._draining:
+            reading.cancel()
         try:
             yield stream_opened(self._model)
             async with aclosing(self._outbox.messages()) as messages:
                 async for message in messages:
                     yield message
-            await reading
+            if not reading.cancelled():
+                await reading
             if self._draining:
                 raise Unavailable("the server is draining; try another one")
         finally:
             tasks = self._close()
             await asyncio.wait(tasks)
+
+    def _read_to_end(self, reading: asyncio.Task[None]) -> None:
+        if not reading.cancelled():
+            reading.exception()  # asked for, even if the client has left and nobody is told
+        self._outbox.close()
 
     def drain(self) -> None:
         """Read no further; what is complete is answered, and then the stream ends."""
@@ -140,7 +149,6 @@ class Stream:
         finally:
             if self._draining:
                 await self._finish_live()
-            self._outbox.close()
 
     async def _read_all(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> None:
         """Raises `InvalidInput` where the protocol is broken."""
