@@ -742,6 +742,19 @@ async def test_streams_have_their_turns(model_folder: Path) -> None:
         await asyncio.gather(*calls)
 
 
+async def test_a_drain_that_cuts_a_stream_off(model_folder: Path) -> None:
+    """It says so, and nothing stays held."""
+    brief = settings(model=[("small", model_folder)], drain_timeout_seconds=0.2)
+    async with held_server(brief) as (app, slices), talking(target(app)) as talk:
+        await talk.open()
+        await talk.whole(0, sequence(0, LONG))
+        await until(lambda: held(app) > 0)
+        assert not await app.drain()
+        await until(lambda: metric(app, "bilstm_streams") == 0)
+        assert held(app) == 0
+        slices.first.held = False
+
+
 HALF_SENT = """
 import sys
 import numpy as np
