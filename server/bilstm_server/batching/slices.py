@@ -63,7 +63,7 @@ class SliceLane:
         self._max_sequences = max_sequences
         self._slice_seconds = slice_seconds
         self._rows = SLICE_UNIT  # steps in a slice, as the last ones' time suggests
-        self._wanted_at = -math.inf  # when something short came last
+        self._wanted_at = -math.inf  # when something short came last, by time.perf_counter
         self._waiting: list[_Long] = []  # the compute thread is not told of them yet
         self._active: deque[_Long] = deque()  # the one whose turn it is first
         self._seconds: list[float] = []  # of the slices of this turn
@@ -93,6 +93,8 @@ class SliceLane:
         self._leave([long for long in self._active if not long.job.lives(now)])
         if not self._active:
             return
+        if after_seconds:
+            self._wanted_at = time.perf_counter()
         at_least = min(_SHARE * after_seconds, _MAX_SECONDS)
         await loop.run_in_executor(self._device.compute_thread, self._compute, at_least)
         for seconds in self._seconds:  # here: metrics are the loop's to write
