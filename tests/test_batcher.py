@@ -572,15 +572,6 @@ class WastefulEngine(Engine):
         self._scratches: list[weakref.ref[Scratch]] = []
         self.kept: list[int] = []
 
-    def begin(self, sequence: SequenceInput) -> SlicedRun:
-        raise NotImplementedError("what is long is tested in test_slice_lane.py")
-
-    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
-        raise NotImplementedError
-
-    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
-        raise NotImplementedError
-
     def _compute(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         self.kept.append(sum(scratch() is not None for scratch in self._scratches))
         scratch = Scratch()

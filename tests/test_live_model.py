@@ -7,19 +7,22 @@ layer and direction.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import encoders
 import pytest
 import torch
+from encoders import VOCABULARY, draw_state, draw_steps
 from hypothesis import given
 from hypothesis import strategies as st
 from lstms import architectures, assert_close, examples, seeds
 from torch import Tensor, nn
 
-from bilstm_server.model import Encodings, ModelConfig, Output, RaggedBatch
+from bilstm_server.model import Encodings, Output, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
-from bilstm_server.model.kernels import NAMES, KernelUnavailable, choose_kernel
+from bilstm_server.model.kernels import NAMES
 from bilstm_server.model.live import LiveState, encode_blocks
 
 pytestmark = [
@@ -27,38 +30,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
 
-VOCABULARY = 9
-SIZES = {"input_size": 5, "hidden_size": 6, "num_layers": 1}
 
 every_kernel = pytest.mark.parametrize("kernel", NAMES)
 
 
-def encoder_of(
-    kernel: str, dtype: torch.dtype = torch.float32, seed: int = 0, **sizes: Any
-) -> SequenceEncoder:
-    try:
-        chosen = choose_kernel(kernel, torch.device("cpu")).kernel
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
-    torch.manual_seed(seed)
-    config = ModelConfig.model_validate(SIZES | sizes)
-    return SequenceEncoder(config, dtype=dtype).requires_grad_(False).freeze(chosen)
-
-
-def draw_steps(encoder: SequenceEncoder, steps: int) -> Tensor:
-    if encoder.embedding is not None:
-        return torch.randint(VOCABULARY, (steps,))
-    return torch.randn(steps, encoder.config.input_size, dtype=encoder.dtype)
-
-
-def draw_state(encoder: SequenceEncoder) -> States:
-    """[layers*K, P] and [layers*K, H]"""
-    config = encoder.config
-    h_0, c_0 = (
-        torch.randn(config.state_rows, width, dtype=encoder.dtype)
-        for width in (config.state_size, config.hidden_size)
-    )
-    return h_0, c_0
+encoder_of = partial(encoders.encoder_of, num_layers=1)
 
 
 # -- the blocks of a sequence, by way of what is tested ----------------------------------------
@@ -197,7 +173,7 @@ def test_scheme(
 ) -> None:
     """Blocks of several sequences in one call, of any lengths and contexts, are each what the
     scheme gives for the sequence alone."""
-    embedding = {"embedding": {"num_embeddings": VOCABULARY}} if embedded else {}
+    embedding: dict[str, Any] = {"embedding": {"num_embeddings": VOCABULARY}} if embedded else {}
     encoder = encoder_of(kernel, dtype, seed, **architecture, **embedding)
     sequences = [
         Live(

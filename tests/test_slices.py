@@ -8,61 +8,32 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import encoders
 import numpy as np
 import pytest
 import torch
+from encoders import VOCABULARY, draw_state, draw_steps
 from hypothesis import given
 from hypothesis import strategies as st
 from lstms import architectures, assert_close, examples, seeds
 from torch import Tensor
 
-from bilstm_server.model import Encodings, ModelConfig, Output, Pooling, RaggedBatch
+from bilstm_server.model import Encodings, Output, Pooling, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
-from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 from bilstm_server.model.pooling import SlicedPooling, pool
 from bilstm_server.model.slices import SLICE_UNIT, SlicedRun, advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVERY = frozenset(Output)
-VOCABULARY = 9
-SIZES = {"input_size": 5, "hidden_size": 6, "num_layers": 2}
 WORDS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
 
-def encoder_of(
-    kernel: str,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    pooling: Pooling = Pooling.MEAN,
-    **sizes: Any,
-) -> SequenceEncoder:
-    try:
-        chosen = choose_kernel(kernel, torch.device("cpu")).kernel
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
-    torch.manual_seed(seed)
-    head = {"num_classes": 3, "pooling": pooling}
-    config = ModelConfig.model_validate({**SIZES, "head": head, **sizes})
-    return SequenceEncoder(config, dtype=dtype).requires_grad_(False).freeze(chosen)
-
-
-def draw_steps(encoder: SequenceEncoder, steps: int) -> Tensor:
-    if encoder.embedding is not None:
-        return torch.randint(VOCABULARY, (steps,))
-    return torch.randn(steps, encoder.config.input_size, dtype=encoder.dtype)
-
-
-def draw_state(encoder: SequenceEncoder) -> States:
-    config = encoder.config
-    h_0, c_0 = (
-        torch.randn(config.state_rows, width, dtype=encoder.dtype)
-        for width in (config.state_size, config.hidden_size)
-    )
-    return h_0, c_0
+encoder_of = partial(encoders.encoder_of, pooling=Pooling.MEAN, num_layers=2)
 
 
 def run_of(
@@ -150,7 +121,7 @@ def test_same_bits(
     """On the cpu kernel every output has the bits that it has in one piece, whatever the slices
     and however many sequences share them; and every token is counted once a layer."""
     embedding = {"embedding": {"num_embeddings": VOCABULARY}} if embedded else {}
-    encoder = encoder_of("cpu", dtype, seed, pooling, **architecture, **embedding)
+    encoder = encoder_of("cpu", dtype, seed, pooling=pooling, **architecture, **embedding)
     xs = [draw_steps(encoder, steps) for steps in lengths]
     states = [draw_state(encoder) if stateful else None for _ in lengths]
     runs = [run_of(encoder, x, outputs, hx) for x, hx in zip(xs, states, strict=True)]
@@ -179,7 +150,7 @@ def test_reference(
     seed: int,
 ) -> None:
     """On the reference kernel every output is close to what it is in one piece."""
-    encoder = encoder_of("reference", dtype, seed, pooling, **architecture)
+    encoder = encoder_of("reference", dtype, seed, pooling=pooling, **architecture)
     xs = [draw_steps(encoder, steps) for steps in lengths]
     runs = [run_of(encoder, x) for x in xs]
     finish(runs, sizes)

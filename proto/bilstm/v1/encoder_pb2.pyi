@@ -328,7 +328,7 @@ class EncodeStreamRequest(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def options(self) -> Global___StreamOptions:
-        """in the first message, and in no other"""
+        """in the first message, which must come within 30 s, and in no other"""
 
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceChunk]:

@@ -2,8 +2,8 @@
 
 One event loop owns it. Who finds no room waits, and so reads no further; nothing is dropped.
 Streams that wait for one another's half-sent sequences would wait for ever: so a part of the room,
-as large as one stream may need, is kept for one of those that wait at a time, until it holds
-nothing half-sent any more.
+as large as one stream may need, is kept for one of those that wait at a time, until none of its
+sequences may need more.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StreamMemory:
         self._admit()
 
     def settle(self, room: StreamRoom) -> None:
-        """`room` holds nothing half-sent: whoever waits may have the reserve."""
+        """None of `room`'s sequences will take more: another one may have the reserve."""
         if self._favoured is room:
             self._favoured = None
             self._admit()
@@ -67,7 +67,8 @@ class StreamMemory:
         return self.used + size <= self.limits.max_streams_bytes - reserve
 
     def _admit(self) -> None:
-        """Let in, in their order, those that find room now."""
+        """Let in those that find room now; who waits longest is asked first, and may be passed by
+        one that wants less."""
         kept: deque[tuple[StreamRoom, int, asyncio.Future[None]]] = deque()
         while self._waiting:
             room, size, turn = self._waiting.popleft()

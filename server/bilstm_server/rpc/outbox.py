@@ -40,10 +40,6 @@ class Outbox:
         self._changed = asyncio.Event()
         self._closed = False
 
-    def __len__(self) -> int:
-        """Answers that are not sent yet."""
-        return len(self._expected) + len(self._ready)
-
     def expect(self, answer: Answer) -> None:
         """Its turn is behind all that were expected before, unless any order will do."""
         self._expected[id(answer)] = answer
@@ -83,18 +79,23 @@ class Outbox:
             parts: list[wire.Part] = []
             size = 0
             done: list[Answer] = []
+            begun = False  # the first of those that are ready
             while self._ready and size < CHUNK_BYTES:
                 answer = self._ready[0]
                 assert answer.chunks is not None
                 chunk = next(answer.chunks, None)
                 if chunk is None:
                     done.append(self._ready.popleft())
+                    begun = False
                     continue
+                begun = True
                 parts += chunk
                 size += sum(map(len, chunk))
             if parts:
                 yield b"".join(parts)
-            if self._any_order:  # a large answer lets the others pass
+            # A large answer lets the others pass; one that has not begun may be followed by more of
+            # its sequence, and stays before that.
+            if self._any_order and begun:
                 self._ready.rotate(-1)
             for answer in done:
                 answer.written()
