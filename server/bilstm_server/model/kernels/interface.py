@@ -65,6 +65,16 @@ class RaggedBatch:
         first, second, third = (array.ctypes.data for array in arrays)
         return first, second, third
 
+    @property
+    def index_array(self) -> np.ndarray:
+        """[3, B] of int32: `descending`, `first_rows` and `positions`, one below the other."""
+        return np.stack([self.descending, self.first_rows, self.positions]).astype(np.int32)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """`index_array` on the device. May be set, by who has copied it there with other things."""
+        return torch.from_numpy(self.index_array).to(self.device)
+
     @cached_property
     def live(self) -> list[int]:
         """How many sequences have a first, second … step."""
