@@ -25,7 +25,7 @@ from .interface import (
 )
 from .reference import ReferenceLayer
 
-NAMES = ("cpu", "reference")  # fastest first
+NAMES = ("gpu", "cpu", "reference")  # fastest first
 
 
 class Choice(NamedTuple):
@@ -42,12 +42,14 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
     that is no kernel.
     """
     if name == "auto":
-        if device.type != "cpu":
-            return Choice("reference", ReferenceLayer)
         try:
-            return choose_kernel("cpu", device)
+            return choose_kernel("cpu" if device.type == "cpu" else "gpu", device)
         except KernelUnavailable as error:
             return Choice("reference", ReferenceLayer, missed=str(error))
+    if name == "gpu":
+        if device.type != "cuda":
+            raise KernelUnavailable(f"the gpu kernel can't run on {device.type}")
+        return Choice(name, _load_gpu(device))
     if name == "cpu":
         if device.type != "cpu":
             raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
@@ -56,6 +58,16 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
     if name == "reference":
         return Choice(name, ReferenceLayer)
     raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
+
+
+def _load_gpu(device: torch.device) -> Kernel:
+    try:
+        from . import gpu
+    except ImportError as error:
+        raise KernelUnavailable(
+            f"the gpu kernel needs Triton, which comes with torch for CUDA on Linux: {error}"
+        ) from error
+    return gpu.load(device)
 
 
 __all__ = [

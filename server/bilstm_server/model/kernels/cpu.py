@@ -7,7 +7,7 @@ releases the interpreter's lock for a whole layer.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import cpu_build
@@ -27,6 +26,7 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
+    needs_gradient,
 )
 from .reference import ReferenceLayer
 
@@ -148,7 +148,7 @@ class CpuKernel:
             ]
             inputs = draw(batch.tokens, width), draw(2, 40, output), draw(2, 40, hidden)
             x, h_0, c_0 = (t.double() for t in inputs)
-            exact = ReferenceLayer([_map(Tensor.double, d) for d in directions])(x, batch, h_0, c_0)
+            exact = ReferenceLayer([d.map(Tensor.double) for d in directions])(x, batch, h_0, c_0)
             actual = CpuLayer(directions, self)(inputs[0], batch, *inputs[1:])
             for one, other in zip(actual, exact, strict=True):
                 if not (one.double() - other).norm() <= tolerance * other.norm():
@@ -158,12 +158,15 @@ class CpuKernel:
 class CpuLayer:
     """One layer with its weights packed for the kernel."""
 
+    kernel = "cpu"
+    missed = None
+
     def __init__(self, directions: Sequence[DirectionWeights], kernel: CpuKernel):
         first = directions[0]
         self._kernel = kernel
         self._number = _NUMBERS[first.w_ih.dtype]
         # The weights of this moment: for gradients and for copies.
-        self._directions = [_map(_copy, direction) for direction in directions]
+        self._directions = [direction.copy() for direction in directions]
         self._packed = [
             _Packed(
                 kernel.pack(direction.w_ih, gates=True),
@@ -185,7 +188,7 @@ class CpuLayer:
         Where a gradient is to reach `x` or the states, or comes from them in forward mode, the
         reference computes this.
         """
-        if torch.is_grad_enabled() and any(map(_has_gradient, (x, h_0, c_0))):
+        if needs_gradient(x, h_0, c_0):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
         sequences, directions = len(batch), len(self._packed)
@@ -248,14 +251,14 @@ class CpuLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, kernel: CpuKernel):
         self._kernel = kernel
-        self._copies = (_copy(weight), None if bias is None else _copy(bias))
+        self._copies = (weight.detach().clone(), None if bias is None else bias.detach().clone())
         self._sizes = (weight.shape[1], weight.shape[0])
         self._number = _NUMBERS[weight.dtype]
         self._packed = (kernel.pack(weight, False), kernel.pack_bias(len(weight), False, bias))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, columns]. Raises `MemoryError`."""
-        if torch.is_grad_enabled() and _has_gradient(x):
+        if needs_gradient(x):
             return F.linear(x, *self._copies)
         x = x.contiguous()
         y = x.new_empty(len(x), self._sizes[1])
@@ -329,24 +332,6 @@ def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
         return load().linear(weight, bias)
     except KernelUnavailable:
         return ReferenceLayer.linear(weight, bias)
-
-
-def _map(function: Callable[[Tensor], Tensor], weights: DirectionWeights) -> DirectionWeights:
-    optional = (weights.b_ih, weights.b_hh, weights.w_hr)
-    return DirectionWeights(
-        function(weights.w_ih),
-        function(weights.w_hh),
-        *(None if tensor is None else function(tensor) for tensor in optional),
-    )
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
-
-
-def _has_gradient(tensor: Tensor) -> bool:
-    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
-    return tensor.requires_grad or dual.tangent is not None
 
 
 def _address(tensor: Tensor | None) -> int | None:

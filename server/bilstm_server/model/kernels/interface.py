@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,20 @@ class DirectionWeights:
     b_ih: Tensor | None  # [4H]
     b_hh: Tensor | None  # [4H]
     w_hr: Tensor | None  # [P, H], with a projection only
+
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> DirectionWeights:
+        """These with each tensor's image."""
+        optional = (self.b_ih, self.b_hh, self.w_hr)
+        return DirectionWeights(
+            function(self.w_ih),
+            function(self.w_hh),
+            *(None if tensor is None else function(tensor) for tensor in optional),
+        )
+
+    def copy(self) -> DirectionWeights:
+        """The numbers of this moment."""
+        return self.map(lambda tensor: tensor.detach().clone())
 
 
 class RaggedBatch:
@@ -127,6 +142,16 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     return converted.masked_fill(converted.isnan(), torch.nan)
 
 
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a gradient is to reach one of them, or comes from it in forward mode."""
+    return torch.is_grad_enabled() and any(map(_has_gradient, tensors))
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return tensor.requires_grad or dual.tangent is not None
+
+
 class KernelUnavailable(Exception):
     """A kernel can't run here; the message says why, and what to do about it."""
 
@@ -150,6 +175,9 @@ def state_type(weights: torch.dtype) -> torch.dtype:
 
 class Layer(Protocol):
     """A layer with its weights packed, ready to run."""
+
+    kernel: str  # that runs it: a kernel may leave a layer to a slower one
+    missed: str | None  # and why
 
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """Run every direction over the batch.

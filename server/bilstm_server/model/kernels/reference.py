@@ -34,7 +34,11 @@ class ReferenceLayer:
     K is the number of directions, `live` how many sequences have the step.
     """
 
-    def __init__(self, directions: Sequence[DirectionWeights]):
+    kernel = "reference"
+
+    def __init__(self, directions: Sequence[DirectionWeights], missed: str | None = None):
+        """`missed`: why it is not a faster kernel's layer."""
+        self.missed = missed
         own, device = directions[0].w_ih.dtype, directions[0].w_ih.device
         # Half-precision models keep gates and cell state in float32, and run in it altogether
         # where the device would be slow at products of halves.

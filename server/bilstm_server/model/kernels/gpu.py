@@ -1,0 +1,98 @@
+"""The layer on a GPU of NVIDIA's: float32, bfloat16 and float16, for inference.
+
+Needs Triton, which comes with torch for CUDA on Linux, and which needs a C compiler at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+from triton.runtime import driver
+
+from .gpu_layer import GpuLayer, shape_of
+from .gpu_plans import CostTable, Processor, Shape
+from .gpu_tuning import Tuner
+from .interface import DirectionWeights, KernelUnavailable, Layer, Linear
+from .reference import ReferenceLayer
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LEAST_CAPABILITY = (8, 0)
+
+
+class GpuKernel:
+    """A GPU, and what plans cost on it, once a layer of that shape was made. As a `Kernel` it makes
+    reference layers out of weights that it has no plan for.
+    """
+
+    def __init__(self, device: torch.device):
+        """Raises `KernelUnavailable` if it can't run there."""
+        if torch.version.cuda is None:
+            raise KernelUnavailable("the gpu kernel needs a torch with CUDA")
+        properties = torch.cuda.get_device_properties(device)
+        capability = (properties.major, properties.minor)
+        if capability < _LEAST_CAPABILITY:
+            raise KernelUnavailable(
+                "the gpu kernel needs compute capability 8.0 or more; "
+                f"{properties.name} has {capability[0]}.{capability[1]}"
+            )
+        _start_triton()
+        self._device = device
+        self._processor = Processor(
+            properties.multi_processor_count, properties.shared_memory_per_block_optin
+        )
+        self._tables: dict[Shape, CostTable] = {}
+
+    def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
+        """The first layer of a shape takes as long as all its plans take to compile and to run a
+        few times.
+        """
+        weights = directions[0]
+        if weights.w_hr is not None:
+            return ReferenceLayer(directions, "the gpu kernel has no projection (proj_size)")
+        if weights.w_hh.dtype not in _DTYPES:
+            return ReferenceLayer(
+                directions, f"the gpu kernel does not compute in {weights.w_hh.dtype}"
+            )
+        try:
+            return GpuLayer(directions, self._table(shape_of(directions)))
+        except KernelUnavailable as error:
+            return ReferenceLayer(directions, str(error))
+
+    @staticmethod
+    def linear(weight: Tensor, bias: Tensor | None) -> Linear:
+        """See `Kernel`."""
+        return ReferenceLayer.linear(weight, bias)
+
+    def _table(self, shape: Shape) -> CostTable:
+        if shape not in self._tables:
+            self._tables[shape] = Tuner(shape, self._processor, self._device).table()
+        return self._tables[shape]
+
+
+@cache
+def load(device: torch.device) -> GpuKernel:
+    """The kernel for this GPU. Raises `KernelUnavailable`, with what to do about it."""
+    return GpuKernel(device)
+
+
+def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
+    """A layer by the fastest kernel that the weights' device has for it."""
+    try:
+        return load(directions[0].w_hh.device)(directions)
+    except KernelUnavailable:
+        return ReferenceLayer(directions)
+
+
+def _start_triton() -> None:
+    """Have Triton compile what it launches kernels with, unless it finds it in its cache."""
+    try:
+        driver.active.get_current_target()
+    except Exception as error:  # of many types: no compiler, no headers, a cache it can't write
+        raise KernelUnavailable(
+            f"the gpu kernel: Triton can't compile its launcher ({error}); it needs gcc or clang "
+            "(or CC to name one), Python's headers, and a folder that it can write to and run code "
+            "from (TRITON_CACHE_DIR)"
+        ) from error

@@ -1,0 +1,177 @@
+"""Which plans a GPU can run, that they compute rightly there, and what they cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from triton import TritonError
+
+from .gpu_layer import GpuLayer
+from .gpu_plans import Cost, CostTable, Plan, Processor, Shape, candidates
+from .interface import DirectionWeights, KernelUnavailable, Part, RaggedBatch, Results, state_type
+from .reference import ReferenceLayer
+
+Run = Callable[[], object]
+
+_WIDTH = 16  # of a layer's input, which is not what is measured
+_TOLERANCES = {"tf32x3": 1e-5, "tf32": 3e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+_FEW_STEPS, _MANY_STEPS = 8, 40
+_TIMES = 5
+_BUSY_CYCLES = 1_000_000  # about half a millisecond
+
+
+def microseconds(run: Run) -> float:
+    """That the device takes for what `run` launches: the median of some times."""
+    run()
+    times = []
+    for _ in range(_TIMES):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(_BUSY_CYCLES)  # until all is launched: only the device is timed
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(1e3 * start.elapsed_time(end))
+    return statistics.median(times)
+
+
+class Tuner:
+    """Tries the plans for layers of one shape, with weights of its own."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        processor: Processor,
+        device: torch.device,
+        measure: Callable[[Run], float] = microseconds,
+    ):
+        self._shape = shape
+        self._processor = processor
+        self._device = device
+        self._measure = measure
+        self._generator = torch.Generator().manual_seed(0)
+        self._directions = [self._draw_direction() for _ in range(shape.directions)]
+        self._exact = ReferenceLayer([d.map(Tensor.double) for d in self._directions])
+
+    def table(self) -> CostTable:
+        """Of the plans that are the fastest for some batch; all that they need is compiled.
+
+        Raises `KernelUnavailable` if there is none.
+        """
+        costs: dict[Plan, Cost] = {}
+        problems: list[str] = []
+        for plan, found in self.trials():
+            if isinstance(found, Cost):
+                costs[plan] = found
+            else:
+                problems.append(f"{plan}: {found}")
+        if not costs:
+            why = problems[0] if problems else f"it does not fit in {self._processor}"
+            raise KernelUnavailable(f"the gpu kernel has no plan for {self._shape}: {why}")
+        table = CostTable(self._shape.directions, self._processor, costs).of_use()
+        for plan in table.costs:
+            self._check_apart(self._layer(plan), self._batch(plan))
+        return table
+
+    def trials(self) -> Iterator[tuple[Plan, Cost | Exception]]:
+        """Each plan, and its cost or what is wrong with it."""
+        for plan in candidates(self._shape, self._processor):
+            try:
+                layer = self._layer(plan)
+                self._check(layer, self._batch(plan))
+                yield plan, self._cost(layer, plan)
+            except (KernelUnavailable, TritonError, RuntimeError) as error:
+                yield plan, error
+
+    # -- is it right ---------------------------------------------------------------------------
+
+    def _check(self, layer: GpuLayer, batch: RaggedBatch) -> None:
+        """Compare with float64, and with itself: if two runs differ, programs race."""
+        operands = self._draw_operands(batch)
+        x, h_0, c_0 = (operand.double() for operand in operands)
+        exact = self._exact(x, batch, h_0, c_0)
+        first, second = (layer(operands[0], batch, *operands[1:]) for _ in range(2))
+        self._compare(first, exact)
+        if not all(map(torch.equal, first, second)):
+            raise KernelUnavailable("two runs gave different results")
+
+    def _check_apart(self, layer: GpuLayer, batch: RaggedBatch) -> None:
+        x, h_0, c_0 = self._draw_operands(batch)
+        wide = state_type(self._shape.dtype)
+        parts = [
+            Part(x, batch, h, c) for h, c in zip(h_0.to(wide), c_0.to(wide), strict=True)
+        ]
+        exact = self._exact.apart([Part(*map(_double, part)) for part in parts])
+        for actual, expected in zip(layer.apart(parts), exact, strict=True):
+            assert actual is not None
+            assert expected is not None
+            self._compare(actual, expected)
+
+    def _compare(self, actual: Results, exact: Results) -> None:
+        shape = self._shape
+        tolerance = _TOLERANCES.get(shape.precision) or _TOLERANCES[shape.dtype]
+        for one, other in zip(actual, exact, strict=True):
+            error = float((one.double() - other).norm() / other.norm())
+            if not error <= tolerance:
+                raise KernelUnavailable(f"its results are off by {error:.1e}")
+
+    def _batch(self, plan: Plan) -> RaggedBatch:
+        """One for which a group has more sequences than one product."""
+        sequences = self._full(plan) + 3
+        return RaggedBatch([1 + index % 7 for index in range(sequences)], self._device)
+
+    # -- and how fast --------------------------------------------------------------------------
+
+    def _cost(self, layer: GpuLayer, plan: Plan) -> Cost:
+        full = self._full(plan)
+        few = self._time(layer, full, _FEW_STEPS)
+        many = self._time(layer, full, _MANY_STEPS)
+        step = max(many - few, 0.0) / (_MANY_STEPS - _FEW_STEPS)
+        start = max(few - _FEW_STEPS * step, 0.0)
+        if plan.alone:
+            return Cost(start, step, 0.0)
+        twice = self._time(layer, 2 * full, _MANY_STEPS)
+        return Cost(start, step, max(twice - many, 0.0) / _MANY_STEPS)
+
+    def _time(self, layer: GpuLayer, sequences: int, steps: int) -> float:
+        batch = RaggedBatch([steps] * sequences, self._device)
+        x, h_0, c_0 = self._draw_operands(batch)
+        return self._measure(lambda: layer(x, batch, h_0, c_0))
+
+    def _full(self, plan: Plan) -> int:
+        """Sequences that keep all multiprocessors at work with one product a step."""
+        at_once = self._processor.multiprocessors // (plan.slices * self._shape.directions)
+        return plan.rows * max(at_once, 1)
+
+    # -- with what -----------------------------------------------------------------------------
+
+    def _layer(self, plan: Plan) -> GpuLayer:
+        costs = {plan: Cost(0.0, 0.0, 0.0)}
+        return GpuLayer(
+            self._directions, CostTable(self._shape.directions, self._processor, costs)
+        )
+
+    def _draw_direction(self) -> DirectionWeights:
+        lines, hidden = 4 * self._shape.hidden, self._shape.hidden
+        return DirectionWeights(
+            self._draw(lines, _WIDTH) / _WIDTH**0.5,
+            self._draw(lines, hidden) / hidden**0.5,
+            self._draw(lines),
+            self._draw(lines),
+            None,
+        )
+
+    def _draw_operands(self, batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        states = (self._shape.directions, len(batch), self._shape.hidden)
+        return self._draw(batch.tokens, _WIDTH), self._draw(*states), self._draw(*states)
+
+    def _draw(self, *shape: int) -> Tensor:
+        numbers = torch.randn(shape, generator=self._generator)
+        return numbers.to(self._device, self._shape.dtype)
+
+
+def _double(value: Tensor | RaggedBatch) -> Tensor | RaggedBatch:
+    return value.double() if isinstance(value, Tensor) else value
