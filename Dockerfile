@@ -12,16 +12,17 @@ ARG TORCH_INDEX=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY pyproject.toml constraints.txt ./
 # Empty files stand in for the project: only what it depends on is kept. Nothing is kept that the
-# server never uses: installers, Triton, headers, static libraries and tests.
+# server never uses: installers, headers, static libraries, tests, what Triton profiles with.
 RUN touch README.md LICENSE \
  && mkdir --parents proto/bilstm client/bilstm_client server/bilstm_server \
  && python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --constraint constraints.txt \
       ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[server,tracing]' \
- && /opt/venv/bin/pip uninstall --yes bilstm triton setuptools \
+ && /opt/venv/bin/pip uninstall --yes bilstm setuptools \
  && /opt/venv/bin/pip uninstall --yes pip \
  && find /opt/venv/lib -type d \
-      '(' -name tests -o -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' ')' \
+      '(' -name tests -o -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' \
+          -o -path '*/triton/backends/nvidia/lib/cupti' ')' \
       -prune -exec rm -rf {} + \
  && find /opt/venv/lib -type f \
       '(' -name '*.a' -o -path '*/torch/bin/*' ! -name torch_shm_manager ')' -delete
@@ -49,8 +50,15 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="bilstm-server" \
       org.opencontainers.image.description="Encodes sequences with a bidirectional LSTM, over gRPC" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bilstm
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bilstm \
+ && install --directory --owner 10001 /var/cache/triton
 COPY --from=dependencies /opt/venv /opt/venv
+# Triton, which comes with CUDA, compiles a C module at run time.
+RUN if ls --directory /opt/venv/lib/*/site-packages/triton 2> /dev/null; then \
+      apt-get update \
+      && apt-get install --yes --no-install-recommends gcc libc6-dev \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY --from=project /opt/bilstm /opt/bilstm
 # Every interface of the container's own network; what of it is published is the host's to say.
 ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
@@ -58,7 +66,8 @@ ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     BILSTM_HOST=0.0.0.0 \
     BILSTM_LOG_FORMAT=json \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TRITON_CACHE_DIR=/var/cache/triton
 USER 10001
 EXPOSE 50051 9464
 # A probe costs half a second of a core, most of it for imports.

@@ -33,6 +33,7 @@ SERVER = f"127.0.0.1:{os.environ['SERVER_PORT']}"
 PROMETHEUS = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}"
 CALLERS = 16
 LARGEST_IMAGE = 850_000_000  # bytes beyond the base
+TRITON_CACHE = "/var/cache/triton"
 
 
 def say(text: str) -> None:
@@ -85,18 +86,22 @@ def add_models(folder: Path) -> None:
 
 
 def check_files() -> None:
-    """What `docker compose up` reads on a host with a GPU asks for one, and for CUDA."""
+    """What `docker compose up` reads on a host with a GPU asks for one, for CUDA, and for a volume
+    where Triton compiles to."""
     environment = {k: v for k, v in os.environ.items() if k != "TORCH_INDEX"}
     merged = subprocess.run(
         ["docker-compose", "config"], check=True, capture_output=True, text=True, env=environment
     )
-    server = yaml.safe_load(merged.stdout)["services"]["server"]
+    files = yaml.safe_load(merged.stdout)
+    server = files["services"]["server"]
     assert server["image"] == "bilstm-server:cuda"
     assert server["build"]["args"]["TORCH_INDEX"] == ""
     assert server["environment"]["BILSTM_DEVICE"] == "cuda"
     (device,) = server["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert server["deploy"]["resources"]["limits"]["memory"]
+    assert f"triton:{TRITON_CACHE}:rw" in server["volumes"]
+    assert "triton" in files["volumes"]
 
 
 def check_container() -> None:
@@ -110,6 +115,7 @@ def check_container() -> None:
     for file in ("/x", "/opt/x", "/models/x"):
         assert not docker("exec", name, "sh", "-c", f"touch {file} && echo written || true")
     assert not docker("exec", name, "sh", "-c", "command -v g++ gcc cc || true")
+    check_triton_cache()
     logs = subprocess.run(["docker", "logs", name], check=True, capture_output=True, text=True)
     events = [json.loads(line) for line in logs.stderr.splitlines()]
     loaded = {e["model"]: e for e in events if e["event"] == "model loaded"}
@@ -117,6 +123,13 @@ def check_container() -> None:
     assert {e["kernel"] for e in loaded.values()} == {"cpu"}, loaded
     assert loaded["own"]["folder"] == "/models/own"
     assert events[-1]["event"] == "ready", events[-1]
+
+
+def check_triton_cache() -> None:
+    """A volume there is the server's to write, and what is written can be executed."""
+    execute = 'cp /bin/true "$TRITON_CACHE_DIR" && "$TRITON_CACHE_DIR/true"'
+    volume = ("--read-only", "--volume", TRITON_CACHE, "--network", "none")
+    docker("run", "--rm", *volume, "--entrypoint", "sh", IMAGE, "-c", execute)
 
 
 def check_calls() -> int:

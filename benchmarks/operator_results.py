@@ -97,12 +97,12 @@ def _table(
     yield f"| {' | '.join('-' * (len(column) - 1) + ':' for column in columns)} |"
     for row in rows:
         cells = [str(row.sequences), str(row.tokens)]
-        cells += [_number(value(row, system)) for system in systems]
+        cells += [number(value(row, system)) for system in systems]
         padded = (cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True))
         yield f"| {' | '.join(padded)} |"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three digits that say something, or a dash."""
     if value is None:
         return "–"  # noqa: RUF001

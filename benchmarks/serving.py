@@ -117,7 +117,7 @@ async def _measure(
             running = closed_loop(call, CALLERS[-1], seconds)
             await _observe(most, server, running)
             loads[STREAM].rates.append(await _stream(client, sequences, CALLERS[-1], seconds))
-            loads[ENGINE].rates.append(_feed(engine, sequences, CALLERS[-1], seconds))
+            loads[ENGINE].rates.append(feed(engine, sequences, CALLERS[-1], seconds))
             running = closed_loop(patient_call, CALLERS[-1], seconds)
             await _observe(loads[FULL], full_server, running)
             for callers in CALLERS[:-1]:
@@ -148,7 +148,7 @@ async def _measure_small(
     return loads
 
 
-def _feed(engine: Engine, sequences: list[Sequence], size: int, seconds: float) -> float:
+def feed(engine: Engine, sequences: list[Sequence], size: int, seconds: float) -> float:
     """Sequences per second of the engine alone, with full batches."""
     inputs = [SequenceInput(s, frozenset({Output.STATES})) for s in sequences]
     done = 0

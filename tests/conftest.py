@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # set before the gpu kernel is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from bilstm_server.app import App, LoadEngine, load_engine
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model

@@ -86,11 +86,13 @@ class HeldEngine(GatedEngine):
     """
 
     def warm_up(self) -> None:
-        self.held = True
+        self.held = False
         self.slices: list[list[int]] = []
         self._lengths: dict[SlicedRun, int] = {}
         self.refuses: Callable[[Sequence[int]], None] = lambda lengths: None
         super().warm_up()
+        self.slices.clear()
+        self.held = True
 
     def begin(self, sequence: SequenceInput) -> SlicedRun:
         run = super().begin(sequence)

@@ -557,6 +557,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max_queue_tokens": 200_000,
     "slice_seconds": 0.005,
     "threads": 3,
+    "max_device_bytes": 8 * 1024**3,
     "models_folder": Path("/"),
     "tracing_endpoint": "http://collector:4317",
     "tracing_sample_ratio": 0.25,

@@ -41,7 +41,12 @@ GROUND = tuple(
 
 # A foreign library -> the only rooms that may import it.
 CONFINED = {
-    "torch": (f"{SERVER}.model", f"{SERVER}.batching.engine"),
+    "torch": (
+        f"{SERVER}.model",
+        f"{SERVER}.batching.engine",
+        f"{SERVER}.batching.transfer",
+    ),
+    "triton": (f"{SERVER}.model.kernels",),
     "grpc": (
         f"{SERVER}.rpc",
         f"{SERVER}.app",

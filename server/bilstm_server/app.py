@@ -20,9 +20,16 @@ from .batching.device import Device
 from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
-from .errors import ListenError, StartError
+from .errors import ListenError, ModelError, OutOfMemory, StartError
 from .metrics import Metrics
-from .model.device import memory_readers, use_threads, utilization
+from .model.device import (
+    bound_memory,
+    choose_device,
+    memory_readers,
+    use_tf32,
+    use_threads,
+    utilization,
+)
 from .rpc.health import HealthService
 from .rpc.interceptors import RpcInterceptor
 from .rpc.registry import ModelRegistry, ServedModel
@@ -49,10 +56,15 @@ LoadEngine = Callable[[Path, Settings], Engine]
 
 
 def load_engine(folder: Path, settings: Settings) -> Engine:
-    """The model in `folder`, loaded and warm."""
+    """The model in `folder`, loaded and warm. Raises `ModelError`."""
     use_threads(settings.threads)
-    engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)
-    engine.warm_up()
+    use_tf32(settings.tf32)
+    bound_memory(choose_device(settings.device), settings.max_device_bytes)
+    try:
+        engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)
+        engine.warm_up()
+    except OutOfMemory as error:
+        raise ModelError(f"{folder}: the device's memory does not hold the model") from error
     return engine
 
 

@@ -17,6 +17,8 @@ Knows nothing of gRPC, torch or Prometheus.
 
 from __future__ import annotations
 
+import traceback
+
 from pydantic import ValidationError
 
 
@@ -74,6 +76,15 @@ class ModelError(StartError):
 
 class ListenError(StartError):
     """An address can't be listened on."""
+
+
+def forget_locals(error: BaseException | None) -> None:
+    """Let go of what the calls that an error ended had in memory; their traceback can be read as
+    before. Otherwise whoever has the error, be it an event loop for a moment, keeps all of it.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def first_problem(error: ValidationError) -> str:

@@ -23,6 +23,7 @@ from .errors import ModelError
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count64 = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -100,13 +101,23 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type of weights and products."
     )
-    kernel: Literal["auto", "cpu", "reference"] = Field(
+    tf32: bool = Field(
+        default=False,
+        description="On a GPU, round the factors of float32 products to TF32: faster, and precise "
+        "to three digits.",
+    )
+    kernel: Literal["auto", "gpu", "cpu", "reference"] = Field(
         default="auto", description="What runs a layer; auto: the fastest this machine can run."
     )
     threads: Threads = Field(
         default=0,
         description="Threads that compute on the CPU; 0: what OMP_NUM_THREADS says, or one for "
         "each core.",
+    )
+    max_device_bytes: Bytes = Field(
+        default=0,
+        description="Bytes of the GPU's memory for all models and their batches; 0: all there is. "
+        "CUDA itself and loaded kernels take some more.",
     )
     host: str = Field(
         default="127.0.0.1",

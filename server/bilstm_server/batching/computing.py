@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
 from .engine import StagedBatch
@@ -92,7 +93,12 @@ class Computing:
     ) -> tuple[list[SequenceOutput], float]:
         """In the compute thread: the outputs, and the seconds they took."""
         started_at = time.perf_counter()
-        outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
+        try:
+            outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
+        except Exception as error:
+            forget_locals(error)  # or the halves might find its memory taken
+            del staged
+            raise
         if len(outputs) != len(sequences):
             raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
         return outputs, time.perf_counter() - started_at

@@ -7,36 +7,40 @@ between batches, and knows nothing of who asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, OutOfMemory
+from ..errors import ModelError
 from ..model.checkpoint import load_model
 from ..model.config import ModelConfig, Output
-from ..model.device import choose_device
+from ..model.device import choose_device, out_of_memory
 from ..model.encoder import Encodings, SequenceEncoder
 from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
-from ..model.live import encode_blocks
-from ..model.slices import SlicedRun, advance
+from ..model.live import LiveState, encode_blocks
+from ..model.slices import SLICE_UNIT, SlicedRun, advance
 from .sequence import Array, BlockInput, Input, SequenceInput, SequenceOutput
+from .transfer import Item, Upload, as_array, transfer_for
+
+# Outputs of one vector for each sequence.
+_VECTORS = (Output.FINAL, Output.MEAN, Output.MAX, Output.LOGITS)
 
 S = TypeVar("S", SequenceInput, BlockInput)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged(Generic[S]):
-    """Sequences of one kind in one buffer on the device."""
+    """Sequences of one kind in one buffer, on the device once `upload` is waited for."""
 
     sequences: Sequence[S]
+    upload: Upload
     x: Tensor  # [N, D], or token ids [N]
     ragged: RaggedBatch
     hx: tuple[Tensor, Tensor] | None
@@ -63,20 +67,28 @@ class Engine:
         parameter = next(encoder.parameters())
         self.device = parameter.device
         self._dtype = parameter.dtype
+        is_embedded = encoder.config.embedding is not None
+        self._step_shape = () if is_embedded else (encoder.config.input_size,)
+        self._step_dtype = torch.int64 if is_embedded else self._dtype
         try:
             choice = choose_kernel(kernel, self.device)
         except KernelUnavailable as error:
             raise ModelError(f"--kernel {kernel}: {error}") from error
-        self.kernel = choice.name
-        self.missed_kernel = choice.missed  # why it is not a faster one, if there is one
-        self.instructions = choice.instructions  # that it was compiled for
         encoder.freeze(choice.kernel)
+        layer = encoder.layers()[0]  # as are the others
+        if kernel not in ("auto", layer.kernel):
+            raise ModelError(f"--kernel {kernel}: {layer.missed}")
+        self.kernel = layer.kernel
+        self.missed_kernel = choice.missed or layer.missed  # why it is not a faster one
+        self.instructions = choice.instructions  # that it was compiled for
+        self._transfer = transfer_for(self.device)
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: str, kernel: str) -> Self:
-        """The model in `folder`. Raises `ModelError` if it can't be used."""
-        encoder = load_model(folder, choose_device(device), getattr(torch, dtype))
-        return cls(encoder, kernel)
+        """The model in `folder`. Raises `ModelError` if it can't be used, and `OutOfMemory`."""
+        with out_of_memory():
+            encoder = load_model(folder, choose_device(device), getattr(torch, dtype))
+            return cls(encoder, kernel)
 
     @property
     def config(self) -> ModelConfig:
@@ -97,27 +109,40 @@ class Engine:
         return self._dtype.itemsize
 
     def warm_up(self) -> None:
-        """Compute a small batch with every output, so that the first request finds it all done."""
+        """Compute a little in every way there is, so that the first request finds all of it loaded
+        and compiled. Raises `OutOfMemory`.
+        """
         config = self.config
         outputs = frozenset(Output) - (frozenset() if config.head else {Output.LOGITS})
-        steps = [
-            np.zeros(n, np.int64) if config.embedding else np.zeros((n, config.input_size), "<f4")
-            for n in (3, 1)
-        ]
-        self.run([SequenceInput(s, outputs) for s in steps])
+
+        def steps(count: int) -> Array:
+            return np.zeros((count, *self._step_shape), np.int64 if config.embedding else "<f4")
+
+        widths = (config.state_size, config.hidden_size)
+        h_0, c_0 = (np.zeros((config.state_rows, width), np.float32) for width in widths)
+        long = SequenceInput(steps(SLICE_UNIT + 1), outputs)
+        self.run([long, SequenceInput(steps(1), outputs)])
+        self.run([SequenceInput(steps(1), outputs, (h_0, c_0))])
+        (first,) = self.run([BlockInput(steps(2), 1, None, (h_0, c_0))])
+        self.run([BlockInput(steps(2), 1, first.carried)])
+        run = self.begin(long)
+        while not run.done:
+            self.advance([run], SLICE_UNIT)
+        self.finish(run, long)
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         """`stage` and `compute` in one go."""
         return self.compute(self.stage(sequences))
 
     def stage(self, sequences: Sequence[Input]) -> StagedBatch:
-        """Copy the sequences, once, from their request's bytes into one buffer on the device.
+        """Copy the sequences, once, from their request's bytes into one buffer, and send that to
+        the device.
 
         Raises `OutOfMemory`.
         """
         whole = [s for s in sequences if isinstance(s, SequenceInput)]
         blocks = [s for s in sequences if isinstance(s, BlockInput)]
-        with _out_of_memory():
+        with out_of_memory():
             return StagedBatch(
                 sequences,
                 self._stage(whole) if whole else None,
@@ -125,46 +150,56 @@ class Engine:
             )
 
     def _stage(self, sequences: Sequence[S]) -> Staged[S]:
-        lengths = [s.tokens for s in sequences]
-        x = self._steps_buffer(sum(lengths))
-        rows = [s.rows(0, s.tokens) for s in sequences]
-        np.concatenate(rows, out=_numpy(x), casting="unsafe")
-        return Staged(
-            sequences,
-            self._to_device(x),
-            RaggedBatch(lengths, self.device),
-            self._initial_states(sequences),
-        )
+        ragged = RaggedBatch([s.tokens for s in sequences], self.device)
+        items = [self._steps([s.rows(0, s.tokens) for s in sequences])]
+        has_states = any(s.initial_state is not None for s in sequences)
+        if has_states:
+            items += self._initial_states(sequences)
+        has_index = self.device.type != "cpu"  # where it is to be copied, with the rest
+        if has_index:
+            index = ragged.index_array
+            items.append(Item(index.shape, torch.int32, partial(np.copyto, src=index)))
+        upload = self._transfer.upload(items)
+        x, *others = upload.tensors
+        if has_index:
+            ragged.index = others.pop()
+        return Staged(sequences, upload, x, ragged, (others[0], others[1]) if has_states else None)
 
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
-        with _out_of_memory(), torch.inference_mode():
-            whole = iter(self._compute_whole(staged.whole) if staged.whole else ())
-            blocks = iter(self._compute_blocks(staged.blocks) if staged.blocks else ())
-            return [
-                next(whole if isinstance(sequence, SequenceInput) else blocks)
-                for sequence in staged.sequences
-            ]
+        tensors: dict[str, Tensor] = {}
+        carried: list[LiveState] = []
+        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+            if staged.whole is not None:
+                tensors |= _tensors(self._encode(staged.whole))
+            if staged.blocks is not None:
+                tensors["blocks"], carried = self._encode_blocks(staged.blocks)
+            arrays = self._transfer.download(tensors)
+        whole = _split(arrays, staged.whole.sequences) if staged.whole is not None else []
+        if staged.blocks is None:
+            return whole
+        results = (
+            iter(whole),
+            iter(_split_blocks(arrays["blocks"], staged.blocks.sequences, carried)),
+        )
+        return [next(results[isinstance(s, BlockInput)]) for s in staged.sequences]
 
-    def _compute_whole(self, staged: Staged[SequenceInput]) -> list[SequenceOutput]:
+    def _encode(self, staged: Staged[SequenceInput]) -> Encodings:
         outputs = frozenset[Output]().union(*(s.outputs for s in staged.sequences))
-        return _split(self._encoder(staged.x, staged.ragged, staged.hx, outputs), staged.sequences)
+        staged.upload.wait()
+        encodings: Encodings = self._encoder(staged.x, staged.ragged, staged.hx, outputs)
+        return encodings
 
-    def _compute_blocks(self, staged: Staged[BlockInput]) -> list[SequenceOutput]:
-        own = [block.tokens - block.context for block in staged.sequences]
-        states, carried = encode_blocks(
+    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[Tensor, list[LiveState]]:
+        staged.upload.wait()
+        return encode_blocks(
             self._encoder,
             staged.x,
-            own,
+            [block.tokens - block.context for block in staged.sequences],
             [block.context for block in staged.sequences],
             [block.carried for block in staged.sequences],
             staged.hx,
         )
-        parts = np.split(_numpy(states.cpu()), list(accumulate(own))[:-1])
-        return [
-            SequenceOutput({Output.STATES: part}, carried=state)
-            for part, state in zip(parts, carried, strict=True)
-        ]
 
     # -- a long sequence, slice by slice ---------------------------------------------------------
 
@@ -172,90 +207,93 @@ class Engine:
         """Raises `OutOfMemory`."""
 
         def rows(start: int, stop: int) -> Tensor:
-            x = self._steps_buffer(stop - start)
-            np.copyto(_numpy(x), sequence.rows(start, stop), casting="unsafe")
-            return self._to_device(x)
+            return self._send([self._steps([sequence.rows(start, stop)])])[0]
 
-        with _out_of_memory(), torch.inference_mode():
-            states = self._initial_states([sequence])
-            hx = None if states is None else (states[0][:, 0], states[1][:, 0])
+        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+            hx = None
+            if sequence.initial_state is not None:
+                h_0, c_0 = self._send(self._initial_states([sequence]))
+                hx = (h_0[:, 0], c_0[:, 0])
             return SlicedRun(self._encoder, rows, sequence.tokens, sequence.outputs, hx)
 
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
         """See `model.slices.advance`. Raises `OutOfMemory`."""
-        with _out_of_memory(), torch.inference_mode():
+        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
             advance(runs, steps)
 
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         """What became of a run that is done."""
-        with _out_of_memory(), torch.inference_mode():
-            return _split(run.encodings(), [sequence])[0]
+        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+            tensors = _tensors(run.encodings())  # in host memory
+        arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
+        return _split(arrays, [sequence])[0]
 
-    def _initial_states(self, sequences: Sequence[Input]) -> tuple[Tensor, Tensor] | None:
-        if all(s.initial_state is None for s in sequences):
-            return None
+    def _send(self, items: Sequence[Item]) -> Sequence[Tensor]:
+        """What is to be computed with at once."""
+        upload = self._transfer.upload(items)
+        upload.wait()
+        return upload.tensors
+
+    # -- what goes to the device -----------------------------------------------------------------
+
+    def _steps(self, rows: Sequence[Array]) -> Item:
+        """[N, D] or token ids [N], one sequence after the other."""
+        return Item(
+            (sum(map(len, rows)), *self._step_shape),
+            self._step_dtype,
+            lambda x: np.concatenate(rows, out=x, casting="unsafe"),
+        )
+
+    def _initial_states(self, sequences: Sequence[Input]) -> list[Item]:
+        """h_0 [layers*K, B, P] and c_0 [layers*K, B, H], zeros where a sequence has none."""
+
+        def write(kind: int, states: Array) -> None:
+            for column, sequence in enumerate(sequences):
+                given = sequence.initial_state
+                states[:, column] = 0 if given is None else given[kind]
+
         config = self.config
-        shapes = [
-            (config.state_rows, len(sequences), width)
-            for width in (config.state_size, config.hidden_size)
+        return [
+            Item((config.state_rows, len(sequences), width), self._dtype, partial(write, kind))
+            for kind, width in enumerate((config.state_size, config.hidden_size))
         ]
-        h_0, c_0 = (self._buffer(shape, self._dtype).zero_() for shape in shapes)
-        for column, sequence in enumerate(sequences):
-            if sequence.initial_state is not None:
-                _numpy(h_0)[:, column], _numpy(c_0)[:, column] = sequence.initial_state
-        return self._to_device(h_0), self._to_device(c_0)
-
-    def _steps_buffer(self, tokens: int) -> Tensor:
-        if self.config.embedding:
-            return self._buffer((tokens,), torch.int64)
-        return self._buffer((tokens, self.config.input_size), self._dtype)
-
-    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
-
-    def _to_device(self, buffer: Tensor) -> Tensor:
-        return buffer.to(self.device, non_blocking=True)
 
 
-def _split(encodings: Encodings, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
-    """One copy from the device for each output, then views."""
-    by_sequence = {
-        Output.FINAL: encodings.final,
-        Output.MEAN: encodings.mean,
-        Output.MAX: encodings.max,
-        Output.LOGITS: encodings.logits,
+def _tensors(encodings: Encodings) -> dict[str, Tensor]:
+    """The outputs that there are, by name; a state is two, `hidden` and `cell`."""
+    tensors: dict[str, Tensor] = {
+        output: tensor for output in _VECTORS if (tensor := getattr(encodings, output)) is not None
     }
-    rows = {output: _numpy(t.cpu()) for output, t in by_sequence.items() if t is not None}
-    states = None if encodings.states is None else _numpy(encodings.states.cpu())
-    state = None if encodings.state is None else [_numpy(t.cpu()) for t in encodings.state]
+    if encodings.states is not None:
+        tensors["states"] = encodings.states
+    if encodings.state is not None:
+        tensors["hidden"], tensors["cell"] = encodings.state
+    return tensors
+
+
+def _split(arrays: Mapping[str, Array], sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+    """Of each sequence what it asked for: views."""
+    rows = {output: arrays[output] for output in _VECTORS if output in arrays}
+    states = arrays.get("states")
     results = []
     bounds = pairwise(accumulate((s.tokens for s in sequences), initial=0))
     for index, (sequence, (start, end)) in enumerate(zip(sequences, bounds, strict=True)):
-        arrays = {o: rows[o][index] for o in sequence.outputs if o in rows}
+        own = {output: rows[output][index] for output in sequence.outputs if output in rows}
         if states is not None and Output.STATES in sequence.outputs:
-            arrays[Output.STATES] = states[start:end]
-        own_state = None
-        if state is not None and Output.STATE in sequence.outputs:
-            own_state = (state[0][:, index], state[1][:, index])
-        results.append(SequenceOutput(arrays, own_state))
+            own[Output.STATES] = states[start:end]
+        state = None
+        if Output.STATE in sequence.outputs:
+            state = (arrays["hidden"][:, index], arrays["cell"][:, index])
+        results.append(SequenceOutput(own, state))
     return results
 
 
-def _numpy(tensor: Tensor) -> Array:
-    """An array over the same memory, also for bfloat16."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-@contextmanager
-def _out_of_memory() -> Iterator[None]:
-    """Turn the ways in which torch and numpy run out of memory into `OutOfMemory`."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory("out of memory") from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):  # torch has no type of its own for the CPU
-            raise OutOfMemory("out of memory") from error
-        raise
+def _split_blocks(
+    states: Array, blocks: Sequence[BlockInput], carried: Sequence[LiveState]
+) -> list[SequenceOutput]:
+    """Of each block its states, views, and what its sequence carries on."""
+    ends = list(accumulate(block.tokens - block.context for block in blocks))
+    return [
+        SequenceOutput({Output.STATES: own}, carried=state)
+        for own, state in zip(np.split(states, ends[:-1]), carried, strict=True)
+    ]

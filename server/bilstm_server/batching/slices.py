@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import forget_locals
 from ..metrics import ModelMetrics
 from ..model.slices import SLICE_UNIT, SlicedRun
 from .device import Device
@@ -137,6 +138,7 @@ class SliceLane:
         try:
             self._engine.advance([run for _, run in group], self._rows // len(group))
         except Exception as error:
+            forget_locals(error)
             self._fail(group, error)
             return
         seconds = time.perf_counter() - started_at
@@ -203,6 +205,7 @@ class SliceLane:
             try:
                 self._engine.advance([run], SLICE_UNIT)
             except Exception as own_error:
+                forget_locals(own_error)
                 long.result = own_error
             else:
                 if run.done:

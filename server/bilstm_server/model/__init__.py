@@ -1,4 +1,6 @@
-"""The operator and the model around it. The only room, with `batching/engine.py`, for torch."""
+"""The operator and the model around it. The only room for torch, with `batching/engine.py` and
+`batching/transfer.py`.
+"""
 
 from .bilstm import BiLSTM
 from .checkpoint import load_model, save_model

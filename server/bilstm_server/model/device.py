@@ -1,12 +1,19 @@
-"""The device a model is computed on: which one, and how it is doing."""
+"""The device a model is computed on: which one, its memory, and how it is doing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, OutOfMemory
+
+# What torch says without a type of its own when there is no memory: the CPU's; on CUDA page-locked
+# memory, or what kernels are loaded into; cuBLAS's.
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,6 +31,45 @@ def use_threads(count: int) -> None:
     """
     if count:
         torch.set_num_threads(count)
+
+
+def use_tf32(allowed: bool) -> None:
+    """Whether factors of float32 products are rounded to TF32 on a GPU. Models loaded after it
+    follow it."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def bound_memory(device: torch.device, max_bytes: int) -> None:
+    """How much of a GPU's memory torch may take, for all models; 0: as much as there is."""
+    if device.type == "cuda" and max_bytes:
+        _, total = torch.cuda.mem_get_info(device)
+        with torch.cuda.device(device):
+            torch.cuda.set_per_process_memory_fraction(min(max_bytes / total, 1.0))
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Turn the ways in which torch and numpy run out of memory into `OutOfMemory`.
+
+    On CUDA, too, it is told at once: memory is allocated where kernels are launched, not when they
+    run.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory("out of memory") from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise OutOfMemory("out of memory") from error
+        raise
+
+
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """A few numbers on their way to the device: neither waited for nor, on the CPU, copied."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # or its copy would wait for all that was to be computed
+    return tensor.to(device, non_blocking=True)
 
 
 def memory_readers(device: torch.device) -> dict[str, Callable[[], float]]:

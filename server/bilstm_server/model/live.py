@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .bilstm import States
+from .device import to_device
 from .encoder import SequenceEncoder
 from .kernels import Layer, Part, RaggedBatch, state_type
 
@@ -122,7 +123,7 @@ def _lay_out(blocks: Sequence[int], contexts: Sequence[int], device: torch.devic
     lengths = np.stack([blocks, contexts], axis=1)  # [B, 2]
     in_block = np.tile([True, False], len(lengths)).repeat(lengths.flatten())
     block_rows, context_rows, owners = (
-        torch.from_numpy(index).to(device)
+        to_device(index, device)
         for index in (np.flatnonzero(in_block), np.flatnonzero(~in_block), ahead)
     )
     return _Layout(
@@ -148,7 +149,7 @@ def _initial_states(
         if hx is not None:
             states.copy_(hx[kind].view(shape))
         if known:
-            columns = torch.tensor([i for i, _ in known], device=encoder.device)
+            columns = to_device(np.array([i for i, _ in known]), encoder.device)
             states[:, 0].index_copy_(1, columns, torch.stack([s[kind] for _, s in known], dim=1))
         initial.append(states)
     return initial[0], initial[1]

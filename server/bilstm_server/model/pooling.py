@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import Pooling
+from .device import to_device
 from .kernels import rounded
 
 BLOCK_STEPS = 64
@@ -25,7 +26,7 @@ def pool(pooling: Pooling, y: Tensor, h_n: Tensor, lengths: np.ndarray) -> Tenso
     if pooling is Pooling.FINAL:
         return _final(h_n)
     if pooling is Pooling.LAST:
-        return y.index_select(0, _to_device(lengths.cumsum() - 1, y))
+        return y.index_select(0, to_device(lengths.cumsum() - 1, y.device))
     return rounded(_join_blocks(pooling, _reduce_blocks(pooling, y, lengths), lengths), y.dtype)
 
 
@@ -88,7 +89,9 @@ def _join_blocks(pooling: Pooling, blocks: Tensor, lengths: np.ndarray) -> Tenso
         blocks = blocks.double()  # or the sum of thousands of blocks would lose the mean's digits
     has_one = len(blocks) == len(lengths)
     joined = blocks if has_one else _reduce(pooling, blocks, _block_counts(lengths))
-    return joined / _to_device(lengths, joined)[:, None] if pooling is Pooling.MEAN else joined
+    if pooling is Pooling.MAX:
+        return joined
+    return joined / to_device(lengths, joined.device)[:, None]
 
 
 def _block_counts(lengths: np.ndarray) -> np.ndarray:
@@ -98,9 +101,5 @@ def _block_counts(lengths: np.ndarray) -> np.ndarray:
 def _reduce(pooling: Pooling, rows: Tensor, counts: np.ndarray) -> Tensor:
     """Each segment of so many rows -> one row, from its first row on. A sum of zeros is 0.0, also
     of a single -0.0."""
-    lengths = _to_device(counts, rows)
+    lengths = to_device(counts, rows.device)
     return torch.segment_reduce(rows, _REDUCTIONS[pooling], lengths=lengths, unsafe=True)
-
-
-def _to_device(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device)

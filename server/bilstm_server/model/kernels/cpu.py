@@ -159,7 +159,7 @@ class CpuLayer:
     """One layer with its weights packed for the kernel."""
 
     kernel = "cpu"
-    missed = None
+    missed: str | None = None
 
     def __init__(self, directions: Sequence[DirectionWeights], kernel: CpuKernel):
         first = directions[0]
@@ -286,7 +286,7 @@ def load() -> CpuKernel:
     variants = cpu_build.runnable()
     if not variants:
         raise KernelUnavailable(f"the cpu kernel: {cpu_build.NO_VARIANT}")
-    missed = None
+    missed: str | None = None
     for variant in variants:
         try:
             if not variant.library().exists():

@@ -31,18 +31,14 @@ class GpuKernel:
         """Raises `KernelUnavailable` if it can't run there."""
         if torch.version.cuda is None:
             raise KernelUnavailable("the gpu kernel needs a torch with CUDA")
-        properties = torch.cuda.get_device_properties(device)
-        capability = (properties.major, properties.minor)
+        capability = torch.cuda.get_device_capability(device)
         if capability < _LEAST_CAPABILITY:
             raise KernelUnavailable(
                 "the gpu kernel needs compute capability 8.0 or more; "
-                f"{properties.name} has {capability[0]}.{capability[1]}"
+                f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
             )
-        _start_triton()
         self._device = device
-        self._processor = Processor(
-            properties.multi_processor_count, properties.shared_memory_per_block_optin
-        )
+        self._processor = _start_triton(device)
         self._tables: dict[Shape, CostTable] = {}
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
@@ -86,13 +82,14 @@ def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
         return ReferenceLayer(directions)
 
 
-def _start_triton() -> None:
+def _start_triton(device: torch.device) -> Processor:
     """Have Triton compile what it launches kernels with, unless it finds it in its cache."""
     try:
-        driver.active.get_current_target()
+        properties = driver.active.utils.get_device_properties(device.index or 0)
     except Exception as error:  # of many types: no compiler, no headers, a cache it can't write
         raise KernelUnavailable(
             f"the gpu kernel: Triton can't compile its launcher ({error}); it needs gcc or clang "
             "(or CC to name one), Python's headers, and a folder that it can write to and run code "
             "from (TRITON_CACHE_DIR)"
         ) from error
+    return Processor(properties["multiprocessor_count"], properties["max_shared_mem"])

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .gpu_plans import CostTable, Plan, Processor, Shape
+from .gpu_plans import CostTable, Plan, Shape
 from .gpu_recurrence import COUNTER_SPACING, recurrence_alone, recurrence_shared
 from .interface import (
     DirectionWeights,
-    Layer,
-    Linear,
     Part,
     RaggedBatch,
     Results,
@@ -27,6 +25,7 @@ from .interface import (
     state_type,
 )
 from .reference import ReferenceLayer
+
 
 def precision(dtype: torch.dtype) -> str:
     """Of products, in Triton's words. float32 has three products of TF32 for each, whose error is
@@ -46,7 +45,7 @@ class GpuLayer:
     """One layer with its weights packed for the plans of a cost table."""
 
     kernel = "gpu"
-    missed = None
+    missed: str | None = None
 
     def __init__(self, directions: Sequence[DirectionWeights], table: CostTable):
         # The weights of this moment: for gradients and for copies.
@@ -107,9 +106,11 @@ class GpuLayer:
         )
         self._launch(plan, packed, run)
         results: list[Results | None] = [None] * len(parts)
-        pieces = zip(run.y.split(tokens), run.h_n.split(counts), run.c.split(counts), strict=True)
-        for k, piece in zip(some, pieces, strict=True):
-            results[k] = piece
+        pieces = (
+            torch.split(t, n) for t, n in ((run.y, tokens), (run.h_n, counts), (run.c, counts))
+        )
+        for k, *piece in zip(some, *pieces, strict=True):
+            results[k] = piece[0], piece[1], piece[2]
         return results
 
     def _launch(self, plan: Plan, packed: _Packed, run: _Run) -> None:

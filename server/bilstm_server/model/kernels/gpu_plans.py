@@ -15,8 +15,8 @@ import torch
 from .interface import RaggedBatch
 
 _LEAST_DEPTH = 16  # of a product on the tensor cores
-_LARGEST_BLOCK = 256
-_STREAMED_BLOCK = 64
+_STREAMED_BYTES = 128  # of a weight's row that are read at a time
+_OPERAND_BYTES = 64  # of a thread, for the states of one product: with more, registers spill
 _SCRATCH_BYTES = 24 * 1024  # on chip, for what moves between a program's threads
 
 
@@ -71,31 +71,38 @@ class Plan:
 
 def candidates(shape: Shape, processor: Processor) -> Iterator[Plan]:
     """Plans that may fit; those that do not are found when they are compiled."""
-    room = processor.shared_bytes - _SCRATCH_BYTES
     itemsize = shape.dtype.itemsize
-    # Products of three factors each hold the weights as two numbers.
-    held_size = itemsize * (2 if shape.precision == "tf32x3" else 1)
+    # A product made of three has two parts of each weight, in registers, and so fewer for the rest.
+    three = shape.precision == "tf32x3"
+    room = processor.shared_bytes - _SCRATCH_BYTES
 
     units = max(_power_of_two(shape.hidden), _LEAST_DEPTH)
-    for rows in (16, 32):
-        if (4 * units * units * held_size) + rows * units * itemsize <= room:
-            yield Plan(units, 1, units, rows, units, True, 8 if units > 32 else 4, 1)
+    for rows in (16,) if three else (16, 32):
+        held = 4 * units**2 * itemsize * (2 if three else 1)
+        if held + rows * units * itemsize <= room and rows * units <= 2048:
+            yield Plan(units, 1, units, rows, units, True, 8 if units > 16 else 4, 1)
 
-    depth = ceil(shape.hidden / _STREAMED_BLOCK) * _STREAMED_BLOCK
-    block = _STREAMED_BLOCK
-    while block < _LARGEST_BLOCK and depth % (2 * block) == 0:
-        block *= 2
+    streamed = _STREAMED_BYTES // itemsize
+    depth = ceil(shape.hidden / streamed) * streamed
+
+    def slices(units: int) -> int:
+        """So many as there are, or none if they could not all run at the same time."""
+        count = ceil(shape.hidden / units)
+        return count if count * shape.directions <= processor.multiprocessors else 0
+
     for units, rows in ((16, 16), (16, 32), (32, 16), (32, 64), (64, 16), (64, 64)):
-        slices = ceil(shape.hidden / units)
-        fits = 4 * units * depth * held_size + rows * block * itemsize <= room
-        if fits and 1 < slices <= processor.multiprocessors // shape.directions:
-            warps = 4 if units * rows <= 512 else 8
-            yield Plan(units, slices, depth, rows, block, True, warps, 1)
-    for units, rows in ((32, 16), (64, 32), (64, 64)):
-        slices = ceil(shape.hidden / units)
-        if slices <= processor.multiprocessors // shape.directions:
-            warps = 4 if units * rows <= 512 else 8
-            yield Plan(units, slices, depth, rows, _STREAMED_BLOCK, False, warps, 3)
+        warps = 4 if units == 16 else 8
+        block = streamed
+        while depth % (2 * block) == 0 and 2 * block * rows * itemsize <= (
+            _OPERAND_BYTES * 32 * warps
+        ):
+            block *= 2
+        fits = 4 * units * depth * itemsize + rows * block * itemsize <= room
+        if fits and slices(units) > 1 and not three:
+            yield Plan(units, slices(units), depth, rows, block, True, warps, 1)
+    for units, rows, stages in ((32, 16, 3), (64, 32, 3), (32 if three else 64, 64, 2)):
+        if slices(units):
+            yield Plan(units, slices(units), depth, rows, streamed, False, 8, stages)
 
 
 class Cost(NamedTuple):
@@ -125,9 +132,7 @@ class CostTable:
         if plan.alone:
             # As many tiles as there are multiprocessors at a time, the longest first.
             programs = int(lengths[:: plan.rows].sum()) * self.directions
-            return cost.start + cost.step * max(
-                longest, programs / self.processor.multiprocessors
-            )
+            return cost.start + cost.step * max(longest, programs / self.processor.multiprocessors)
         # Groups are alike: the first one's chunks live as long as their first sequence.
         chunk = plan.rows * plan.groups(len(batch), self.directions, self.processor)
         further = int(lengths[chunk::chunk].sum())

@@ -246,9 +246,17 @@ def _tanh(x):
 
 @triton.jit
 def _product(
-    gates, w_hh, held, h, live,
-    HIDDEN: tl.constexpr, UNITS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr,
-    HELD: tl.constexpr, PRECISION: tl.constexpr,
+    gates,
+    w_hh,
+    held,
+    h,
+    live,
+    HIDDEN: tl.constexpr,
+    UNITS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HELD: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """gates + weights [4 * UNITS, DEPTH] times the states [ROWS, HIDDEN] at `h`, transposed."""
     if HELD:

@@ -26,10 +26,14 @@ _BUSY_CYCLES = 1_000_000  # about half a millisecond
 def microseconds(run: Run) -> float:
     """That the device takes for what `run` launches: the median of some times."""
     run()
-    times = []
+    times: list[float] = []
     for _ in range(_TIMES):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(_BUSY_CYCLES)  # until all is launched: only the device is timed
+        start, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
+        # Until all is launched: only the device is timed.
+        torch.cuda._sleep(_BUSY_CYCLES)  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()
@@ -101,10 +105,10 @@ class Tuner:
     def _check_apart(self, layer: GpuLayer, batch: RaggedBatch) -> None:
         x, h_0, c_0 = self._draw_operands(batch)
         wide = state_type(self._shape.dtype)
-        parts = [
-            Part(x, batch, h, c) for h, c in zip(h_0.to(wide), c_0.to(wide), strict=True)
-        ]
-        exact = self._exact.apart([Part(*map(_double, part)) for part in parts])
+        parts = [Part(x, batch, h, c) for h, c in zip(h_0.to(wide), c_0.to(wide), strict=True)]
+        exact = self._exact.apart(
+            [Part(p.x.double(), batch, p.h_0.double(), p.c_0.double()) for p in parts]
+        )
         for actual, expected in zip(layer.apart(parts), exact, strict=True):
             assert actual is not None
             assert expected is not None
@@ -150,9 +154,7 @@ class Tuner:
 
     def _layer(self, plan: Plan) -> GpuLayer:
         costs = {plan: Cost(0.0, 0.0, 0.0)}
-        return GpuLayer(
-            self._directions, CostTable(self._shape.directions, self._processor, costs)
-        )
+        return GpuLayer(self._directions, CostTable(self._shape.directions, self._processor, costs))
 
     def _draw_direction(self) -> DirectionWeights:
         lines, hidden = 4 * self._shape.hidden, self._shape.hidden
@@ -171,7 +173,3 @@ class Tuner:
     def _draw(self, *shape: int) -> Tensor:
         numbers = torch.randn(shape, generator=self._generator)
         return numbers.to(self._device, self._shape.dtype)
-
-
-def _double(value: Tensor | RaggedBatch) -> Tensor | RaggedBatch:
-    return value.double() if isinstance(value, Tensor) else value

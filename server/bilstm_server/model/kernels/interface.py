@@ -30,7 +30,6 @@ class DirectionWeights:
     b_hh: Tensor | None  # [4H]
     w_hr: Tensor | None  # [P, H], with a projection only
 
-
     def map(self, function: Callable[[Tensor], Tensor]) -> DirectionWeights:
         """These with each tensor's image."""
         optional = (self.b_ih, self.b_hh, self.w_hr)

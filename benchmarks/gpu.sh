@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# The CUDA tests, the operator benchmark and the serving benchmark, on a GPU, in under 9 minutes.
+#
+#     benchmarks/gpu.sh [FOLDER]
+#
+# Needs an NVIDIA GPU and, in `python3` or $PYTHON, torch with CUDA, Triton and the packages below;
+# it installs nothing, and does without `make setup`. FOLDER, or build/gpu-TIME, gets report.md, the
+# logs, and what was measured as it comes. Each part has a limit of time: what it has found by then
+# is kept, and the next ones run. With the FOLDER of an earlier run, the operator benchmark goes on
+# from there.
+#
+# Exits with 1 where a test failed or a target was missed, and with 2 where something is missing.
+set -uo pipefail
+[ $# -le 1 ] || { echo "usage: benchmarks/gpu.sh [FOLDER]" >&2; exit 2; }
+results=${1:+$(realpath -m "$1")}
+cd "$(dirname "$0")/.." || exit 2
+results=${results:-$PWD/build/gpu-$(date +%Y%m%d-%H%M%S)}
+python=${PYTHON:-python3}
+
+TESTS_SECONDS=100 OPERATOR_SECONDS=280 SERVING_SECONDS=100
+LAST_ROW_SECONDS=25 # of the operator's, in which no further row begins
+
+"$python" - <<'END' || exit 2
+import sys
+from importlib.util import find_spec
+
+PACKAGES = {
+    "google": "protobuf googleapis-common-protos",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_reflection": "grpcio-reflection",
+    "grpc_status": "grpcio-status",
+    "hypothesis": "hypothesis",
+    "ml_dtypes": "ml-dtypes",
+    "numpy": "numpy",
+    "prometheus_client": "prometheus-client",
+    "pydantic_settings": "pydantic-settings",
+    "pynvml": "nvidia-ml-py",
+    "pytest": "pytest",
+    "pytest_asyncio": "pytest-asyncio",
+    "safetensors": "safetensors",
+    "structlog": "structlog",
+    "torch": "torch",
+    "tqdm": "tqdm",
+    "triton": "triton",
+}
+if missing := [package for module, package in PACKAGES.items() if not find_spec(module)]:
+    sys.exit(f"missing in {sys.executable}: {' '.join(missing)}")
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit(f"no GPU: torch {torch.__version__} finds no GPU of NVIDIA's that it can use")
+END
+
+# Where the project is not installed, its packages come from here; the server asks for its version.
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+mkdir "$site/bilstm.dist-info"
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+printf 'Metadata-Version: 2.1\nName: bilstm\nVersion: %s\n' "$version" \
+	>"$site/bilstm.dist-info/METADATA"
+export PYTHONPATH="$PWD/proto:$PWD/client:$PWD/server${PYTHONPATH:+:$PYTHONPATH}:$site"
+export PYTHONUNBUFFERED=1
+
+failed=0
+report=$results/report.md
+mkdir -p "$results"
+: >"$report"
+
+limit() { # SECONDS COMMAND…
+	timeout --kill-after=5 "$@"
+}
+
+title() {
+	echo "== $1 ($SECONDS s)" >&2
+	printf '\n## %s\n\n' "$1" >>"$report"
+}
+
+outcome() { # CODE PART
+	[ "$1" -eq 0 ] && return
+	failed=1
+	[ "$1" -ge 124 ] && echo "Out of time: $2 was cut off." >>"$report"
+}
+
+title "CUDA tests"
+mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py)
+limit $TESTS_SECONDS "$python" -m pytest -m gpu -W default "${tests[@]}" >"$results/tests.log" 2>&1
+outcome $? "the CUDA tests"
+tail -n 20 "$results/tests.log" | sed 's/^/    /' >>"$report"
+
+title "The operator"
+until=$((SECONDS + OPERATOR_SECONDS))
+code=3
+while [ $code -eq 3 ] && [ $((until - SECONDS)) -gt $LAST_ROW_SECONDS ]; do # 3: the GPU was lost
+	left=$((until - SECONDS))
+	limit $left "$python" -m benchmarks.gpu --json "$results/operator.jsonl" \
+		--seconds $((left - LAST_ROW_SECONDS)) >>"$results/operator.log" 2>&1
+	code=$?
+done
+outcome $code "the operator benchmark"
+limit 25 "$python" -m benchmarks.gpu --read "$results/operator.jsonl" --check >>"$report" || failed=1
+
+title "The service"
+limit $SERVING_SECONDS "$python" -m benchmarks.gpu_serving --seconds 2 --rounds 2 \
+	--json "$results/serving.json" >"$results/serving.log" 2>&1
+outcome $? "the serving benchmark"
+limit 25 "$python" -m benchmarks.gpu_serving --read "$results/serving.json" --check >>"$report" ||
+	failed=1
+
+cat "$report"
+echo "== $SECONDS s; all of it is in $results" >&2
+exit $failed

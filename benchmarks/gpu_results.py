@@ -1,0 +1,262 @@
+"""What the operator benchmark on a GPU measures and found: its cases, records and targets.
+
+Owns all that can be made of the medians without a GPU. Records are lines of JSON, written as they
+come: what was measured before a run was cut off is kept, and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.competitors import OURS, PACKED, PADDED
+from benchmarks.gpu_floor import DIRECTIONS, Rates, floor
+from benchmarks.operator_results import LAYERS, Checked, number, operations_per_token
+from benchmarks.workload import lengths
+
+GRAPH = "nn.LSTM padded, graph"
+SYSTEMS = (OURS, PACKED, PADDED, GRAPH)
+ARITHMETICS = ("bfloat16", "tf32", "float32")
+HIDDEN = (64, 128, 256, 512, 1024)
+SEQUENCES = (1, 8, 32, 128, 512)
+MEANS = (29, 200)  # steps
+
+STEP_TARGET = 2.5  # microseconds of a step and layer, both directions
+SPEED_UP_TARGET = 3.0  # over nn.LSTM packed
+RATE_TARGET = 0.4  # of the rate of a bfloat16 matrix product
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A ragged batch for a model of LAYERS layers, width = hidden."""
+
+    arithmetic: str
+    hidden: int
+    sequences: int
+    mean: int  # steps
+
+    def __str__(self) -> str:
+        return (
+            f"{self.arithmetic}, hidden {self.hidden}, sequences {self.sequences}, mean {self.mean}"
+        )
+
+    @property
+    def must_step_fast(self) -> bool:
+        return self.hidden == 256 and self.sequences <= 32
+
+    @property
+    def must_lead(self) -> bool:
+        return self.hidden <= 512 and self.sequences <= 128
+
+    @property
+    def must_fill(self) -> bool:
+        return (self.arithmetic, self.hidden, self.sequences) == ("bfloat16", 512, 512)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """[sequences]: the same each time."""
+        return lengths(np.random.default_rng(self.sequences), self.sequences, self.mean)
+
+    def floor(self, rates: Rates) -> float:
+        """Microseconds of a forward pass; see `gpu_floor.floor`."""
+        own = self.lengths()
+        live = [int((own > step).sum()) for step in range(own.max())]
+        widths = [self.hidden] + [DIRECTIONS * self.hidden] * (LAYERS - 1)
+        return sum(floor(self.arithmetic, width, self.hidden, live, rates) for width in widths)
+
+
+def cases() -> list[Case]:
+    """Those with a target of their own first, and in bfloat16 before other arithmetics."""
+    every = (
+        Case(arithmetic, hidden, sequences, mean)
+        for arithmetic, hidden, mean, sequences in product(ARITHMETICS, HIDDEN, MEANS, SEQUENCES)
+    )
+    return sorted(
+        every, key=lambda case: (not (case.must_step_fast or case.must_fill), not case.must_lead)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    lines: list[str]  # on the machine, and how it was measured
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan that the kernel's tuner tried."""
+
+    arithmetic: str
+    hidden: int
+    plan: str
+    cost: dict[str, float]  # microseconds; empty if it was dropped
+    dropped: str = ""  # why
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case's medians, in microseconds of a forward pass."""
+
+    case: Case
+    tokens: int
+    longest: int
+    error: float  # of ours, as a relative norm
+    floor: float
+    device: dict[str, float]  # of the device alone, by system; some may be missing
+    # From an idle device to a result that was waited for; of small batches.
+    host: dict[str, float] = field(default_factory=dict)
+    note: str = ""  # what else is to be known of it
+
+    def step(self, system: str) -> float | None:
+        """Of a step of the longest sequence and a layer."""
+        return over(self.device.get(system), self.longest * LAYERS)
+
+    @property
+    def floor_step(self) -> float:
+        return self.floor / (self.longest * LAYERS)
+
+    def rate(self, system: str) -> float | None:
+        """TFLOP/s, on real tokens."""
+        return over(
+            self.tokens * operations_per_token(self.case.hidden) / 1e6, self.device.get(system)
+        )
+
+    def speed_up(self, other: str, host: bool = False) -> float | None:
+        """Our speed, in the other's."""
+        times = self.host if host else self.device
+        return over(times.get(other), times.get(OURS))
+
+    @property
+    def share_of_floor(self) -> float | None:
+        return over(self.floor, self.device.get(OURS))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A case that could not be measured."""
+
+    case: Case
+    why: str
+    lost_device: bool = False  # an error after which nothing more runs in that process
+
+
+Record = About | Rates | Trial | Row | Failure
+_KINDS: dict[str, type[Record]] = {
+    kind.__name__: kind for kind in (About, Rates, Trial, Row, Failure)
+}
+
+
+class Journal:
+    """The file of a run's records."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def append(self, record: Record) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({type(record).__name__: asdict(record)}) + "\n")
+
+    def read(self) -> Results:
+        """What it has so far; a line that was cut off is none."""
+        results = Results()
+        if self._path.exists():
+            text = self._path.read_text(encoding="utf-8")
+            for line in text[: text.rfind("\n") + 1].splitlines():
+                results.add(_record(json.loads(line)))
+        return results
+
+
+def _record(stored: dict[str, dict[str, Any]]) -> Record:
+    ((kind, values),) = stored.items()
+    if "case" in values:
+        values["case"] = Case(**values["case"])
+    return _KINDS[kind](**values)
+
+
+@dataclass(slots=True)
+class Results:
+    """A run's records. What was found again replaces what was found before."""
+
+    about: list[str] = field(default_factory=list)
+    rates: Rates | None = None
+    trials: dict[tuple[str, int, str], Trial] = field(default_factory=dict)
+    rows: dict[Case, Row] = field(default_factory=dict)
+    failures: dict[Case, Failure] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        match record:
+            case About():
+                self.about = record.lines
+            case Rates():
+                self.rates = record
+            case Trial():
+                self.trials[record.arithmetic, record.hidden, record.plan] = record
+            case Row():
+                self.rows[record.case] = record
+            case Failure():
+                self.failures[record.case] = record
+
+    def unmeasured(self) -> list[Case]:
+        return [case for case in cases() if case not in self.rows and case not in self.failures]
+
+    def to_measure(self) -> list[Case]:
+        """Without the cases of a size and arithmetic that has cost a process its device."""
+        lost = {(f.case.arithmetic, f.case.hidden) for f in self.failures.values() if f.lost_device}
+        return [c for c in self.unmeasured() if (c.arithmetic, c.hidden) not in lost]
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+def check(results: Results) -> Checked:
+    """Every comparison with a target. What was not measured is missing, not missed."""
+    compared, missed, unmeasured = 0, [], []
+    for case in cases():
+        row = results.rows.get(case)
+        if row is None:
+            failure = results.failures.get(case)
+            unmeasured.append(f"{case}: {failure.why if failure else 'not measured'}")
+            continue
+        for met, words in _comparisons(row, results.rates):
+            if met is None:
+                unmeasured.append(f"{case}: {words}")
+                continue
+            compared += 1
+            if not met:
+                missed.append(f"{case}: {words}")
+    return Checked(compared, missed, unmeasured)
+
+
+def _comparisons(row: Row, rates: Rates | None) -> Iterator[tuple[bool | None, str]]:
+    """Whether each target is met, None where that was not measured, and in words."""
+    case = row.case
+    speed_up = row.speed_up(PACKED)
+    required = SPEED_UP_TARGET if case.must_lead else 1.0
+    yield (
+        None if speed_up is None else speed_up >= required,
+        f"ours has {number(speed_up)} times the speed of {PACKED}, required {required:.0f}",
+    )
+    if case.must_step_fast:
+        step = row.step(OURS)
+        yield (
+            None if step is None else step <= STEP_TARGET,
+            f"ours takes {number(step)} µs for a step and layer, allowed {STEP_TARGET}",
+        )
+    if case.must_fill:
+        share = over(row.rate(OURS), rates.bfloat16 if rates else None)
+        yield (
+            None if share is None else share >= RATE_TARGET,
+            f"ours has {number(share)} of a bfloat16 product's rate, required {RATE_TARGET}",
+        )
+
+
+def over(dividend: float | None, divisor: float | None) -> float | None:
+    return None if dividend is None or divisor is None else dividend / divisor

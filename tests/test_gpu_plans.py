@@ -1,0 +1,117 @@
+"""Which plans there are for a layer, which is chosen for a batch, and what they take of a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lstms import examples
+
+from bilstm_server.model.kernels.gpu_plans import (
+    Cost,
+    CostTable,
+    Plan,
+    Processor,
+    Shape,
+    candidates,
+)
+from bilstm_server.model.kernels.interface import RaggedBatch
+
+HOPPER = Processor(multiprocessors=132, shared_bytes=227 * 1024)
+
+ALONE = Plan(64, 1, 64, 16, 64, True, 8, 1)
+SHARED = Plan(32, 8, 256, 16, 256, True, 8, 1)
+
+shapes = st.builds(
+    Shape,
+    st.integers(1, 2100),
+    st.sampled_from([1, 2]),
+    st.just(torch.float32),
+    st.sampled_from(["tf32", "tf32x3"]),
+) | st.builds(
+    Shape,
+    st.integers(1, 2100),
+    st.sampled_from([1, 2]),
+    st.sampled_from([torch.bfloat16, torch.float16]),
+    st.just("ieee"),
+)
+
+
+@given(shapes, st.sampled_from([HOPPER, Processor(40, 64 * 1024)]), st.integers(1, 5000))
+@examples(300)
+def test_candidates(shape: Shape, processor: Processor, sequences: int) -> None:
+    """Slices have all the units, blocks all the depth; what waits for each other fits at once."""
+    for plan in candidates(shape, processor):
+        assert plan.units * (plan.slices - 1) < shape.hidden <= plan.units * plan.slices
+        assert plan.depth >= shape.hidden
+        assert plan.depth % plan.block == 0
+        for size in (plan.units, plan.rows, plan.block):
+            assert size >= 16
+            assert size & (size - 1) == 0
+        groups = plan.groups(sequences, shape.directions, processor)
+        if plan.alone:
+            assert plan.units == plan.depth == plan.block
+            assert (groups - 1) * plan.rows < sequences <= groups * plan.rows
+        else:
+            assert groups * plan.slices * shape.directions <= processor.multiprocessors
+            assert 1 <= groups <= sequences
+
+
+@pytest.mark.parametrize("hidden", [64, 128, 256, 512, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_size_has_plans(hidden: int, dtype: torch.dtype) -> None:
+    """And weights of up to two megabytes a direction are held on chip."""
+    precision = "tf32" if dtype == torch.float32 else "ieee"
+    plans = list(candidates(Shape(hidden, 2, dtype, precision), HOPPER))
+    held = 4 * hidden * hidden * dtype.itemsize <= 8 * 2**20 and (hidden, dtype) != (
+        1024,
+        torch.float32,
+    )
+    assert any(plan.held for plan in plans) == held
+    assert not all(plan.held for plan in plans)
+
+
+def test_prediction() -> None:
+    """An alone plan's tiles run side by side as far as there are multiprocessors, a shared one's
+    groups one product after the other in each step."""
+    table = CostTable(2, Processor(32, 0), {ALONE: Cost(5, 2, 0), SHARED: Cost(7, 3, 1)})
+    assert table.predict(ALONE, RaggedBatch([10] * 16)) == 5 + 2 * 10
+    assert table.predict(ALONE, RaggedBatch([10] * 16 * 16)) == 5 + 2 * 10
+    assert table.predict(ALONE, RaggedBatch([10] * 16 * 32)) == 5 + 2 * 20
+    assert table.predict(SHARED, RaggedBatch([10] * 32)) == 7 + 3 * 10
+    assert table.predict(SHARED, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 10 + 4
+    assert table.predict(SHARED, RaggedBatch([10] * 32 + [4] * 33)) == 7 + 3 * 10 + 4 + 4
+
+
+def test_fastest() -> None:
+    """It depends on the batch; plans that are the fastest for none are left out."""
+    few = Plan(16, 16, 256, 16, 256, True, 4, 1)
+    useless = Plan(64, 4, 256, 16, 256, True, 8, 1)
+    costs = {SHARED: Cost(5, 3, 1), few: Cost(5, 2, 2), useless: Cost(6, 4, 2)}
+    table = CostTable(2, HOPPER, costs)
+    assert table.fastest(RaggedBatch([50])) == few
+    assert table.fastest(RaggedBatch([50] * 1000)) == SHARED
+    assert table.of_use().costs == {plan: costs[plan] for plan in (SHARED, few)}
+
+
+@pytest.mark.parametrize("kind", ["float32", "tf32", "bfloat16", "float16"])
+def test_compiled_for_hopper(kind: str) -> None:
+    """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
+    cores, and its registers as good as never spill."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.gpu_resources", "--check"),
+            *("--type", kind, "--hidden", "64", "256", "512"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
