@@ -290,7 +290,8 @@ def report(results: Results, is_checked: bool) -> int:
     if not is_checked:
         return 0
     compared, missed, unmeasured = check(results)
-    print("", *missed, *unmeasured, f"{len(missed)} of {compared} targets missed", sep="\n")
+    print("", *(f"- {miss}" for miss in missed), sep="\n")
+    print(f"\n{len(missed)} of {compared} targets missed, {len(unmeasured)} not measured.")
     return 1 if missed or not compared else 0
 
 

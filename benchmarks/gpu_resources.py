@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_resources [--hidden 256] [--type bfloat16] [--capability 90]
 
-Compiles each plan ahead of time, and reads registers, shared memory and, from the machine code,
+Compiles what each plan would launch, and reads registers, shared memory and, from the machine code,
 what is in the loop over the steps: spills, barriers, products on the tensor cores.
 """
 
@@ -21,20 +21,18 @@ from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from bilstm_server.model.kernels import gpu_recurrence
-from bilstm_server.model.kernels.gpu_plans import Plan, Processor, Shape, candidates
+from benchmarks.listing_driver import HOPPER, HOPPER_CAPABILITY, ListingDriver
+from bilstm_server.model.kernels.gpu_layer import GpuLayer
+from bilstm_server.model.kernels.gpu_plans import Cost, CostTable, Plan, Shape, candidates
+from bilstm_server.model.kernels.interface import DirectionWeights, RaggedBatch
 
-HOPPER = Processor(multiprocessors=132, shared_bytes=227 * 1024)
 TYPES = {
     "float32": (torch.float32, "tf32x3"),
     "tf32": (torch.float32, "tf32"),
     "bfloat16": (torch.bfloat16, "ieee"),
     "float16": (torch.float16, "ieee"),
 }
-_TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _PRODUCTS = r"HGMMA|HMMA"
 MOST_SPILLS = 16  # registers written or read back, of some hundred instructions
@@ -58,47 +56,23 @@ class Resources:
 
 
 def compile_plan(plan: Plan, shape: Shape, capability: int) -> Resources:
-    """Raises what Triton raises where a plan does not fit."""
-    kernel = gpu_recurrence.recurrence_alone if plan.alone else gpu_recurrence.recurrence_shared
-    values = {
-        "HIDDEN": shape.hidden,
-        "UNITS": plan.units,
-        "SLICES": plan.slices,
-        "DEPTH": plan.depth,
-        "ROWS": plan.rows,
-        "BLOCK": plan.block,
-        "HELD": plan.held,
-        "PRECISION": shape.precision,
-    }
-    own = f"*{_TRITON_TYPES[shape.dtype]}"
-    pointers = {
-        **dict.fromkeys(("inputs", "bias", "c"), "*fp32"),
-        **dict.fromkeys(("w_hh", "h_0", "h_n", "y"), own),
-        **dict.fromkeys(("lengths", "first_rows", "positions", "arrived"), "*i32"),
-    }
-    unaligned = {"lengths", "first_rows", "positions"}
-    strides = {"inputs_stride", "inputs_column_1", "y_stride", "y_column_1"}
-    names = kernel.arg_names
-    signature = {
-        name: "constexpr" if name in values else pointers.get(name, "i32") for name in names
-    }
-    aligned = (pointers.keys() - unaligned) | (strides if shape.hidden % 16 == 0 else set())
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(name),): values[name] for name in names if name in values},
-        attrs={
-            (index,): [["tt.divisibility", 16]]
-            for index, name in enumerate(names)
-            if name in aligned
-        },
+    """Of what a batch would launch. Raises what Triton raises where a plan does not fit."""
+    driver = ListingDriver(capability)
+    driver.activate()
+    weights = DirectionWeights(
+        torch.zeros(4 * shape.hidden, 1, dtype=shape.dtype),
+        torch.zeros(4 * shape.hidden, shape.hidden, dtype=shape.dtype),
+        *(None, None, None),
     )
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": plan.warps, "num_stages": plan.stages},
+    costs = {plan: Cost(0.0, 0.0, 0.0)}
+    layer = GpuLayer(
+        [weights] * shape.directions, shape, CostTable(shape.directions, HOPPER, costs)
     )
-    registers, stack_bytes, code = _disassemble(compiled.asm["cubin"])
+    batch = RaggedBatch([2])
+    states = torch.zeros(shape.directions, 1, shape.hidden, dtype=shape.dtype)
+    layer(torch.zeros(2, 1, dtype=shape.dtype), batch, states, states)
+    (launch,) = driver.launches
+    registers, stack_bytes, code = _disassemble(launch.binary.code)
     loop = _widest_loop(code)
 
     def count(pattern: str) -> int:
@@ -107,7 +81,7 @@ def compile_plan(plan: Plan, shape: Shape, capability: int) -> Resources:
     return Resources(
         registers,
         stack_bytes,
-        compiled.metadata.shared,
+        launch.binary.shared_bytes,
         len(loop),
         count(_PRODUCTS),
         count("BAR"),
@@ -169,7 +143,7 @@ def main() -> int:
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--type", choices=TYPES, nargs="+", default=list(TYPES))
     parser.add_argument("--directions", type=int, default=2)
-    parser.add_argument("--capability", type=int, default=90, help="of the GPU: 90 is Hopper's")
+    parser.add_argument("--capability", type=int, default=HOPPER_CAPABILITY, help="of the GPU")
     parser.add_argument(
         "--check",
         action="store_true",

@@ -74,14 +74,15 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def error_of_ours(own: Models, x: Tensor, batch: RaggedBatch) -> float:
-    """The largest of outputs and final states."""
+    """The largest of outputs and final states; NaN if one has a NaN."""
     y, (h_n, c_n) = own.ours.forward_ragged(x, batch)
     expected, (judged_h_n, judged_c_n) = own.judge(packed(x.double(), batch))
-    return max(
+    errors = [
         relative_error(y[batch.forward_rows], expected.data),
         relative_error(h_n[:, batch.order], judged_h_n),
         relative_error(c_n[:, batch.order], judged_c_n),
-    )
+    ]
+    return float(torch.tensor(errors).max())
 
 
 def captured(run: Run) -> Run:

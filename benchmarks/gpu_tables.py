@@ -123,7 +123,7 @@ def floors_table(rates: Rates = H200, mean: int = MEANS[0]) -> Iterator[str]:
         row = [arithmetic, str(hidden)]
         for sequences in SEQUENCES:
             case = Case(arithmetic, hidden, sequences, mean)
-            row.append(f"{case.floor(rates) / (case.lengths().max() * LAYERS):.3f}")
+            row.append(f"{case.floor(rates) / (case.lengths().max() * LAYERS):.2g}")
         rows.append(row)
     yield from markdown(("arithmetic", "hidden", *map(str, SEQUENCES)), rows, words=1)
 

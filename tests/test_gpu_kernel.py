@@ -77,7 +77,8 @@ class OnePlan:
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> GpuLayer:
         costs = {self.plan: Cost(0.0, 1.0, 1.0)}
-        return GpuLayer(directions, CostTable(len(directions), self.processor, costs))
+        table = CostTable(len(directions), self.processor, costs)
+        return GpuLayer(directions, shape_of(directions), table)
 
     linear = staticmethod(ReferenceLayer.linear)
 

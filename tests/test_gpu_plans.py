@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,9 @@ from bilstm_server.model.kernels.gpu_plans import (
 )
 from bilstm_server.model.kernels.interface import RaggedBatch
 
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).resolve().parents[1]
 HOPPER = Processor(multiprocessors=132, shared_bytes=227 * 1024)
 
 ALONE = Plan(64, 1, 64, 16, 64, True, 8, 1)
@@ -99,19 +104,37 @@ def test_fastest() -> None:
     assert table.of_use().costs == {plan: costs[plan] for plan in (SHARED, few)}
 
 
-@pytest.mark.parametrize("kind", ["float32", "tf32", "bfloat16", "float16"])
-def test_compiled_for_hopper(kind: str) -> None:
-    """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
-    cores, and its registers as good as never spill."""
+def compiling(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where Triton compiles."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.gpu_resources", "--check"),
-            *("--type", kind, "--hidden", "64", "256", "512"),
-        ],
-        env=environment,
+    path = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment | {"PYTHONPATH": path},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("kind", ["float32", "tf32", "bfloat16", "float16"])
+def test_compiled_for_hopper(kind: str) -> None:
+    """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
+    cores, and its registers as good as never spill."""
+    options = ("--check", "--type", kind, "--hidden", "64", "256", "512")
+    found = compiling("-m", "benchmarks.gpu_resources", *options)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_launches() -> None:
+    """No batch has a kernel compiled but the first of its form; programs that wait for each other
+    are launched so that they run together."""
+    found = compiling("tests/launches.py")
+    assert found.returncode == 0, found.stderr
+    for plan in json.loads(found.stdout):
+        assert plan["binaries"] == 2, plan["plan"]  # with both directions together, and apart
+        assert plan["launches"] == 4 * 9
+        assert plan["cooperative"] == [plan["slices"] > 1]
+        if plan["slices"] > 1:
+            assert plan["programs"] <= HOPPER.multiprocessors

@@ -52,8 +52,9 @@ class GpuKernel:
             return ReferenceLayer(
                 directions, f"the gpu kernel does not compute in {weights.w_hh.dtype}"
             )
+        shape = shape_of(directions)
         try:
-            return GpuLayer(directions, self._table(shape_of(directions)))
+            return GpuLayer(directions, shape, self._table(shape))
         except KernelUnavailable as error:
             return ReferenceLayer(directions, str(error))
 

@@ -47,10 +47,11 @@ class GpuLayer:
     kernel = "gpu"
     missed: str | None = None
 
-    def __init__(self, directions: Sequence[DirectionWeights], table: CostTable):
+    def __init__(self, directions: Sequence[DirectionWeights], shape: Shape, table: CostTable):
+        """`shape` is `shape_of` them, and what the table was made for."""
         # The weights of this moment: for gradients and for copies.
         self._directions = [direction.copy() for direction in directions]
-        self._shape = shape_of(directions)
+        self._shape = shape
         self._table = table
         self._packed = {
             packing: _pack(self._directions, *packing)

@@ -154,7 +154,8 @@ class Tuner:
 
     def _layer(self, plan: Plan) -> GpuLayer:
         costs = {plan: Cost(0.0, 0.0, 0.0)}
-        return GpuLayer(self._directions, CostTable(self._shape.directions, self._processor, costs))
+        table = CostTable(self._shape.directions, self._processor, costs)
+        return GpuLayer(self._directions, self._shape, table)
 
     def _draw_direction(self) -> DirectionWeights:
         lines, hidden = 4 * self._shape.hidden, self._shape.hidden

@@ -1,0 +1,396 @@
+"""The GPU benchmark without a GPU: order, records, tables, targets; what it times, on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu, gpu_serving, gpu_systems
+from benchmarks.competitors import OURS, PACKED, PADDED
+from benchmarks.gpu_clock import Run
+from benchmarks.gpu_floor import H200, Rates
+from benchmarks.gpu_results import (
+    GRAPH,
+    About,
+    Case,
+    Failure,
+    Journal,
+    Record,
+    Results,
+    Row,
+    Trial,
+    cases,
+    check,
+)
+from benchmarks.gpu_tables import floors_table, tables
+from benchmarks.operator_results import LAYERS
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+SMALL = Case("bfloat16", 256, 8, 29)
+LARGE = Case("bfloat16", 512, 512, 29)
+
+
+def row(case: Case, ours: float, packed: float | None = None, longest: int = 100) -> Row:
+    """`ours`, `packed`: microseconds of a step and layer."""
+    device = {OURS: ours, PADDED: 1.0} | ({} if packed is None else {PACKED: packed})
+    times = {name: own * longest * LAYERS for name, own in device.items()}
+    tokens = int(case.lengths().sum())
+    return Row(case, tokens, longest, 1e-3, case.floor(H200), times)
+
+
+def results(*records: Record) -> Results:
+    found = Results()
+    for record in records:
+        found.add(record)
+    return found
+
+
+# -- cases -----------------------------------------------------------------------------------------
+
+
+def test_cases_are_all_that_is_asked_for_the_most_important_first() -> None:
+    found = cases()
+    assert len(found) == len(set(found)) == 3 * 5 * 5 * 2
+    assert all(case.must_step_fast or case.must_fill for case in found[:20])
+    assert found[0].arithmetic == "bfloat16"
+    leading = [case.must_lead for case in found[20:]]
+    assert leading == sorted(leading, reverse=True)
+
+
+def test_a_case_has_the_same_lengths_each_time_and_the_mean_that_it_says() -> None:
+    for mean in (29, 200):
+        case = Case("float32", 64, 512, mean)
+        assert (case.lengths() == case.lengths()).all()
+        assert case.lengths().mean() == pytest.approx(mean, rel=0.1)
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_a_row_counts_steps_of_the_longest_sequence_and_real_tokens() -> None:
+    found = row(SMALL, ours=2.0, packed=8.0)
+    assert found.step(OURS) == pytest.approx(2.0)
+    assert found.speed_up(PACKED) == pytest.approx(4.0)
+    assert found.speed_up(GRAPH) is None
+    per_token = 2 * 2 * 4 * 256 * ((256 + 256) + (512 + 256))
+    microseconds = 2.0 * 100 * LAYERS
+    assert found.rate(OURS) == pytest.approx(found.tokens * per_token / microseconds / 1e6)
+    assert found.share_of_floor == pytest.approx(found.floor / microseconds)
+    assert found.share_of_floor == pytest.approx(found.floor_step / 2.0)
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def test_records_are_read_as_they_were_written_and_a_line_cut_off_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    trial = Trial("bfloat16", 256, "a plan", {"step": 1.5})
+    failure = Failure(LARGE, "lost", lost_device=True)
+    written: list[Record] = [About(["a line"]), H200, trial, row(SMALL, 2.0, 8.0), failure]
+    for record in written:
+        Journal(path).append(record)
+    with path.open("a") as file:
+        file.write('{"Row": {"case"')
+    assert Journal(path).read() == results(*written)
+
+
+def test_what_is_measured_again_replaces_what_was() -> None:
+    first, second = row(SMALL, 2.0), row(SMALL, 3.0)
+    assert results(first, second).rows == {SMALL: second}
+
+
+def test_no_records_are_none(tmp_path: Path) -> None:
+    assert Journal(tmp_path / "none").read() == Results()
+    assert Results().to_measure() == cases()
+
+
+def test_a_size_that_lost_the_gpu_is_not_tried_again() -> None:
+    found = results(Failure(SMALL, "why", lost_device=True), Failure(LARGE, "why"))
+    left = {(case.arithmetic, case.hidden) for case in found.to_measure()}
+    assert ("bfloat16", 256) not in left
+    assert ("bfloat16", 512) in left
+    assert LARGE not in found.to_measure()
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_tables_have_each_row_and_what_is_missing() -> None:
+    failure = Failure(LARGE, "out of memory")
+    dropped = Trial("bfloat16", 256, "a plan", {}, "does not fit")
+    lines = list(tables(results(About(["about"]), H200, dropped, row(SMALL, 2.0, 8.0), failure)))
+    text = "\n".join(lines)
+    assert "about" in lines
+    (found,) = (line for line in lines if line.startswith("| 256 | 8 | 29 |"))
+    cells = found.strip("| ").split(" | ")
+    assert cells[3:5] == ["100", "2.00"]
+    assert cells[7:11] == ["8.00", "1.00", "–", "4.00"]  # noqa: RUF001
+    assert f"Failed: {LARGE}: out of memory" in text
+    assert "| bfloat16 | 256 | a plan | does not fit |" in lines
+    assert "float32, hidden 1024, sequences 512, mean 200" in text  # not measured
+    for table in itertools.groupby(lines, lambda line: line.startswith("|")):
+        assert len({line.count("|") for line in table[1]} if table[0] else {0}) == 1
+
+
+def test_the_documentation_has_the_floors_that_are_computed() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert "\n".join(floors_table()) in text
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+def missed(*rows: Row, rates: Rates = H200) -> list[str]:
+    return check(results(rates, *rows)).missed
+
+
+def test_small_batches_at_hidden_256_have_2_5_microseconds_a_step() -> None:
+    assert not missed(row(SMALL, 2.5, 10.0))
+    (miss,) = missed(row(SMALL, 2.6, 10.0))
+    assert "2.60 µs" in miss
+    assert not missed(row(Case("bfloat16", 256, 128, 29), 2.6, 10.0))
+
+
+def test_three_times_packed_up_to_128_sequences_and_hidden_512() -> None:
+    assert not missed(row(SMALL, 2.0, 6.0))
+    (miss,) = missed(row(SMALL, 2.0, 5.9))
+    assert "2.95 times" in miss
+
+
+@pytest.mark.parametrize(
+    "case", [Case("tf32", 1024, 1, 29), Case("float32", 64, 512, 200)], ids=str
+)
+def test_elsewhere_never_slower_than_packed(case: Case) -> None:
+    assert not missed(row(case, 2.0, 2.0))
+    assert len(missed(row(case, 2.0, 1.9))) == 1
+
+
+def test_large_batches_reach_a_share_of_the_product_rate() -> None:
+    fast = row(LARGE, 1.0, 1.0)
+    rate = fast.rate(OURS)
+    assert rate is not None
+    rates = Rates(rate / 0.4, 494, 67, 4.8, 5, 0)
+    assert not missed(fast, rates=rates)
+    assert len(missed(row(LARGE, 1.01, 1.01), rates=rates)) == 1
+
+
+def test_what_was_not_measured_is_not_missed() -> None:
+    found = check(results(H200, row(SMALL, 2.0)))
+    assert (found.compared, found.missed) == (1, [])
+    assert len(found.unmeasured) == len(cases())
+
+
+def test_nothing_measured_is_not_a_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.report(Results(), is_checked=True) == 1
+    assert gpu.report(results(H200, row(SMALL, 2.0, 8.0)), is_checked=True) == 0
+    assert gpu.report(results(H200, row(SMALL, 2.0, 2.0)), is_checked=True) == 1
+    assert "1 of 2 targets missed" in capsys.readouterr().out
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """Of runs that measure in no time, on no GPU."""
+    monkeypatch.setattr(gpu, "about", lambda: ["here"])
+    monkeypatch.setattr(gpu, "watch_tuner", lambda journal: None)
+    monkeypatch.setattr(gpu, "compile_ahead", lambda sizes, seconds: None)
+    monkeypatch.setattr(gpu, "ceilings", lambda: H200)
+    monkeypatch.setattr(gpu, "measure", lambda case, rates: row(case, 1.0, 3.0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return Journal(tmp_path / "records")
+
+
+def test_a_run_measures_all(journal: Journal) -> None:
+    assert gpu.measure_all(journal, seconds=60) == 0
+    found = journal.read()
+    assert (found.about, found.rates) == (["here"], H200)
+    assert list(found.rows) == cases()
+
+
+def test_without_time_left_no_row_begins(journal: Journal) -> None:
+    assert gpu.measure_all(journal, seconds=-1) == 0
+    assert journal.read().unmeasured() == cases()
+
+
+def test_a_run_goes_on_where_the_last_one_ended(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cases()[:3]
+    records: list[Record] = [About(["here"]), H200, *(row(case, 5.0, 9.0) for case in done)]
+    for record in records:
+        journal.append(record)
+    measured: list[Case] = []
+
+    def measure(case: Case, rates: Rates) -> Row:
+        measured.append(case)
+        return row(case, 1.0)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert gpu.measure_all(journal, seconds=60) == 0
+    assert measured == cases()[3:]
+
+
+def test_a_run_does_not_go_on_from_another_machine(journal: Journal) -> None:
+    journal.append(About(["there"]))
+    assert gpu.measure_all(journal, seconds=60) == gpu.NO_GPU
+
+
+def test_a_case_that_fails_is_noted_and_the_others_are_measured(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(case: Case, rates: Rates) -> Row:
+        if case == SMALL:
+            raise ValueError("ours is off\nby far")
+        return row(case, 1.0)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert gpu.measure_all(journal, seconds=60) == 0
+    found = journal.read()
+    assert found.failures == {SMALL: Failure(SMALL, "ours is off")}
+    assert len(found.rows) == len(cases()) - 1
+
+
+def test_a_lost_gpu_ends_the_process_and_the_next_one_goes_on(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(case: Case, rates: Rates) -> Row:
+        if case.hidden == 256 and case.arithmetic == "bfloat16":
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return row(case, 1.0)
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    with monkeypatch.context() as losing:
+        losing.setattr(torch.cuda, "synchronize", lost)
+        assert gpu.measure_all(journal, seconds=60) == gpu.LOST_GPU
+    assert gpu.measure_all(journal, seconds=60) == 0
+    assert len(journal.read().failures) == 1
+    assert len(journal.read().unmeasured()) == 9  # of the size that lost it
+
+
+def test_the_tuner_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from bilstm_server.model.kernels import KernelUnavailable
+    from bilstm_server.model.kernels import gpu as kernel
+    from bilstm_server.model.kernels.gpu_plans import Cost, Processor, Shape, candidates
+    from bilstm_server.model.kernels.gpu_tuning import Tuner
+
+    shape, processor = Shape(64, 2, torch.float32, "tf32x3"), Processor(132, 227 * 1024)
+    first, second = itertools.islice(candidates(shape, processor), 2)
+    cost = Cost(1.0, 2.0, 3.0)
+    tried = [(first, cost), (second, KernelUnavailable("too | large\nby far"))]
+    monkeypatch.setattr(Tuner, "trials", lambda self: iter(tried))
+    monkeypatch.setattr(kernel, "Tuner", Tuner)  # put back at the end
+    journal = Journal(tmp_path / "records")
+    gpu.watch_tuner(journal)
+    assert list(kernel.Tuner(shape, processor, CPU).trials()) == tried  # type: ignore[attr-defined]
+    assert list(journal.read().trials.values()) == [
+        Trial("float32", 64, str(first), cost._asdict()),
+        Trial("float32", 64, str(second), {}, "KernelUnavailable: too / large"),
+    ]
+
+
+def test_it_says_that_there_is_no_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    for module in ("benchmarks.gpu", "benchmarks.gpu_serving"):
+        command = [sys.executable, "-m", module]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("no GPU: ")
+
+
+# -- what it times, on the CPU ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All that is timed is run once, and takes a microsecond."""
+
+    def no_graphs(run: Run) -> Run:
+        raise RuntimeError("no CUDA graphs here")
+
+    def run_once(runs: Mapping[str, Run]) -> dict[str, float]:
+        return {name: float(run() is not None) for name, run in runs.items()}
+
+    for module in (gpu, gpu_systems):
+        monkeypatch.setattr(module, "CUDA", CPU)
+    monkeypatch.setattr(gpu_systems, "captured", no_graphs)
+    monkeypatch.setattr(gpu, "medians", run_once)
+    monkeypatch.setattr(gpu, "host_microseconds", lambda run: float(run() is not None))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    gpu_systems.models.cache_clear()
+    yield
+    gpu_systems.models.cache_clear()
+    gpu_systems.use("float32")
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@torch.inference_mode()
+def test_ours_is_compared_with_nn_lstm(on_cpu: None, arithmetic: str) -> None:
+    """Outputs and states, in whatever order the sequences are."""
+    found = gpu.measure(Case(arithmetic, 64, 8, 29), H200)
+    assert 0 < found.error < gpu_systems.TOLERANCES[arithmetic]
+    assert found.device == found.host == {OURS: 1.0, PACKED: 1.0, PADDED: 1.0}
+    assert found.note == "ours is the cpu kernel's: None"
+
+
+@torch.inference_mode()
+def test_a_wrong_result_is_not_timed(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = gpu_systems.models("float32", 64)
+    right = own.ours.forward_ragged
+
+    def wrong(*args: Any) -> Any:
+        y, (h_n, c_n) = right(*args)
+        return y, (h_n, c_n.index_fill(1, torch.tensor([3]), torch.nan))
+
+    monkeypatch.setattr(own.ours, "forward_ragged", wrong)
+    with pytest.raises(ValueError, match="ours is nan off"):
+        gpu.measure(Case("float32", 64, 8, 29), H200)
+
+
+# -- serving ---------------------------------------------------------------------------------------
+
+
+def test_serving_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    loads = {"states": gpu_serving.Load([9_000.0, 11_000.0], [0.1, 0.2])}
+    written = gpu_serving.Results("about", [20_000.0], loads, {gpu_serving.WIRE: 1.5})
+    written.write(tmp_path / "results")
+    assert gpu_serving.Results.read(tmp_path / "results") == written
+    lines = list(gpu_serving.report(written))
+    assert "| `encode_batch` of 32, states | 10000 | 150 | 199 |" in lines
+    assert f"| {gpu_serving.WIRE} | 1.50 |" in lines
+    assert not gpu_serving.missed(written)
+
+
+def test_serving_misses_what_is_slower_or_was_not_measured() -> None:
+    slow = gpu_serving.Results("", loads={"states": gpu_serving.Load([9_000.0])})
+    assert gpu_serving.missed(slow) == ["9000 sequences a second, required 10000"]
+    assert len(gpu_serving.missed(gpu_serving.Results(""))) == 1
+
+
+def test_what_a_profiler_saw_is_split_into_copies_and_kernels() -> None:
+    spans = [
+        ("Memcpy HtoD (Pinned -> Device)", 40.0),
+        ("recurrence_alone", 300.0),
+        ("Memcpy DtoD (Device -> Device)", 20.0),
+        ("Memcpy DtoH (Device -> Pinned)", 60.0),
+    ]
+    assert gpu_serving.device_parts(spans, 2) == {
+        gpu_serving.COPY_IN: pytest.approx(0.02),
+        gpu_serving.KERNELS: pytest.approx(0.16),
+        gpu_serving.COPY_OUT: pytest.approx(0.03),
+    }
+    assert gpu_serving.device_parts([], 2) == {}
