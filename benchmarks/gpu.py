@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu
 
-Owns the measurement of one forward pass without a server, and of the rates that its floors come
-from. The most important batches come first, and what there was no time for is listed. What was
-found is written as it comes (`--json`), and another run goes on from there. Exits with 2 where
-there is no GPU, and with 3 after an error that lost it: then another process may go on.
+Owns the measurement of one forward pass without a server. The most important batches come first,
+and what there was no time for is listed. What was found is written as it comes (`--json`), and
+another run goes on from there. Exits with 2 where there is no GPU, and with 3 after an error that
+lost it: then another process may go on.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.competitors import OURS
-from benchmarks.gpu_clock import ROUNDS, TIMED, host_microseconds, median, medians
+from benchmarks.gpu_ceilings import ceilings, chain_step
+from benchmarks.gpu_clock import ROUNDS, TIMED, host_microseconds, medians
 from benchmarks.gpu_floor import Rates
 from benchmarks.gpu_results import (
     About,
@@ -52,11 +54,6 @@ from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 
 HOST_SEQUENCES = 32  # up to which the host's time is measured too
 COMPILE_SHARE = 0.4  # of the seconds that there are, at most
-MATMUL_SIZE = 8192
-COPY_BYTES = 4 * 2**30
-L2_BYTES, L2_READS = 8 * 2**20, 512
-CHAIN_STEPS = 2048
-
 NO_GPU, LOST_GPU = 2, 3  # exit codes
 
 
@@ -85,49 +82,6 @@ def measure(case: Case, rates: Rates) -> Row:
         host=host,
         note=left_to(own.ours),
     )
-
-
-# -- ceilings --------------------------------------------------------------------------------------
-
-
-def ceilings() -> Rates:
-    properties: Any = torch.cuda.get_device_properties(CUDA)
-    products = {arithmetic: _product_rate(arithmetic) for arithmetic in DTYPES}
-    source = torch.randn(COPY_BYTES // 4, device=CUDA)
-    copy = torch.empty_like(source)
-    memory = 2 * COPY_BYTES / median(lambda: copy.copy_(source)) / 1e6
-    few = source[: L2_BYTES // 4].expand(L2_READS, -1)
-    l2 = L2_READS * L2_BYTES / median(lambda: few.sum(1)) / 1e6
-    return Rates(
-        **products,
-        memory=memory,
-        l2=l2,
-        on_chip_bytes=properties.multi_processor_count * properties.shared_memory_per_block_optin,
-        step=_chain_step(),
-    )
-
-
-def _product_rate(arithmetic: str) -> float:
-    """TFLOP/s"""
-    use(arithmetic)
-    a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE, device=CUDA).to(DTYPES[arithmetic])
-    return 2 * MATMUL_SIZE**3 / median(lambda: a @ b) / 1e6
-
-
-def _chain_step() -> float | None:
-    """Microseconds of the kernel's own step where there is next to nothing to compute: one
-    sequence, hidden 64, bfloat16. From two lengths, so that what a launch takes is not in it.
-    """
-    ours = models("bfloat16", 64, layers=1).ours
-    if left_to(ours):
-        return None
-
-    def forward(steps: int) -> float:
-        batch = RaggedBatch([steps], CUDA)
-        x = torch.randn(steps, 64, device=CUDA).bfloat16()
-        return median(lambda: ours.forward_ragged(x, batch))
-
-    return (forward(2 * CHAIN_STEPS) - forward(CHAIN_STEPS)) / CHAIN_STEPS
 
 
 # -- the run ---------------------------------------------------------------------------------------
@@ -220,15 +174,24 @@ def measure_all(journal: Journal, seconds: float) -> int:
         sizes = list(dict.fromkeys((case.arithmetic, case.hidden) for case in waiting))
         compile_ahead(sizes, COMPILE_SHARE * seconds)
     with torch.inference_mode():
-        rates = results.rates or ceilings()
-        journal.append(rates)
+        rates = results.rates
+        if rates is None:
+            rates = ceilings()
+            journal.append(rates)  # before the kernel runs, which may lose the GPU
+            try:
+                rates = replace(rates, step=chain_step())
+                journal.append(rates)
+            except Exception as error:
+                print(f"the chain of steps: {_brief(error)}", file=sys.stderr)
+                if _is_lost():
+                    return LOST_GPU
         for case in waiting:
             if time.monotonic() > give_up_at:
                 break
             found: Row | Failure
             try:
                 found = measure(case, rates)
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:  # of many types: torch's, Triton's, a wrong result
                 found = Failure(case, _brief(error), _is_lost())
             journal.append(found)
             print(f"{case}: {_summary(found)}", file=sys.stderr, flush=True)

@@ -276,7 +276,8 @@ def main() -> int:
     results = Results.read(chosen.read) if chosen.read else measure(chosen)
     print("\n".join(report(results)))
     misses = missed(results) if chosen.check else []
-    print(*misses, sep="\n", end="\n" if misses else "")
+    for miss in misses:
+        print(f"\n- {miss}")
     return 1 if misses else 0
 
 

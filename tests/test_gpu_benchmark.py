@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_serving, gpu_systems
+from benchmarks import gpu, gpu_clock, gpu_serving, gpu_systems
 from benchmarks.competitors import OURS, PACKED, PADDED
 from benchmarks.gpu_clock import Run
 from benchmarks.gpu_floor import H200, Rates
@@ -205,6 +208,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     monkeypatch.setattr(gpu, "watch_tuner", lambda journal: None)
     monkeypatch.setattr(gpu, "compile_ahead", lambda sizes, seconds: None)
     monkeypatch.setattr(gpu, "ceilings", lambda: H200)
+    monkeypatch.setattr(gpu, "chain_step", lambda: 1.5)
     monkeypatch.setattr(gpu, "measure", lambda case, rates: row(case, 1.0, 3.0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return Journal(tmp_path / "records")
@@ -213,7 +217,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
 def test_a_run_measures_all(journal: Journal) -> None:
     assert gpu.measure_all(journal, seconds=60) == 0
     found = journal.read()
-    assert (found.about, found.rates) == (["here"], H200)
+    assert (found.about, found.rates) == (["here"], replace(H200, step=1.5))
     assert list(found.rows) == cases()
 
 
@@ -280,6 +284,21 @@ def test_a_lost_gpu_ends_the_process_and_the_next_one_goes_on(
     assert len(journal.read().unmeasured()) == 9  # of the size that lost it
 
 
+def test_a_kernel_that_loses_the_gpu_at_once_costs_the_floors_one_term(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost() -> float:
+        raise RuntimeError("CUDA error")
+
+    with monkeypatch.context() as losing:
+        losing.setattr(gpu, "chain_step", lost)
+        losing.setattr(torch.cuda, "synchronize", lost)
+        assert gpu.measure_all(journal, seconds=60) == gpu.LOST_GPU
+    assert gpu.measure_all(journal, seconds=60) == 0
+    assert journal.read().rates == H200
+    assert len(journal.read().rows) == len(cases())
+
+
 def test_the_tuner_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from bilstm_server.model.kernels import KernelUnavailable
@@ -310,6 +329,41 @@ def test_it_says_that_there_is_no_gpu() -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("no GPU: ")
+
+
+# -- the clock -------------------------------------------------------------------------------------
+
+
+def test_runs_take_turns_and_have_the_median_of_all_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[str] = []
+    times = {"a": iter([9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]), "b": itertools.repeat(2.5)}
+
+    def timed(run: Run, wait_seconds: float) -> float:
+        assert wait_seconds == 0.001
+        return next(times[run()])
+
+    def turn(name: str) -> str:
+        turns.append(name)
+        return name
+
+    monkeypatch.setattr(gpu_clock, "launch_seconds", lambda run: 0.001)
+    monkeypatch.setattr(gpu_clock, "device_microseconds", timed)
+    found = gpu_clock.medians({name: partial(turn, name) for name in times})
+    assert found == {"a": 5.0, "b": 2.5}
+    blocks = [(name, len(list(group))) for name, group in itertools.groupby(turns)]
+    block = 1 + gpu_clock.TIMED  # one is discarded
+    assert blocks == [("a", 1), ("b", 1)] + gpu_clock.ROUNDS * [("a", block), ("b", block)]
+
+
+def test_the_device_waits_while_the_host_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little longer than it took before; at least a little, at most a limit."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for took, wait in ((0.0, 50e-6), (0.02, 0.03), (1.0, 50e-3)):
+        clock = iter([0.0, took])
+        monkeypatch.setattr(time, "perf_counter", lambda clock=clock: next(clock))
+        assert gpu_clock.launch_seconds(lambda: None) == pytest.approx(wait)
 
 
 # -- what it times, on the CPU ---------------------------------------------------------------------

@@ -38,7 +38,7 @@ class GpuKernel:
                 f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
             )
         self._device = device
-        self._processor = _start_triton(device)
+        self.processor = _start_triton(device)
         self._tables: dict[Shape, CostTable] = {}
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
@@ -65,7 +65,7 @@ class GpuKernel:
 
     def _table(self, shape: Shape) -> CostTable:
         if shape not in self._tables:
-            self._tables[shape] = Tuner(shape, self._processor, self._device).table()
+            self._tables[shape] = Tuner(shape, self.processor, self._device).table()
         return self._tables[shape]
 
 

@@ -87,7 +87,10 @@ class RaggedBatch:
     @cached_property
     def index(self) -> Tensor:
         """`index_array` on the device. May be set, by who has copied it there with other things."""
-        return torch.from_numpy(self.index_array).to(self.device)
+        index = torch.from_numpy(self.index_array)
+        if self.device.type == "cuda":
+            index = index.pin_memory()  # or the copy would wait for what runs
+        return index.to(self.device, non_blocking=True)
 
     @cached_property
     def live(self) -> list[int]:
