@@ -93,8 +93,8 @@ def test_without_a_compiler(hopper: pytest.MonkeyPatch) -> None:
 
 
 def directions(**changes: Any) -> list[DirectionWeights]:
-    weights = {"w_ih": torch.zeros(16, 3), "w_hh": torch.zeros(16, 4)}
-    fields = dict.fromkeys(("b_ih", "b_hh", "w_hr")) | weights | changes
+    weights: dict[str, Any] = {"w_ih": torch.zeros(16, 3), "w_hh": torch.zeros(16, 4)}
+    fields: dict[str, Any] = dict.fromkeys(("b_ih", "b_hh", "w_hr")) | weights | changes
     return [DirectionWeights(**fields)]
 
 
@@ -150,8 +150,8 @@ def test_kernel_that_is_asked_for(tmp_path: Path) -> None:
 class Unfit:
     """A kernel that leaves every layer to the reference."""
 
-    def __call__(self, weights: Sequence[DirectionWeights]) -> Layer:
-        return ReferenceLayer(weights, "no projection")
+    def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
+        return ReferenceLayer(directions, "no projection")
 
     linear = staticmethod(ReferenceLayer.linear)
 
