@@ -528,7 +528,7 @@ def test_help_has_every_setting() -> None:
     """`serve --help` has a flag for every setting, with what it means."""
     done = run("bilstm-server", "serve", "--help", COLUMNS="200")
     assert done.returncode == 0
-    flags = set(re.findall(r"^\s+--([a-z-]+)", done.stdout, re.MULTILINE))
+    flags = set(re.findall(r"^\s+--([a-z0-9-]+)", done.stdout, re.MULTILINE))
     assert flags == {name.replace("_", "-") for name in Settings.model_fields}
     plain = " ".join(done.stdout.split())
     for name, field in Settings.model_fields.items():
@@ -548,6 +548,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model": (("a", Path("x")),),
     "device": "cpu",
     "dtype": "bfloat16",
+    "float32_matmul_precision": "high",
     "kernel": "reference",
     "host": "0.0.0.0",
     "log_format": "console",

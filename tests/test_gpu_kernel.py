@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lstms import assert_within, draw_states, judged, pair, seeds
 from torch import Tensor
@@ -35,6 +36,7 @@ from bilstm_server.model.kernels.gpu_layer import GpuLayer, gate_order, shape_of
 from bilstm_server.model.kernels.gpu_plans import (  # noqa: E402
     Cost,
     CostTable,
+    Phase,
     Plan,
     Processor,
     Shape,
@@ -129,7 +131,7 @@ def plans(draw: st.DrawFn) -> tuple[int, Plan]:
     st.booleans(),
     seeds,
 )
-@settings(derandomize=True, deadline=None, max_examples=25, phases=[Phase.generate])
+@settings(derandomize=True, deadline=None, max_examples=25, phases=[hypothesis.Phase.generate])
 def test_any_batch(
     hidden_and_plan: tuple[int, Plan],
     lengths: list[int],
@@ -162,6 +164,32 @@ def test_programs_that_wait_for_each_other(dtype: torch.dtype, held: bool) -> No
     processor = Processor(multiprocessors=12, shared_bytes=0)  # two groups of each direction
     lengths = [4, 1, 3, 2, 3] * 8
     judge(shared(40, 16, held), lengths, dtype, processor, input_size=3, hidden_size=40)
+
+
+class TwoPhases(CostTable):
+    """Whose first two steps are the first plan's."""
+
+    def schedule(self, batch: RaggedBatch) -> tuple[Phase, ...]:
+        first, last = self.costs
+        longest = int(batch.descending[0])
+        return Phase(first, 0, 2), Phase(last, 2, longest)
+
+
+def test_phases() -> None:
+    """Another plan goes on where the first one ended, over the sequences that are left, in each
+    direction, where these have batches of their own too."""
+    plans = shared(40, 16, True, rows=32), shared(40, 16, False)
+    directions = draw_directions(40, torch.float32)
+    costs = dict.fromkeys(plans, Cost(0.0, 0.0, 0.0))
+    table = TwoPhases(2, Processor(multiprocessors=12, shared_bytes=0), costs)
+    layer = GpuLayer(directions, shape_of(directions), table)
+    exact = ReferenceLayer([d.map(Tensor.double) for d in directions])
+    parts = [draw_part([4, 1, 3, 2, 3] * 14, 40, torch.float32), draw_part([3], 40, torch.float32)]
+    for found, right in zip(layer.apart(parts), exact.apart(list(map(double, parts))), strict=True):
+        assert found is not None
+        assert right is not None
+        for one, other in zip(found, right, strict=True):
+            assert_within(1e-6, one, other)
 
 
 def test_more_programs_than_sequences() -> None:

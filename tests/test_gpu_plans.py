@@ -17,6 +17,7 @@ from lstms import examples
 from bilstm_server.model.kernels.gpu_plans import (
     Cost,
     CostTable,
+    Phase,
     Plan,
     Processor,
     Shape,
@@ -85,12 +86,45 @@ def test_prediction() -> None:
     """An alone plan's tiles run side by side as far as there are multiprocessors, a shared one's
     groups one product after the other in each step."""
     table = CostTable(2, Processor(32, 0), {ALONE: Cost(5, 2, 0), SHARED: Cost(7, 3, 1)})
-    assert table.predict(ALONE, RaggedBatch([10] * 16)) == 5 + 2 * 10
-    assert table.predict(ALONE, RaggedBatch([10] * 16 * 16)) == 5 + 2 * 10
-    assert table.predict(ALONE, RaggedBatch([10] * 16 * 32)) == 5 + 2 * 20
-    assert table.predict(SHARED, RaggedBatch([10] * 32)) == 7 + 3 * 10
-    assert table.predict(SHARED, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 10 + 4
-    assert table.predict(SHARED, RaggedBatch([10] * 32 + [4] * 33)) == 7 + 3 * 10 + 4 + 4
+    alone, shared = Phase(ALONE, 0, 10), Phase(SHARED, 0, 10)
+    assert table.predict(alone, RaggedBatch([10] * 16)) == 5 + 2 * 10
+    assert table.predict(alone, RaggedBatch([10] * 16 * 16)) == 5 + 2 * 10
+    assert table.predict(alone, RaggedBatch([10] * 16 * 32)) == 5 + 2 * 20
+    assert table.predict(shared, RaggedBatch([10] * 32)) == 7 + 3 * 10
+    assert table.predict(shared, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 10 + 4
+    assert table.predict(shared, RaggedBatch([10] * 32 + [4] * 33)) == 7 + 3 * 10 + 4 + 4
+    some = Phase(SHARED, 2, 6)
+    assert table.predict(some, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 4 + 2
+    assert table.predict(some, RaggedBatch([10] * 32 + [8])) == 7 + 3 * 4 + 4
+
+
+def test_phases() -> None:
+    """The last steps, which few sequences have, are another plan's, if that pays: the one way and
+    the other are what is predicted, all steps are run once, and the weights are the same."""
+    many = Plan(32, 8, 256, 64, 256, True, 8, 1)
+    other = Plan(16, 16, 256, 16, 256, True, 4, 1)
+    ragged = RaggedBatch([10] * 512 + [100])
+    costs = {SHARED: Cost(5, 2, 1), many: Cost(5, 3, 1.5), other: Cost(9, 2, 9)}
+    table = CostTable(2, HOPPER, costs)
+    assert table.schedule(ragged) == (Phase(many, 0, 10), Phase(SHARED, 10, 100))
+    assert table.schedule(RaggedBatch([100] * 513)) == (Phase(many, 0, 100),)
+    assert table.schedule(RaggedBatch([10, 100])) == (Phase(SHARED, 0, 100),)
+    without = CostTable(2, HOPPER, {plan: costs[plan] for plan in (many, other)})
+    assert without.schedule(ragged) == (Phase(many, 0, 100),)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=400), st.data())
+@examples(100)
+def test_schedules(lengths: list[int], data: st.DataObject) -> None:
+    """Every batch's phases follow each other to the end of its longest sequence."""
+    plans = list(candidates(Shape(256, 2, torch.bfloat16, "ieee"), HOPPER))
+    amounts = st.floats(0.1, 20)
+    costs = {plan: Cost(*(data.draw(amounts) for _ in range(3))) for plan in plans}
+    batch = RaggedBatch(lengths)
+    phases = CostTable(2, HOPPER, costs).schedule(batch)
+    steps = [step for phase in phases for step in range(phase.begin, phase.end)]
+    assert steps == list(range(max(lengths)))
+    assert len({phase.plan.packing for phase in phases}) == 1
 
 
 def test_fastest() -> None:
@@ -99,8 +133,8 @@ def test_fastest() -> None:
     useless = Plan(64, 4, 256, 16, 256, True, 8, 1)
     costs = {SHARED: Cost(5, 3, 1), few: Cost(5, 2, 2), useless: Cost(6, 4, 2)}
     table = CostTable(2, HOPPER, costs)
-    assert table.fastest(RaggedBatch([50])) == few
-    assert table.fastest(RaggedBatch([50] * 1000)) == SHARED
+    assert table.schedule(RaggedBatch([50])) == (Phase(few, 0, 50),)
+    assert table.schedule(RaggedBatch([50] * 1000)) == (Phase(SHARED, 0, 50),)
     assert table.of_use().costs == {plan: costs[plan] for plan in (SHARED, few)}
 
 

@@ -58,7 +58,7 @@ LoadEngine = Callable[[Path, Settings], Engine]
 def load_engine(folder: Path, settings: Settings) -> Engine:
     """The model in `folder`, loaded and warm. Raises `ModelError`."""
     use_threads(settings.threads)
-    use_tf32(settings.tf32)
+    use_tf32(settings.float32_matmul_precision == "high")
     bound_memory(choose_device(settings.device), settings.max_device_bytes)
     try:
         engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)

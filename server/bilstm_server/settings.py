@@ -101,10 +101,10 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type of weights and products."
     )
-    tf32: bool = Field(
-        default=False,
-        description="On a GPU, round the factors of float32 products to TF32: faster, and precise "
-        "to three digits.",
+    float32_matmul_precision: Literal["highest", "high"] = Field(
+        default="highest",
+        description="As torch has it: high rounds the factors of float32 products to TF32 on a "
+        "GPU, which is faster, and precise to three digits.",
     )
     kernel: Literal["auto", "gpu", "cpu", "reference"] = Field(
         default="auto", description="What runs a layer; auto: the fastest this machine can run."

@@ -43,7 +43,7 @@ class BiLSTM(LstmParameters):
     def freeze(self, kernel: str | Kernel = "auto") -> Self:
         """Pack the weights of this moment for `kernel`, once, and run with them from now on.
 
-        `kernel` is `auto`, the fastest one here for the weights' device, or `cpu` or `reference`
+        `kernel` is `auto`, the fastest one here for the weights' device, or a name in `kernels.NAMES`
         (or one that was chosen already). Raises `KernelUnavailable` if it can't run here.
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another

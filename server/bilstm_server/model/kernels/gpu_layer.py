@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .gpu_plans import CostTable, Plan, Shape
+from .gpu_plans import CostTable, Phase, Shape
 from .gpu_recurrence import COUNTER_SPACING, recurrence_alone, recurrence_shared
 from .interface import (
     DirectionWeights,
@@ -55,7 +56,7 @@ class GpuLayer:
         self._table = table
         self._packed = {
             packing: _pack(self._directions, *packing)
-            for packing in {(plan.units, plan.depth) for plan in table.costs}
+            for packing in {plan.packing for plan in table.costs}
         }
 
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
@@ -63,67 +64,75 @@ class GpuLayer:
         if needs_gradient(x, h_0, c_0):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         hidden, directions = self._shape.hidden, self._shape.directions
-        plan = self._table.fastest(batch)
-        packed = self._packed[plan.units, plan.depth]
-        y = x.new_empty(batch.tokens, directions * hidden)
+        phases = self._table.schedule(batch)
+        packed = self._packed[phases[0].plan.packing]
         run = _Run(
             inputs=_product(x, packed.w_ih),
             index=batch.index,
-            y=y,
+            y=x.new_empty(batch.tokens, directions * hidden),
             h_0=_aligned(h_0.flatten(0, 1)),
             c=c_0.flatten(0, 1).to(torch.float32, copy=True),
             h_n=torch.empty_like(h_0, memory_format=torch.contiguous_format),
-            sequences=(len(batch), len(batch)),
+            batches=(batch, batch),
             directions=range(directions),
-            inputs_column_1=plan.slices * 4 * plan.units,
+            inputs_column_1=packed.w_hh.shape[1],
             y_column_1=hidden,
         )
-        self._launch(plan, packed, run)
-        return y, run.h_n, run.c.view_as(c_0).to(c_0.dtype)
+        self._launch(phases, packed, run)
+        return run.y, run.h_n, run.c.view_as(c_0).to(c_0.dtype)
 
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
         """See `Layer`."""
-        if not any(parts):
-            return [None] * len(parts)
-        some = [k for k, part in enumerate(parts) if part is not None]
-        given = [part for part in parts if part is not None]
-        plan = self._table.fastest(max((part.batch for part in given), key=lambda b: b.tokens))
-        packed = self._packed[plan.units, plan.depth]
+        given = [(k, part) for k, part in enumerate(parts) if part is not None]
+        results: list[Results | None] = [None] * len(parts)
+        if not given:
+            return results
+        batches = [part.batch for _, part in given]
+        phases = self._table.schedule(max(batches, key=lambda batch: batch.tokens))
+        packed = self._packed[phases[0].plan.packing]
         columns = packed.w_ih.chunk(len(parts))
-        tokens = [part.batch.tokens for part in given]
-        counts = [len(part.batch) for part in given]
-        x, hidden = given[0].x, self._shape.hidden
+        tokens = [batch.tokens for batch in batches]
+        counts = [len(batch) for batch in batches]
+        dtype, hidden = packed.w_ih.dtype, self._shape.hidden
         run = _Run(
-            inputs=_join([_product(p.x, columns[k]) for k, p in zip(some, given, strict=True)]),
-            index=_join([part.batch.index for part in given], dim=1),
-            y=x.new_empty(sum(tokens), hidden),
-            h_0=_aligned(_join([part.h_0 for part in given]).to(x.dtype)),
-            c=_join([part.c_0 for part in given]).to(torch.float32, copy=True),
-            h_n=x.new_empty(sum(counts), hidden, dtype=state_type(x.dtype)),
-            sequences=(counts[0], counts[-1]),
-            directions=range(some[0], some[-1] + 1),
+            inputs=_join([_product(part.x, columns[k]) for k, part in given]),
+            index=_join([batch.index for batch in batches], dim=1),
+            y=packed.w_ih.new_empty(sum(tokens), hidden),
+            h_0=_aligned(_join([part.h_0 for _, part in given]).to(dtype)),
+            c=_join([part.c_0 for _, part in given]).to(torch.float32, copy=True),
+            h_n=packed.w_ih.new_empty(sum(counts), hidden, dtype=state_type(dtype)),
+            batches=(batches[0], batches[-1]),
+            directions=range(given[0][0], given[-1][0] + 1),
             ranks_1=counts[0],
             rows_1=tokens[0],
         )
-        self._launch(plan, packed, run)
-        results: list[Results | None] = [None] * len(parts)
+        self._launch(phases, packed, run)
         pieces = (
-            torch.split(t, n) for t, n in ((run.y, tokens), (run.h_n, counts), (run.c, counts))
+            torch.split(rows, sizes)
+            for rows, sizes in ((run.y, tokens), (run.h_n, counts), (run.c, counts))
         )
-        for k, *piece in zip(some, *pieces, strict=True):
-            results[k] = piece[0], piece[1], piece[2]
+        for (k, _), y, h_n, c_n in zip(given, *pieces, strict=True):
+            results[k] = y, h_n, c_n
         return results
 
-    def _launch(self, plan: Plan, packed: _Packed, run: _Run) -> None:
-        directions = len(run.directions)
-        groups = plan.groups(max(run.sequences), self._shape.directions, self._table.processor)
+    def _launch(self, phases: Sequence[Phase], packed: _Packed, run: _Run) -> None:
+        """All steps: those that are left after the phases are the last one's."""
         lengths, first_rows, positions = run.index
         operands = (
             *(run.inputs, packed.w_hh, packed.bias, run.h_0, run.c, run.h_n, run.y),
-            *(lengths, first_rows, positions, *run.sequences, run.ranks_1, run.rows_1),
+            *(lengths, first_rows, positions, *map(len, run.batches), run.ranks_1, run.rows_1),
             *(run.inputs.shape[1], run.inputs_column_1, run.y.shape[1], run.y_column_1),
-            *(run.directions.start, groups),
+            run.directions.start,
         )
+        longest = max(int(batch.descending[0]) for batch in run.batches)
+        for phase in phases:
+            end = longest if phase is phases[-1] else phase.end
+            self._launch_phase(phase._replace(end=end), operands, run)
+
+    def _launch_phase(self, phase: Phase, operands: tuple[Any, ...], run: _Run) -> None:
+        plan, directions = phase.plan, len(run.directions)
+        sequences = max(batch.count_longer(phase.begin) for batch in run.batches)
+        groups = plan.groups(sequences, self._shape.directions, self._table.processor)
         options = {
             "HIDDEN": self._shape.hidden,
             "UNITS": plan.units,
@@ -133,14 +142,17 @@ class GpuLayer:
             "num_stages": plan.stages,
         }
         if plan.alone:
-            recurrence_alone[(groups * directions,)](*operands, **options)
+            recurrence_alone[(groups * directions,)](*operands, groups, **options)
             return
+        chunks = ceil(ceil(sequences / groups) / plan.rows)
         arrived = torch.zeros(
-            directions * groups * COUNTER_SPACING.value, dtype=torch.int32, device=run.y.device
+            directions * groups * chunks * COUNTER_SPACING.value,
+            dtype=torch.int32,
+            device=run.y.device,
         )
         recurrence_shared[(plan.slices * groups * directions,)](
             *operands,
-            arrived,
+            *(groups, phase.begin, phase.end, arrived, chunks),
             **options,
             SLICES=plan.slices,
             DEPTH=plan.depth,
@@ -166,7 +178,7 @@ class _Run:
     h_0: Tensor  # [sequences, H]
     c: Tensor  # [sequences, H]
     h_n: Tensor  # [sequences, H]
-    sequences: tuple[int, int]
+    batches: tuple[RaggedBatch, RaggedBatch]  # the same twice, if there is one
     directions: range
     # Where the second one's things begin:
     ranks_1: int = 0

@@ -6,9 +6,11 @@ Knows sizes and measured costs; knows no tensor and launches nothing. `gpu_tunin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import permutations
 from math import ceil
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -54,6 +56,11 @@ class Plan:
     @property
     def alone(self) -> bool:
         return self.held and self.slices == 1
+
+    @property
+    def packing(self) -> tuple[int, int]:
+        """Plans that have it in common read the same weights."""
+        return self.units, self.depth
 
     def groups(self, sequences: int, directions: int, processor: Processor) -> int:
         """Of each direction, for a batch of so many sequences: tiles, if alone."""
@@ -113,6 +120,14 @@ class Cost(NamedTuple):
     more: float  # and with each further product's
 
 
+class Phase(NamedTuple):
+    """A launch: a plan, and the steps that it runs."""
+
+    plan: Plan
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
 class CostTable:
     """What each plan costs on a device, for layers of one shape."""
@@ -120,32 +135,56 @@ class CostTable:
     directions: int
     processor: Processor
     costs: Mapping[Plan, Cost]
+    _schedules: WeakKeyDictionary[RaggedBatch, tuple[Phase, ...]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
-    def fastest(self, batch: RaggedBatch) -> Plan:
-        return min(self.costs, key=lambda plan: self.predict(plan, batch))
+    def schedule(self, batch: RaggedBatch) -> tuple[Phase, ...]:
+        """The fastest way to run a batch: one plan, or another one for the last steps, which fewer
+        sequences have. Plans that follow each other have their units, and so the weights, alike.
+        """
+        if batch not in self._schedules:
+            self._schedules[batch] = min(self._ways(batch), key=lambda way: self._time(way, batch))
+        return self._schedules[batch]
 
-    def predict(self, plan: Plan, batch: RaggedBatch) -> float:
-        """Microseconds of the batch's recurrence."""
+    def _ways(self, batch: RaggedBatch) -> Iterator[tuple[Phase, ...]]:
+        longest = int(batch.descending[0])
+        for plan in self.costs:
+            yield (Phase(plan, 0, longest),)
+        for first, last in permutations(self.costs, 2):
+            if first.packing != last.packing or first.alone or last.alone or last.rows > first.rows:
+                continue
+            full = last.rows * last.groups(len(batch), self.directions, self.processor)
+            for products in (1, 2):
+                end = int(batch.descending[min(products * full, len(batch) - 1)])
+                if end < longest:
+                    yield Phase(first, 0, end), Phase(last, end, longest)
+
+    def _time(self, way: tuple[Phase, ...], batch: RaggedBatch) -> float:
+        return sum(self.predict(phase, batch) for phase in way)
+
+    def predict(self, phase: Phase, batch: RaggedBatch) -> float:
+        """Microseconds of some steps of a batch's recurrence."""
+        plan, begin, end = phase
         cost = self.costs[plan]
         lengths = batch.descending
-        longest = int(lengths[0])
         if plan.alone:
             # As many tiles as there are multiprocessors at a time, the longest first.
             programs = int(lengths[:: plan.rows].sum()) * self.directions
-            return cost.start + cost.step * max(longest, programs / self.processor.multiprocessors)
+            return cost.start + cost.step * max(end, programs / self.processor.multiprocessors)
         # Groups are alike: the first one's chunks live as long as their first sequence.
-        chunk = plan.rows * plan.groups(len(batch), self.directions, self.processor)
-        further = int(lengths[chunk::chunk].sum())
-        return cost.start + cost.step * longest + cost.more * further
+        chunk = plan.rows * plan.groups(batch.count_longer(begin), self.directions, self.processor)
+        further = int((lengths[chunk::chunk].clip(begin, end) - begin).sum())
+        return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:
-        """Without the plans that are the fastest for none of many batches, small and large."""
+        """Without the plans that none of many batches, small and large, is run by."""
         batches = [
             RaggedBatch([max(1, longest * (i + 1) // count) for i in range(count)])
             for count in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
             for longest in (1, 16, 256)
         ]
-        kept = {self.fastest(batch) for batch in batches}
+        kept = {phase.plan for batch in batches for phase in self.schedule(batch)}
         costs = {plan: cost for plan, cost in self.costs.items() if plan in kept}
         return CostTable(self.directions, self.processor, costs)
 

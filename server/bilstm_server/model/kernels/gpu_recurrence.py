@@ -3,8 +3,9 @@
 Two kernels, and one `step` for both. `recurrence_alone`: a program has all the hidden units of a
 direction, and their weights on chip; it takes a tile of sequences through all its steps and knows
 no other program. `recurrence_shared`: the units are cut into slices, and the sequences dealt to
-groups; a program computes one slice for one group, and the programs of a group wait for each other
-once a step. They run at the same time, which a cooperative launch makes sure of.
+groups; a program computes one slice for one group, a chunk of its sequences after the other, and
+waits in each step for the other slices' part of the chunk's last one. They run at the same time,
+which a cooperative launch makes sure of.
 
 Sequences are known by rank, the longest first. Each program runs as long as the longest of its own.
 """
@@ -18,7 +19,7 @@ COUNTER_SPACING = tl.constexpr(32)  # int32 from one group's counter to the next
 # A batch's sizes and where its parts lie: no other kernel is compiled for others.
 _SIZES = (
     *("sequences_0", "sequences_1", "ranks_1", "rows_1"),
-    *("first_direction", "tiles", "groups"),
+    *("first_direction", "tiles", "groups", "chunks_apart", "begin", "end"),
 )
 _UNALIGNED = ("lengths", "first_rows", "positions")
 MOST_POLLS = tl.constexpr(1 << 27)  # about a minute: something that a program waits for is gone
@@ -121,7 +122,10 @@ def recurrence_shared(
     y_column_1,
     first_direction,
     groups,  # of each direction; the ranks are dealt to them in turn
-    arrived,  # int32 zeros, COUNTER_SPACING for each group of each direction
+    begin,  # steps: those before are done
+    end,
+    arrived,  # int32 zeros: a counter for each chunk of each group of each direction
+    chunks_apart,  # from one group's counters to the next group's
     HIDDEN: tl.constexpr,
     UNITS: tl.constexpr,  # of a slice
     SLICES: tl.constexpr,
@@ -141,7 +145,7 @@ def recurrence_shared(
     lengths += second * ranks_1 + group
     first_rows += second * ranks_1 + group
     positions += second * ranks_1 + group
-    arrived += (second * groups + group) * COUNTER_SPACING
+    arrived += (second * groups + group) * chunks_apart * COUNTER_SPACING
     y += second * y_column_1
     inputs += second * inputs_column_1 + slice_ * (4 * UNITS)
 
@@ -152,15 +156,16 @@ def recurrence_shared(
     biases = tl.load(bias + part + lines)[:, None]
     weights = _held_weights(w_hh, UNITS, DEPTH, BLOCK, HELD)
 
-    longest = tl.load(lengths, mask=size > 0, other=0)
-    chunks = (size + ROWS - 1) // ROWS  # that have a sequence with this step
-    until = _longest(lengths, chunks - 1, groups, size, ROWS)  # steps that the last one has
-    t = 0
+    end = tl.minimum(end, tl.load(lengths, mask=size > 0, other=0))
+    t = begin
     chunk = 0
+    chunks = (size + ROWS - 1) // ROWS
+    until = _longest(lengths, chunks - 1, groups, size, ROWS)
+    chunks, until = _living(chunks, until, t, lengths, groups, size, ROWS)
     length, first_row, _ = _chunk(lengths, first_rows, positions, 0, groups, size, ROWS)
-    row = _row(first_row + second * rows_1, length, 0, direction)
-    projected = _projected(inputs, row, length > 0, inputs_stride, lines)
-    while t < longest:
+    row = _row(first_row + second * rows_1, length, t, direction)
+    projected = _projected(inputs, row, length > t, inputs_stride, lines)
+    while t < end:
         # Loaded anew in each step, not carried on: nobody waits for it.
         length, first_row, position = _chunk(
             lengths, first_rows, positions, chunk, groups, size, ROWS
@@ -177,9 +182,7 @@ def recurrence_shared(
         last = chunk + 1 >= chunks
         next_t = tl.where(last, t + 1, t)
         next_chunk = tl.where(last, 0, chunk + 1)
-        while (until <= next_t) & (chunks > 1):
-            chunks -= 1
-            until = _longest(lengths, chunks - 1, groups, size, ROWS)
+        chunks, until = _living(chunks, until, next_t, lengths, groups, size, ROWS)
         next_length, next_first_row, _ = _chunk(
             lengths, first_rows, positions, next_chunk, groups, size, ROWS
         )
@@ -189,10 +192,8 @@ def recurrence_shared(
         # h comes to the next step through the output: what another program may still read is
         # never overwritten.
         if SLICES > 1:
-            if (chunk == 0) & (t > 0):
-                _wait(arrived, t * SLICES)
-        else:
-            tl.debug_barrier()
+            if t > begin:
+                _wait(arrived + chunk * COUNTER_SPACING, (t - begin) * SLICES)
         h = tl.where(t == 0, h_0 + state, y + row_before * y_stride)
         gates = _product(
             projected, w_hh, weights, h, live, HIDDEN, UNITS, DEPTH, BLOCK, HELD, PRECISION
@@ -200,12 +201,13 @@ def recurrence_shared(
         output, cell = step(gates + biases, cell, UNITS, ROWS)
         outputs = y + (row * y_stride)[None, :] + units[:, None]
         tl.store(outputs, output.to(y.dtype.element_ty), mask=mask)
-        if SLICES > 1:
-            if last:
-                _arrive(arrived)
         tl.store(c + states, cell, mask=mask)
         ends = mask & (length == t + 1)[None, :]
         tl.store(h_n + states, output.to(h_n.dtype.element_ty), mask=ends)
+        if SLICES > 1:
+            _arrive(arrived + chunk * COUNTER_SPACING)
+        else:
+            tl.debug_barrier()
         t = next_t
         chunk = next_chunk
         projected = next_projected
@@ -315,6 +317,15 @@ def _chunk(lengths, first_rows, positions, chunk, groups, size, ROWS: tl.constex
 def _longest(lengths, chunk, groups, size, ROWS: tl.constexpr):
     """Length of a chunk's first sequence."""
     return tl.load(lengths + chunk * ROWS * groups, mask=size > 0, other=0)
+
+
+@triton.jit
+def _living(chunks, until, t, lengths, groups, size, ROWS: tl.constexpr):
+    """How many chunks have a sequence with step t, and the steps that the last of them has."""
+    while (until <= t) & (chunks > 1):
+        chunks -= 1
+        until = _longest(lengths, chunks - 1, groups, size, ROWS)
+    return chunks, until
 
 
 @triton.jit

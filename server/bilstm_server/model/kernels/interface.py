@@ -92,6 +92,10 @@ class RaggedBatch:
             index = index.pin_memory()  # or the copy would wait for what runs
         return index.to(self.device, non_blocking=True)
 
+    def count_longer(self, steps: int) -> int:
+        """Sequences that have more steps than so many."""
+        return int(np.searchsorted(-self.descending, -steps, side="left"))
+
     @cached_property
     def live(self) -> list[int]:
         """How many sequences have a first, second … step."""
