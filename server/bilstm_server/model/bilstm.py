@@ -43,8 +43,9 @@ class BiLSTM(LstmParameters):
     def freeze(self, kernel: str | Kernel = "auto") -> Self:
         """Pack the weights of this moment for `kernel`, once, and run with them from now on.
 
-        `kernel` is `auto`, the fastest one here for the weights' device, or a name in `kernels.NAMES`
-        (or one that was chosen already). Raises `KernelUnavailable` if it can't run here.
+        `kernel` is `auto`, the fastest one here for the weights' device, or `gpu`, `cpu` or
+        `reference` (or one that was chosen already). Raises `KernelUnavailable` if it can't run
+        here.
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
         dtype or device, or loading a state_dict thaws the module again.
