@@ -198,6 +198,33 @@ def test_more_programs_than_sequences() -> None:
     judge(shared(64, 16, True), [1], torch.float32, processor, input_size=3, hidden_size=64)
 
 
+def test_small_numbers() -> None:
+    """Digits are not lost where tanh is nearly the identity."""
+    exact, _ = pair(torch.float64, input_size=3, hidden_size=6, bias=False)
+    exact = exact.float().double()
+    x = torch.randn(5, 3) * 1e-5
+    lstm = BiLSTM.from_torch(exact).float().freeze(OnePlan(alone(6)))
+    with torch.no_grad():
+        y, _ = lstm.forward_ragged(x, [5])
+        expected, _ = judged(exact, x.double(), [5])
+    assert_within(1e-6, y, expected)
+
+
+def test_one_sequences_nan() -> None:
+    """What is not a number in one sequence stays there."""
+    for plan in (alone(6), shared(6, 16, held=False)):
+        _, lstm = pair(torch.float32, input_size=3, hidden_size=6)
+        lstm.freeze(OnePlan(plan))
+        x = torch.randn(9, 3)
+        with torch.no_grad():
+            expected, _ = lstm.forward_ragged(x, [3, 3, 3])
+            x[4] = torch.nan
+            y, (h_n, _) = lstm.forward_ragged(x, [3, 3, 3])
+        assert torch.equal(y[[0, 1, 2, 6, 7, 8]], expected[[0, 1, 2, 6, 7, 8]])
+        assert y[4:6, :6].isnan().all()
+        assert h_n[:, 1].isnan().all()
+
+
 def test_several_layers() -> None:
     judge(alone(6), [3, 1, 2], torch.float32, input_size=3, hidden_size=6, num_layers=3)
 
