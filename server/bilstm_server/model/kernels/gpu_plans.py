@@ -156,9 +156,10 @@ class CostTable:
                 continue
             full = last.rows * last.groups(len(batch), self.directions, self.processor)
             for products in (1, 2):
-                end = int(batch.descending[min(products * full, len(batch) - 1)])
-                if end < longest:
-                    yield Phase(first, 0, end), Phase(last, end, longest)
+                if len(batch) > products * full:
+                    end = int(batch.descending[products * full])
+                    if end < longest:
+                        yield Phase(first, 0, end), Phase(last, end, longest)
 
     def _time(self, way: tuple[Phase, ...], batch: RaggedBatch) -> float:
         return sum(self.predict(phase, batch) for phase in way)
@@ -174,7 +175,9 @@ class CostTable:
             return cost.start + cost.step * max(end, programs / self.processor.multiprocessors)
         # Groups are alike: the first one's chunks live as long as their first sequence.
         chunk = plan.rows * plan.groups(batch.count_longer(begin), self.directions, self.processor)
-        further = int((lengths[chunk::chunk].clip(begin, end) - begin).sum())
+        further = 0
+        if chunk < len(lengths):
+            further = int((lengths[chunk::chunk].clip(begin, end) - begin).sum())
         return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:

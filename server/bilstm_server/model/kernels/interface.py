@@ -94,7 +94,7 @@ class RaggedBatch:
 
     def count_longer(self, steps: int) -> int:
         """Sequences that have more steps than so many."""
-        return int(np.searchsorted(-self.descending, -steps, side="left"))
+        return int(np.searchsorted(-self.descending, -steps, side="left")) if steps else len(self)
 
     @cached_property
     def live(self) -> list[int]:
