@@ -34,7 +34,7 @@ TYPES = {
     "float16": (torch.float16, "ieee"),
 }
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-_PRODUCTS = r"HGMMA|HMMA"
+_PRODUCTS = r"HGMMA|HMMA|UTC\w*MMA"
 MOST_SPILLS = 16  # registers written or read back, of some hundred instructions
 
 
@@ -48,11 +48,13 @@ class Resources:
     products: int
     barriers: int
     spills: int  # reads and writes
+    narrow_loads: int  # of states that other programs wrote, number by number
 
     @property
     def meets_targets(self) -> bool:
         fits = self.shared_bytes <= HOPPER.shared_bytes
-        return fits and self.products > 0 and self.spills <= MOST_SPILLS
+        fast = self.products > 0 and self.spills <= MOST_SPILLS and not self.narrow_loads
+        return fits and fast
 
 
 def compile_plan(plan: Plan, shape: Shape, capability: int) -> Resources:
@@ -86,6 +88,7 @@ def compile_plan(plan: Plan, shape: Shape, capability: int) -> Resources:
         count(_PRODUCTS),
         count("BAR"),
         count("LDL|STL"),
+        count(r"LDG\.E\.U16\.STRONG\.GPU"),
     )
 
 
@@ -148,7 +151,7 @@ def main() -> int:
         "--check",
         action="store_true",
         help="exit 1 where a plan does not compile or fit, has no products on the tensor cores, "
-        f"or more than {MOST_SPILLS} spills in a step",
+        f"more than {MOST_SPILLS} spills in a step, or narrow loads",
     )
     chosen = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":

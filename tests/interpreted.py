@@ -101,7 +101,6 @@ def _run_program(program: int, executor: Any, args: Any, kwargs: Any) -> None:
     builder = interpreter.InterpreterBuilder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executor, "grid", (1,))
-        patch.setattr(executor, "grid", (1,))
         patch.setattr(
             builder, "set_grid_idx", lambda self, *_: setattr(self, "grid_idx", (program, 0, 0))
         )

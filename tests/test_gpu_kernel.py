@@ -162,7 +162,7 @@ def test_any_batch(
 def test_programs_that_wait_for_each_other(dtype: torch.dtype, held: bool) -> None:
     """Three slices, in groups with more sequences than one product has, some of which end early."""
     processor = Processor(multiprocessors=12, shared_bytes=0)  # two groups of each direction
-    lengths = [4, 1, 3, 2, 3] * 8
+    lengths = [4, 6, 3, 5, 3] * 14
     judge(shared(40, 16, held), lengths, dtype, processor, input_size=3, hidden_size=40)
 
 
@@ -184,7 +184,7 @@ def test_phases() -> None:
     table = TwoPhases(2, Processor(multiprocessors=12, shared_bytes=0), costs)
     layer = GpuLayer(directions, shape_of(directions), table)
     exact = ReferenceLayer([d.map(Tensor.double) for d in directions])
-    parts = [draw_part([4, 1, 3, 2, 3] * 14, 40, torch.float32), draw_part([3], 40, torch.float32)]
+    parts = [draw_part([4, 6, 3, 5, 5] * 14, 40, torch.float32), draw_part([3], 40, torch.float32)]
     for found, right in zip(layer.apart(parts), exact.apart(list(map(double, parts))), strict=True):
         assert found is not None
         assert right is not None
@@ -247,6 +247,28 @@ def double(part: Part | None) -> Part | None:
     if part is None:
         return None
     return Part(part.x.double(), part.batch, part.h_0.double(), part.c_0.double())
+
+
+@pytest.mark.parametrize("plan", [alone(20), shared(20, 32, False)], ids=str)
+def test_states_that_lie_otherwise(plan: Plan) -> None:
+    """Initial states are read as they are shaped, however they lie in memory."""
+    torch.manual_seed(0)
+    (direction, _) = draw_directions(20, torch.float32)
+    layer = OnePlan(plan)([direction])
+    x, batch = torch.randn(4, 3), RaggedBatch([1, 3])
+    h_0, c_0 = torch.randn(2, 1, 2, 20)
+    h_across, c_across = (state.mT.contiguous().mT for state in (h_0, c_0))
+    assert not c_across.is_contiguous()
+    for one, other in zip(
+        layer(x, batch, h_across, c_across), layer(x, batch, h_0, c_0), strict=True
+    ):
+        assert torch.equal(one, other)
+    across, plain = (
+        layer.apart([Part(x, batch, h[0], c[0])])[0] for h, c in ((h_across, c_across), (h_0, c_0))
+    )
+    assert across is not None
+    assert plain is not None
+    assert all(map(torch.equal, across, plain))
 
 
 @every_dtype
@@ -377,9 +399,9 @@ def test_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a step costs, and more sequences in it, is told from runs of different sizes."""
     seen: list[tuple[Plan, RaggedBatch]] = []
 
-    def call(layer: GpuLayer, x: Tensor, batch: RaggedBatch, *_states: Tensor) -> None:
+    def prepare(layer: GpuLayer, x: Tensor, batch: RaggedBatch, *_: Tensor) -> Callable[[], None]:
         (plan,) = layer._table.costs
-        seen.append((plan, batch))
+        return lambda: seen.append((plan, batch))
 
     def measure(run: Callable[[], object]) -> float:
         run()
@@ -387,7 +409,7 @@ def test_costs(monkeypatch: pytest.MonkeyPatch) -> None:
         full = plan.rows * (2 // plan.slices)  # of two multiprocessors
         return 10 + float(batch.descending[0]) * (2 + 3 * (len(batch) > full))
 
-    monkeypatch.setattr(GpuLayer, "__call__", call)
+    monkeypatch.setattr(GpuLayer, "prepare", prepare)
     monkeypatch.setattr(Tuner, "_check", lambda *_: None)
     for plan, cost in tuner(measure).trials():
         assert cost == Cost(10, 2, 0 if plan.alone else 3)
@@ -409,3 +431,12 @@ def test_precision() -> None:
 def test_tf32(allow_tf32: None) -> None:
     """Unless torch is told that TF32 will do."""
     assert shape_of(draw_directions(6, torch.float32)).precision == "tf32"
+
+
+def test_tf32_in_torchs_newer_words() -> None:
+    directions = draw_directions(6, torch.float32)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        assert shape_of(directions).precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"

@@ -87,15 +87,15 @@ def test_prediction() -> None:
     groups one product after the other in each step."""
     table = CostTable(2, Processor(32, 0), {ALONE: Cost(5, 2, 0), SHARED: Cost(7, 3, 1)})
     alone, shared = Phase(ALONE, 0, 10), Phase(SHARED, 0, 10)
-    assert table.predict(alone, RaggedBatch([10] * 16)) == 5 + 2 * 10
-    assert table.predict(alone, RaggedBatch([10] * 16 * 16)) == 5 + 2 * 10
-    assert table.predict(alone, RaggedBatch([10] * 16 * 32)) == 5 + 2 * 20
-    assert table.predict(shared, RaggedBatch([10] * 32)) == 7 + 3 * 10
-    assert table.predict(shared, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 10 + 4
-    assert table.predict(shared, RaggedBatch([10] * 32 + [4] * 33)) == 7 + 3 * 10 + 4 + 4
+    assert table.predict(alone, [10] * 16) == 5 + 2 * 10
+    assert table.predict(alone, [10] * 16 * 16) == 5 + 2 * 10
+    assert table.predict(alone, [10] * 16 * 32) == 5 + 2 * 20
+    assert table.predict(shared, [10] * 32) == 7 + 3 * 10
+    assert table.predict(shared, [10] * 32 + [4]) == 7 + 3 * 10 + 4
+    assert table.predict(shared, [10] * 32 + [4] * 33) == 7 + 3 * 10 + 4 + 4
     some = Phase(SHARED, 2, 6)
-    assert table.predict(some, RaggedBatch([10] * 32 + [4])) == 7 + 3 * 4 + 2
-    assert table.predict(some, RaggedBatch([10] * 32 + [8])) == 7 + 3 * 4 + 4
+    assert table.predict(some, [10] * 32 + [4]) == 7 + 3 * 4 + 2
+    assert table.predict(some, [10] * 32 + [8]) == 7 + 3 * 4 + 4
 
 
 def test_phases() -> None:
@@ -156,7 +156,7 @@ def compiling(*command: str) -> subprocess.CompletedProcess[str]:
 def test_compiled_for_hopper(kind: str) -> None:
     """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
     cores, and its registers as good as never spill."""
-    options = ("--check", "--type", kind, "--hidden", "64", "256", "512")
+    options = ("--check", "--type", kind, "--hidden", "64", "128", "256", "512", "1024")
     found = compiling("-m", "benchmarks.gpu_resources", *options)
     assert found.returncode == 0, found.stdout + found.stderr
 

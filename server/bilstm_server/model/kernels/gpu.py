@@ -39,7 +39,7 @@ class GpuKernel:
             )
         self._device = device
         self.processor = _start_triton(device)
-        self._tables: dict[Shape, CostTable] = {}
+        self._tables: dict[Shape, CostTable | KernelUnavailable] = {}
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
         """The first layer of a shape takes as long as all its plans take to compile and to run a
@@ -54,7 +54,8 @@ class GpuKernel:
             )
         shape = shape_of(directions)
         try:
-            return GpuLayer(directions, shape, self._table(shape))
+            with torch.cuda.device_of(weights.w_hh):  # type: ignore[no-untyped-call]
+                return GpuLayer(directions, shape, self._table(shape))
         except KernelUnavailable as error:
             return ReferenceLayer(directions, str(error))
 
@@ -65,8 +66,14 @@ class GpuKernel:
 
     def _table(self, shape: Shape) -> CostTable:
         if shape not in self._tables:
-            self._tables[shape] = Tuner(shape, self.processor, self._device).table()
-        return self._tables[shape]
+            try:
+                self._tables[shape] = Tuner(shape, self.processor, self._device).table()
+            except KernelUnavailable as error:
+                self._tables[shape] = error
+        found = self._tables[shape]
+        if isinstance(found, KernelUnavailable):
+            raise found
+        return found
 
 
 @cache

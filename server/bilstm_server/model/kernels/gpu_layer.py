@@ -6,8 +6,9 @@ Packs weights as the launch reads them, and chooses for each batch how to cut it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -34,7 +35,7 @@ def precision(dtype: torch.dtype) -> str:
     """
     if dtype != torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def shape_of(directions: Sequence[DirectionWeights]) -> Shape:
@@ -63,23 +64,35 @@ class GpuLayer:
         """See `Layer`. Where a gradient is to reach `x` or the states, the reference runs."""
         if needs_gradient(x, h_0, c_0):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
+        run = self._together(x, batch, h_0, c_0)
+        self._launch(run)
+        return run.y, run.h_n, run.c.view_as(c_0).to(c_0.dtype)
+
+    def prepare(
+        self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
+    ) -> Callable[[], None]:
+        """What launches the recurrence of a call: to be timed, not for its results."""
+        return partial(self._launch, self._together(x, batch, h_0, c_0))
+
+    def _together(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> _Run:
         hidden, directions = self._shape.hidden, self._shape.directions
         phases = self._table.schedule(batch)
         packed = self._packed[phases[0].plan.packing]
-        run = _Run(
+        return _Run(
+            phases,
+            packed,
             inputs=_product(x, packed.w_ih),
             index=batch.index,
             y=x.new_empty(batch.tokens, directions * hidden),
             h_0=_aligned(h_0.flatten(0, 1)),
-            c=c_0.flatten(0, 1).to(torch.float32, copy=True),
+            c=_cells(c_0.flatten(0, 1)),
             h_n=torch.empty_like(h_0, memory_format=torch.contiguous_format),
             batches=(batch, batch),
             directions=range(directions),
+            states_1=len(batch),
             inputs_column_1=packed.w_hh.shape[1],
             y_column_1=hidden,
         )
-        self._launch(phases, packed, run)
-        return run.y, run.h_n, run.c.view_as(c_0).to(c_0.dtype)
 
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
         """See `Layer`."""
@@ -95,18 +108,21 @@ class GpuLayer:
         counts = [len(batch) for batch in batches]
         dtype, hidden = packed.w_ih.dtype, self._shape.hidden
         run = _Run(
+            phases,
+            packed,
             inputs=_join([_product(part.x, columns[k]) for k, part in given]),
             index=_join([batch.index for batch in batches], dim=1),
             y=packed.w_ih.new_empty(sum(tokens), hidden),
             h_0=_aligned(_join([part.h_0 for _, part in given]).to(dtype)),
-            c=_join([part.c_0 for _, part in given]).to(torch.float32, copy=True),
+            c=_cells(_join([part.c_0 for _, part in given])),
             h_n=packed.w_ih.new_empty(sum(counts), hidden, dtype=state_type(dtype)),
             batches=(batches[0], batches[-1]),
             directions=range(given[0][0], given[-1][0] + 1),
             ranks_1=counts[0],
             rows_1=tokens[0],
+            states_1=counts[0],
         )
-        self._launch(phases, packed, run)
+        self._launch(run)
         pieces = (
             torch.split(rows, sizes)
             for rows, sizes in ((run.y, tokens), (run.h_n, counts), (run.c, counts))
@@ -115,24 +131,25 @@ class GpuLayer:
             results[k] = y, h_n, c_n
         return results
 
-    def _launch(self, phases: Sequence[Phase], packed: _Packed, run: _Run) -> None:
+    def _launch(self, run: _Run) -> None:
         """All steps: those that are left after the phases are the last one's."""
+        longest = max(int(batch.descending[0]) for batch in run.batches)
+        with torch.cuda.device_of(run.y):  # type: ignore[no-untyped-call]
+            for phase in run.phases:
+                end = longest if phase is run.phases[-1] else phase.end
+                self._launch_phase(phase._replace(end=end), run)
+
+    def _launch_phase(self, phase: Phase, run: _Run) -> None:
+        plan, packed, directions = phase.plan, run.packed, len(run.directions)
+        living = [batch.count_longer(phase.begin) for batch in run.batches]
+        groups = plan.groups(max(living), directions, self._table.processor)
         lengths, first_rows, positions = run.index
         operands = (
             *(run.inputs, packed.w_hh, packed.bias, run.h_0, run.c, run.h_n, run.y),
-            *(lengths, first_rows, positions, *map(len, run.batches), run.ranks_1, run.rows_1),
+            *(lengths, first_rows, positions, *living, run.ranks_1, run.rows_1, run.states_1),
             *(run.inputs.shape[1], run.inputs_column_1, run.y.shape[1], run.y_column_1),
-            run.directions.start,
+            *(run.directions.start, groups),
         )
-        longest = max(int(batch.descending[0]) for batch in run.batches)
-        for phase in phases:
-            end = longest if phase is phases[-1] else phase.end
-            self._launch_phase(phase._replace(end=end), operands, run)
-
-    def _launch_phase(self, phase: Phase, operands: tuple[Any, ...], run: _Run) -> None:
-        plan, directions = phase.plan, len(run.directions)
-        sequences = max(batch.count_longer(phase.begin) for batch in run.batches)
-        groups = plan.groups(sequences, self._shape.directions, self._table.processor)
         options = {
             "HIDDEN": self._shape.hidden,
             "UNITS": plan.units,
@@ -140,11 +157,12 @@ class GpuLayer:
             "PRECISION": self._shape.precision,
             "num_warps": plan.warps,
             "num_stages": plan.stages,
+            "enable_fp_fusion": True,
         }
         if plan.alone:
-            recurrence_alone[(groups * directions,)](*operands, groups, **options)
+            recurrence_alone[(groups * directions,)](*operands, **options)
             return
-        chunks = ceil(ceil(sequences / groups) / plan.rows)
+        chunks = ceil(ceil(max(living) / groups) / plan.rows)
         arrived = torch.zeros(
             directions * groups * chunks * COUNTER_SPACING.value,
             dtype=torch.int32,
@@ -152,7 +170,7 @@ class GpuLayer:
         )
         recurrence_shared[(plan.slices * groups * directions,)](
             *operands,
-            *(groups, phase.begin, phase.end, arrived, chunks),
+            *(phase.begin, phase.end, arrived, chunks),
             **options,
             SLICES=plan.slices,
             DEPTH=plan.depth,
@@ -172,6 +190,8 @@ class GpuLayer:
 class _Run:
     """What a launch works on: one direction, or two with states one below the other."""
 
+    phases: Sequence[Phase]
+    packed: _Packed
     inputs: Tensor  # [N, 4 * padded units], side by side for directions of one batch
     index: Tensor  # [3, ranks]
     y: Tensor
@@ -183,6 +203,7 @@ class _Run:
     # Where the second one's things begin:
     ranks_1: int = 0
     rows_1: int = 0
+    states_1: int = 0
     inputs_column_1: int = 0
     y_column_1: int = 0
 
@@ -243,6 +264,11 @@ def _product(x: Tensor, w_ih: Tensor) -> Tensor:
 
 def _join(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
+def _cells(states: Tensor) -> Tensor:
+    """A copy, for the launch to work on."""
+    return states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _aligned(states: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ Knows sizes and measured costs; knows no tensor and launches nothing. `gpu_tunin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import ceil
+from operator import neg
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -144,40 +146,38 @@ class CostTable:
         sequences have. Plans that follow each other have their units, and so the weights, alike.
         """
         if batch not in self._schedules:
-            self._schedules[batch] = min(self._ways(batch), key=lambda way: self._time(way, batch))
+            lengths = batch.descending.tolist()
+            self._schedules[batch] = min(
+                self._ways(lengths), key=lambda way: sum(self.predict(p, lengths) for p in way)
+            )
         return self._schedules[batch]
 
-    def _ways(self, batch: RaggedBatch) -> Iterator[tuple[Phase, ...]]:
-        longest = int(batch.descending[0])
+    def _ways(self, lengths: Sequence[int]) -> Iterator[tuple[Phase, ...]]:
+        """`lengths`: of the sequences, the longest first."""
         for plan in self.costs:
-            yield (Phase(plan, 0, longest),)
+            yield (Phase(plan, 0, lengths[0]),)
         for first, last in permutations(self.costs, 2):
             if first.packing != last.packing or first.alone or last.alone or last.rows > first.rows:
                 continue
-            full = last.rows * last.groups(len(batch), self.directions, self.processor)
+            full = last.rows * last.groups(len(lengths), self.directions, self.processor)
             for products in (1, 2):
-                if len(batch) > products * full:
-                    end = int(batch.descending[products * full])
-                    if end < longest:
-                        yield Phase(first, 0, end), Phase(last, end, longest)
+                if len(lengths) > products * full:
+                    end = lengths[products * full]
+                    if end < lengths[0]:
+                        yield Phase(first, 0, end), Phase(last, end, lengths[0])
 
-    def _time(self, way: tuple[Phase, ...], batch: RaggedBatch) -> float:
-        return sum(self.predict(phase, batch) for phase in way)
-
-    def predict(self, phase: Phase, batch: RaggedBatch) -> float:
+    def predict(self, phase: Phase, lengths: Sequence[int]) -> float:
         """Microseconds of some steps of a batch's recurrence."""
         plan, begin, end = phase
         cost = self.costs[plan]
-        lengths = batch.descending
         if plan.alone:
             # As many tiles as there are multiprocessors at a time, the longest first.
-            programs = int(lengths[:: plan.rows].sum()) * self.directions
+            programs = sum(lengths[:: plan.rows]) * self.directions
             return cost.start + cost.step * max(end, programs / self.processor.multiprocessors)
         # Groups are alike: the first one's chunks live as long as their first sequence.
-        chunk = plan.rows * plan.groups(batch.count_longer(begin), self.directions, self.processor)
-        further = 0
-        if chunk < len(lengths):
-            further = int((lengths[chunk::chunk].clip(begin, end) - begin).sum())
+        living = bisect_left(lengths, -begin, key=neg)
+        chunk = plan.rows * plan.groups(living, self.directions, self.processor)
+        further = sum(min(n, end) - begin for n in lengths[chunk:living:chunk])
         return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:

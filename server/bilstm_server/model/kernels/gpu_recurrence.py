@@ -18,11 +18,11 @@ import triton.language as tl
 COUNTER_SPACING = tl.constexpr(32)  # int32 from one group's counter to the next: a cache line
 # A batch's sizes and where its parts lie: no other kernel is compiled for others.
 _SIZES = (
-    *("sequences_0", "sequences_1", "ranks_1", "rows_1"),
+    *("sequences_0", "sequences_1", "ranks_1", "rows_1", "states_1"),
     *("first_direction", "tiles", "groups", "chunks_apart", "begin", "end"),
 )
 _UNALIGNED = ("lengths", "first_rows", "positions")
-MOST_POLLS = tl.constexpr(1 << 27)  # about a minute: something that a program waits for is gone
+MOST_POLLS = tl.constexpr(1 << 27)  # minutes: what a program waits for will never come
 
 
 @triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=_UNALIGNED)
@@ -41,6 +41,7 @@ def recurrence_alone(
     sequences_1,
     ranks_1,  # where in `lengths` the second direction's sequences begin
     rows_1,  # where its steps begin
+    states_1,  # and its states
     inputs_stride,
     inputs_column_1,  # where in a row of `inputs` the second direction's columns begin
     y_stride,
@@ -71,7 +72,7 @@ def recurrence_alone(
     length = tl.load(lengths + ranks, mask=there, other=0)
     first_row = tl.load(first_rows + ranks, mask=there, other=0) + second * rows_1
     position = tl.load(positions + ranks, mask=there, other=0)
-    states = (second * sequences_0 + position).to(tl.int64)[None, :] * HIDDEN + units[:, None]
+    states = (second * states_1 + position).to(tl.int64)[None, :] * HIDDEN + units[:, None]
     mask = there[None, :] & (units < HIDDEN)[:, None]
     h = tl.load(h_0 + states, mask=mask, other=0.0).to(tl.float32)
     cell = tl.load(c + states, mask=mask, other=0.0)
@@ -112,10 +113,11 @@ def recurrence_shared(
     lengths,
     first_rows,
     positions,
-    sequences_0,
+    sequences_0,  # that have step `begin`
     sequences_1,
     ranks_1,
     rows_1,
+    states_1,
     inputs_stride,
     inputs_column_1,
     y_stride,
@@ -159,9 +161,8 @@ def recurrence_shared(
     end = tl.minimum(end, tl.load(lengths, mask=size > 0, other=0))
     t = begin
     chunk = 0
-    chunks = (size + ROWS - 1) // ROWS
-    until = _longest(lengths, chunks - 1, groups, size, ROWS)
-    chunks, until = _living(chunks, until, t, lengths, groups, size, ROWS)
+    chunks = (size + ROWS - 1) // ROWS  # that have a sequence with step t
+    until = _longest(lengths, chunks - 1, groups, size, ROWS)  # steps that the last of them has
     length, first_row, _ = _chunk(lengths, first_rows, positions, 0, groups, size, ROWS)
     row = _row(first_row + second * rows_1, length, t, direction)
     projected = _projected(inputs, row, length > t, inputs_stride, lines)
@@ -172,7 +173,7 @@ def recurrence_shared(
         )
         row = _row(first_row + second * rows_1, length, t, direction)
         row_before = tl.where(direction == 0, row - 1, row + 1)
-        state = (second * sequences_0 + position).to(tl.int64) * HIDDEN
+        state = (second * states_1 + position).to(tl.int64) * HIDDEN
         live = length > t
         mask = live[None, :] & (units < HIDDEN)[:, None]
         states = state[None, :] + units[:, None]
@@ -204,6 +205,7 @@ def recurrence_shared(
         tl.store(c + states, cell, mask=mask)
         ends = mask & (length == t + 1)[None, :]
         tl.store(h_n + states, output.to(h_n.dtype.element_ty), mask=ends)
+        # A barrier of the program's threads in any case: another one of them may load the cells.
         if SLICES > 1:
             _arrive(arrived + chunk * COUNTER_SPACING)
         else:
@@ -217,8 +219,8 @@ def recurrence_shared(
 def step(gates, cell, UNITS: tl.constexpr, ROWS: tl.constexpr):
     """The LSTM equations: gates [4 * UNITS, ROWS] in `gate_order` and cell [UNITS, ROWS] -> h and
     the next cell, all float32."""
-    # [2, UNITS / 8, 2, 8, ROWS] -> [UNITS / 8, 8, ROWS, 2, 2]: without any move between threads
-    # where a thread has a warp's lines n and n + 8, as the tensor cores' results lie.
+    # [2, UNITS / 8, 2, 8, ROWS] -> [UNITS / 8, 8, ROWS, 2, 2]. As the tensor cores' results lie, a
+    # thread has lines n and n + 8, two gates of a unit; with 64 units in 8 warps, all four.
     gates = tl.permute(tl.reshape(gates, (2, UNITS // 8, 2, 8, ROWS)), (1, 3, 4, 0, 2))
     i_g, f_o = tl.split(gates)
     i, g = tl.split(i_g)
@@ -298,7 +300,9 @@ def _weights(w_hh, start, UNITS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.co
 def _states(h, live, start, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
     """[ROWS, BLOCK]. Past L1, which may have what lay there before another program wrote it."""
     columns = start + tl.arange(0, BLOCK)
-    mask = live[:, None] & (columns < HIDDEN)[None, :]
+    mask = live[:, None]
+    if HIDDEN % BLOCK != 0:  # or Triton 3.9 would load number by number
+        mask = mask & (columns < HIDDEN)[None, :]
     return tl.load(h[:, None] + columns[None, :], mask=mask, other=0.0, cache_modifier=".cg")
 
 

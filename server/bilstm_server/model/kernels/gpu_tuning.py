@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import subprocess
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,15 +16,18 @@ from .reference import ReferenceLayer
 
 Run = Callable[[], object]
 
+# Of a plan: it does not fit, is wrong, or can't be compiled or kept in Triton's cache.
+_FAILURES = (KernelUnavailable, TritonError, RuntimeError, OSError, subprocess.SubprocessError)
+
 _WIDTH = 16  # of a layer's input, which is not what is measured
 _TOLERANCES = {"tf32x3": 1e-5, "tf32": 3e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-_FEW_STEPS, _MANY_STEPS = 8, 40
-_TIMES = 5
-_BUSY_CYCLES = 1_000_000  # about half a millisecond
+_FEW_STEPS, _MANY_STEPS = 8, 32
+_TIMES = 7
+_BUSY_CYCLES = 5_000_000  # some milliseconds
 
 
 def microseconds(run: Run) -> float:
-    """That the device takes for what `run` launches: the median of some times."""
+    """That the device takes for what `run` launches: the least of some times."""
     run()
     times: list[float] = []
     for _ in range(_TIMES):
@@ -39,7 +42,7 @@ def microseconds(run: Run) -> float:
         end.record()
         end.synchronize()
         times.append(1e3 * start.elapsed_time(end))
-    return statistics.median(times)
+    return min(times)
 
 
 class Tuner:
@@ -87,7 +90,9 @@ class Tuner:
                 layer = self._layer(plan)
                 self._check(layer, self._batch(plan))
                 yield plan, self._cost(layer, plan)
-            except (KernelUnavailable, TritonError, RuntimeError) as error:
+            except torch.OutOfMemoryError:
+                raise
+            except _FAILURES as error:
                 yield plan, error
 
     # -- is it right ---------------------------------------------------------------------------
@@ -123,27 +128,32 @@ class Tuner:
                 raise KernelUnavailable(f"its results are off by {error:.1e}")
 
     def _batch(self, plan: Plan) -> RaggedBatch:
-        """One for which a group has more sequences than one product."""
-        sequences = self._full(plan) + 3
-        return RaggedBatch([1 + index % 7 for index in range(sequences)], self._device)
+        """One for which a group has three products' sequences, and each product's last so long that
+        programs wait for each other, and end at steps of their own.
+        """
+        sequences = 2 * self._full(plan) + 3
+        return RaggedBatch([3 + index % 7 for index in range(sequences)], self._device)
 
     # -- and how fast --------------------------------------------------------------------------
 
     def _cost(self, layer: GpuLayer, plan: Plan) -> Cost:
-        full = self._full(plan)
-        few = self._time(layer, full, _FEW_STEPS)
-        many = self._time(layer, full, _MANY_STEPS)
-        step = max(many - few, 0.0) / (_MANY_STEPS - _FEW_STEPS)
+        few = self._time(layer, plan.rows, _FEW_STEPS)
+        many = self._time(layer, plan.rows, _MANY_STEPS)
+        step = (many - few) / (_MANY_STEPS - _FEW_STEPS)
         start = max(few - _FEW_STEPS * step, 0.0)
+        if step <= 0:
+            raise KernelUnavailable("its time could not be measured")
         if plan.alone:
             return Cost(start, step, 0.0)
-        twice = self._time(layer, 2 * full, _MANY_STEPS)
-        return Cost(start, step, max(twice - many, 0.0) / _MANY_STEPS)
+        full = self._full(plan)
+        once, twice = (self._time(layer, n * full, _MANY_STEPS) for n in (1, 2))
+        return Cost(start, step, max(twice - once, 0.0) / _MANY_STEPS)
 
     def _time(self, layer: GpuLayer, sequences: int, steps: int) -> float:
+        """Of the recurrence alone."""
         batch = RaggedBatch([steps] * sequences, self._device)
         x, h_0, c_0 = self._draw_operands(batch)
-        return self._measure(lambda: layer(x, batch, h_0, c_0))
+        return self._measure(layer.prepare(x, batch, h_0, c_0))
 
     def _full(self, plan: Plan) -> int:
         """Sequences that keep all multiprocessors at work with one product a step."""
