@@ -37,9 +37,9 @@ def launches(plan: Plan) -> dict[str, object]:
     half = torch.zeros(4 * HIDDEN, 5, dtype=SHAPE.dtype)
     weights = DirectionWeights(half, half.new_zeros(4 * HIDDEN, HIDDEN), None, None, None)
     table = CostTable(2, HOPPER, {plan: Cost(0.0, 0.0, 0.0)})
-    layer = GpuLayer([weights, weights], SHAPE, table)
     for sequences in SEQUENCES:
-        run(layer, sequences)
+        # A new layer: what it has launched once, it does not have specialised again.
+        run(GpuLayer([weights, weights], SHAPE, table), sequences)
     return {
         "plan": str(plan),
         "slices": plan.slices,

@@ -55,6 +55,7 @@ class GpuLayer:
         self._directions = [direction.copy() for direction in directions]
         self._shape = shape
         self._table = table
+        self._compiled: dict[Any, Any] = {}
         self._packed = {
             packing: _pack(self._directions, *packing)
             for packing in {plan.packing for plan in table.costs}
@@ -144,40 +145,44 @@ class GpuLayer:
         living = [batch.count_longer(phase.begin) for batch in run.batches]
         groups = plan.groups(max(living), directions, self._table.processor)
         lengths, first_rows, positions = run.index
-        operands = (
+        operands: tuple[Any, ...] = (
             *(run.inputs, packed.w_hh, packed.bias, run.h_0, run.c, run.h_n, run.y),
             *(lengths, first_rows, positions, *living, run.ranks_1, run.rows_1, run.states_1),
             *(run.inputs.shape[1], run.inputs_column_1, run.y.shape[1], run.y_column_1),
             *(run.directions.start, groups),
         )
-        options = {
+        constants = {  # in the kernels' order
             "HIDDEN": self._shape.hidden,
             "UNITS": plan.units,
             "ROWS": plan.rows,
             "PRECISION": self._shape.precision,
-            "num_warps": plan.warps,
-            "num_stages": plan.stages,
-            "enable_fp_fusion": True,
         }
-        if plan.alone:
-            recurrence_alone[(groups * directions,)](*operands, **options)
-            return
-        chunks = ceil(ceil(max(living) / groups) / plan.rows)
-        arrived = torch.zeros(
-            directions * groups * chunks * COUNTER_SPACING.value,
-            dtype=torch.int32,
-            device=run.y.device,
-        )
-        recurrence_shared[(plan.slices * groups * directions,)](
-            *operands,
-            *(phase.begin, phase.end, arrived, chunks),
-            **options,
-            SLICES=plan.slices,
-            DEPTH=plan.depth,
-            BLOCK=plan.block,
-            HELD=plan.held,
-            launch_cooperative_grid=plan.slices > 1,
-        )
+        kernel, programs = recurrence_alone, groups * directions
+        if not plan.alone:
+            kernel, programs = recurrence_shared, plan.slices * groups * directions
+            chunks = ceil(ceil(max(living) / groups) / plan.rows)
+            counters = directions * groups * chunks * COUNTER_SPACING.value
+            arrived = torch.zeros(counters, dtype=torch.int32, device=run.y.device)
+            operands += (phase.begin, phase.end, arrived, chunks)
+            constants |= {
+                "SLICES": plan.slices,
+                "DEPTH": plan.depth,
+                "BLOCK": plan.block,
+                "HELD": plan.held,
+            }
+        key = (plan, run.y.shape[1], run.h_n.dtype)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            self._compiled[key] = kernel[programs, 1, 1](
+                *operands,
+                **constants,
+                num_warps=plan.warps,
+                num_stages=plan.stages,
+                enable_fp_fusion=True,
+                launch_cooperative_grid=plan.slices > 1,
+            )
+        else:  # the same, without Triton's search for it
+            compiled[programs, 1, 1](*operands, *constants.values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy is made anew: perhaps on another machine."""

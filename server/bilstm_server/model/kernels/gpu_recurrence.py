@@ -130,12 +130,12 @@ def recurrence_shared(
     chunks_apart,  # from one group's counters to the next group's
     HIDDEN: tl.constexpr,
     UNITS: tl.constexpr,  # of a slice
+    ROWS: tl.constexpr,  # sequences of one product
+    PRECISION: tl.constexpr,
     SLICES: tl.constexpr,
     DEPTH: tl.constexpr,  # HIDDEN, padded to a multiple of BLOCK
-    ROWS: tl.constexpr,  # sequences of one product
     BLOCK: tl.constexpr,  # depth of one product
     HELD: tl.constexpr,  # whether the slice's weights stay on chip
-    PRECISION: tl.constexpr,
 ):
     program = tl.program_id(0)
     slice_ = program % SLICES
