@@ -25,7 +25,13 @@ from bilstm_server.batching.engine import StagedBatch
 from bilstm_server.batching.jobs import Result
 from bilstm_server.batching.queue import QueueLimits
 from bilstm_server.batching.sequence import Input, SequenceInput, SequenceOutput
-from bilstm_server.errors import DeadlineExpired, OutOfMemory, Overloaded, Unavailable
+from bilstm_server.errors import (
+    DeadlineExpired,
+    DeviceLost,
+    OutOfMemory,
+    Overloaded,
+    Unavailable,
+)
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.slices import SlicedRun
@@ -533,6 +539,30 @@ async def test_engine_that_always_fails_fails_everyone() -> None:
             ([n],) for n in POSITIONS
         ]
         assert await outcomes(await callers.call(100)) == [[100]]
+
+
+async def test_lost_device_ends_the_batcher() -> None:
+    """If the device computes no more, its batch is told so, not halved, and the server ends."""
+
+    class LosingEngine(Engine):
+        def _compute(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
+            super()._compute(sequences)
+            raise DeviceLost("the GPU is lost")
+
+    engine = LosingEngine()
+    own = Device()
+    batcher = Batcher(engine, QueueLimits(100, 100, 1000, 1000, 0.0), own, Metrics().model("m"))
+    callers = Callers(batcher, engine, Metrics())
+    running = asyncio.create_task(batcher.run())
+    call = await callers.call(1, 2)
+    await engine.computing()
+    engine.go_on()
+    (ended,) = await outcomes(call)
+    assert isinstance(ended, DeviceLost)
+    with pytest.raises(DeviceLost):
+        await asyncio.wait_for(running, HANGS_AFTER_SECONDS)
+    assert engine.batches == [[1, 2]]
+    own.__exit__(None, None, None)
 
 
 async def test_failing_sequence_takes_its_request_along() -> None:

@@ -44,10 +44,10 @@ from bilstm_server.batching.transfer import (
     join,
     part,
 )
-from bilstm_server.errors import ModelError, OutOfMemory
+from bilstm_server.errors import DeviceLost, ModelError, OutOfMemory
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
-from bilstm_server.model.device import bound_memory, out_of_memory
+from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
 
 HANGS_AFTER_SECONDS = 60
@@ -250,16 +250,16 @@ def test_all_ways_are_warm(tmp_path: Path, form: str, dtype: str) -> None:
 )
 def test_memory_that_ran_out(error: Exception) -> None:
     """Every way to say so is one error of the service, and the cause is kept."""
-    with pytest.raises(OutOfMemory) as caught, out_of_memory():
+    with pytest.raises(OutOfMemory) as caught, device_errors():
         raise error
     assert caught.value.__cause__ is error
 
 
 def test_memory_of_the_host_that_ran_out() -> None:
     """torch and numpy, asked for more than any machine has."""
-    with pytest.raises(OutOfMemory), out_of_memory():
+    with pytest.raises(OutOfMemory), device_errors():
         torch.empty(2**60, dtype=torch.uint8)
-    with pytest.raises(OutOfMemory), out_of_memory():
+    with pytest.raises(OutOfMemory), device_errors():
         np.empty(2**60, np.uint8)
 
 
@@ -274,9 +274,25 @@ def test_memory_of_the_host_that_ran_out() -> None:
 )
 def test_other_errors_pass(error: Exception) -> None:
     """What is no lack of memory stays what it is."""
-    with pytest.raises(type(error)) as caught, out_of_memory():
+    with pytest.raises(type(error)) as caught, device_errors():
         raise error
     assert caught.value is error
+
+
+def test_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error after which CUDA does not answer any more is no error of a batch."""
+    illegal = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def silent() -> None:
+        raise illegal
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    with pytest.raises(torch.AcceleratorError), device_errors():
+        raise illegal
+    monkeypatch.setattr(torch.cuda, "synchronize", silent)
+    with pytest.raises(DeviceLost), device_errors():
+        raise illegal
 
 
 class TightEngine(Engine):

@@ -6,7 +6,8 @@
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Unavailable        the server is draining
-    │   └── Loading        or has not loaded its models yet
+    │   ├── Loading        or has not loaded its models yet
+    │   └── DeviceLost     or its GPU computes no more, and it ends
     └── OutOfMemory        one sequence alone does not fit into the device's memory
     StartError             the server or command can't start: one line, never on the wire
     ├── ModelError         a model folder or checkpoint can't be used
@@ -60,6 +61,10 @@ class Unavailable(ServiceError):
 
 class Loading(Unavailable):
     """The server takes no requests yet: its models are loading."""
+
+
+class DeviceLost(Unavailable):
+    """The GPU computes no more in this process, whatever it is given."""
 
 
 class OutOfMemory(ServiceError):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import forget_locals
+from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
 from .engine import StagedBatch
@@ -60,6 +60,10 @@ class Computing:
         except Exception as error:
             if trace is not None:
                 trace.end(loop.time(), type(error).__name__)
+            if isinstance(error, DeviceLost):
+                for job in jobs:
+                    job.settle(error)
+                raise
             self._fail(jobs, error)
             # The error's traceback has this frame and the engine's. It must not be reached from
             # here too: what the engine had allocated would stay while the halves are computed.

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..model.checkpoint import load_model
 from ..model.config import ModelConfig, Output
-from ..model.device import choose_device, out_of_memory
+from ..model.device import choose_device, device_errors
 from ..model.encoder import Encodings, SequenceEncoder
 from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
 from ..model.live import LiveState, encode_blocks
@@ -86,7 +86,7 @@ class Engine:
     @classmethod
     def load(cls, folder: Path, device: str, dtype: str, kernel: str) -> Self:
         """The model in `folder`. Raises `ModelError` if it can't be used, and `OutOfMemory`."""
-        with out_of_memory():
+        with device_errors():
             encoder = load_model(folder, choose_device(device), getattr(torch, dtype))
             return cls(encoder, kernel)
 
@@ -142,7 +142,7 @@ class Engine:
         """
         whole = [s for s in sequences if isinstance(s, SequenceInput)]
         blocks = [s for s in sequences if isinstance(s, BlockInput)]
-        with out_of_memory():
+        with device_errors():
             return StagedBatch(
                 sequences,
                 self._stage(whole) if whole else None,
@@ -169,7 +169,7 @@ class Engine:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
         tensors: dict[str, Tensor] = {}
         carried: list[LiveState] = []
-        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
             if staged.whole is not None:
                 tensors |= _tensors(self._encode(staged.whole))
             if staged.blocks is not None:
@@ -209,7 +209,7 @@ class Engine:
         def rows(start: int, stop: int) -> Tensor:
             return self._send([self._steps([sequence.rows(start, stop)])])[0]
 
-        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
             hx = None
             if sequence.initial_state is not None:
                 h_0, c_0 = self._send(self._initial_states([sequence]))
@@ -218,12 +218,12 @@ class Engine:
 
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
         """See `model.slices.advance`. Raises `OutOfMemory`."""
-        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
             advance(runs, steps)
 
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         """What became of a run that is done."""
-        with out_of_memory(), self._transfer.computing(), torch.inference_mode():
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
             tensors = _tensors(run.encodings())  # in host memory
         arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
         return _split(arrays, [sequence])[0]

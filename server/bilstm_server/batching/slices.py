@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import forget_locals
+from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from ..model.slices import SLICE_UNIT, SlicedRun
 from .device import Device
@@ -109,6 +109,9 @@ class SliceLane:
                 self._metrics.observe_wait(long.queue_seconds)
             long.job.settle(long.result)
         self._leave(ended)
+        for long in ended:
+            if isinstance(long.result, DeviceLost):
+                raise long.result
 
     def _leave(self, ended: list[_Long]) -> None:
         for long in ended:
@@ -137,6 +140,10 @@ class SliceLane:
         started_at = time.perf_counter()
         try:
             self._engine.advance([run for _, run in group], self._rows // len(group))
+        except DeviceLost as error:
+            for long in self._active:
+                long.result = error
+            return
         except Exception as error:
             forget_locals(error)
             self._fail(group, error)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, OutOfMemory
+from ..errors import DeviceLost, ModelError, OutOfMemory
 
 # What torch says without a type of its own when there is no memory: the CPU's; on CUDA page-locked
 # memory, or what kernels are loaded into; cuBLAS's.
@@ -48,11 +48,12 @@ def bound_memory(device: torch.device, max_bytes: int) -> None:
 
 
 @contextmanager
-def out_of_memory() -> Iterator[None]:
-    """Turn the ways in which torch and numpy run out of memory into `OutOfMemory`.
+def device_errors() -> Iterator[None]:
+    """Turn the ways in which torch and numpy run out of memory into `OutOfMemory`, and what a GPU
+    that is lost raises into `DeviceLost`.
 
-    On CUDA, too, it is told at once: memory is allocated where kernels are launched, not when they
-    run.
+    On CUDA, too, lack of memory is told at once: it is allocated where kernels are launched, not
+    when they run.
     """
     try:
         yield
@@ -61,7 +62,20 @@ def out_of_memory() -> Iterator[None]:
     except RuntimeError as error:
         if any(words in str(error) for words in _NO_MEMORY):
             raise OutOfMemory("out of memory") from error
+        if _is_lost():
+            raise DeviceLost("the GPU is lost: the server ends") from error
         raise
+
+
+def _is_lost() -> bool:
+    """Whether an error has left CUDA unusable, as most of a kernel's do."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import (
     DeadlineExpired,
+    DeviceLost,
     InvalidInput,
     Loading,
     ModelNotFound,
@@ -37,6 +38,7 @@ _TABLE: dict[type[ServiceError], _Row] = {
     Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
     Loading: _Row(grpc.StatusCode.UNAVAILABLE, "loading"),
+    DeviceLost: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
     OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
 }
