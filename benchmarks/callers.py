@@ -38,7 +38,10 @@ async def measure(chosen: argparse.Namespace) -> None:
         def call(index: int) -> Awaitable[object]:
             return client.encode_batch(batches[index % len(batches)], outputs=[chosen.output])
 
-        await closed_loop(call, chosen.callers, chosen.start_at - time.time())
+        ahead = chosen.start_at - time.time()
+        if ahead <= 0:
+            raise SystemExit("too late to begin with the others; give them more time")
+        await closed_loop(call, chosen.callers, ahead)
         started_at = time.perf_counter()
         requests = await closed_loop(call, chosen.callers, chosen.seconds)
         elapsed = time.perf_counter() - started_at

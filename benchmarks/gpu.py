@@ -151,9 +151,9 @@ def about() -> list[str]:
         "device waits while the host launches; of more launches than its queue holds, about a "
         "thousand, nn.LSTM packed has some with the host's time.",
         "Each row's outputs and final states of ours were compared with nn.LSTM's in float64 "
-        "first. nn.LSTM padded, also from a CUDA graph, is for scale only: on ragged input its "
-        "reverse states are wrong, because they start in the padding. Packed input can't be "
-        "captured.",
+        "first. nn.LSTM padded, also from a CUDA graph, is for scale only where there are several "
+        "sequences: on ragged input its reverse states are wrong, because they start in the "
+        "padding. What could not be captured has no figure.",
         "Floors: see benchmarks/gpu_floor.py, with the ceilings measured in this run. A step's "
         "wait for the one before is what this kernel itself takes for one sequence at hidden 64 "
         "in bfloat16: no law of the device.",

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_sequence
 
 from benchmarks.competitors import OURS, PACKED, PADDED
 from benchmarks.gpu_clock import Run
-from benchmarks.gpu_results import GRAPH
+from benchmarks.gpu_results import GRAPH, PACKED_GRAPH
 from benchmarks.operator_results import LAYERS
 from bilstm_server.model import BiLSTM, RaggedBatch
 from bilstm_server.model.kernels import choose_kernel
@@ -118,6 +118,7 @@ def systems(own: Models, x: Tensor, batch: RaggedBatch) -> dict[str, Run]:
         PACKED: lambda: lambda: own.lstm(steps_first),
         PADDED: lambda: lambda: own.lstm(padded),
         GRAPH: lambda: captured(lambda: own.lstm(padded)),
+        PACKED_GRAPH: lambda: captured(lambda: own.lstm(steps_first)),
     }
     found = {name: run for name, make in others.items() if (run := attempt(make))}
     return {OURS: lambda: own.ours.forward_ragged(x, batch), **found}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from benchmarks.competitors import OURS, PACKED, PADDED
+from benchmarks.competitors import OURS, PACKED
 from benchmarks.gpu_floor import H200, Rates
 from benchmarks.gpu_results import (
     ARITHMETICS,
-    GRAPH,
     HIDDEN,
     MEANS,
+    OTHERS,
     SEQUENCES,
     SYSTEMS,
     Case,
@@ -59,10 +59,9 @@ def _ceilings(rates: Rates) -> Iterator[str]:
 
 def _device_table(arithmetic: str, rows: Sequence[Row]) -> Iterator[str]:
     yield f"\n{arithmetic}: the device alone, µs of a step of the longest sequence and a layer\n"
-    others = (PACKED, PADDED, GRAPH)
     columns = (
         *("hidden", "sequences", "mean", "steps", "ours", "floor", "floor/ours"),
-        *(*others, "× packed", "ours, TFLOP/s", "packed, TFLOP/s", "error"),  # noqa: RUF001
+        *(*OTHERS, "× packed", "ours, TFLOP/s", "packed, TFLOP/s", "error"),  # noqa: RUF001
     )
     yield from markdown(
         columns,
@@ -71,7 +70,7 @@ def _device_table(arithmetic: str, rows: Sequence[Row]) -> Iterator[str]:
                 *(str(row.case.hidden), str(row.case.sequences), str(row.case.mean)),
                 *(str(row.longest), number(row.step(OURS)), number(row.floor_step)),
                 number(row.share_of_floor),
-                *(number(row.step(other)) for other in others),
+                *(number(row.step(other)) for other in OTHERS),
                 *(number(row.speed_up(PACKED)), number(row.rate(OURS)), number(row.rate(PACKED))),
                 f"{row.error:.1e}",
             )

@@ -35,7 +35,7 @@ class GatedEngine(Engine):
     called in the compute thread when one does, and `fault` may raise in place of computing.
     """
 
-    def warm_up(self) -> None:
+    def warm_up(self, most_tokens: int = 0) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
@@ -85,7 +85,7 @@ class HeldEngine(GatedEngine):
     `slices` are the lengths of the sequences of each slice. `refuses` may raise in its place.
     """
 
-    def warm_up(self) -> None:
+    def warm_up(self, most_tokens: int = 0) -> None:
         self.held = False
         self.slices: list[list[int]] = []
         self._lengths: dict[SlicedRun, int] = {}

@@ -49,6 +49,7 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
+from bilstm_server.model.slices import SlicedRun
 
 HANGS_AFTER_SECONDS = 60
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
@@ -214,7 +215,7 @@ class CountingEngine(Engine):
         self.ways.add("slices")
         return super().finish(run, sequence)
 
-    def warm_up(self) -> None:
+    def warm_up(self, most_tokens: int = 0) -> None:
         self.ways: set[str] = set()
         super().warm_up()
 
@@ -301,7 +302,7 @@ class TightEngine(Engine):
 
     memory = 2
 
-    def warm_up(self) -> None:
+    def warm_up(self, most_tokens: int = 0) -> None:
         self.staged: list[weakref.ref[Tensor]] = []
         self.kept: list[int] = []
         self.errors: list[OutOfMemory] = []
@@ -328,10 +329,12 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-async def batched(engine: Engine, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+async def batched(
+    engine: Engine, sequences: Sequence[SequenceInput], **more: int
+) -> list[SequenceOutput]:
     """The sequences' outputs by way of a `Batcher`, in one batch if memory allows."""
     tokens = sum(sequence.tokens for sequence in sequences)
-    limits = QueueLimits(tokens, len(sequences), tokens, len(sequences))
+    limits = QueueLimits(tokens, len(sequences), tokens, len(sequences), **more)
     with Device() as device:
         batcher = Batcher(engine, limits, device, Metrics().model("m"))
         running = asyncio.create_task(batcher.run())
@@ -340,6 +343,24 @@ async def batched(engine: Engine, sequences: Sequence[SequenceInput]) -> list[Se
             batcher.drain()
             await running
     return [result.output for result in results]
+
+
+class NarrowEngine(Engine):
+    """Has memory for slices of so many steps."""
+
+    memory = 512
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        if len(runs) * steps > self.memory:
+            raise OutOfMemory("out of memory")
+        super().advance(runs, steps)
+
+
+async def test_slices_grow_no_larger_than_memory(model_folder: Path) -> None:
+    """A slice that does not fit is tried again with half the steps."""
+    engine = NarrowEngine.load(model_folder, "cpu", "float32", "auto")
+    outputs = await batched(engine, sequences_for(engine, [9_000]), max_whole_tokens=64)
+    assert len(outputs) == 1
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
@@ -357,7 +378,7 @@ async def test_failed_batch_is_gone_before_its_halves(model_folder: Path) -> Non
 def test_model_that_does_not_fit(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose device has no memory for its model says so and does not start."""
 
-    def warm_up(engine: Engine) -> None:
+    def warm_up(engine: Engine, most_tokens: int) -> None:
         raise OutOfMemory("out of memory")
 
     monkeypatch.setattr(Engine, "warm_up", warm_up)

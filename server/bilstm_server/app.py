@@ -20,7 +20,7 @@ from .batching.device import Device
 from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
-from .errors import ListenError, ModelError, OutOfMemory, StartError
+from .errors import DeviceLost, ListenError, ModelError, OutOfMemory, StartError
 from .metrics import Metrics
 from .model.device import (
     bound_memory,
@@ -62,9 +62,14 @@ def load_engine(folder: Path, settings: Settings) -> Engine:
     bound_memory(choose_device(settings.device), settings.max_device_bytes)
     try:
         engine = Engine.load(folder, settings.device, settings.dtype, settings.kernel)
-        engine.warm_up()
+        engine.warm_up(settings.max_batch_tokens)
     except OutOfMemory as error:
-        raise ModelError(f"{folder}: the device's memory does not hold the model") from error
+        raise ModelError(
+            f"{folder}: the device's memory, or --max-device-bytes, does not hold the model and a "
+            "batch of --max-batch-tokens"
+        ) from error
+    except DeviceLost as error:
+        raise ModelError(f"{folder}: {error.__cause__}; --kernel reference may do") from error
     return engine
 
 

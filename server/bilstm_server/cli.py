@@ -16,7 +16,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
-from .errors import StartError, first_problem
+from .errors import DeviceLost, StartError, first_problem
 from .lifecycle import serve
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint, lookahead
@@ -90,6 +90,9 @@ def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> int:
         return 0 if asyncio.run(serve(loaded)) else 1
     except StartError as error:
         log.error("can't start", reason=str(error))
+        return 1
+    except DeviceLost as error:
+        log.error("device lost", reason=str(error), cause=str(error.__cause__))
         return 1
 
 

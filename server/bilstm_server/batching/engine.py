@@ -108,9 +108,10 @@ class Engine:
         """Bytes of a number of its type."""
         return self._dtype.itemsize
 
-    def warm_up(self) -> None:
+    def warm_up(self, most_tokens: int = 0) -> None:
         """Compute a little in every way there is, so that the first request finds all of it loaded
-        and compiled. Raises `OutOfMemory`.
+        and compiled; on a GPU also a batch of so many tokens, which it must have room for. Raises
+        `OutOfMemory`.
         """
         config = self.config
         outputs = frozenset(Output) - (frozenset() if config.head else {Output.LOGITS})
@@ -129,6 +130,9 @@ class Engine:
         while not run.done:
             self.advance([run], SLICE_UNIT)
         self.finish(run, long)
+        if self.device.type != "cpu":
+            some = SequenceInput(steps(SLICE_UNIT), outputs)
+            self.run([some] * (most_tokens // SLICE_UNIT or 1))
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         """`stage` and `compute` in one go."""

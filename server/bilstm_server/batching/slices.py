@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import DeviceLost, forget_locals
+from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.slices import SLICE_UNIT, SlicedRun
 from .device import Device
@@ -142,11 +142,14 @@ class SliceLane:
             self._engine.advance([run for _, run in group], self._rows // len(group))
         except DeviceLost as error:
             for long in self._active:
-                long.result = error
+                long.result = long.result or error
             return
         except Exception as error:
             forget_locals(error)
-            self._fail(group, error)
+            if isinstance(error, OutOfMemory) and self._rows > SLICE_UNIT:
+                self._rows = max(self._rows // 2, SLICE_UNIT)  # none has moved: once more
+            else:
+                self._fail(group, error)
             return
         seconds = time.perf_counter() - started_at
         self._seconds.append(seconds)

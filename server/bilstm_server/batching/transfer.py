@@ -140,7 +140,10 @@ class CudaTransfer:
         buffer = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
         buffer.copy_(joined, non_blocking=True)
         self._computations.record_event().synchronize()
-        return part(buffer, tensors)
+        arrays = part(buffer, tensors)
+        largest = max(arrays, key=lambda name: arrays[name].nbytes)
+        # Who keeps little of a batch, in a stream say, does not keep the buffer.
+        return {n: array if n == largest else array.copy() for n, array in arrays.items()}
 
 
 @cache

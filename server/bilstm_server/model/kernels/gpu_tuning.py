@@ -93,6 +93,8 @@ class Tuner:
             except torch.OutOfMemoryError:
                 raise
             except _FAILURES as error:
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)  # raises if the plan has lost it
                 yield plan, error
 
     # -- is it right ---------------------------------------------------------------------------
