@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import json
 import os
 import pty
 import re
@@ -31,6 +32,7 @@ from bilstm_client import AsyncClient, Client
 from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
+from bilstm_server.errors import DeviceLost
 from bilstm_server.settings import SHIPPED_MODEL, Settings
 
 COMMANDS = Path(sys.executable).parent
@@ -534,6 +536,19 @@ def test_help_has_every_setting() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert " ".join(field.description.split()) in plain
+
+
+def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A server whose GPU is lost ends with 1, and its log's last line says so, and why."""
+
+    async def serve(_: Settings) -> bool:
+        raise DeviceLost("the GPU is lost") from RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(server_cli, "serve", serve)
+    assert server_cli.main(["serve", "--log-format", "json"]) == 1
+    event = json.loads(capfd.readouterr().err.splitlines()[-1])
+    assert (event["event"], event["level"]) == ("device lost", "error")
+    assert event["cause"] == "CUDA error: misaligned address"
 
 
 def test_defaults(load: Load) -> None:

@@ -386,6 +386,20 @@ def test_model_that_does_not_fit(model_folder: Path, monkeypatch: pytest.MonkeyP
         load_engine(model_folder, settings(device="cpu"))
 
 
+def test_device_lost_while_loading(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose GPU is lost by a kernel that it tries says what to do, and does not start."""
+
+    def warm_up(engine: Engine, most_tokens: int) -> None:
+        raise DeviceLost("the GPU is lost") from RuntimeError(
+            "CUDA error: unspecified launch failure"
+        )
+
+    monkeypatch.setattr(Engine, "warm_up", warm_up)
+    expected = "CUDA error: unspecified launch failure; --kernel reference may do"
+    with pytest.raises(ModelError, match=f"{model_folder}: {expected}"):
+        load_engine(model_folder, settings())
+
+
 def test_bound_is_the_gpus(model_folder: Path) -> None:
     """`max_device_bytes` means nothing to a model on the CPU."""
     engine = load_engine(model_folder, settings(device="cpu", max_device_bytes=1))
