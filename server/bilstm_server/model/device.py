@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import DeviceLost, ModelError, OutOfMemory
 
@@ -76,14 +74,6 @@ def _is_lost() -> bool:
     except RuntimeError:
         return True
     return False
-
-
-def to_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """A few numbers on their way to the device: neither waited for nor, on the CPU, copied."""
-    tensor = torch.from_numpy(values)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # or its copy would wait for all that was to be computed
-    return tensor.to(device, non_blocking=True)
 
 
 def memory_readers(device: torch.device) -> dict[str, Callable[[], float]]:

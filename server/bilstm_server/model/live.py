@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from .bilstm import States
-from .device import to_device
 from .encoder import SequenceEncoder
-from .kernels import Layer, Part, RaggedBatch, state_type
+from .kernels import Layer, Part, RaggedBatch, state_type, to_device
 
 
 class LiveState(NamedTuple):

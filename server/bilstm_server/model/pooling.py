@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import Pooling
-from .device import to_device
-from .kernels import rounded
+from .kernels import rounded, to_device
 
 BLOCK_STEPS = 64
 

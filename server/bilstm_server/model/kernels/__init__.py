@@ -22,6 +22,7 @@ from .interface import (
     Results,
     rounded,
     state_type,
+    to_device,
 )
 from .reference import ReferenceLayer
 
@@ -84,4 +85,5 @@ __all__ = [
     "choose_kernel",
     "rounded",
     "state_type",
+    "to_device",
 ]

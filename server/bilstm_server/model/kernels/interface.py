@@ -87,10 +87,7 @@ class RaggedBatch:
     @cached_property
     def index(self) -> Tensor:
         """`index_array` on the device. May be set, by who has copied it there with other things."""
-        index = torch.from_numpy(self.index_array)
-        if self.device.type == "cuda":
-            index = index.pin_memory()  # or the copy would wait for what runs
-        return index.to(self.device, non_blocking=True)
+        return to_device(self.index_array, self.device)
 
     def count_longer(self, steps: int) -> int:
         """Sequences that have more steps than so many."""
@@ -135,7 +132,15 @@ class RaggedBatch:
         )
 
     def _index(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return to_device(np.ascontiguousarray(values), self.device)
+
+
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """A few numbers on their way to the device: neither waited for nor, on the CPU, copied."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # or its copy would wait for all that was to be computed
+    return tensor.to(device, non_blocking=True)
 
 
 def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
