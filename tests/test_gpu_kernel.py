@@ -381,6 +381,27 @@ def test_wrong_plans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         tuner(lambda _: 1.0).table()
 
 
+def test_dropped_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does without a plan that was not right knows which, and why."""
+    check = Tuner._check
+
+    def doubt(found: Tuner, layer: GpuLayer, batch: RaggedBatch) -> None:
+        check(found, layer, batch)
+        (plan,) = layer._table.costs
+        if plan.alone:
+            raise KernelUnavailable("it is not to be trusted")
+
+    monkeypatch.setattr(Tuner, "_check", doubt)
+    times = iter(range(1, 1000))
+    found = tuner(lambda _: float(next(times)), hidden=16)
+    table = found.table()
+    layer = GpuLayer(draw_directions(16, torch.float32)[:1], found._shape, table)
+    assert not any(plan.alone for plan in table.costs)
+    assert layer.missed is not None
+    assert layer.missed.startswith("the gpu kernel does without a plan: 1 x 16 units, 16 rows")
+    assert layer.missed.endswith("it is not to be trusted")
+
+
 def test_racing_plans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs of a batch must have the same bits."""
     run = GpuLayer.__call__

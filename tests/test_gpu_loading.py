@@ -129,7 +129,7 @@ def test_tables_are_made_once(hopper: pytest.MonkeyPatch) -> None:
 
     def tuner(shape: Any, processor: Any, device: Any) -> Any:
         made.append((shape, processor, device))
-        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}))
+        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}, missed=None))
 
     hopper.setattr(gpu, "Tuner", tuner)
     kernel = choose_kernel("gpu", GPU).kernel

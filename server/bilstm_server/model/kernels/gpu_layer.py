@@ -47,7 +47,6 @@ class GpuLayer:
     """One layer with its weights packed for the plans of a cost table."""
 
     kernel = "gpu"
-    missed: str | None = None
 
     def __init__(self, directions: Sequence[DirectionWeights], shape: Shape, table: CostTable):
         """`shape` is `shape_of` them, and what the table was made for."""
@@ -55,6 +54,7 @@ class GpuLayer:
         self._directions = [direction.copy() for direction in directions]
         self._shape = shape
         self._table = table
+        self.missed = table.missed
         self._compiled: dict[Any, Any] = {}
         self._packed = {
             packing: _pack(self._directions, *packing)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import ceil
 from operator import neg
@@ -137,6 +137,7 @@ class CostTable:
     directions: int
     processor: Processor
     costs: Mapping[Plan, Cost]
+    missed: str | None = None  # a plan that ran and was not right there, and why
     _schedules: WeakKeyDictionary[RaggedBatch, tuple[Phase, ...]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -189,7 +190,7 @@ class CostTable:
         ]
         kept = {phase.plan for batch in batches for phase in self.schedule(batch)}
         costs = {plan: cost for plan, cost in self.costs.items() if plan in kept}
-        return CostTable(self.directions, self.processor, costs)
+        return replace(self, costs=costs)
 
 
 def _power_of_two(number: int) -> int:

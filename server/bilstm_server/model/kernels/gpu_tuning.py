@@ -70,15 +70,18 @@ class Tuner:
         """
         costs: dict[Plan, Cost] = {}
         problems: list[str] = []
+        missed: str | None = None
         for plan, found in self.trials():
             if isinstance(found, Cost):
                 costs[plan] = found
-            else:
-                problems.append(f"{plan}: {found}")
+                continue
+            problems.append(f"{plan}: {found}")
+            if isinstance(found, KernelUnavailable):
+                missed = missed or f"the gpu kernel does without a plan: {problems[-1]}"
         if not costs:
             why = problems[0] if problems else f"it does not fit in {self._processor}"
             raise KernelUnavailable(f"the gpu kernel has no plan for {self._shape}: {why}")
-        table = CostTable(self._shape.directions, self._processor, costs).of_use()
+        table = CostTable(self._shape.directions, self._processor, costs, missed).of_use()
         for plan in table.costs:
             self._check_apart(self._layer(plan), self._batch(plan))
         return table
