@@ -15,7 +15,7 @@ import grpc
 from bilstm_server import app
 from bilstm_server.__main__ import main
 from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
-from bilstm_server.rpc.interceptors import Handler, RpcInterceptor
+from bilstm_server.rpc.interceptors import Handler, RpcInterceptor, current_call
 
 
 class BareModelMetrics(ModelMetrics):
@@ -47,13 +47,23 @@ class BareMetrics(Metrics):
         return BareRpcMetrics(self, kind, service, method)
 
 
+class BareCall:
+    trace = None
+    reply = None
+
+
 class BareInterceptor(RpcInterceptor):
     def _wrap(self, handler: Any, path: str) -> Handler:
-        if path not in self._decoders:
+        method = self._methods.get(path)
+        if method is None or handler.request_streaming:
             return super()._wrap(handler, path)
-        return grpc.unary_unary_rpc_method_handler(
-            handler.unary_unary, request_deserializer=self._decoders[path]
-        )
+        call: Any = BareCall()
+
+        async def answer(request: Any, context: Any) -> Any:
+            current_call.set(call)
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=method.decode)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ Knows the wire's layout (row-major, little-endian) and no model, limit or servic
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -29,6 +31,17 @@ _DATA_TYPES = {dtype: pb.DataType.ValueType(number) for number, dtype in _DTYPES
 
 FLOATS = frozenset({pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16})
 INTEGERS = frozenset({pb.DATA_TYPE_INT32, pb.DATA_TYPE_INT64})
+
+
+class TensorMessage(Protocol):
+    """A `Tensor`, as protobuf decodes it or as anyone else does."""
+
+    @property
+    def data_type(self) -> int: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def data(self) -> bytes | memoryview: ...
 
 
 class TensorError(ValueError):
@@ -74,7 +87,7 @@ def encode_parts(array: Array) -> list[wire.Part]:
     ]
 
 
-def decode(tensor: pb.Tensor) -> Array:
+def decode(tensor: TensorMessage) -> Array:
     """The message's array, read-only, over its bytes without a copy.
 
     Type, shape and byte count are checked against each other before anything is made.

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import structlog
 from prometheus_client import start_http_server
 
-from bilstm.v1 import encoder_pb2
-
 from .batching.batcher import Batcher
 from .batching.device import Device
 from .batching.engine import Engine
@@ -30,14 +28,17 @@ from .model.device import (
     use_threads,
     utilization,
 )
+from .rpc.connections import end_connection
 from .rpc.health import HealthService
-from .rpc.interceptors import RpcInterceptor
+from .rpc.interceptors import Method, RpcInterceptor
+from .rpc.receiving import Receiving
 from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
-from .rpc.server import SERVICE, listen, make_server
+from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
 from .rpc.service import EncoderService
 from .rpc.streams import Streams
-from .rpc.wire import request_decoder
+from .rpc.untaken import UntakenReplies
+from .rpc.wire import encode_request_decoder, stream_request_decoder
 from .settings import ModelSource, Settings
 
 if TYPE_CHECKING:
@@ -45,10 +46,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Without a call for so long, longer than a client waits before it tries again, none is on its way
-# any more. At the most so long is waited for it.
-_QUIET_SECONDS = 0.25
-_LATE_SECONDS = 5.0
+# Calls are refused in words until none has come for so long, or for so long at the most.
+_QUIET_SECONDS = 0.05
+_REFUSING_SECONDS = 0.25
 _REPLY_SECONDS = 0.5  # at the least, for the last replies
 _ENDING_SECONDS = 0.05  # in which streams are told that they end
 
@@ -99,17 +99,6 @@ class App:
         self._registry = ModelRegistry()
         limits = self._request_limits
         self._tracer = make_tracer(settings)
-        self._interceptor = RpcInterceptor(
-            self.metrics,
-            {
-                f"/{SERVICE}/{method}": request_decoder(message, limits, self.metrics.no_model)
-                for method, message in (
-                    ("Encode", encoder_pb2.EncodeRequest),
-                    ("EncodeStream", encoder_pb2.EncodeStreamRequest),
-                )
-            },
-            self._tracer,
-        )
         self._health = HealthService([SERVICE])
         self._streams = Streams(
             self._registry,
@@ -117,6 +106,28 @@ class App:
             StreamMemory(self._memory_limits),
             settings.max_streams,
             self.metrics,
+        )
+        replies = UntakenReplies(
+            settings.max_reply_bytes,
+            settings.max_connection_reply_bytes,
+            settings.reply_seconds,
+            end_connection,
+        )
+        self._service = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
+        unread = self.metrics.no_model  # what can't be read
+        self._interceptor = RpcInterceptor(
+            self.metrics,
+            {
+                f"/{SERVICE}/Encode": Method(
+                    encode_request_decoder(limits, unread), self._service.admit
+                ),
+                f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(limits, unread)),
+            },
+            Receiving(
+                settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
+            ),
+            settings.max_calls,
+            self._tracer,
         )
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
@@ -157,10 +168,13 @@ class App:
 
     async def _listen(self) -> None:
         settings = self._settings
-        service = EncoderService(self._registry, self._request_limits, self.metrics, self._streams)
-        self._server = make_server(
-            service, self._health, self._interceptor, settings.max_message_bytes
+        limits = ConnectionLimits(
+            max_connections=settings.max_connections,
+            max_connection_calls=settings.max_connection_calls,
+            max_message_bytes=settings.max_message_bytes,
+            max_metadata_bytes=settings.max_metadata_bytes,
         )
+        self._server = make_server(self._service, self._health, self._interceptor, limits)
         self.port = await listen(self._server, settings.host, settings.port)
 
     async def load(self) -> None:
@@ -223,7 +237,7 @@ class App:
         raise RuntimeError("a batcher ended before the server was drained")
 
     async def drain(self) -> bool:
-        """Be not ready, refuse what is new, and finish what was accepted.
+        """Be not ready, send what is new away, and finish what was accepted.
 
         What is not finished after `drain_timeout_seconds` is cancelled: then False.
         """
@@ -232,28 +246,31 @@ class App:
         self._streams.drain()
         for batcher in self._batchers:
             batcher.refuse()
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._settings.drain_timeout_seconds
+        timeout = self._settings.drain_timeout_seconds
+        stopping = asyncio.create_task(self._send_away(timeout + _REPLY_SECONDS))
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(give_up_at):
+            async with asyncio.timeout(timeout):
                 await self._streams.ended()
+                await self._interceptor.idle()
                 for batcher in self._batchers:
                     batcher.drain()
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
-                await self._answer_late_calls()
         finished = self._streams.idle and all(batcher.idle for batcher in self._batchers)
         self._interceptor.end_streams()
-        replies = max(give_up_at - loop.time(), _REPLY_SECONDS)  # those on their way
-        await self._server.stop(replies if finished else None)
+        if not finished:
+            await self._server.stop(None)
+        await stopping
         return finished
 
-    async def _answer_late_calls(self) -> None:
-        """A call that reaches gRPC while it stops ends as CANCELLED, which no client retries. So
-        those already on their way are refused as UNAVAILABLE, until none comes any more."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LATE_SECONDS):
-                await self._interceptor.quiet(_QUIET_SECONDS)
+    async def _send_away(self, grace_seconds: float) -> None:
+        """Tell every client to go elsewhere (GOAWAY), and listen no more.
+
+        A call that gRPC has at that moment, and nobody here has seen, ends as CANCELLED, which few
+        clients retry. So there is a short time before in which calls are refused as UNAVAILABLE.
+        """
+        await self._interceptor.quiet(_QUIET_SECONDS, _REFUSING_SECONDS)
+        await self._server.stop(grace_seconds)
 
     async def _stop(self) -> None:
         if not self._streams.idle:  # cancelled, they would leave gRPC's own words in the log

@@ -158,6 +158,46 @@ class Settings(BaseSettings):
         description="Seconds that one slice of long sequences is to take; ten times that where "
         "nothing else has come for a second.",
     )
+    max_queue_seconds: Seconds = Field(
+        default=2.0,
+        description="Seconds for which a request may have to wait, as far as that is known; what "
+        "would have to wait longer is refused.",
+    )
+    max_connections: Count = Field(
+        default=1_024, description="Connections that may be open; one more is closed at once."
+    )
+    max_connection_calls: Count = Field(
+        default=256,
+        description="Calls and streams that one connection may have in flight; more of them wait "
+        "in the client.",
+    )
+    max_calls: Count = Field(
+        default=4_096, description="Calls that may be in flight; one more is refused."
+    )
+    max_metadata_bytes: Count = Field(
+        default=16 * 1024, description="Bytes of a call's metadata; one with more is refused."
+    )
+    max_receive_bytes: Count64 = Field(
+        default=512 * 1024**2,
+        description="Bytes that requests may hold which do not come at once: as many requests as "
+        "may be of --max-message-bytes each. Beyond, the slowest is refused.",
+    )
+    receive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=30.0, description="Seconds in which a request must have come."
+    )
+    max_reply_bytes: Count64 = Field(
+        default=1024**3,
+        description="Bytes of all replies that are computed or on their way. Beyond, connections "
+        "that do not take theirs are closed, and calls are refused.",
+    )
+    max_connection_reply_bytes: Count64 = Field(
+        default=256 * 1024**2,
+        description="The same of one connection; what comes beyond is refused.",
+    )
+    reply_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=60.0,
+        description="Seconds in which a reply must have been taken; its connection is closed then.",
+    )
     max_streams: Count = Field(
         default=128, description="Streams that may be open; one more is refused."
     )
@@ -210,6 +250,8 @@ class Settings(BaseSettings):
             ("max_batch_tokens", "max_queue_tokens"),
             ("max_request_sequences", "max_queue_sequences"),
             ("max_stream_bytes", "max_streams_bytes"),
+            ("max_message_bytes", "max_connection_reply_bytes"),
+            ("max_connection_reply_bytes", "max_reply_bytes"),
         ):
             low, high = getattr(self, smaller), getattr(self, larger)
             if low > high:

@@ -82,16 +82,9 @@ class Batcher:
         Raises `Unavailable` when draining, `Overloaded` when they don't fit into the queue,
         `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the failing one.
         """
-        if self._refusing:
-            raise Unavailable("the server is draining; try another one")
-        tokens = sum(sequence.tokens for sequence in sequences)
-        waiting = self._queue.tokens + self._long.tokens
-        if not self._queue.fits(len(sequences), tokens + self._long.tokens):
-            raise Overloaded(
-                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens "
-                f"wait, no room for {len(sequences)} more with {tokens}",
-                retry_after_seconds=self._seconds_of_queue(),
-            )
+        if self._draining:
+            self.check_open()
+        self.check_room(len(sequences), sum(sequence.tokens for sequence in sequences))
         jobs = self._admit(sequences, deadline, trace)
         self._stage_ahead()
         self._callers += 1
@@ -107,6 +100,26 @@ class Batcher:
                     job.future.cancel()
                 self._queue.remove(job)
                 del job
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a small call would be let in."""
+        return not self._refusing and self._queue.fits(1, 1 + self._long.tokens)
+
+    def check_open(self) -> None:
+        """Raises `Unavailable` when calls are to be refused, whatever they bring."""
+        if self._refusing:
+            raise Unavailable("the server is draining; try another one")
+
+    def check_room(self, sequences: int, tokens: int) -> None:
+        """Whether so many more, of one call, may wait. Raises `Overloaded`."""
+        if not self._queue.fits(sequences, tokens + self._long.tokens):
+            waiting = self._queue.tokens + self._long.tokens
+            raise Overloaded(
+                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens "
+                f"wait, no room for {sequences} more with {tokens}",
+                retry_after_seconds=self._seconds_of_queue(),
+            )
 
     async def enqueue(self, sequence: Input, deadline: float = math.inf) -> asyncio.Future[Result]:
         """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
@@ -188,7 +201,7 @@ class Batcher:
         return not self._callers
 
     def refuse(self) -> None:
-        """Refuse calls from now on. What streams have still comes."""
+        """Let no more calls in. What streams have still comes, and the calls that are there."""
         self._refusing = True
         self._arrival.set()
 

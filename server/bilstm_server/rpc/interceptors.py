@@ -1,4 +1,4 @@
-"""What every RPC passes through: its metrics, its decoding, and its errors' way to the caller."""
+"""What every RPC passes through: its count and metrics, its bytes' way in, its errors' way out."""
 
 from __future__ import annotations
 
@@ -6,42 +6,62 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import grpc
 
-from ..errors import ServiceError, Unavailable
+from ..errors import Overloaded, Unavailable
 from ..metrics import Metrics, RpcMetrics
-from .deadline import Deadline
-from .internal import Context, log_internal_error
-from .status import internal_status, status_of
-from .wire import Decode, checked
+from .call import Call
+from .internal import Context
+from .receiving import Receiving
+from .wire import Decode, plain_decoder
 
 if TYPE_CHECKING:
-    from ..tracing import RequestTrace, Tracer
+    from ..tracing import Tracer
 
-# Of the call that the present task answers; None if it is not traced.
-current_trace: ContextVar[RequestTrace | None] = ContextVar("current_trace", default=None)
+# That the present task answers.
+current_call: ContextVar[Call] = ContextVar("current_call")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
+Respond: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
+
+_RETRY_SECONDS = 0.1  # a guess: until one of many calls has ended
+
+
+class Method(NamedTuple):
+    """How a method that sees to its bytes itself wants them."""
+
+    decode: Decode  # its replies are bytes already
+    admit: Callable[[], None] = lambda: None  # raises what its caller is told before it is read
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps each method's handler once; unknown methods are left to gRPC."""
+    """Wraps each method's handler once; unknown methods are left to gRPC.
+
+    All requests are streams to gRPC, which otherwise would read a message to its end, however long
+    that takes, before anybody here is asked.
+    """
 
     def __init__(
-        self, metrics: Metrics, decoders: Mapping[str, Decode], tracer: Tracer | None = None
+        self,
+        metrics: Metrics,
+        methods: Mapping[str, Method],
+        receiving: Receiving,
+        max_calls: int,
+        tracer: Tracer | None = None,
     ):
-        """`decoders`: by path, for the methods that see to their bytes themselves: their requests
-        are decoded so, and their replies are bytes already. Unary ones are traced, and a drain
-        waits for them."""
+        """`methods`: by path. Unary ones are traced, and a drain waits for them; of these there may
+        be `max_calls` in flight, and of all others as many."""
         self._metrics = metrics
+        self._methods = methods
+        self._receiving = receiving
+        self._max_calls = max_calls
         self._tracer = tracer
-        self._decoders = decoders
         self._wrapped: dict[str, Handler] = {}
-        self._calls = 0  # of the methods with decoders, in flight
-        self._started_at = 0.0  # the last of them, in the event loop's time
+        self._in_flight = {True: 0, False: 0}  # of `methods`, and others
+        self._started_at = 0.0  # the last of the former, in the event loop's time
+        self._ended = asyncio.Event()  # one of them
         self._streams_end = asyncio.Event()
 
     async def intercept_service(
@@ -49,119 +69,146 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         path = handler_call_details.method
-        if path not in self._wrapped:
+        if wrapped := self._wrapped.get(path):
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is not None:
             self._wrapped[path] = self._wrap(handler, path)
-        return self._wrapped[path]
+        return self._wrapped.get(path)
 
     def end_streams(self) -> None:
         """End every stream, those without an end of their own too, as UNAVAILABLE."""
         self._streams_end.set()
 
-    async def quiet(self, seconds: float) -> None:
-        """Return once no call that a drain waits for is in flight, nor has started for so long."""
+    async def quiet(self, seconds: float, at_most: float) -> None:
+        """Wait until no call that a drain waits for has started for so long."""
         loop = asyncio.get_running_loop()
-        while True:
-            left = self._started_at + seconds - loop.time()
-            if left <= 0 and not self._calls:
-                return
-            await asyncio.sleep(max(left, seconds / 10))
+        give_up_at = loop.time() + at_most
+        while (now := loop.time()) < give_up_at and now < self._started_at + seconds:
+            await asyncio.sleep(self._started_at + seconds - now)
+
+    async def idle(self) -> None:
+        """Wait until no call that a drain waits for is in flight."""
+        while self._in_flight[True]:
+            self._ended.clear()
+            await self._ended.wait()
 
     def _wrap(self, handler: Any, path: str) -> Handler:
-        service, method = path.removeprefix("/").split("/")
+        service, name = path.removeprefix("/").split("/")
         streams = (handler.request_streaming, handler.response_streaming)
-        metrics = self._metrics.rpc(_TYPES[streams], service, method)
-        # Requests come as bytes: decoding has a place in the metrics, and errors of its own.
-        decode = self._decoders.get(path) or checked(handler.request_deserializer)
-        encode = None if path in self._decoders else handler.response_serializer
+        metrics = self._metrics.rpc(_TYPES[streams], service, name)
+        method = self._methods.get(path)
+        encode = None if method else handler.response_serializer
         if streams == (False, False):
-            return grpc.unary_unary_rpc_method_handler(
-                self._awaited(decode, handler.unary_unary, metrics, path.removeprefix("/"))
-                if path in self._decoders
-                else self._unary(decode, handler.unary_unary, metrics),
+            respond = (
+                self._respond_own(method, handler.unary_unary, path.removeprefix("/"))
+                if method
+                else self._respond(plain_decoder(handler.request_deserializer), handler.unary_unary)
+            )
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(respond, metrics, is_own=method is not None),
                 response_serializer=encode,
             )
         if streams == (False, True):
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(decode, handler.unary_stream, metrics),
-                response_serializer=encode,
-            )
-        if streams == (True, True):
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(partial(_decoded, decode), handler.stream_stream, metrics),
-                response_serializer=encode,
-            )
-        raise TypeError(f"{path}: no method here takes a stream and answers once")
+            decode = plain_decoder(handler.request_deserializer)
+            behaviour = self._stream_one(decode, handler.unary_stream)
+        elif streams == (True, True):
+            decode = method.decode if method else plain_decoder(handler.request_deserializer)
+            behaviour = _stream_many(decode, handler.stream_stream)
+        else:
+            raise TypeError(f"{path}: no method here takes a stream and answers once")
+        return grpc.stream_stream_rpc_method_handler(
+            self._streaming(behaviour, metrics, is_own=method is not None),
+            response_serializer=encode,
+        )
 
-    def _unary(
-        self,
-        decode: Decode,
-        behaviour: Callable[[Any, Context], Awaitable[Any]],
-        metrics: RpcMetrics,
-    ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        async def call(data: bytes, context: Context) -> Any:
-            call = _Call(metrics, context)
-            with call:
-                return await behaviour(decode(data), context)
-            del data
-            return await call.abort()
+    # -- one reply --------------------------------------------------------------------------------
 
-        return call
-
-    def _awaited(
-        self,
-        decode: Decode,
-        behaviour: Callable[[Any, Context], Awaitable[Any]],
-        metrics: RpcMetrics,
-        method: str,
-    ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        async def call(data: bytes, context: Context) -> Any:
-            call = _Call(metrics, context)
-            self._started_at = call.started_at
-            self._calls += 1
+    def _unary(self, respond: Respond, metrics: RpcMetrics, is_own: bool) -> Respond:
+        async def answer(_: object, context: Context) -> Any:
+            call = Call(metrics, context)
+            self._in_flight[is_own] += 1
+            if is_own:
+                self._started_at = call.started_at
             try:
                 with call:
-                    if self._tracer is not None:
-                        metadata = dict(context.invocation_metadata() or ())
-                        call.trace = self._tracer.request(method, metadata, call.started_at)
-                        current_trace.set(call.trace)
-                    return await behaviour(decode(data), context)
-                del data
+                    self._check_count(is_own)
+                    return await respond(call, context)
                 await call.abort()
             finally:
-                self._calls -= 1
+                self._in_flight[is_own] -= 1
+                self._ended.set()
 
-        return call
+        return answer
+
+    def _check_count(self, is_own: bool) -> None:
+        if self._in_flight[is_own] > self._max_calls:
+            if is_own:
+                self._metrics.no_model.drop("overloaded")
+            raise Overloaded(f"{self._max_calls} calls are in flight, no more may", _RETRY_SECONDS)
+
+    def _respond(self, decode: Decode, behaviour: Respond) -> Respond:
+        async def respond(_: Call, context: Context) -> Any:
+            return await behaviour(decode(await self._receiving.message(context)), context)
+
+        return respond
+
+    def _respond_own(self, method: Method, behaviour: Respond, name: str) -> Respond:
+        async def respond(call: Call, context: Context) -> Any:
+            if self._tracer is not None:
+                metadata = dict(context.invocation_metadata() or ())
+                call.trace = self._tracer.request(name, metadata, call.started_at)
+            current_call.set(call)
+            method.admit()
+            request = method.decode(await self._receiving.message(context))
+            return await behaviour(request, context)
+
+        return respond
+
+    # -- many replies -----------------------------------------------------------------------------
+
+    def _stream_one(
+        self, decode: Decode, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
+    ) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+        async def stream(_: object, context: Context) -> AsyncGenerator[Any]:
+            request = decode(await self._receiving.message(context))
+            async with aclosing(behaviour(request, context)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        return stream
 
     def _streaming(
         self,
-        decode: Callable[[Any], Any],  # of one request's bytes, or of an iterator over many
-        behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
+        behaviour: Callable[[Any, Context], AsyncGenerator[Any]],
         metrics: RpcMetrics,
+        is_own: bool,
     ) -> Callable[[Any, Context], Awaitable[None]]:
-        async def write_all(request: Any, context: Context) -> None:
-            async with aclosing(behaviour(decode(request), context)) as replies:
+        async def write_all(requests: Any, context: Context) -> None:
+            async with aclosing(behaviour(requests, context)) as replies:
                 async for reply in replies:
                     try:
                         await context.write(reply)
                     except Exception as error:  # of gRPC's own: the client has left
                         raise asyncio.CancelledError from error
 
-        async def call(request: Any, context: Context) -> None:
-            call = _Call(metrics, context)
-            writing = asyncio.create_task(write_all(request, context))
+        async def call(requests: Any, context: Context) -> None:
+            call = Call(metrics, context)
+            self._in_flight[False] += not is_own  # of its own, there is another bound
+            writing = asyncio.create_task(write_all(requests, context))
             ending = asyncio.create_task(self._streams_end.wait())
             try:
                 with call:
+                    if not is_own:
+                        self._check_count(is_own)
                     await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if not writing.done():
                         raise Unavailable("the server is draining; try another one")
                     writing.result()
                     return
             finally:
+                self._in_flight[False] -= not is_own
                 ending.cancel()
                 writing.cancel()
                 # What it holds is let go when it has ended.
@@ -169,66 +216,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             await call.abort()
 
         return call
-
-
-class _Call:
-    """One call's metrics and trace, from its start to its one end.
-
-    `with` it around the handler's work: however that ends is counted. Where the caller must be told
-    of an error, go on behind the block with `abort`.
-    """
-
-    __slots__ = ("_context", "_metrics", "_status", "started_at", "trace")
-
-    def __init__(self, metrics: RpcMetrics, context: Context):
-        self._metrics = metrics
-        self._context = context
-        self._status: grpc.Status | None = None  # to abort with
-        self.trace: RequestTrace | None = None
-        self.started_at = asyncio.get_running_loop().time()
-        metrics.start()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> bool:
-        if error is None:
-            self._finish(grpc.StatusCode.OK)
-        elif isinstance(error, asyncio.CancelledError):
-            ended = Deadline.of(self._context, self.started_at).ended()
-            self._finish(grpc.StatusCode.DEADLINE_EXCEEDED if ended else grpc.StatusCode.CANCELLED)
-        elif isinstance(error, grpc.aio.AbortError):  # the handler has sent a status of its own
-            code: Any = self._context.code()  # the enum, or in older releases its number
-            self._finish(next(c for c in grpc.StatusCode if code in (c, c.value[0])))
-        elif isinstance(error, Exception):
-            self._status = self._status_of(error)
-            self._finish(self._status.code)
-            return True
-        return False  # gRPC leaks the call if a handler swallows its cancellation
-
-    async def abort(self) -> NoReturn:
-        """End the call with its error's status, by raising.
-
-        Behind the block and not in it: gRPC keeps what is raised here, and with it would keep the
-        error that is handled there, its frames, and the request in them, until the next garbage
-        collection.
-        """
-        assert self._status is not None
-        await self._context.abort_with_status(self._status)
-
-    def _finish(self, code: grpc.StatusCode) -> None:
-        now = asyncio.get_running_loop().time()
-        self._metrics.finish(code.name, now - self.started_at)
-        if self.trace is not None:
-            self.trace.end(code.name, now)
-
-    def _status_of(self, error: Exception) -> grpc.Status:
-        if isinstance(error, ServiceError):
-            return status_of(error)
-        trace_id = None if self.trace is None else self.trace.trace_id
-        return internal_status(log_internal_error(error, self._context, trace_id))
 
 
 _TYPES = {
@@ -239,6 +226,15 @@ _TYPES = {
 }
 
 
-async def _decoded(decode: Decode, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    async for data in stream:
+def _stream_many(
+    decode: Decode, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
+) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+    def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncGenerator[Any]:
+        return behaviour(_decoded(decode, requests), context)
+
+    return stream
+
+
+async def _decoded(decode: Decode, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in requests:
         yield decode(data)

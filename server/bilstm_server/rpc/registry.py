@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..batching.batcher import Batcher
 from ..errors import Loading, ModelError, ModelNotFound
-from ..metrics import ModelMetrics
+from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
 
 _NAME = 100  # characters of a name that an error repeats
@@ -39,6 +39,25 @@ class ModelRegistry:
         if model.version in versions:
             raise ModelError(f"model {model.name} has version {model.version} twice")
         versions[model.version] = model
+
+    def check_room(self) -> None:
+        """Raises what a request is told whichever model it is for: `Loading`, or what the first
+        one says if none has room."""
+        self._require_complete()
+        batchers = [model.batcher for model in self._every()]
+        if not any(batcher.has_room for batcher in batchers):
+            batchers[0].check_open()
+            batchers[0].check_room(1, 1)
+
+    def drops(self, no_model: DropMetrics) -> DropMetrics:
+        """Where a request is counted whose model is not known: with the only one that there is, or
+        with none."""
+        models = list(self._every())
+        return models[0].metrics if len(models) == 1 else no_model
+
+    def _every(self) -> Iterator[ServedModel]:
+        for versions in self._models.values():
+            yield from versions.values()
 
     def all(self) -> Iterator[ServedModel]:
         """The default model first; of each model the newest version first.

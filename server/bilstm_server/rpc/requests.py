@@ -18,6 +18,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from ..batching.sequence import Array, SequenceInput
 from ..errors import InvalidInput
 from ..model.config import ModelConfig, Output
+from .messages import EncodeRequest, State, Tensor
 
 # The one place where the wire's outputs meet the model's.
 OUTPUTS: dict[int, Output] = {
@@ -45,10 +46,11 @@ class RequestLimits:
 class ParsedRequest:
     sequences: list[SequenceInput]
     reply_dtype: np.dtype[np.generic]
+    reply_bytes: int  # of its tensors
 
 
 def parse_encode_request(
-    request: pb.EncodeRequest, config: ModelConfig, limits: RequestLimits
+    request: EncodeRequest, config: ModelConfig, limits: RequestLimits
 ) -> ParsedRequest:
     """Raises `InvalidInput`, naming the first field that is not what it must be."""
     reply_dtype = parse_reply_dtype(request.output_data_type, "output_data_type")
@@ -71,8 +73,8 @@ def parse_encode_request(
             "sequences",
             f"must have at most {limits.max_request_tokens} steps in all, got {tokens}",
         )
-    _check_reply(count, tokens, outputs, reply_dtype.itemsize, config, limits)
-    return ParsedRequest(_sequences(request, outputs, config), reply_dtype)
+    reply_bytes = _check_reply(count, tokens, outputs, reply_dtype.itemsize, config, limits)
+    return ParsedRequest(_sequences(request, outputs, config), reply_dtype, reply_bytes)
 
 
 # -- what streams check, too ----------------------------------------------------------------------
@@ -98,7 +100,7 @@ def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
 
 
 def _check_sequence(
-    sequence: pb.Tensor, field: str, config: ModelConfig, limits: RequestLimits
+    sequence: Tensor, field: str, config: ModelConfig, limits: RequestLimits
 ) -> int:
     """Type and shape of one sequence. Returns its steps."""
     steps = check_steps(sequence, field, config)
@@ -109,7 +111,7 @@ def _check_sequence(
     return steps
 
 
-def check_steps(steps: pb.Tensor, field: str, config: ModelConfig) -> int:
+def check_steps(steps: Tensor, field: str, config: ModelConfig) -> int:
     """Type and shape of a sequence, or of a part of it. Returns its steps."""
     rank = len(steps.shape)
     if config.embedding:
@@ -137,7 +139,7 @@ def check_ids(steps: Array, field: str, config: ModelConfig) -> None:
         )
 
 
-def _check_type(tensor: pb.Tensor, field: str, allowed: frozenset[int], names: str) -> None:
+def _check_type(tensor: Tensor, field: str, allowed: frozenset[int], names: str) -> None:
     if tensor.data_type not in allowed:
         got = tensors.data_type_name(tensor.data_type)
         raise InvalidInput(f"{field}.data_type", f"must be {names}, got {got}")
@@ -154,8 +156,8 @@ def _check_reply(
     itemsize: int,
     config: ModelConfig,
     limits: RequestLimits,
-) -> None:
-    """A reply that would be too large is refused before it is computed."""
+) -> int:
+    """A reply that would be too large is refused before it is computed. Returns its bytes."""
     elements = reply_elements(
         {number for number, output in OUTPUTS.items() if output in outputs},
         sequences=count,
@@ -171,10 +173,11 @@ def _check_reply(
             f"{limits.max_message_bytes}; send fewer sequences, ask for fewer outputs or a "
             "shorter output_data_type",
         )
+    return elements * itemsize
 
 
 def _sequences(
-    request: pb.EncodeRequest, outputs: frozenset[Output], config: ModelConfig
+    request: EncodeRequest, outputs: frozenset[Output], config: ModelConfig
 ) -> list[SequenceInput]:
     sequences = []
     for index, message in enumerate(request.sequences):
@@ -187,7 +190,7 @@ def _sequences(
     return sequences
 
 
-def parse_state(state: pb.State, field: str, config: ModelConfig) -> tuple[Array, Array]:
+def parse_state(state: State, field: str, config: ModelConfig) -> tuple[Array, Array]:
     rows = config.state_rows
     parts = []
     for name, message, width in (
@@ -205,7 +208,7 @@ def _check_shape(shape: Sequence[int], expected: tuple[int, ...], field: str) ->
         raise InvalidInput(field, f"must be {list(expected)}, got {list(shape[:8])}")
 
 
-def decode(message: pb.Tensor, field: str) -> Array:
+def decode(message: Tensor, field: str) -> Array:
     try:
         return tensors.decode(message)
     except tensors.TensorError as error:

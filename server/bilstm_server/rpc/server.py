@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -18,28 +19,49 @@ from .service import EncoderService
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
-# Calls that gRPC holds until the event loop comes to them. Beyond its own default, 1,000, it would
-# end some of them as CANCELLED, unseen; here the queue refuses, and says why.
-_PENDING_CALLS = 1_000_000
+# Calls that gRPC holds until the event loop comes to them. Beyond, it ends them as CANCELLED by
+# itself, unseen; so these are many more than come while the loop is about something else.
+_PENDING_CALLS = 4_096
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
-_PING_SECONDS = 30  # between a client's own pings, at the least
+_PING_SECONDS = 10  # between a client's own pings, at the least
+_HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    max_connections: int
+    max_connection_calls: int
+    max_message_bytes: int
+    max_metadata_bytes: int
 
 
 def make_server(
     service: EncoderService,
     health_service: HealthService,
     interceptor: RpcInterceptor,
-    max_message_bytes: int,
+    limits: ConnectionLimits,
 ) -> grpc.aio.Server:
     """A server with all services, reflection included, that does not listen yet."""
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.max_concurrent_streams", limits.max_connection_calls),
+            # gRPC's own count of what it has yet to clean up: a client that has more calls to make
+            # than fit would be refused in the moment in which one of them ends.
+            ("grpc.http.overload_protection", 0),
+            ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # replies are bounded at the door
+            ("grpc.max_metadata_size", limits.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),
             ("grpc.http2.max_frame_size", _FRAME_BYTES),
+            # Or what gRPC reads of a message before it is asked for would grow with the link.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_SECONDS),
+            ("grpc.http2.settings_timeout", 1000 * _HANDSHAKE_SECONDS),
             ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
+            ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PING_SECONDS),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),

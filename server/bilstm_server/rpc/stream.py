@@ -19,6 +19,7 @@ from ..errors import InvalidInput, Overloaded, ServiceError, Unavailable
 from .deadline import Deadline
 from .internal import Context, log_internal_error
 from .live import LiveSequence
+from .messages import EncodeStreamRequest, SequenceChunk
 from .outbox import Answer, Outbox
 from .registry import ServedModel
 from .replies import error_chunk, stream_opened
@@ -85,7 +86,7 @@ class Stream:
 
     # -- its lifetime -----------------------------------------------------------------------------
 
-    async def run(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> AsyncGenerator[bytes]:
+    async def run(self, requests: AsyncIterator[EncodeStreamRequest]) -> AsyncGenerator[bytes]:
         """The replies. Whatever ends it, nothing of it is left."""
         reading = self._reading = asyncio.create_task(self._read(requests))
         reading.add_done_callback(self._read_to_end)
@@ -137,7 +138,7 @@ class Stream:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    async def _read(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[EncodeStreamRequest]) -> None:
         try:
             await self._read_all(requests)
         except asyncio.CancelledError:
@@ -150,10 +151,10 @@ class Stream:
             if self._draining:
                 await self._finish_live()
 
-    async def _read_all(self, requests: AsyncIterator[pb.EncodeStreamRequest]) -> None:
+    async def _read_all(self, requests: AsyncIterator[EncodeStreamRequest]) -> None:
         """Raises `InvalidInput` where the protocol is broken."""
         async for request in requests:
-            if request.HasField("options"):
+            if request.options is not None:
                 raise InvalidInput("options", "must come in the first message only")
             chunks, most = request.chunks, self._limits.max_request_sequences
             if len(chunks) > most:
@@ -176,7 +177,7 @@ class Stream:
         if ended:
             await asyncio.wait(ended)
 
-    async def _take(self, chunk: pb.SequenceChunk, index: int) -> None:
+    async def _take(self, chunk: SequenceChunk, index: int) -> None:
         entry = self._open.get(chunk.id)
         if entry is None:
             if self._highest_id is not None and chunk.id <= self._highest_id:
@@ -206,12 +207,12 @@ class Stream:
         failed = sum(entry.failed for entry in self._open.values())
         return failed > self._limits.max_stream_sequences
 
-    async def _advance(self, entry: _Entry, chunk: pb.SequenceChunk) -> None:
+    async def _advance(self, entry: _Entry, chunk: SequenceChunk) -> None:
         if entry.body is None:
             await self._room.begin()
             entry.has_place = True
             entry.body = self._begin(chunk)
-        elif chunk.HasField("initial_state"):
+        elif chunk.initial_state is not None:
             raise InvalidInput("initial_state", "must come with the sequence's first chunk")
         steps = parse_steps(chunk, self._model.config)
         if steps is not None:
@@ -219,7 +220,7 @@ class Stream:
         if chunk.last:
             await entry.body.end()
 
-    def _begin(self, chunk: pb.SequenceChunk) -> StreamSequence:
+    def _begin(self, chunk: SequenceChunk) -> StreamSequence:
         state = parse_initial_state(chunk, self._model.config)
         if self._options.live is None:
             return WholeSequence(self._shared, chunk.id, state, self._results)

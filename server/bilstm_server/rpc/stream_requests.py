@@ -11,6 +11,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from ..batching.sequence import Array
 from ..errors import InvalidInput
 from ..model.config import ModelConfig, Output
+from .messages import SequenceChunk
 from .requests import (
     RequestLimits,
     check_ids,
@@ -74,11 +75,11 @@ def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
     return LiveOptions(live.block_steps, live.lookahead_steps)
 
 
-def parse_steps(chunk: pb.SequenceChunk, config: ModelConfig) -> Array | None:
+def parse_steps(chunk: SequenceChunk, config: ModelConfig) -> Array | None:
     """A chunk's steps, [t, D] or [t], over the message's bytes; None if it has none.
 
     Raises `InvalidInput`."""
-    if not chunk.HasField("steps"):
+    if chunk.steps is None:
         return None
     check_steps(chunk.steps, "steps", config)
     steps = decode(chunk.steps, "steps")
@@ -88,8 +89,8 @@ def parse_steps(chunk: pb.SequenceChunk, config: ModelConfig) -> Array | None:
     return steps
 
 
-def parse_initial_state(chunk: pb.SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
+def parse_initial_state(chunk: SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
     """Of the sequence that the chunk begins. Raises `InvalidInput`."""
-    if not chunk.HasField("initial_state"):
+    if chunk.initial_state is None:
         return None
     return parse_state(chunk.initial_state, "initial_state", config)

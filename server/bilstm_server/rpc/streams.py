@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from bilstm.v1 import encoder_pb2 as pb
-
 from ..batching.memory import StreamMemory
 from ..errors import DeadlineExpired, InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
 from .internal import Context
+from .messages import EncodeStreamRequest
 from .registry import ModelRegistry
 from .requests import RequestLimits
 from .status import drop_reason
@@ -48,7 +47,7 @@ class Streams:
         )
 
     async def serve(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+        self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
         """One stream's replies."""
         self._admit()
@@ -100,7 +99,7 @@ class Streams:
             raise
 
     async def _opened(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+        self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
         """What `_open` gives, unless a drain comes before."""
         opening = asyncio.create_task(self._open(requests, context))
@@ -115,7 +114,7 @@ class Streams:
         return opening.result()
 
     async def _open(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+        self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
         """By the first message; None if there is none."""
         metrics: DropMetrics = self._metrics.no_model
@@ -130,7 +129,7 @@ class Streams:
         if request is None:
             return None
         try:
-            if not request.HasField("options"):
+            if request.options is None:
                 raise InvalidInput("options", "the first message must have it")
             if request.chunks:
                 raise InvalidInput("chunks", "the first message must have none")

@@ -1,57 +1,69 @@
-"""Bytes -> message, refused while they are still bytes if they would unfold into too much.
+"""Bytes -> the messages that carry tensors. The tensors stay where they are, in those bytes.
 
-An empty sub-message takes two bytes on the wire and dozens when decoded: within the limit of a
-message's bytes, millions of them would stop the server for seconds and fill its memory.
+Written by hand because protobuf's own decoder unfolds whatever it is given before anyone can judge
+it, without letting the event loop go, and copies each tensor twice. Here every field is counted,
+known or not, and the first one too many ends the reading: so the time that a message takes is
+bounded by its limits, not by its size.
+
+Follows protobuf: fields in any order, the last of a single one counts, messages are merged, unknown
+fields and known ones of another type are passed over. Groups, which proto3 does not have, are
+refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import InvalidInput
 from ..metrics import DropMetrics
+from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
 from .requests import RequestLimits
 
 Decode = Callable[[bytes], Any]
-# What unfolds in a message, by field number: sub-messages, and packed numbers (None).
-Schema: TypeAlias = "dict[int, Schema | None]"
+M = TypeVar("M")
 
-_HARMLESS_BYTES = 512 * 1024  # whatever they are, decoding them takes some milliseconds
-_ELEMENTS = 64  # more than a good tensor or state has: fields, and bytes of its shapes
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_NUMBER = 2**29 - 1  # of a field
+_NAME_BYTES = 1024  # of a model's name or version
+_NUMBERS = 64  # more than a good shape or list of outputs has
+_PLAIN_BYTES = 64 * 1024  # of a message without tensors, or of a part that has none
+_SEQUENCE_FIELDS = 16  # more than a good sequence has with its initial state
+_OTHER_FIELDS = 64
 
 
-def checked(decode: Decode) -> Decode:
-    """`decode`, raising `InvalidInput` for bytes that are no message of its type."""
+def plain_decoder(decode: Decode) -> Decode:
+    """`decode`, of messages without tensors: raises `InvalidInput` for bytes that are none of its
+    type, or more than such a message can need."""
 
     def call(data: bytes) -> Any:
+        if len(data) > _PLAIN_BYTES:
+            raise InvalidInput("", f"the request must be at most {_PLAIN_BYTES} bytes")
         try:
             return decode(data)
         except DecodeError as error:
-            raise InvalidInput("", "the request's bytes are no message of its type") from error
+            raise _malformed() from error
 
     return call
 
 
-def request_decoder(
-    message: type[pb.EncodeRequest | pb.EncodeStreamRequest],
-    limits: RequestLimits,
-    metrics: DropMetrics,
-) -> Decode:
-    """Decodes messages that can keep `limits`; `metrics` count what can't be read."""
-    decode = checked(message.FromString)
+def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
+    """Decodes an `EncodeRequest`; `metrics` count what can't be read."""
+    return _counted(lambda data: _Reader(data, limits).encode_request(), metrics)
 
+
+def stream_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
+    """Decodes an `EncodeStreamRequest`; `metrics` count what can't be read."""
+    return _counted(lambda data: _Reader(data, limits).stream_request(), metrics)
+
+
+def _counted(decode: Decode, metrics: DropMetrics) -> Decode:
     def call(data: bytes) -> Any:
         try:
-            if len(data) > _HARMLESS_BYTES:
-                check_unfolding(memoryview(data), message.DESCRIPTOR, limits.max_request_sequences)
             return decode(data)
         except InvalidInput:
             metrics.drop("invalid")
@@ -60,74 +72,190 @@ def request_decoder(
     return call
 
 
-def check_unfolding(data: memoryview, message: Descriptor, max_sequences: int) -> None:
-    """Raise `InvalidInput` if the bytes of `message` hold more than a good one can need."""
-    schemas = schema_of(message)
-    counts = dict.fromkeys(schemas, 0)
-    for number, part in _fields(data):
-        if number not in counts:
-            continue  # unknown ones stay bytes
-        counts[number] += 1
-        schema, name = schemas[number], message.fields_by_number[number].name
-        most = max_sequences if schema else _ELEMENTS
-        if counts[number] > most:
-            raise InvalidInput(name, f"must be at most {most}, got more")
-        inside = 0 if part is None else count_elements(part, schema, _ELEMENTS)
-        if inside > _ELEMENTS:
-            field = f"{name}[{counts[number] - 1}]" if schema else name
-            raise InvalidInput(field, "has more in it than a good one can need")
+def _malformed() -> InvalidInput:
+    return InvalidInput("", "the request's bytes are no message of its type")
 
 
-def count_elements(data: memoryview, schema: Schema | None, most: int) -> int:
-    """Fields of a message at all depths, and bytes of packed numbers; beyond `most` it stops."""
-    if schema is None:
-        return len(data)
-    count = 0
-    for number, part in _fields(data):
-        count += 1
-        if part is not None and number in schema:
-            count += count_elements(part, schema[number], most - count)
-        if count > most:
-            break
-    return count
+class _Reader:
+    """Reads one message. Each method reads what lies between two places of its bytes."""
 
+    __slots__ = ("_data", "_left", "_max_sequences", "_view")
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """Each field's number, and its bytes if it has a length. What is no message ends somewhere:
-    that is for the decoder to say."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind, part = tag & 7, None
+    def __init__(self, data: bytes, limits: RequestLimits):
+        self._data = data
+        self._view = memoryview(data)
+        self._max_sequences = limits.max_request_sequences
+        self._left = _OTHER_FIELDS + _SEQUENCE_FIELDS * limits.max_request_sequences  # fields
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def encode_request(self) -> EncodeRequest:
+        request = EncodeRequest()
+        for number, kind, start, stop in self._fields(0, len(self._data)):
+            if number == 3 and kind == _BYTES:
+                self._item("sequences", request.sequences, Tensor(), self._tensor, start, stop)
+            elif number == 6 and kind == _BYTES:
+                self._item(
+                    "initial_states", request.initial_states, State(), self._state, start, stop
+                )
+            elif number == 4:
+                self._numbers("outputs", request.outputs, kind, start, stop)
+            elif number == 5 and kind == _VARINT:
+                request.output_data_type = _int32(start)
+            elif number == 1 and kind == _BYTES:
+                request.model = self._name("model", start, stop)
+            elif number == 2 and kind == _BYTES:
+                request.version = self._name("version", start, stop)
+        return request
+
+    def stream_request(self) -> EncodeStreamRequest:
+        request = EncodeStreamRequest()
+        for number, kind, start, stop in self._fields(0, len(self._data)):
+            if number == 2 and kind == _BYTES:
+                self._item("chunks", request.chunks, SequenceChunk(), self._chunk, start, stop)
+            elif number == 1 and kind == _BYTES:
+                request.options = request.options or pb.StreamOptions()
+                self._merge_options(request.options, start, stop)
+        return request
+
+    def _chunk(self, chunk: SequenceChunk, start: int, stop: int) -> None:
+        for number, kind, a, b in self._fields(start, stop):
+            if number == 1 and kind == _VARINT:
+                chunk.id = _int64(a)
+            elif number == 2 and kind == _BYTES:
+                chunk.steps = chunk.steps or Tensor()
+                self._part("steps", chunk.steps, self._tensor, a, b)
+            elif number == 3 and kind == _VARINT:
+                chunk.last = a != 0
+            elif number == 4 and kind == _BYTES:
+                chunk.initial_state = chunk.initial_state or State()
+                self._part("initial_state", chunk.initial_state, self._state, a, b)
+
+    def _state(self, state: State, start: int, stop: int) -> None:
+        for number, kind, a, b in self._fields(start, stop):
+            if number == 1 and kind == _BYTES:
+                self._part("hidden", state.hidden, self._tensor, a, b)
+            elif number == 2 and kind == _BYTES:
+                self._part("cell", state.cell, self._tensor, a, b)
+
+    def _tensor(self, tensor: Tensor, start: int, stop: int) -> None:
+        for number, kind, a, b in self._fields(start, stop):
+            if number == 3 and kind == _BYTES:
+                tensor.data = self._view[a:b]
+            elif number == 2:
+                self._numbers("shape", tensor.shape, kind, a, b)
+            elif number == 1 and kind == _VARINT:
+                tensor.data_type = _int32(a)
+
+    def _merge_options(self, options: pb.StreamOptions, start: int, stop: int) -> None:
+        if stop - start > _PLAIN_BYTES:
+            raise InvalidInput("options", f"must be at most {_PLAIN_BYTES} bytes")
+        try:
+            options.MergeFromString(self._data[start:stop])
+        except DecodeError as error:
+            raise _malformed() from error
+
+    # -- parts of them ----------------------------------------------------------------------------
+
+    def _item(
+        self,
+        name: str,
+        items: list[M],
+        item: M,
+        read: Callable[[M, int, int], None],
+        start: int,
+        stop: int,
+    ) -> None:
+        """One more of a repeated message."""
+        if len(items) >= self._max_sequences:
+            raise InvalidInput(name, f"must be at most {self._max_sequences}, got more")
+        items.append(item)
+        try:
+            read(item, start, stop)
+        except InvalidInput as error:
+            raise _inside(f"{name}[{len(items) - 1}]", error) from None
+
+    def _part(
+        self, name: str, part: M, read: Callable[[M, int, int], None], start: int, stop: int
+    ) -> None:
+        """A message, or more of one that was there before."""
+        try:
+            read(part, start, stop)
+        except InvalidInput as error:
+            raise _inside(name, error) from None
+
+    def _name(self, name: str, start: int, stop: int) -> str:
+        if stop - start > _NAME_BYTES:
+            raise InvalidInput(name, f"must be at most {_NAME_BYTES} bytes, got {stop - start}")
+        try:
+            return self._data[start:stop].decode()
+        except UnicodeDecodeError as error:
+            raise _malformed() from error
+
+    def _numbers(self, name: str, numbers: list[int], kind: int, start: int, stop: int) -> None:
+        """More of a repeated integer: one, or several packed into bytes."""
         if kind == _VARINT:
-            _, at = _varint(data, at)
+            numbers.append(_int64(start))
         elif kind == _BYTES:
-            size, at = _varint(data, at)
-            part = data[at : at + size]
-            at += size
-        elif kind in (_FIXED32, _FIXED64):
-            at += 4 if kind == _FIXED32 else 8
-        yield tag >> 3, part
+            while start < stop and len(numbers) <= _NUMBERS:
+                value, start = _varint(self._data, start, stop)
+                numbers.append(_int64(value))
+        if len(numbers) > _NUMBERS:
+            raise InvalidInput(name, "has more in it than a good one can need")
+
+    def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Each field's number and type, and where its bytes begin and end. Of a varint, its value
+        stands in the place of the beginning."""
+        data = self._data
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise InvalidInput("", "the request has more fields than a good one can need")
+            tag = data[at]
+            at += 1
+            if tag > 0x7F:  # rare: not worth a call each time
+                tag, at = _varint(data, at - 1, min(at + 4, end))
+            number, kind = tag >> 3, tag & 7
+            if kind == _BYTES:
+                size, start = _varint(data, at, end)
+                at = start + size
+            elif kind == _VARINT:
+                start, at = _varint(data, at, end)
+            elif kind in (_FIXED32, _FIXED64):
+                start, at = at, at + (4 if kind == _FIXED32 else 8)
+            else:
+                raise _malformed()
+            if at > end or not 0 < number <= _MAX_NUMBER:
+                raise _malformed()
+            yield number, kind, start, at
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends; truncated, the data ends there."""
+def _inside(name: str, error: InvalidInput) -> InvalidInput:
+    """The same error of a part that has this name; one of the whole request stays as it is."""
+    return InvalidInput(f"{name}.{error.field}", error.expected) if error.field else error
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it ends. Raises `InvalidInput`."""
+    if at < end and data[at] < 0x80:
+        return data[at], at + 1
     value = shift = 0
-    for end in range(at, min(at + 10, len(data))):
-        byte = data[end]
+    for place in range(at, min(at + 10, end)):
+        byte = data[place]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, end + 1
+            return value, place + 1
         shift += 7
-    return 0, len(data)
+    raise _malformed()
 
 
-@cache
-def schema_of(message: Descriptor) -> Schema:
-    schema: Schema = {}
-    for field in message.fields:
-        if field.message_type is not None:
-            schema[field.number] = schema_of(field.message_type)
-        elif field.type not in (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING):
-            schema[field.number] = None
-    return schema
+def _int64(value: int) -> int:
+    """What a varint means as an int64: negative ones take all 64 bits."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _int32(value: int) -> int:
+    """The same as an int32 or an enum's value."""
+    value &= 0xFFFF_FFFF
+    return value - (1 << 32) if value >> 31 else value

@@ -1,0 +1,54 @@
+"""To end a connection: what gRPC's servers have no word for.
+
+A reply that its caller does not take stays in gRPC's memory until the call ends, and a call whose
+status was sent can't be ended from here any more; its connection can.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def end_connection(peer: str) -> bool:
+    """Shut down the TCP connection of the peer, as a call's context names it.
+
+    gRPC finds it closed, and ends its calls. False if there is none, as of a Unix socket, whose
+    peers have no names.
+    """
+    address = _address(peer)
+    if address is None:
+        return False
+    for name in os.listdir(_DESCRIPTORS):
+        # A copy: gRPC may close its own, and open another one under the number, at any time.
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+            host, port, *_ = connection.getpeername()
+            if (_host(host), port) == address:
+                connection.shutdown(socket.SHUT_RDWR)
+                return True
+    return False
+
+
+def _address(peer: str) -> tuple[str, int] | None:
+    """`ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000` -> host and port."""
+    scheme, _, rest = unquote(peer).partition(":")
+    host, _, port = rest.rpartition(":")
+    if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    return _host(host.strip("[]")), int(port)
+
+
+def _host(host: str) -> str:
+    """One spelling for an address, whether IPv4 comes as such or inside of IPv6."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

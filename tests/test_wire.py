@@ -1,0 +1,219 @@
+"""Messages with tensors as the server reads them: the same as protobuf reads, which is the judge,
+and bounded in what reading them takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from bilstm import wire as parts
+from bilstm.v1 import encoder_pb2 as pb
+from bilstm_server.errors import InvalidInput
+from bilstm_server.metrics import Metrics
+from bilstm_server.rpc import wire
+from bilstm_server.rpc.requests import RequestLimits
+
+MAX_SEQUENCES = 16
+LIMITS = RequestLimits(
+    max_message_bytes=2**20,
+    max_sequence_tokens=100,
+    max_request_sequences=MAX_SEQUENCES,
+    max_request_tokens=1000,
+    max_stream_bytes=2**20,
+    max_stream_sequences=10,
+    max_block_tokens=100,
+)
+NO_MODEL = Metrics().no_model
+READERS = {
+    pb.EncodeRequest: wire.encode_request_decoder(LIMITS, NO_MODEL),
+    pb.EncodeStreamRequest: wire.stream_request_decoder(LIMITS, NO_MODEL),
+}
+
+int32s, int64s = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
+a_tensor = st.builds(
+    pb.Tensor, data_type=int32s, shape=st.lists(int64s, max_size=10), data=st.binary(max_size=40)
+)
+a_state = st.builds(pb.State, hidden=a_tensor, cell=a_tensor)
+some_tensors, some_states = st.lists(a_tensor, max_size=4), st.lists(a_state, max_size=3)
+a_request = st.builds(
+    pb.EncodeRequest,
+    model=st.text(max_size=20),
+    version=st.text(max_size=5),
+    sequences=some_tensors,
+    outputs=st.lists(int32s, max_size=8),
+    output_data_type=int32s,
+    initial_states=some_states,
+)
+a_chunk = st.builds(
+    pb.SequenceChunk,
+    id=int64s,
+    steps=st.none() | a_tensor,
+    last=st.booleans(),
+    initial_state=st.none() | a_state,
+)
+a_stream_request = st.builds(
+    pb.EncodeStreamRequest,
+    options=st.none() | st.builds(pb.StreamOptions, model=st.text(max_size=5)),
+    chunks=st.lists(a_chunk, max_size=4),
+)
+messages: Any = a_request | a_stream_request
+
+
+def plain(message: Any) -> Any:
+    """Fields by name, whoever has read them; without those that are absent or empty."""
+    if isinstance(message, Message):
+        fields = {field.name: value for field, value in message.ListFields()}
+    elif hasattr(message, "__dataclass_fields__"):
+        fields = {name: getattr(message, name) for name in message.__dataclass_fields__}
+    elif isinstance(message, memoryview):
+        return bytes(message)
+    elif isinstance(message, str | bytes | int):
+        return message
+    else:
+        return [plain(item) for item in message]
+    found = {name: plain(value) for name, value in fields.items() if value is not None}
+    return {name: value for name, value in found.items() if value or value == {}}
+
+
+def without_empty(value: Any) -> Any:
+    """Sub-messages that hold nothing are not told from absent ones inside of tensors and states."""
+    if isinstance(value, dict):
+        inner = {name: without_empty(item) for name, item in value.items()}
+        return {name: item for name, item in inner.items() if item != {}}
+    return [without_empty(item) for item in value] if isinstance(value, list) else value
+
+
+def has_groups(message: Message) -> bool:
+    """Whether there are groups among the fields that protobuf does not know."""
+    unknown: Any = UnknownFieldSet(message)
+    if any(field.wire_type == 3 for field in unknown):
+        return True
+    inner: list[Message] = []
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            inner += value if field.is_repeated else [value]
+    return any(map(has_groups, inner))
+
+
+def judge(kind: Any, data: bytes) -> None:
+    """Both read the same, or both refuse."""
+    message: Any = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        with pytest.raises(InvalidInput):
+            READERS[kind](data)
+        return
+    if has_groups(message):
+        with pytest.raises(InvalidInput):
+            READERS[kind](data)
+        return
+    read = READERS[kind](data)
+    assert without_empty(plain(read)) == without_empty(plain(message))
+
+
+@given(message=messages)
+@examples(deadline=None, derandomize=True, max_examples=300)
+def test_any_message_is_read_as_protobuf_reads_it(message: Any) -> None:
+    judge(type(message), message.SerializeToString())
+
+
+@given(one=messages, other=messages)
+@examples(deadline=None, derandomize=True, max_examples=300)
+def test_messages_are_merged(one: Any, other: Any) -> None:
+    """One message after another is their fields together, the other's last."""
+    judge(type(one), one.SerializeToString() + other.SerializeToString())
+
+
+@given(message=messages, data=st.data())
+@examples(deadline=None, derandomize=True, max_examples=1000)
+def test_mutilated_messages(message: Any, data: st.DataObject) -> None:
+    """With a few bytes changed or cut off, too."""
+    mutilated = bytearray(message.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if mutilated:
+            at = data.draw(st.integers(0, len(mutilated) - 1))
+            mutilated[at] = data.draw(st.integers(0, 255))
+    judge(type(message), bytes(mutilated[: data.draw(st.integers(0, len(mutilated)))]))
+
+
+@given(kind=st.sampled_from(list(READERS)), data=st.binary(max_size=60))
+@examples(deadline=None, derandomize=True, max_examples=1000)
+def test_any_bytes(kind: Any, data: bytes) -> None:
+    judge(kind, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xa8\x80\x80\x80\x80\x00\x01",
+        b"\xa8\x80\x80\x80\x00\x01",
+        b"\x28" + b"\xff" * 9 + b"\x02",
+        b"\x28" + b"\x80" * 10 + b"\x01",
+        b"\x0a\x81\x80\x80\x80\x80\x00a",
+        b"\x80\x80\x80\x80\x10\x01",
+        b"\xf8\xff\xff\xff\x0f\x01",
+    ],
+    ids=["tag of 6", "tag of 5", "more than 64 bits", "11 bytes", "long size", "2**29", "2**29-1"],
+)
+def test_numbers_at_their_limits(data: bytes) -> None:
+    """Varints longer than they need be, or longer than they may be."""
+    judge(pb.EncodeRequest, data)
+
+
+def field(number: int, *inner: bytes) -> bytes:
+    return b"".join(parts.delimited(number, inner))
+
+
+MOST = wire._OTHER_FIELDS + wire._SEQUENCE_FIELDS * MAX_SEQUENCES
+# By what they are made of: more fields than a good message has, wherever they lie.
+FLOODS = {
+    "strings": field(1) * (MOST + 1),
+    "unknown varints": b"\xf8\x01\x01" * (MOST + 1),
+    "unknown fixed numbers": (b"\xfd\x01" + bytes(4)) * (MOST + 1),
+    "unknown bytes": field(31) * (MOST + 1),
+    "in a sequence": field(3, field(31) * (MOST + 1)),
+    "in a sequence's data": field(3, field(3) * (MOST + 1)),
+    "in a state's tensor": field(6, field(1, field(31) * (MOST + 1))),
+    "over all sequences": field(3, field(31) * (MOST // MAX_SEQUENCES + 1)) * MAX_SEQUENCES,
+    "sequences": field(3) * (MAX_SEQUENCES + 1),
+    "states": field(6) * (MAX_SEQUENCES + 1),
+    "a packed shape": field(3, field(2, bytes(100_000))),
+    "an unpacked shape": field(3, b"\x10\x01" * 65),
+    "a name": field(1, b"n" * 1025),
+    "a version": field(2, b"n" * 1025),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_more_than_a_good_request_needs(name: str) -> None:
+    """What a request may unfold into is bounded, whatever it is made of."""
+    with pytest.raises(InvalidInput, match=r"more|at most"):
+        READERS[pb.EncodeRequest](FLOODS[name])
+
+
+def test_groups_are_refused() -> None:
+    """However deep: nothing is remembered of what they open."""
+    for data in (b"\xfb\x01" * 100_000, b"\xfb\x01\xfc\x01", b"\xfc\x01"):
+        with pytest.raises(InvalidInput, match="no message"):
+            READERS[pb.EncodeRequest](data)
+
+
+def test_no_more_options_than_a_stream_can_need() -> None:
+    with pytest.raises(InvalidInput, match="at most") as refusal:
+        READERS[pb.EncodeStreamRequest](field(1, field(1, b"n" * 100_000)))
+    assert refusal.value.field == "options"
+
+
+def test_tensors_lie_in_the_bytes_that_came() -> None:
+    """However large a request is, its tensors are not copied to read it."""
+    data = pb.EncodeRequest(sequences=[pb.Tensor(data=b"abc")]).SerializeToString()
+    read = READERS[pb.EncodeRequest](data)
+    assert read.sequences[0].data.obj is data
