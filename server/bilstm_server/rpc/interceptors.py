@@ -85,7 +85,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         """Wait until no call that a drain waits for has started for so long."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + at_most
-        while (now := loop.time()) < give_up_at and now < self._started_at + seconds:
+        while (now := loop.time()) < give_up_at and now < self._started_at + seconds:  # noqa: ASYNC110
             await asyncio.sleep(self._started_at + seconds - now)
 
     async def idle(self) -> None:
