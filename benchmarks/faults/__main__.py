@@ -16,14 +16,16 @@ from . import (
     overload,
     replies,
     requests,
+    restart,
+    retries,
+    streams,
 )
 from .findings import Finding, heading, told
 
 Trial = Callable[[], Iterator[Finding]]
 
-TRIALS: Mapping[str, Trial] = {
-    module.NAME: module.trial for module in (messages, replies, requests, connections, overload)
-}
+_MODULES = (messages, replies, requests, streams, retries, connections, overload, restart)
+TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
 
 
 def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = None) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_MOOD = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -23,6 +25,11 @@ class Finding:
     @property
     def held(self) -> bool:
         return self.least <= self.figure <= self.most  # NaN is not
+
+    @property
+    def nearly(self) -> bool:
+        """Whether it is missed by so little that it may have been the machine's mood."""
+        return self.most < self.figure <= _MOOD * self.most
 
     @property
     def limit(self) -> str:

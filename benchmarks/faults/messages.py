@@ -22,7 +22,6 @@ from .prober import HEALTH, Prober, probing
 
 NAME = "messages"
 _LIMIT = 50.0  # ms
-_NOISE = 4  # times the limit: what is further off is not the machine's mood, and not tried again
 _TRIES = 3
 _TIMEOUT_SECONDS = 30.0
 _SECONDS = 200.0  # for all
@@ -87,11 +86,11 @@ class _Attack:
 
     def _least_wait(self, path: str, kind: str, message: bytes) -> float:
         """A miss that may be the machine's is tried again: the best of up to three."""
-        least = float("inf")
-        for _ in range(_TRIES):
-            least = min(least, self._wait(path, kind, message))
-            if least <= _LIMIT or least > _NOISE * _LIMIT:
+        least = self._wait(path, kind, message)
+        for _ in range(_TRIES - 1):
+            if not _finding(kind, path, least).nearly:
                 break
+            least = min(least, self._wait(path, kind, message))
         return least
 
     def _wait(self, path: str, kind: str, message: bytes) -> float:

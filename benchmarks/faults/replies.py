@@ -61,9 +61,9 @@ def _unread(
         with server.peak() as grown:
             begun = _call_all(attackers, calls, request, _PACE_SECONDS * steps)
             _wait(attackers, bytes_a_second)
-        waits = prober.waits()[ENCODE]
+        waits = prober.waits()
         # The prober's own calls are OK as well.
-        said = server.handled("Encode", "OK") - answered - waits.answered
+        said = server.handled("Encode", "OK") - answered - waits[ENCODE].answered
         yield Finding(NAME, sent, "resident memory grew by", grown[0], "MB", _MOST_GROWN)
         yield Finding(NAME, sent, "calls that were begun", begun)
         yield Finding(NAME, sent, "of them counted as OK, about", max(said, 0.0))

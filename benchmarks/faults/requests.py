@@ -17,7 +17,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from .attacked import attacked, seconds_until
 from .findings import Finding
-from .prober import ENCODE, HEALTH, Waits, probing, served
+from .prober import ENCODE, probing, served
 from .wire import PatientConnection
 
 NAME = "requests"
@@ -52,7 +52,7 @@ def _refused(message: bytes, callers: int) -> Iterator[Finding]:
         refused = sum(code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED") for code in codes)
         yield Finding(NAME, sent, "resident memory grew by", grown[0], "MB", _MOST_GROWN)
         yield Finding(NAME, sent, "of them refused with a reason", refused)
-        yield from _others(sent, prober.waits())
+        yield from served(NAME, sent, prober.waits())
 
 
 def _call(target: str, message: bytes, number: int) -> str:
@@ -82,7 +82,7 @@ def _incomplete(message: bytes, callers: int) -> Iterator[Finding]:
             _send_all(attackers, message)
         held = server.grown
         yield Finding(NAME, sent, "resident memory grew by", grown[0], "MB", _MOST_GROWN)
-        yield from _others(sent, prober.waits())
+        yield from served(NAME, sent, prober.waits())
         seconds = seconds_until(lambda: server.grown < max(held / 4, 64), _MOST_SECONDS)
         most = _RECEIVE_SECONDS + 10
         yield Finding(NAME, sent, "until most of that was given back", seconds, "s", most)
@@ -103,8 +103,3 @@ def _send_all(attackers: list[PatientConnection], message: bytes) -> None:
     until = time.perf_counter() + _CALL_SECONDS
     for thread in threads:
         thread.join(max(0.0, until - time.perf_counter()))
-
-
-def _others(sent: str, waits: dict[str, Waits]) -> Iterator[Finding]:
-    yield from served(NAME, sent, waits[ENCODE])
-    yield Finding(NAME, sent, "health's longest wait", waits[HEALTH].longest, "ms")

@@ -54,7 +54,7 @@ def _beside(sent: str, stalled: list[Callable[[], Messages]], **limits: int) -> 
         ExitStack() as held,
     ):
         for number, messages in enumerate(stalled):
-            held.enter_context(_stall(server, messages(), number))
+            _stall(server, messages(), number, held)
         time.sleep(3.0)  # by then nothing of them moves any more
         seconds = _seconds_of_another(server)
         measured = "until another client's short sequences were done"
@@ -62,13 +62,12 @@ def _beside(sent: str, stalled: list[Callable[[], Messages]], **limits: int) -> 
         yield Finding(NAME, sent, "resident memory grew by", server.grown, "MB")
 
 
-def _stall(server: Attacked, messages: Messages, number: int) -> grpc.Channel:
+def _stall(server: Attacked, messages: Messages, number: int, held: ExitStack) -> None:
     """A stream whose client sends these, keeps it open, and takes no reply."""
     options = [("grpc.use_local_subchannel_pool", 1), ("caller", number)]
-    channel = grpc.insecure_channel(server.target, options=options)
+    channel = held.enter_context(grpc.insecure_channel(server.target, options=options))
     call: Any = channel.stream_stream(STREAM_PATH)
-    call(messages, timeout=2 * _PATIENCE_SECONDS)
-    return channel
+    held.callback(call(messages, timeout=2 * _PATIENCE_SECONDS).cancel)
 
 
 def _silent() -> Messages:
