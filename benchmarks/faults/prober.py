@@ -111,9 +111,8 @@ def served(
 ) -> Iterator[Finding]:
     """What another caller had of the server meanwhile: its waits, at most so many milliseconds."""
     p99 = max(of.p99 for of in waits.values())
-    answered, failed = (
-        sum(of) for of in zip(*((w.answered, w.failed) for w in waits.values()), strict=True)
-    )
+    answered = sum(of.answered for of in waits.values())
+    failed = sum(of.failed for of in waits.values())
     yield Finding(trial, sent, "p99 of another caller's waits", p99, "ms", most)
     share = answered / max(answered + failed, 1)
     yield Finding(trial, sent, "share of its calls answered", share, least=0.99)
@@ -122,20 +121,16 @@ def served(
 @contextmanager
 def probing(target: str, width: int = 12) -> Iterator[Prober]:
     """Enter when both methods have been answered."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.faults.prober", target, f"--width={width}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        prober = Prober(process)
-        while not all(waits.answered > 1 for waits in prober.waits().values()):
-            time.sleep(0.2)
-        yield prober
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-m", "benchmarks.faults.prober", target, f"--width={width}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            prober = Prober(process)
+            while not all(waits.answered > 1 for waits in prober.waits().values()):
+                time.sleep(0.2)
+            yield prober
+        finally:
+            process.kill()
 
 
 def main() -> None:

@@ -6,14 +6,13 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import numpy as np
 
-from benchmarks.load import Call, open_loop
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import AsyncClient, EncoderError
@@ -28,6 +27,8 @@ _RESTARTS = 5
 _REST_SECONDS = 1.0  # between restarts
 _TIMEOUT_SECONDS = 10.0
 _OURS, _PLAIN = "the project's client", "a plain round robin with health checks"
+Call = Callable[[int], Awaitable[object]]
+CountedCall = Callable[[int], Coroutine[Any, Any, None]]
 _ROUND_ROBIN = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": "bilstm.v1.EncoderService"},
@@ -96,13 +97,17 @@ async def _restart(ports: list[int], started: list[ServerProcess], running: Exit
         await asyncio.sleep(_REST_SECONDS)
 
 
-async def _load(call: Call, until: asyncio.Task[None]) -> None:
+async def _load(call: CountedCall, until: asyncio.Task[None]) -> None:
     """Callers arrive by themselves until the restarts are over."""
-    while not until.done():
-        await open_loop(call, _RATE, 1.0)
+    async with asyncio.TaskGroup() as calls:
+        index = 0
+        while not until.done():
+            calls.create_task(call(index))
+            index += 1
+            await asyncio.sleep(1 / _RATE)
 
 
-def _counted(call: Call, codes: Counter[str]) -> Call:
+def _counted(call: Call, codes: Counter[str]) -> CountedCall:
     async def send(index: int) -> None:
         try:
             await call(index)

@@ -48,13 +48,17 @@ def trial() -> Iterator[Finding]:
     )
 
 
-def _beside(sent: str, stalled: list[Callable[[], Messages]], **limits: int) -> Iterator[Finding]:
+def _beside(
+    sent: str, stalled: list[Callable[[threading.Event], Messages]], **limits: int
+) -> Iterator[Finding]:
     with (
         attacked(stream_idle_seconds=_IDLE_SECONDS, **limits) as server,
         ExitStack() as held,
     ):
+        over = threading.Event()
+        held.callback(over.set)
         for number, messages in enumerate(stalled):
-            _stall(server, messages(), number, held)
+            _stall(server, messages(over), number, held)
         time.sleep(3.0)  # by then nothing of them moves any more
         seconds = _seconds_of_another(server)
         measured = "until another client's short sequences were done"
@@ -70,23 +74,23 @@ def _stall(server: Attacked, messages: Messages, number: int, held: ExitStack) -
     held.callback(call(messages, timeout=2 * _PATIENCE_SECONDS).cancel)
 
 
-def _silent() -> Messages:
+def _silent(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
-    threading.Event().wait(_PATIENCE_SECONDS)
+    over.wait(_PATIENCE_SECONDS)
 
 
-def _half_sent() -> Messages:
+def _half_sent(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
     for _ in range(_HALF):
         yield _chunk(1, _CHUNK_STEPS, last=False)
-    threading.Event().wait(_PATIENCE_SECONDS)
+    over.wait(_PATIENCE_SECONDS)
 
 
-def _unread() -> Messages:
+def _unread(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
     for number in range(1, _UNREAD + 1):
         yield _chunk(number, _UNREAD_STEPS, last=True)
-    threading.Event().wait(_PATIENCE_SECONDS)
+    over.wait(_PATIENCE_SECONDS)
 
 
 def _chunk(number: int, steps: int, last: bool) -> bytes:
