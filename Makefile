@@ -10,7 +10,7 @@ KERNEL := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto release docs train bench clean
+.PHONY: help setup demo serve test check sanitize proto release docs train bench faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ train: setup ## train the shipped model anew
 $(BENCH): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
+
+faults: setup ## attack a server over loopback, within ten minutes: what its callers could do to each other
+	$(BIN)/python -m benchmarks.faults --check
 
 # Each runs even where the one before misses a target.
 bench: setup $(BENCH) ## the operator against others, the server under load, streams, what metrics cost

@@ -15,8 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -24,13 +22,13 @@ import numpy as np
 import torch
 
 from benchmarks.load import closed_loop
+from benchmarks.memory import MB, peak
 from benchmarks.workload import lengths
 from bilstm_client import AsyncClient, Client, _sending
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
 WIDTH = 256
-MB = 1e6
 CHUNK_KIB = (16, 64, 256, 512, 1024, 2048, 4096, 16384)
 CHUNKED_STEPS = 100_000
 STEPS = 1_000_000
@@ -117,7 +115,7 @@ def _memory(folder: Path, steps: int) -> list[str]:
         client.encode(np.zeros((100, WIDTH)))
         x = np.load(source, mmap_mode="r")
         started_at = time.perf_counter()
-        with _peak(server.pid) as server_peak, _peak(os.getpid()) as client_peak:
+        with peak(server.pid) as server_peak, peak(os.getpid()) as client_peak:
             (encoding,) = client.encode_stream([x], save_states=lambda _: target)
         seconds = time.perf_counter() - started_at
         assert encoding.states is not None
@@ -146,23 +144,6 @@ def _write(path: Path, steps: int) -> None:
     for start in range(0, steps, 10_000):
         part = x[start : start + 10_000]
         part[:] = rng.standard_normal(part.shape, np.float32)
-
-
-@contextmanager
-def _peak(pid: int) -> Iterator[list[float]]:
-    """By how many MB a process grew at the most, resident file pages included."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _status(pid, "VmRSS")
-    grown: list[float] = []
-    yield grown
-    grown.append(_status(pid, "VmHWM") - before)
-
-
-def _status(pid: int, name: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / MB
-    raise ValueError(name)
 
 
 # -- latency -------------------------------------------------------------------------------------

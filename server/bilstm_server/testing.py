@@ -18,15 +18,16 @@ Event = dict[str, Any]
 
 
 class ServerProcess:
-    """`bilstm-server serve` on free ports, and the events in its log so far.
+    """`bilstm-server serve`, on free ports unless flags say otherwise, and the events in its log so
+    far.
 
     A thread reads the log all the time: a server whose log nobody reads would block.
     """
 
     def __init__(self, *flags: str, module: str = "bilstm_server"):
         """`module` is run as the server: one with parts put in place of others, for instance."""
-        command = [sys.executable, "-m", module, "serve", *flags]
-        command += ["--port=0", "--metrics-port=0", "--log-format=json"]
+        command = [sys.executable, "-m", module, "serve"]
+        command += ["--port=0", "--metrics-port=0", "--log-format=json", *flags]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._logged = threading.Condition()
         self._log: list[Event] = []

@@ -1,0 +1,55 @@
+"""See the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from . import (
+    connections,
+    messages,
+    overload,
+    replies,
+    requests,
+    restart,
+    retries,
+    streams,
+)
+from .findings import Finding, heading, told
+
+Trial = Callable[[], Iterator[Finding]]
+
+_MODULES = (messages, replies, requests, streams, retries, connections, overload, restart)
+TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
+
+
+def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a limit is missed")
+    parser.add_argument("--only", choices=trials, action="append", metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    chosen = parser.parse_args(arguments)
+    # As Ctrl-C: every process that was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    started_at = time.perf_counter()
+    print(heading())
+    findings = list(told(_findings(trials[name] for name in chosen.only or trials)))
+    missed = sum(bool(finding.limit) and not finding.held for finding in findings)
+    print(f"\n{len(findings)} figures, {missed} missed, {time.perf_counter() - started_at:.0f} s")
+    if chosen.json:
+        chosen.json.write_text(json.dumps([f.as_json() for f in findings], indent=1) + "\n")
+    return 1 if chosen.check and missed else 0
+
+
+def _findings(trials: Iterable[Trial]) -> Iterator[Finding]:
+    for trial in trials:
+        yield from trial()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
