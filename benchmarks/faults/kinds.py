@@ -14,7 +14,7 @@ from bilstm.v1 import encoder_pb2 as pb
 Make = Callable[[], bytes]
 
 MB = 1_000_000
-LARGE = 60 * MB  # the limit is 64 MiB
+LARGE = 16 * MB  # the limit is 16 MiB
 DEEP = 100_000
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _UNKNOWN = 15  # the highest field number whose tag takes one byte; no message here has it

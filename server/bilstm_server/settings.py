@@ -126,7 +126,10 @@ class Settings(BaseSettings):
     port: Port = Field(default=50051, description="gRPC port; 0: any free one.")
     metrics_port: Port = Field(default=9464, description="Prometheus port; 0: any free one.")
     max_message_bytes: Count = Field(
-        default=64 * 1024 * 1024, description="Bytes of one request, or of one reply's tensors."
+        default=16 * 1024 * 1024,
+        description="Bytes of one request, or of one reply's tensors. gRPC puts a message together "
+        "in one go, a millisecond a megabyte in which no other call is answered; streams take "
+        "what is larger.",
     )
     max_sequence_tokens: Count = Field(
         default=16_384, description="Tokens (steps) of one sequence."
