@@ -311,6 +311,7 @@ class App:
             max_batch_sequences=settings.max_batch_sequences,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_sequences=settings.max_queue_sequences,
+            max_queue_seconds=settings.max_queue_seconds,
             max_queue_delay=settings.max_queue_delay,
             max_whole_tokens=min(settings.max_whole_tokens, settings.max_batch_tokens),
             slice_seconds=settings.slice_seconds,

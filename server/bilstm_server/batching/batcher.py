@@ -104,7 +104,7 @@ class Batcher:
     @property
     def has_room(self) -> bool:
         """Whether a small call would be let in."""
-        return not self._refusing and self._queue.fits(1, 1 + self._long.tokens)
+        return not self._refusing and self._lack_of_room(1, 1) is None
 
     def check_open(self) -> None:
         """Raises `Unavailable` when calls are to be refused, whatever they bring."""
@@ -113,13 +113,24 @@ class Batcher:
 
     def check_room(self, sequences: int, tokens: int) -> None:
         """Whether so many more, of one call, may wait. Raises `Overloaded`."""
-        if not self._queue.fits(sequences, tokens + self._long.tokens):
+        lack = self._lack_of_room(sequences, tokens)
+        if lack is not None:
             waiting = self._queue.tokens + self._long.tokens
             raise Overloaded(
-                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens "
-                f"wait, no room for {sequences} more with {tokens}",
+                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens wait, "
+                f"{lack}",
                 retry_after_seconds=self._seconds_of_queue(),
             )
+
+    def _lack_of_room(self, sequences: int, tokens: int) -> str | None:
+        """Why so many more may not wait, if they may not."""
+        if not self._queue.fits(sequences, tokens + self._long.tokens):
+            return f"no room for {sequences} more with {tokens}"
+        waited = self._queue.waited(asyncio.get_running_loop().time())
+        to_wait = self._computing.cost.seconds(self._queue.tokens)
+        if max(waited, to_wait) <= self._limits.max_queue_seconds:
+            return None
+        return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
 
     async def enqueue(self, sequence: Input, deadline: float = math.inf) -> asyncio.Future[Result]:
         """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
@@ -192,7 +203,7 @@ class Batcher:
 
     def _seconds_of_queue(self) -> float:
         """About how long what waits will take, and one batch at least."""
-        seconds = self._queue.tokens * self._computing.seconds_per_token
+        seconds = self._queue.tokens * self._computing.cost.seconds_per_token
         return max(seconds, self._computing.seconds, _RETRY_SECONDS)
 
     @property

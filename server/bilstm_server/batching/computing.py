@@ -12,6 +12,7 @@ from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
 from .engine import StagedBatch
+from .estimate import BatchCost
 from .jobs import BatchTiming, Job, Result
 from .sequence import Input, SequenceOutput
 
@@ -42,7 +43,7 @@ class Computing:
         self._tracer = tracer
         self.again: deque[list[Job]] = deque()  # halves of batches that failed
         self.seconds = _GUESSED_SECONDS  # that the last batch took
-        self.seconds_per_token = 0.0
+        self.cost = BatchCost()
 
     async def compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
         """Compute one batch and settle its jobs; returns the seconds that it took."""
@@ -73,7 +74,7 @@ class Computing:
             trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
         self.seconds = seconds
-        self.seconds_per_token = seconds / tokens
+        self.cost.observe(tokens, seconds)
         encoded = zip(*(job.sequence.encoded for job in jobs), strict=True)
         self._metrics.observe_encoded(*map(sum, encoded))
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)

@@ -5,6 +5,7 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -30,6 +31,7 @@ class QueueLimits:
     max_queue_delay: float = 0.0  # seconds a batch that is not full may wait for more
     max_whole_tokens: int = 2**31 - 1  # what is longer is computed in slices
     slice_seconds: float = 0.002  # that a slice is to take at the most
+    max_queue_seconds: float = math.inf  # that what comes may have to wait
 
 
 J = TypeVar("J", bound=Job)
@@ -57,6 +59,11 @@ class BatchQueue(Generic[J]):
             len(self._waiting) + sequences <= self._limits.max_queue_sequences
             and self._tokens + tokens <= self._limits.max_queue_tokens
         )
+
+    def waited(self, now: float) -> float:
+        """Seconds that the one which came first has waited."""
+        first = next(iter(self._waiting.values()), None)
+        return 0.0 if first is None else now - first.admitted_at
 
     def put(self, jobs: Sequence[J]) -> None:
         """Let `jobs` wait. The caller has asked `fits`."""

@@ -26,6 +26,13 @@ from ..errors import (
 
 
 @dataclass(frozen=True, slots=True)
+class _Status(grpc.Status):
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     code: grpc.StatusCode
     reason: str  # of `bilstm_dropped_total`
@@ -52,7 +59,12 @@ def drop_reason(error: Exception) -> str:
 
 def status_of(error: ServiceError) -> grpc.Status:
     """The status that the caller is sent: code, message, and google.rpc details."""
-    return _status(_row(error).code, str(error), _details(error))
+    status = _status(_row(error).code, str(error), _details(error))
+    if isinstance(error, Overloaded):  # what RetryInfo says, for gRPC's own retries
+        pause = max(1, round(1000 * error.retry_after_seconds))
+        metadata = (*status.trailing_metadata, ("grpc-retry-pushback-ms", str(pause)))
+        status = _Status(status.code, status.details, metadata)
+    return status
 
 
 def sequence_error(error: ServiceError) -> pb.SequenceError:
