@@ -183,7 +183,7 @@ async def test_thousands_at_once(model_folder: Path) -> None:
 def test_refused_requests_are_let_go(model_folder: Path) -> None:
     """What is refused leaves nothing behind: many large requests take the room of a few."""
     megabytes = 2**20
-    bad = pb.EncodeRequest(sequences=[tensors.encode(np.zeros((megabytes, 4), "<f4"))])
+    bad = pb.EncodeRequest(sequences=[tensors.encode(np.zeros((megabytes, 3), "<f4"))])
     with (
         server_process(f"--model=small={model_folder}") as server,
         grpc.insecure_channel(
