@@ -28,6 +28,7 @@ _RECEIVE_SECONDS = 5.0
 _MOST_SECONDS = 45.0  # that are waited for memory to come back
 _CALL_SECONDS = 30.0
 _BUDGETS = {
+    "max_message_bytes": 64 * _MB,
     "max_receive_bytes": _BUDGET_MB * _MB,
     "receive_seconds": _RECEIVE_SECONDS,
 }
