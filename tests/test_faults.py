@@ -72,6 +72,19 @@ def test_one_trial_alone_and_its_findings_as_json(tmp_path: Path) -> None:
     assert "most" not in told
 
 
+def test_a_trial_that_fails_is_missed_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken() -> Iterator[Finding]:
+        yield HELD
+        raise RuntimeError("no server")
+
+    assert main({"broken": broken, "some": lambda: iter([TOLD])}, ["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "no server" in printed
+    assert "calls" in printed
+
+
 def test_every_fault_has_a_name_of_its_own() -> None:
     assert set(TRIALS) >= {"messages", "replies", "requests", "connections", "overload", "restart"}
 

@@ -56,6 +56,7 @@ def _random() -> bytes:
     return np.random.default_rng(0).bytes(LARGE)
 
 
+_LONG = _tag(_UNKNOWN, _VARINT) + b"\xff" * 9 + b"\1"
 _OPEN, _CLOSE = _tag(_UNKNOWN, _GROUP), _tag(_UNKNOWN, _GROUP_END)
 
 # Whatever the method: field 1 is a string, or a message, in all of them.
@@ -78,9 +79,7 @@ ANY: Mapping[str, Make] = {
     f"a field 1 of {_MOST}": lambda: _field(1, b"a" * LARGE),
     f"a field 1 of {_MOST}, not UTF-8": lambda: _field(1, b"\xff" * LARGE),
     "a varint that does not end": lambda: _tag(_UNKNOWN, _VARINT) + b"\x80" * LARGE,
-    f"{_MOST} of varints of ten bytes": lambda: _many(
-        _tag(_UNKNOWN, _VARINT) + b"\xff" * 9 + b"\1"
-    ),
+    f"{_MOST} of varints of ten bytes": lambda: _many(_LONG),
     f"{_MOST} of zeros": lambda: bytes(LARGE),
     f"{_MOST} at random": _random,
 }
@@ -147,8 +146,8 @@ STREAM: Mapping[str, Make] = {
     f"{_MOST} of empty chunks": lambda: _many(_field(2, b"")),
     "20,000 valid chunks of a step in one message": lambda: _chunks(20_000),
     f"{_MOST} of the same chunk": lambda: _many(_chunk(1, last=False)),
-    f"{_MOST} of chunks that begin sequences": lambda: b"".join(
-        _chunk(number, last=False) for number in range(1, LARGE // 70)
+    "chunks that begin 100,000 sequences": lambda: b"".join(
+        _chunk(number, last=False) for number in range(1, 100_001)
     ),
     f"options of {_MOST} of nothing": lambda: _field(1, _many(_field(1, b""))),
     f"{_MOST} of outputs in options, packed": lambda: _field(1, _field(3, b"\1" * LARGE)),
