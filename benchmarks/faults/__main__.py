@@ -35,8 +35,6 @@ def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = Non
     parser.add_argument("--only", choices=trials, action="append", metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     chosen = parser.parse_args(arguments)
-    # As Ctrl-C: every process that was started is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started_at = time.perf_counter()
     print(heading())
     findings = list(told(_findings({name: trials[name] for name in chosen.only or trials})))
@@ -57,4 +55,6 @@ def _findings(trials: Mapping[str, Trial]) -> Iterator[Finding]:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: every process that was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
