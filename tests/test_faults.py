@@ -39,6 +39,12 @@ def test_a_finding_is_held_up_to_its_limit() -> None:
     assert Finding("a", "", "wait", 50.0, most=50.0).held
 
 
+def test_only_a_near_miss_may_be_the_machines_mood() -> None:
+    figures = {3.0: False, 51.0: True, 200.0: True, 201.0: False}
+    for figure, nearly in figures.items():
+        assert Finding("a", "nothing", "wait", figure, "ms", most=50.0).nearly == nearly
+
+
 def test_what_was_not_measured_is_missed() -> None:
     assert Finding("a", "nothing", "wait", float("nan"), "ms", 50.0).verdict == "MISSED"
 
