@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from . import (
@@ -34,11 +35,9 @@ def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = Non
     parser.add_argument("--only", choices=trials, action="append", metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     chosen = parser.parse_args(arguments)
-    # As Ctrl-C: every process that was started is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started_at = time.perf_counter()
     print(heading())
-    findings = list(told(_findings(trials[name] for name in chosen.only or trials)))
+    findings = list(told(_findings({name: trials[name] for name in chosen.only or trials})))
     missed = sum(bool(finding.limit) and not finding.held for finding in findings)
     print(f"\n{len(findings)} figures, {missed} missed, {time.perf_counter() - started_at:.0f} s")
     if chosen.json:
@@ -46,10 +45,16 @@ def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = Non
     return 1 if chosen.check and missed else 0
 
 
-def _findings(trials: Iterable[Trial]) -> Iterator[Finding]:
-    for trial in trials:
-        yield from trial()
+def _findings(trials: Mapping[str, Trial]) -> Iterator[Finding]:
+    for name, trial in trials.items():
+        try:
+            yield from trial()
+        except Exception as error:  # the others are tried all the same
+            ended = f"the trial ended with {type(error).__name__}: {error}"
+            yield Finding(name, "", ended, math.nan, most=0)
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: every process that was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

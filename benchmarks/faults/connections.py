@@ -43,10 +43,8 @@ def _tried(flood: Flood, server: Attacked, prober: Prober) -> list[Finding]:
 
 
 def _flood(flood: Flood, server: Attacked, prober: Prober) -> list[Finding]:
-    sent, streams = flood.sent, []
-    target = server.target
-    if flood.on_metrics:
-        target = urlsplit(server.server.metrics_url).netloc
+    sent, more = flood.sent, []
+    target = urlsplit(server.server.metrics_url).netloc if flood.on_metrics else server.target
     threads = server.threads
     prober.waits()
     with ExitStack() as held, server.peak() as grown:
@@ -55,13 +53,14 @@ def _flood(flood: Flood, server: Attacked, prober: Prober) -> list[Finding]:
         waits = prober.waits()
         time.sleep(flood.hold_seconds)
         if flood.hold_seconds:
-            streams.append(_streams(flood, server))
-        threads = server.threads - threads
+            more.append(_streams(flood, server))
+        if flood.on_metrics:
+            threads = server.threads - threads
+            more.append(Finding(NAME, sent, "more threads", threads, most=_MOST_THREADS))
     server.settle()
     return [
         *served(NAME, sent, waits, _MOST_WAIT),
-        *streams,
-        Finding(NAME, sent, "more threads", threads, most=_MOST_THREADS),
+        *more,
         Finding(NAME, sent, "resident memory grew by", grown[0], "MB", _MOST_GROWN),
     ]
 

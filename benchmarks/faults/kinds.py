@@ -10,11 +10,13 @@ import numpy as np
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
+from bilstm_server.settings import Settings
 
 Make = Callable[[], bytes]
 
 MB = 1_000_000
-LARGE = 16 * MB  # the limit is 16 MiB
+LARGE = Settings.model_fields["max_message_bytes"].default * 9 // (10 * MB) * MB
+_MOST = f"{LARGE // MB} MB"  # of what a client may send
 DEEP = 100_000
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _UNKNOWN = 15  # the highest field number whose tag takes one byte; no message here has it
@@ -54,31 +56,32 @@ def _random() -> bytes:
     return np.random.default_rng(0).bytes(LARGE)
 
 
+_LONG = _tag(_UNKNOWN, _VARINT) + b"\xff" * 9 + b"\1"
 _OPEN, _CLOSE = _tag(_UNKNOWN, _GROUP), _tag(_UNKNOWN, _GROUP_END)
 
 # Whatever the method: field 1 is a string, or a message, in all of them.
 ANY: Mapping[str, Make] = {
     "8 MB of an empty field 1": lambda: _many(_field(1, b""), 8 * MB),
-    "60 MB of an empty field 1": lambda: _many(_field(1, b"")),
-    "60 MB of a field 1 of one byte": lambda: _many(_field(1, b"a")),
-    "60 MB of unknown varints": lambda: _many(_tag(_UNKNOWN, _VARINT) + b"\1"),
-    "60 MB of unknown 32-bit numbers": lambda: _many(_tag(_UNKNOWN, _FIXED32) + bytes(4)),
-    "60 MB of unknown 64-bit numbers": lambda: _many(_tag(_UNKNOWN, _FIXED64) + bytes(8)),
-    "60 MB of unknown empty fields": lambda: _many(_field(_UNKNOWN, b"")),
-    "one unknown field of 60 MB": lambda: _field(_UNKNOWN, bytes(LARGE)),
-    "60 MB of groups, side by side": lambda: _many(_OPEN + _CLOSE),
+    f"{_MOST} of an empty field 1": lambda: _many(_field(1, b"")),
+    f"{_MOST} of a field 1 of one byte": lambda: _many(_field(1, b"a")),
+    f"{_MOST} of unknown varints": lambda: _many(_tag(_UNKNOWN, _VARINT) + b"\1"),
+    f"{_MOST} of unknown 32-bit numbers": lambda: _many(_tag(_UNKNOWN, _FIXED32) + bytes(4)),
+    f"{_MOST} of unknown 64-bit numbers": lambda: _many(_tag(_UNKNOWN, _FIXED64) + bytes(8)),
+    f"{_MOST} of unknown empty fields": lambda: _many(_field(_UNKNOWN, b"")),
+    f"one unknown field of {_MOST}": lambda: _field(_UNKNOWN, bytes(LARGE)),
+    f"{_MOST} of groups, side by side": lambda: _many(_OPEN + _CLOSE),
     "groups, 100,000 deep": lambda: _OPEN * DEEP + _CLOSE * DEEP,
-    "60 MB of groups that do not end": lambda: _many(_OPEN),
-    "60 MB of ends without a group": lambda: _many(_CLOSE),
-    "60 MB of groups, 30 deep": lambda: _many(_OPEN * 30 + _CLOSE * 30),
+    f"{_MOST} of groups that do not end": lambda: _many(_OPEN),
+    f"{_MOST} of ends without a group": lambda: _many(_CLOSE),
+    f"{_MOST} of groups, 30 deep": lambda: _many(_OPEN * 30 + _CLOSE * 30),
     "field 1 in itself, 100,000 deep": lambda: _nested(1, DEEP),
     "field 3 in itself, 100,000 deep": lambda: _nested(3, DEEP),
-    "a field 1 of 60 MB": lambda: _field(1, b"a" * LARGE),
-    "a field 1 of 60 MB, not UTF-8": lambda: _field(1, b"\xff" * LARGE),
+    f"a field 1 of {_MOST}": lambda: _field(1, b"a" * LARGE),
+    f"a field 1 of {_MOST}, not UTF-8": lambda: _field(1, b"\xff" * LARGE),
     "a varint that does not end": lambda: _tag(_UNKNOWN, _VARINT) + b"\x80" * LARGE,
-    "60 MB of varints of ten bytes": lambda: _many(_tag(_UNKNOWN, _VARINT) + b"\xff" * 9 + b"\1"),
-    "60 MB of zeros": lambda: bytes(LARGE),
-    "60 MB at random": _random,
+    f"{_MOST} of varints of ten bytes": lambda: _many(_LONG),
+    f"{_MOST} of zeros": lambda: bytes(LARGE),
+    f"{_MOST} at random": _random,
 }
 
 
@@ -88,33 +91,35 @@ def _tensor(steps: int, width: int) -> bytes:
 
 # Within a Tensor of either method.
 TENSORS: Mapping[str, Make] = {
-    "a shape of 60 M, packed": lambda: _field(2, b"\1" * LARGE),
-    "a shape of 30 M, unpacked": lambda: _many(_tag(2, _VARINT) + b"\1"),
-    "30 M shapes of nothing": lambda: _many(_field(2, b"")),
-    "30 M times no data": lambda: _many(_field(3, b"")),
-    "60 MB of unknown fields in a tensor": lambda: _many(_tag(_UNKNOWN, _VARINT) + b"\1"),
-    "60 MB of groups in a tensor": lambda: _many(_OPEN + _CLOSE),
-    "60 MB of data without a shape": lambda: _field(3, bytes(LARGE)),
+    f"{_MOST} of a shape, packed": lambda: _field(2, b"\1" * LARGE),
+    f"{_MOST} of a shape, unpacked": lambda: _many(_tag(2, _VARINT) + b"\1"),
+    f"{_MOST} of shapes of nothing": lambda: _many(_field(2, b"")),
+    f"{_MOST} of no data, again and again": lambda: _many(_field(3, b"")),
+    f"{_MOST} of unknown fields in a tensor": lambda: _many(_tag(_UNKNOWN, _VARINT) + b"\1"),
+    f"{_MOST} of groups in a tensor": lambda: _many(_OPEN + _CLOSE),
+    f"{_MOST} of data without a shape": lambda: _field(3, bytes(LARGE)),
 }
 _STATE = _field(1, b"") + _field(2, b"")
 
 ENCODE: Mapping[str, Make] = {
-    "30 M empty sequences": lambda: _many(_field(3, b"")),
-    "tiny valid sequences, 60 MB": lambda: _many(_field(3, _tensor(1, 12))),
+    f"{_MOST} of empty sequences": lambda: _many(_field(3, b"")),
+    f"{_MOST} of valid sequences of a step": lambda: _many(_field(3, _tensor(1, 12))),
     "1,024 valid sequences of a step": lambda: _field(3, _tensor(1, 12)) * 1024,
-    "60 M outputs, packed": lambda: _field(4, b"\1" * LARGE),
-    "30 M outputs, unpacked": lambda: _many(_tag(4, _VARINT) + b"\1"),
-    "30 M empty initial states": lambda: _many(_field(6, b"")),
-    "10 M initial states of nothing": lambda: _many(_field(6, _STATE)),
-    "one initial state of 60 MB of nothing": lambda: _field(6, _many(_field(1, b""))),
-    "an honest request of 63 MB": lambda: honest(512, 32),
+    f"{_MOST} of outputs, packed": lambda: _field(4, b"\1" * LARGE),
+    f"{_MOST} of outputs, unpacked": lambda: _many(_tag(4, _VARINT) + b"\1"),
+    f"{_MOST} of empty initial states": lambda: _many(_field(6, b"")),
+    f"{_MOST} of initial states of nothing": lambda: _many(_field(6, _STATE)),
+    f"one initial state of {_MOST} of nothing": lambda: _field(6, _many(_field(1, b""))),
+    f"an honest request of {_MOST}": lambda: honest(LARGE),
 } | {name: lambda make=make: _field(3, make()) for name, make in TENSORS.items()}
 
 WIDE = 960  # of the model that honest large requests are for
 
 
-def honest(steps: int, sequences: int) -> bytes:
-    x = np.zeros((steps, WIDE), np.float32)
+def honest(size: int) -> bytes:
+    """As large a request as `size` allows, of sequences of 512 steps, to the model `wide`."""
+    x = np.zeros((512, WIDE), np.float32)
+    sequences = size // x.nbytes
     request = pb.EncodeRequest(
         model="wide",
         sequences=[tensors.encode(x) for _ in range(sequences)],
@@ -138,16 +143,16 @@ def _chunks(count: int) -> bytes:
 
 # After the message that opens the stream.
 STREAM: Mapping[str, Make] = {
-    "30 M empty chunks": lambda: _many(_field(2, b"")),
+    f"{_MOST} of empty chunks": lambda: _many(_field(2, b"")),
     "20,000 valid chunks of a step in one message": lambda: _chunks(20_000),
-    "60 MB of the same chunk": lambda: _many(_chunk(1, last=False)),
-    "chunks that begin 600,000 sequences": lambda: b"".join(
-        _chunk(number, last=False) for number in range(1, 600_001)
+    f"{_MOST} of the same chunk": lambda: _many(_chunk(1, last=False)),
+    "chunks that begin 100,000 sequences": lambda: b"".join(
+        _chunk(number, last=False) for number in range(1, 100_001)
     ),
-    "options of 60 MB of nothing": lambda: _field(1, _many(_field(1, b""))),
-    "60 M outputs in options, packed": lambda: _field(1, _field(3, b"\1" * LARGE)),
-    "a chunk of 60 MB of nothing": lambda: _field(2, _many(_field(2, b""))),
-    "an initial state of 60 MB of nothing": lambda: _field(2, _field(4, _many(_field(1, b"")))),
+    f"options of {_MOST} of nothing": lambda: _field(1, _many(_field(1, b""))),
+    f"{_MOST} of outputs in options, packed": lambda: _field(1, _field(3, b"\1" * LARGE)),
+    f"a chunk of {_MOST} of nothing": lambda: _field(2, _many(_field(2, b""))),
+    f"an initial state of {_MOST} of nothing": lambda: _field(2, _field(4, _many(_field(1, b"")))),
 } | {
     f"{name}, in a chunk": lambda make=make: _field(2, _field(2, make()))
     for name, make in TENSORS.items()

@@ -24,7 +24,7 @@ NAME = "messages"
 _LIMIT = 50.0  # ms
 _TRIES = 3
 _TIMEOUT_SECONDS = 30.0
-_SECONDS = 200.0  # for all
+_SECONDS = 150.0  # for all
 _SHIPPED = "--model=japanese_vowels=server/bilstm_server/models/japanese_vowels"
 _SERVICE = "/bilstm.v1.EncoderService"
 STREAM_PATH = f"{_SERVICE}/EncodeStream"

@@ -21,7 +21,7 @@ from .prober import HEALTH, probing
 
 NAME = "overload"
 _WIDTH = 16
-_STEPS = 60  # at which two cores compute some hundred a second
+_STEPS = 60  # at which two cores compute some hundred calls a second
 _CALLERS = 64
 _TIMES = 10
 _CAPACITY_SECONDS, _SECONDS = 4.0, 10.0
@@ -57,9 +57,11 @@ def trial() -> Iterator[Finding]:
     yield Finding(NAME, sent, "refusals", refused["calls"])
     yield Finding(NAME, sent, "accepted calls' p50", accepted["p50"], "ms")
     yield Finding(NAME, sent, "accepted calls' p99", accepted["p99"], "ms")
-    others = sum(of["calls"] for of in statuses.values()) - accepted["calls"] - refused["calls"]
-    others += load["unanswered"] + load["unsent"]
-    yield Finding(NAME, sent, "calls that ended otherwise, or not", others, most=0)
+    for status in statuses.keys() - {_OK, _EXHAUSTED}:
+        calls = statuses[status]["calls"]
+        yield Finding(NAME, sent, f"calls that ended as {status}", calls, most=0)
+    yield Finding(NAME, sent, "calls not answered 20 s later", load["unanswered"], most=0)
+    yield Finding(NAME, sent, "calls that no connection took", load["unsent"], most=0)
     yield Finding(NAME, sent, "resident memory grew by", grown[0], "MB", _MOST_GROWN)
     yield Finding(NAME, sent, "health's p99", health.p99, "ms")
     yield Finding(NAME, sent, "the server's processor time", cpu, "s")

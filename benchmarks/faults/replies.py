@@ -19,7 +19,7 @@ from .wire import PatientConnection
 NAME = "replies"
 _MB = 2**20
 _BUDGET_MB = 128
-_CONNECTION_MB = 32
+_CONNECTION_MB = 64
 _MOST_GROWN = 2 * _BUDGET_MB + 64.0  # a reply is there twice while it is handed over
 _WIDTH = 12  # of the model that ships, whose states have 128 numbers
 _PACE_SECONDS = 1e-5  # between calls, for each step: slower than computing, so none is refused

@@ -17,32 +17,39 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from .attacked import attacked, seconds_until
 from .findings import Finding
+from .kinds import LARGE, MB
 from .prober import ENCODE, probing, served
 from .wire import PatientConnection
 
 NAME = "requests"
-_MB = 2**20
+_MIB = 2**20
+_WIDTH = 12  # of the model that ships
 _BUDGET_MB = 128
 _MOST_GROWN = 2 * _BUDGET_MB + 64.0  # a message is there twice while gRPC hands it over
 _RECEIVE_SECONDS = 5.0
 _MOST_SECONDS = 45.0  # that are waited for memory to come back
 _CALL_SECONDS = 30.0
 _BUDGETS = {
-    "max_receive_bytes": _BUDGET_MB * _MB,
+    "max_receive_bytes": _BUDGET_MB * _MIB,
     "receive_seconds": _RECEIVE_SECONDS,
 }
 
 
 def trial() -> Iterator[Finding]:
-    x = np.zeros((63_000_000 // 48, 12), np.float32)  # far more steps than a request may have
-    message = pb.EncodeRequest(sequences=[tensors.encode(x)]).SerializeToString()
-    for callers in (8, 40):
-        yield from _refused(message, callers)
-    yield from _incomplete(message, 40)
+    yield from _refused(8, 63 * MB)  # whatever the limit is
+    yield from _refused(40, LARGE)
+    yield from _incomplete(40, LARGE)
 
 
-def _refused(message: bytes, callers: int) -> Iterator[Finding]:
-    sent = f"{callers} calls of 63 MB at once, refused in the end"
+def _message(size: int) -> bytes:
+    """Of far more steps than a request may have."""
+    x = np.zeros((size // (4 * _WIDTH), _WIDTH), np.float32)
+    return pb.EncodeRequest(sequences=[tensors.encode(x)]).SerializeToString()
+
+
+def _refused(callers: int, size: int) -> Iterator[Finding]:
+    sent = f"{callers} calls of {size // MB} MB at once, refused in the end"
+    message = _message(size)
     with attacked(**_BUDGETS) as server, probing(server.target) as prober:
         prober.waits()
         with server.peak() as grown, ThreadPoolExecutor(callers) as pool:
@@ -67,8 +74,9 @@ def _call(target: str, message: bytes, number: int) -> str:
     return "OK"
 
 
-def _incomplete(message: bytes, callers: int) -> Iterator[Finding]:
-    sent = f"{callers} calls of 63 MB without their last byte"
+def _incomplete(callers: int, size: int) -> Iterator[Finding]:
+    sent = f"{callers} calls of {size // MB} MB without their last byte"
+    message = _message(size)
     with (
         attacked(**_BUDGETS) as server,
         probing(server.target) as prober,

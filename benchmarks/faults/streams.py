@@ -32,6 +32,7 @@ _SHORT = 20  # sequences, of the one who waits
 _SILENT = 16
 
 Messages = Iterator[bytes]
+Stalling = Callable[[threading.Event], Messages]  # what is sent, until the event
 
 
 def trial() -> Iterator[Finding]:
@@ -48,9 +49,7 @@ def trial() -> Iterator[Finding]:
     )
 
 
-def _beside(
-    sent: str, stalled: list[Callable[[threading.Event], Messages]], **limits: int
-) -> Iterator[Finding]:
+def _beside(sent: str, stalled: list[Stalling], **limits: int) -> Iterator[Finding]:
     with (
         attacked(stream_idle_seconds=_IDLE_SECONDS, **limits) as server,
         ExitStack() as held,
@@ -76,21 +75,21 @@ def _stall(server: Attacked, messages: Messages, number: int, held: ExitStack) -
 
 def _silent(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
-    over.wait(_PATIENCE_SECONDS)
+    over.wait(2 * _PATIENCE_SECONDS)
 
 
 def _half_sent(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
     for _ in range(_HALF):
         yield _chunk(1, _CHUNK_STEPS, last=False)
-    over.wait(_PATIENCE_SECONDS)
+    over.wait(2 * _PATIENCE_SECONDS)
 
 
 def _unread(over: threading.Event) -> Messages:
     yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
     for number in range(1, _UNREAD + 1):
         yield _chunk(number, _UNREAD_STEPS, last=True)
-    over.wait(_PATIENCE_SECONDS)
+    over.wait(2 * _PATIENCE_SECONDS)
 
 
 def _chunk(number: int, steps: int, last: bool) -> bytes:
