@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 
 from ..errors import ListenError
 from .health import HealthService
 from .interceptors import RpcInterceptor
+from .reflection import ReflectionService
 from .service import EncoderService
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
@@ -48,9 +48,7 @@ def make_server(
     registered: Any = server
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, registered)
-    reflection.enable_server_reflection(
-        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), registered
-    )
+    ReflectionService((SERVICE, health.SERVICE_NAME)).add_to(server)
     return server
 
 
