@@ -33,7 +33,8 @@ from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
 from bilstm_server.errors import DeviceLost
-from bilstm_server.settings import SHIPPED_MODEL, Settings
+from bilstm_server.settings import Settings
+from bilstm_server.sources import SHIPPED_MODEL
 
 COMMANDS = Path(sys.executable).parent
 ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
@@ -556,7 +557,7 @@ def test_defaults(load: Load) -> None:
     loaded = load()
     assert loaded == Settings.model_construct()
     assert (loaded.host, loaded.port, loaded.metrics_port) == ("127.0.0.1", 50051, 9464)
-    assert [source.name for source in loaded.models] == ["japanese_vowels"]
+    assert loaded.find_models() == ((SHIPPED_MODEL,), [])
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -566,6 +567,7 @@ OTHER_VALUES: dict[str, Any] = {
     "float32_matmul_precision": "high",
     "kernel": "reference",
     "host": "0.0.0.0",
+    "metrics_host": "::1",
     "log_format": "console",
     "max_queue_delay": 0.25,
     "drain_delay_seconds": 1.5,
@@ -648,10 +650,12 @@ def test_models_folder(load: Load, tmp_path: Path) -> None:
         (tmp_path / name).touch()
     a, b = ("a", tmp_path / "a"), ("b", tmp_path / "b")
     loaded = load("--models-folder", str(tmp_path))
-    assert loaded.models == (SHIPPED_MODEL, a, b)
-    assert loaded.folders_without_model == (tmp_path / "lost+found",)
+    assert loaded.find_models() == (
+        (SHIPPED_MODEL, a, b),
+        [(tmp_path / "lost+found", "it has no config.json")],
+    )
     named = load("--model", "x=y", "--model", f"z={tmp_path}/b", "--models-folder", str(tmp_path))
-    assert named.models == (("x", Path("y")), ("z", tmp_path / "b"), a)
+    assert named.find_models()[0] == (("x", Path("y")), ("z", tmp_path / "b"), a)
 
 
 def test_models_folder_replaces_the_shipped_model(load: Load, tmp_path: Path) -> None:
@@ -659,7 +663,8 @@ def test_models_folder_replaces_the_shipped_model(load: Load, tmp_path: Path) ->
     own = tmp_path / SHIPPED_MODEL.name
     own.mkdir()
     (own / "config.json").touch()
-    assert load("--models-folder", str(tmp_path)).models == ((SHIPPED_MODEL.name, own),)
+    loaded = load("--models-folder", str(tmp_path))
+    assert loaded.find_models() == (((SHIPPED_MODEL.name, own),), [])
 
 
 BAD: dict[str, tuple[list[str], dict[str, str], str]] = {

@@ -24,9 +24,10 @@ NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def buf_curl(protocol: str, *arguments: str) -> str:
-    command = [BUF, "curl", "--http2-prior-knowledge", "--protocol=grpc"]
+    command = [str(BUF), "curl", "--http2-prior-knowledge", "--protocol=grpc"]
     command += [f"--reflect-protocol={protocol}", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])

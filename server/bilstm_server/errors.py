@@ -19,6 +19,8 @@ Knows nothing of gRPC, torch or Prometheus.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -92,11 +94,35 @@ def forget_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+# -- words of others in an error ------------------------------------------------------------------
+
+_CHARACTERS = 100  # of a name or value that an error repeats
+_NAMES = 10  # that an error lists
+
+
+def quoted(text: str) -> str:
+    """Text of a caller's, a file's or a setting's, as an error or the log repeats it: on one line,
+    cut where it is long."""
+    return repr(text) if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]!r}…"
+
+
+def listed(names: Collection[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(_cut(name) for name in islice(names, _NAMES)) + more
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _CHARACTERS else f"{name[:_CHARACTERS]}…"
+
+
 def first_problem(error: ValidationError) -> str:
     """The first field that a file or a setting has wrong, what is wrong with it, and its value."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
+    field = field if field.isprintable() and len(field) <= _CHARACTERS else quoted(field)
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
-        problem += f", got {first['input']!r}"
+        got = first["input"]
+        problem += f", got {quoted(got) if isinstance(got, str) else repr(got)}"
     return f"{field}: {problem}" if field else problem

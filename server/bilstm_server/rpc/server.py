@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import grpc
@@ -10,6 +9,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 
+from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
 from .health import HealthService
 from .interceptors import RpcInterceptor
@@ -53,20 +53,13 @@ def make_server(
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Start it there. Returns the port, if that was 0. Raises `ListenError`."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Start it there. Returns the port, if that was 0; of a unix socket, 0. Raises
+    `ListenError`."""
+    # gRPC itself would say on standard error, in words of its own, why it can't listen.
+    open_socket(host, port, "gRPC", "--host", "--port").close()
     try:
-        _probe(host, port)
-        port = server.add_insecure_port(address)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ListenError(f"can't serve gRPC on {address} (--port): {reason}") from error
+        port = server.add_insecure_port(target(host, port))
+    except RuntimeError as error:
+        raise ListenError(f"can't serve gRPC on {target(host, port)}: {error}") from error
     await server.start()
-    return port
-
-
-def _probe(host: str, port: int) -> None:
-    """Raise `OSError` if the address can't be listened on; gRPC itself would say so on standard
-    error in words of its own."""
-    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server((host, port), family=family).close()
+    return 0 if is_unix(host) else port
