@@ -14,6 +14,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+import structlog
 from conftest import settings
 from engines import HANGS_AFTER_SECONDS
 
@@ -84,9 +85,11 @@ async def test_a_loop_that_hangs_is_told(model_folder: Path) -> None:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """Of probes without a server."""
-    async with probes() as running:
-        yield running.port
+    """Of probes without a server, which log nothing, whoever calls."""
+    with structlog.testing.capture_logs() as events:
+        async with probes() as running:
+            yield running.port
+    assert events == []
 
 
 @asynccontextmanager

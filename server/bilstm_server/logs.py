@@ -79,6 +79,6 @@ def _escape_values(
 ) -> structlog.typing.EventDict:
     """Nothing in a value may move a terminal's cursor."""
     return {
-        key: repr(value) if isinstance(value, str) and not value.isprintable() else value
+        key: repr(value)[1:-1] if isinstance(value, str) and not value.isprintable() else value
         for key, value in event.items()
     }

@@ -60,7 +60,7 @@ class Reply:
         text = (words or status.phrase.lower()) + "\n"
         return cls(status, text.encode(), [("Content-Type", "text/plain; charset=utf-8")])
 
-    def encode(self, with_body: bool) -> bytes:
+    def encode(self, with_body: bool = True) -> bytes:
         headers = [*self.headers, ("Content-Length", len(self.body)), ("Connection", "close")]
         lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}"]
         lines += [f"{name}: {value}" for name, value in headers]
@@ -127,20 +127,23 @@ class Probes:
             self._connections.pop(writer, None)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with_body = True
         try:
-            request = Request.parse(await reader.readuntil(b"\r\n\r\n"))
-            with_body = request.method != "HEAD"
-            reply = await self._reply(request)
+            reply = await self._answer(await reader.readuntil(b"\r\n\r\n"))
         except asyncio.LimitOverrunError:
-            reply = Reply.words(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            reply = Reply.words(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE).encode()
+        writer.write(reply)
+        await writer.drain()
+
+    async def _answer(self, data: bytes) -> bytes:
+        try:
+            request = Request.parse(data)
+            reply = await self._reply(request)
         except ValueError:
-            reply = Reply.words(HTTPStatus.BAD_REQUEST)
+            return Reply.words(HTTPStatus.BAD_REQUEST).encode()
         except Exception as error:
             log.error("probe failed", exc_info=error)
-            reply = Reply.words(HTTPStatus.INTERNAL_SERVER_ERROR)
-        writer.write(reply.encode(with_body))
-        await writer.drain()
+            return Reply.words(HTTPStatus.INTERNAL_SERVER_ERROR).encode()
+        return reply.encode(with_body=request.method != "HEAD")
 
     async def _reply(self, request: Request) -> Reply:
         if request.path not in ("/metrics", "/livez", "/readyz"):
