@@ -34,9 +34,9 @@ from .sources import (
 
 _LOOPBACK = "127.0.0.1"
 _PREFIX = "BILSTM_"
-# What Kubernetes tells a pod of a Service whose name begins so.
+# What Kubernetes tells a pod of a Service whose name begins so, with the value behind an =.
 _SERVICE_LINK = re.compile(
-    rf"{_PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|PORT)"
+    rf"{_PREFIX}(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=)"
 )
 
 
@@ -256,7 +256,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
         upper = name.upper()
         if not upper.startswith(_PREFIX) or upper in known:
             continue
-        if _SERVICE_LINK.fullmatch(upper) and (not upper.endswith("_PORT") or "://" in value):
+        if _SERVICE_LINK.match(f"{upper}={value}"):
             continue
         nearest = get_close_matches(upper, known, n=1, cutoff=0)
         raise StartError(f"{quoted(name)} in the environment is no setting; nearest: {nearest[0]}")

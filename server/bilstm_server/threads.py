@@ -31,16 +31,16 @@ def _quotas(root: Path) -> Iterator[float]:
     """Processors by each quota that is seen here, of version 1 and 2 of control groups."""
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            for mount in (mounts, mounts / "unified"):
-                for folder in _upwards(mount, path):
-                    yield from _quota(_read(folder / "cpu.max"))
-        elif "cpu" in controllers.split(","):
-            for mount in {mounts / controllers, mounts / "cpu"}:
-                for folder in _upwards(mount, path):
-                    files = (folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
-                    yield from _quota(" ".join(map(_read, files)))
+        match line.split(":", 2):
+            case [_, "", path]:
+                for mount in (mounts, mounts / "unified"):
+                    for folder in _upwards(mount, path):
+                        yield from _quota(_read(folder / "cpu.max"))
+            case [_, controllers, path] if "cpu" in controllers.split(","):
+                for mount in (mounts / controllers, mounts / "cpu"):
+                    for folder in _upwards(mount, path):
+                        files = (folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+                        yield from _quota(" ".join(map(_read, files)))
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
