@@ -98,3 +98,11 @@ async def test_a_long_name_twice(model_folder: Path) -> None:
         with pytest.raises(ModelError) as refused:
             await app.load()
     assert len(str(refused.value)) < 200
+
+
+@given(st.text(), st.integers(1, 10_000))
+def test_the_reason_of_an_end_is_a_line(text: str, times: int) -> None:
+    """Whatever a file holds, what is said of it is one printable line."""
+    line = str(ModelError(f"x.pt: {text * times} is missing"))
+    assert line.isprintable()
+    assert len(line) <= 10 * 2_001

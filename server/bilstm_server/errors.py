@@ -74,7 +74,11 @@ class OutOfMemory(ServiceError):
 
 
 class StartError(Exception):
-    """What ends a command before its work begins; its message is one clear line."""
+    """What ends a command before its work begins; its message is one clear line, whatever the files
+    hold that it speaks of."""
+
+    def __init__(self, reason: str):
+        super().__init__(one_line(reason))
 
 
 class ModelError(StartError):
@@ -98,6 +102,13 @@ def forget_locals(error: BaseException | None) -> None:
 
 _CHARACTERS = 100  # of a name or value that an error repeats
 _NAMES = 10  # that an error lists
+_LINE = 2_000  # characters
+
+
+def one_line(text: str) -> str:
+    """The text, cut where it is long, with escapes in place of what is no printable character."""
+    text = text if len(text) <= _LINE else f"{text[:_LINE]}…"
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def quoted(text: str) -> str:

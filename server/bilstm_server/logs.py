@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
+from .errors import one_line
 from .stderr import BackgroundStream
 
 log = structlog.get_logger()
@@ -79,6 +80,5 @@ def _escape_values(
 ) -> structlog.typing.EventDict:
     """Nothing in a value may move a terminal's cursor."""
     return {
-        key: repr(value)[1:-1] if isinstance(value, str) and not value.isprintable() else value
-        for key, value in event.items()
+        key: one_line(value) if isinstance(value, str) else value for key, value in event.items()
     }
