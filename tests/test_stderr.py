@@ -23,6 +23,7 @@ import pytest
 import structlog
 from conftest import settings
 from engines import HANGS_AFTER_SECONDS, gated_server, until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -270,6 +271,47 @@ def test_start_without_a_log(redirection: str, model_folder: Path) -> None:
     path = str(model_folder.parent / f"{abs(hash(redirection))}.sock")
     done = subprocess.run(["sh", "-c", program, path], timeout=HANGS_AFTER_SECONDS)
     assert done.returncode == 0
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """A pipe without room, that nobody reads."""
+    ends = os.pipe()
+    os.set_blocking(ends[1], False)
+    try:
+        while True:
+            os.write(ends[1], b"x" * 1024)
+    except BlockingIOError:
+        os.set_blocking(ends[1], True)
+    yield ends[1]
+    for end in ends:
+        os.close(end)
+
+
+def test_a_whole_life_with_a_full_pipe(full_pipe: int, model_folder: Path) -> None:
+    """A server whose log nobody reads at all starts, serves, drains, and ends."""
+    path = model_folder.parent / "full.sock"
+    flags = f"--model=small={model_folder}", f"--host=unix:{path}", "--metrics-port=0"
+    with subprocess.Popen([COMMAND, "serve", *flags], stderr=full_pipe) as process:
+        try:
+            with grpc.insecure_channel(f"unix:{path}") as channel:
+                stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+                wait = {"timeout": HANGS_AFTER_SECONDS, "wait_for_ready": True}
+                health: Any = health_pb2_grpc.HealthStub(channel)
+                for status in health.Watch(health_pb2.HealthCheckRequest(), **wait):
+                    if status.status == status.SERVING:
+                        break
+                assert len(stub.ListModels(pb.ListModelsRequest(), **wait).models) == 1
+            process.terminate()
+            assert process.wait(HANGS_AFTER_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+def test_the_end_does_not_wait_for_a_reader(full_pipe: int) -> None:
+    """A command that fails ends, though nobody reads why."""
+    command = [COMMAND, "serve", "--port=many"]
+    assert subprocess.run(command, stderr=full_pipe, timeout=HANGS_AFTER_SECONDS).returncode == 1
 
 
 @pytest.mark.parametrize(
