@@ -696,6 +696,21 @@ def test_hostile_names_are_not_echoed(log_format: str, tmp_path: Path) -> None:
     assert "\x1b" not in ended.stderr
 
 
+def test_a_client_that_can_not_print(server: RunningServer) -> None:
+    """A command whose standard output is full says so in a line."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [COMMANDS / "bilstm", "models", "--server", server.target],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "bilstm: can't write to standard output: No space left on device\n"
+
+
 MISSPELT: dict[str, tuple[str, str]] = {
     "one letter less": ("BILSTM_MAX_BATCH_TOKEN", "BILSTM_MAX_BATCH_TOKENS"),
     "another word": ("BILSTM_METRIC_PORT", "BILSTM_METRICS_PORT"),
