@@ -9,10 +9,12 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
@@ -304,6 +306,31 @@ def test_a_whole_life_with_a_full_pipe(full_pipe: int, model_folder: Path) -> No
                 assert len(stub.ListModels(pb.ListModelsRequest(), **wait).models) == 1
             process.terminate()
             assert process.wait(HANGS_AFTER_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+def test_lost_lines_are_counted(model_folder: Path) -> None:
+    """A scrape says how many lines of the log are lost."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = model_folder.parent / "counted.sock"
+    flags = f"--model=small={model_folder}", f"--host=unix:{path}", f"--metrics-port={port}"
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen([COMMAND, "serve", *flags], stderr=full) as process,
+    ):
+        try:
+            with grpc.insecure_channel(f"unix:{path}") as channel:
+                stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+                wait = {"timeout": HANGS_AFTER_SECONDS, "wait_for_ready": True}
+                with suppress(grpc.RpcError):  # it may still load
+                    stub.ListModels(pb.ListModelsRequest(), **wait)
+            with urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+                lines = response.read().decode().splitlines()
+            name = "bilstm_log_lines_dropped_total "
+            (value,) = (line.removeprefix(name) for line in lines if line.startswith(name))
+            assert float(value) >= 1
         finally:
             process.kill()
 

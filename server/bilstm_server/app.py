@@ -20,7 +20,7 @@ from .batching.device import Device
 from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
-from .errors import DeviceLost, ModelError, OutOfMemory, StartError, quoted
+from .errors import DeviceLost, ModelError, OutOfMemory, StartError
 from .metrics import Metrics
 from .model.device import (
     bound_memory,
@@ -160,7 +160,7 @@ class App:
         """Load and warm every model, then be ready. Raises `ModelError`."""
         sources, left_out = self._settings.find_models()
         for path, reason in left_out:
-            log.warning("not served", path=quoted(str(path)), reason=reason)
+            log.warning("not served", path=str(path), reason=reason)
         served = [await self._load_model(source) for source in sources]
         # What is there now stays: the garbage collector need not look through it again and again.
         gc.collect()
