@@ -307,7 +307,8 @@ def test_nohup_ignores_sighup(model_folder: Path) -> None:
 def test_second_signal_stops_at_once(model_folder: Path, second: signal.Signals) -> None:
     """A second signal ends the process without finishing what waits, and its exit code is 1."""
     steps = 2000
-    options = ("--model", f"small={model_folder}", "--max-batch-sequences", 1)
+    model = ("--model", f"small={model_folder}", "--kernel=reference")  # the slowest
+    options = (*model, "--max-batch-sequences", 1)
     with serving(*options, "--max-queue-tokens", 100 * steps) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         calls = [stub.Encode.future(request(sequence(n, steps)), timeout=600) for n in range(99)]
