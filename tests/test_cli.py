@@ -33,7 +33,8 @@ from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
 from bilstm_server.errors import DeviceLost
-from bilstm_server.settings import SHIPPED_MODEL, Settings
+from bilstm_server.settings import Settings, check_environment
+from bilstm_server.sources import SHIPPED_MODEL
 
 COMMANDS = Path(sys.executable).parent
 ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
@@ -556,7 +557,7 @@ def test_defaults(load: Load) -> None:
     loaded = load()
     assert loaded == Settings.model_construct()
     assert (loaded.host, loaded.port, loaded.metrics_port) == ("127.0.0.1", 50051, 9464)
-    assert [source.name for source in loaded.models] == ["japanese_vowels"]
+    assert loaded.find_models() == ((SHIPPED_MODEL,), [])
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -566,6 +567,7 @@ OTHER_VALUES: dict[str, Any] = {
     "float32_matmul_precision": "high",
     "kernel": "reference",
     "host": "0.0.0.0",
+    "metrics_host": "::1",
     "log_format": "console",
     "max_queue_delay": 0.25,
     "drain_delay_seconds": 1.5,
@@ -648,10 +650,100 @@ def test_models_folder(load: Load, tmp_path: Path) -> None:
         (tmp_path / name).touch()
     a, b = ("a", tmp_path / "a"), ("b", tmp_path / "b")
     loaded = load("--models-folder", str(tmp_path))
-    assert loaded.models == (SHIPPED_MODEL, a, b)
-    assert loaded.folders_without_model == (tmp_path / "lost+found",)
+    assert loaded.find_models() == (
+        (SHIPPED_MODEL, a, b),
+        [(tmp_path / "lost+found", "it has no config.json")],
+    )
     named = load("--model", "x=y", "--model", f"z={tmp_path}/b", "--models-folder", str(tmp_path))
-    assert named.models == (("x", Path("y")), ("z", tmp_path / "b"), a)
+    assert named.find_models()[0] == (("x", Path("y")), ("z", tmp_path / "b"), a)
+
+
+def test_what_a_models_folder_leaves_out(load: Load, tmp_path: Path) -> None:
+    """Whatever lies in --models-folder and is not served is told of, and why; names that can't be
+    printed are not served."""
+    (tmp_path / "classifier.pt").touch()
+    (tmp_path / "README.md").touch()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to(tmp_path / "away")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "own link").mkdir()
+    (tmp_path / "own link" / "config.json").symlink_to("away.json")
+    hostile = ("a\nb", "\x1b[2J", "\u202emodel", os.fsdecode(b"\xff"))
+    for name in ("good", *hostile):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    sources, left_out = load("--models-folder", str(tmp_path)).find_models()
+    assert sources == (SHIPPED_MODEL, ("good", tmp_path / "good"))
+    assert {path.name: reason for path, reason in left_out} == {
+        "classifier.pt": "it is no folder",
+        "fifo": "it is no folder",
+        "dangling": "it is a link to what is not there",
+        "loop": "Too many levels of symbolic links",
+        "own link": "it has no config.json",
+        **dict.fromkeys(hostile, "its name has characters that can't be printed"),
+    }
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_hostile_names_are_not_echoed(log_format: str, tmp_path: Path) -> None:
+    """What is left out is a warning each, in which a name stays on its line."""
+    (tmp_path / "a\n\x1b[2Jb").mkdir()
+    arguments = f"--models-folder={tmp_path}", f"--model=x={tmp_path}/none"
+    free = "--port=0", "--metrics-port=0", f"--log-format={log_format}"
+    ended = run("bilstm-server", "serve", *arguments, *free)
+    (line,) = (line for line in ended.stderr.splitlines() if "not served" in line)
+    assert "can't be printed" in line
+    assert "\x1b" not in ended.stderr
+
+
+def test_a_client_that_can_not_print(server: RunningServer) -> None:
+    """A command whose standard output is full says so in a line."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [COMMANDS / "bilstm", "models", "--server", server.target],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "bilstm: can't write to standard output: No space left on device\n"
+
+
+MISSPELT: dict[str, tuple[str, str]] = {
+    "one letter less": ("BILSTM_MAX_BATCH_TOKEN", "BILSTM_MAX_BATCH_TOKENS"),
+    "another word": ("BILSTM_METRIC_PORT", "BILSTM_METRICS_PORT"),
+    "lower case": ("bilstm_max_stream", "BILSTM_MAX_STREAMS"),
+}
+
+
+@pytest.mark.parametrize("case", MISSPELT)
+def test_misspelt_variable(case: str) -> None:
+    """A variable that is no setting ends the start, with the nearest name that is one."""
+    name, nearest = MISSPELT[case]
+    ended = run("bilstm-server", "serve", **{name: "5"})
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"bilstm-server: {name!r} in the environment is no setting; nearest: {nearest}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BILSTM_SERVICE_HOST", "10.0.0.1"),
+        ("BILSTM_SERVICE_PORT", "50051"),
+        ("BILSTM_SERVER_SERVICE_PORT_GRPC", "50051"),
+        ("BILSTM_SERVER_PORT", "tcp://10.0.0.1:50051"),
+        ("BILSTM_SERVER_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("bilstm_max_streams", "5"),
+        ("OTHER", "5"),
+    ],
+)
+def test_variables_of_others(name: str, value: str) -> None:
+    """What Kubernetes puts into a pod's environment for a Service of that name is let pass."""
+    check_environment({name: value})
 
 
 def test_models_folder_replaces_the_shipped_model(load: Load, tmp_path: Path) -> None:
@@ -659,7 +751,8 @@ def test_models_folder_replaces_the_shipped_model(load: Load, tmp_path: Path) ->
     own = tmp_path / SHIPPED_MODEL.name
     own.mkdir()
     (own / "config.json").touch()
-    assert load("--models-folder", str(tmp_path)).models == ((SHIPPED_MODEL.name, own),)
+    loaded = load("--models-folder", str(tmp_path))
+    assert loaded.find_models() == (((SHIPPED_MODEL.name, own),), [])
 
 
 BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
@@ -682,6 +775,9 @@ BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "nan": (["--max-queue-delay", "nan"], {}, "max_queue_delay"),
     "infinite": (["--drain-timeout-seconds", "inf"], {}, "drain_timeout_seconds"),
     "beyond the wire's numbers": (["--max-request-sequences", str(2**31)], {}, "max_request"),
+    "name too long": (["--model", f"{'a' * 256}=x"], {}, "model"),
+    "no address": (["--host", "unix:"], {}, "host"),
+    "a long value": (["--device", "x" * 100_000], {}, "device"),
     "name not printable": (["--model", "a\n=x"], {}, "model"),
     "bounds that do not nest": (["--max-batch-tokens", "5"], {}, "max_batch_tokens"),
 }
@@ -711,6 +807,7 @@ def test_bad_setting(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("bilstm-server")
     assert named in last.replace("-", "_")
+    assert len(last) < 1_000
 
 
 def test_model_twice(tmp_path: Path) -> None:

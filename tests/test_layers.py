@@ -36,7 +36,19 @@ LAYERS = tuple(
 )
 GROUND = tuple(
     f"{SERVER}.{module}"
-    for module in ("settings", "errors", "metrics", "logs", "tallies", "threads", "tracing")
+    for module in (
+        "addresses",
+        "errors",
+        "logs",
+        "metrics",
+        "probes",
+        "settings",
+        "sources",
+        "stderr",
+        "tallies",
+        "threads",
+        "tracing",
+    )
 )
 
 # A foreign library -> the only rooms that may import it.
@@ -53,7 +65,7 @@ CONFINED = {
         "bilstm_client",
         "bilstm.v1.encoder_pb2_grpc",  # generated
     ),
-    "prometheus_client": (f"{SERVER}.metrics", f"{SERVER}.tallies", f"{SERVER}.app"),
+    "prometheus_client": (f"{SERVER}.metrics", f"{SERVER}.tallies"),
     "opentelemetry": (f"{SERVER}.tracing",),
 }
 # Libraries that are parts of a confined one.

@@ -268,11 +268,45 @@ def test_sigterm_loses_nothing_accepted(model_folder: Path, judge: Judge) -> Non
     assert last_events(process, 1) == ["drained"]
 
 
+def test_sighup_drains(model_folder: Path, judge: Judge) -> None:
+    """SIGHUP, as a terminal that is closed sends it, loses nothing that was accepted, and is
+    told."""
+    inputs = [sequence(seed, 200) for seed in range(40)]
+    options = ("--model", f"small={model_folder}", "--max-batch-sequences", 2)
+    with serving(*options) as (process, channel):
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        calls = [stub.Encode.future(request(x), timeout=HANGS_AFTER_SECONDS) for x in inputs]
+        await_started(process, len(calls))
+        process.send(signal.SIGHUP)
+        replies = [call.result() for call in calls]
+        assert process.wait() == 0
+    assert all(is_right(reply, x, judge) for reply, x in zip(replies, inputs, strict=True))
+    assert process.wait_for("draining")["signal"] == "SIGHUP"
+    assert last_events(process, 1) == ["drained"]
+
+
+def test_nohup_ignores_sighup(model_folder: Path) -> None:
+    """Where SIGHUP is ignored, as nohup has it, it stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = ServerProcess(f"--model=small={model_folder}")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        process.wait_for("ready")
+        process.send(signal.SIGHUP)
+        assert process.stop() == 0
+        assert process.wait_for("draining")["signal"] == "SIGTERM"
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_second_signal_stops_at_once(model_folder: Path, second: signal.Signals) -> None:
     """A second signal ends the process without finishing what waits, and its exit code is 1."""
     steps = 2000
-    options = ("--model", f"small={model_folder}", "--max-batch-sequences", 1)
+    model = ("--model", f"small={model_folder}", "--kernel=reference")  # the slowest
+    options = (*model, "--max-batch-sequences", 1)
     with serving(*options, "--max-queue-tokens", 250 * steps) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         calls = [stub.Encode.future(request(sequence(n, steps)), timeout=600) for n in range(250)]
@@ -330,7 +364,9 @@ def test_signal_while_loading(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_signal_while_importing(number: signal.Signals, code: int) -> None:
     """A signal that comes before the server has handlers ends it without a traceback."""

@@ -55,6 +55,7 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_dropped": ("counter", {"model", "reason"}),
     "bilstm_model_info": ("gauge", {"model", "version", "kernel", "device", "dtype"}),
     "bilstm_model_load_seconds": ("gauge", {"model"}),
+    "bilstm_log_lines_dropped": ("counter", set()),
 }
 DEVICE_METRICS = {
     "bilstm_device_memory_bytes": ("gauge", {"device", "kind"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,18 @@ class NotReady(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    code = _run(arguments)
+    try:
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
+    except OSError as error:
+        # What is left in it would be tried again at the interpreter's end, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or _fail(f"can't write to standard output: {error.strerror}")
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="bilstm", description="Encode sequences on a BiLSTM encoding server."
     )

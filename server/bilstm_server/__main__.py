@@ -11,27 +11,60 @@ import traceback
 from typing import NoReturn
 
 from . import threads  # noqa: F401
+from .stderr import BackgroundStream
+
+_LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
 
 def main() -> NoReturn:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until the server has handlers of its own
+    _open_descriptors()
+    sys.stderr = stderr = BackgroundStream(2)
+    stderr.start()
+    code = _code()
     try:
-        from .cli import main as run
-    except ModuleNotFoundError as error:
-        sys.exit(f"bilstm-server: {error.name} is missing; pip install '.[server]'")
-    try:
-        code = run()
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = code or _fail(f"can't write to standard output: {error.strerror}")
+    stderr.drain(_LAST_LINES_SECONDS)
     os._exit(code)  # the interpreter would wait for a thread that still computes for nobody
 
 
+def _code() -> int:
+    """Of the command's end, whatever that is."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _leave)  # until the server has handlers of its own
+        try:
+            from .cli import main as run
+        except ModuleNotFoundError as error:
+            return _fail(f"{error.name} is missing; pip install '.[server]'")
+        return run()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _open_descriptors() -> None:
+    """Where standard input, output or error is closed, the next file opened would take its number,
+    and be written into."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _fail(reason: str) -> int:
+    print(f"bilstm-server: {reason}", file=sys.stderr)
+    return 1
+
+
 def _leave(number: int, _: object) -> None:
-    """Nothing has been accepted, so nothing is lost. SIGINT ends it as shells expect."""
+    """Nothing has been accepted, so nothing is lost. SIGINT and SIGHUP end it as shells expect."""
     sys.exit(0 if number == signal.SIGTERM else 128 + number)
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import structlog
-from prometheus_client import start_http_server
 
+from .addresses import open_socket
 from .batching.batcher import Batcher
 from .batching.device import Device
 from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
-from .errors import DeviceLost, ListenError, ModelError, OutOfMemory, StartError
+from .errors import DeviceLost, ModelError, OutOfMemory, StartError
 from .metrics import Metrics
 from .model.device import (
     bound_memory,
@@ -28,6 +28,7 @@ from .model.device import (
     use_threads,
     utilization,
 )
+from .probes import Probes
 from .rpc.connections import end_connection
 from .rpc.health import HealthService
 from .rpc.interceptors import Method, RpcInterceptor
@@ -39,7 +40,8 @@ from .rpc.service import EncoderService
 from .rpc.streams import Streams
 from .rpc.untaken import UntakenReplies
 from .rpc.wire import encode_request_decoder, stream_request_decoder
-from .settings import ModelSource, Settings
+from .settings import Settings
+from .sources import ModelSource
 
 if TYPE_CHECKING:
     from .tracing import Tracer
@@ -151,20 +153,11 @@ class App:
         await self._lifetime.aclose()
 
     def _listen_metrics(self, lifetime: AsyncExitStack) -> None:
-        settings = self._settings
-        try:
-            server, thread = start_http_server(
-                settings.metrics_port, settings.host, self.metrics.registry
-            )
-        except OSError as error:
-            address = f"{settings.host}:{settings.metrics_port}"
-            raise ListenError(
-                f"can't serve metrics on {address} (--metrics-port): {error.strerror}"
-            ) from error
-        lifetime.callback(thread.join)
-        lifetime.callback(server.server_close)
-        lifetime.callback(server.shutdown)
-        self.metrics_port = server.server_port
+        address, port = self._settings.metrics_address, self._settings.metrics_port
+        host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
+        listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
+        probes = Probes(listening, self.metrics, lambda: self._health.state)
+        self.metrics_port = lifetime.enter_context(probes).port
 
     async def _listen(self) -> None:
         settings = self._settings
@@ -179,9 +172,10 @@ class App:
 
     async def load(self) -> None:
         """Load and warm every model, then be ready. Raises `ModelError`."""
-        for folder in self._settings.folders_without_model:
-            log.warning("no model in folder", folder=str(folder), reason="it has no config.json")
-        served = [await self._load_model(source) for source in self._settings.models]
+        sources, left_out = self._settings.find_models()
+        for path, reason in left_out:
+            log.warning("not served", path=str(path), reason=reason)
+        served = [await self._load_model(source) for source in sources]
         # What is there now stays: the garbage collector need not look through it again and again.
         gc.collect()
         gc.freeze()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import shlex
 import sys
@@ -22,7 +23,7 @@ from .logs import configure_logs
 from .model import Pooling, import_checkpoint, lookahead
 from .model.kernels.cpu import compile_fastest
 from .model.kernels.cpu_build import VARIANTS, BuildError, build
-from .settings import Settings
+from .settings import Settings, check_environment
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
 
 def _serve(settings: SettingsSource, parsed: argparse.Namespace) -> int:
     """0 once all that was accepted is done, 1 if some of it was cut off."""
+    check_environment(os.environ)
     source = settings(parsed_args=parsed)
     try:
         loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
@@ -151,9 +153,9 @@ def _import(parsed: argparse.Namespace) -> None:
         ignore_unused=parsed.ignore_unused,
         overwrite=parsed.overwrite,
     )
-    print(f"{parsed.out}: {config.model_dump_json()}")
+    _say(f"{parsed.out}: {config.model_dump_json()}")
     source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
-    print(f"serve it with: bilstm-server serve --model {source}")
+    _say(f"serve it with: bilstm-server serve --model {source}")
 
 
 def _add_compile(commands: Commands) -> None:
@@ -178,7 +180,7 @@ def _compile(parsed: argparse.Namespace) -> None:
     for name, problem in problems.items():
         print(f"bilstm-server: the CPU kernel for {name}: {problem}", file=sys.stderr)
     for library in libraries:
-        print(library)
+        _say(str(library))
 
 
 def _compile_one() -> tuple[list[Path], dict[str, Exception]]:
@@ -244,7 +246,14 @@ def _lookaheads(text: str) -> list[int]:
 def _lookahead(parsed: argparse.Namespace) -> None:
     encoder = lookahead.load_encoder(parsed.model, parsed.device, parsed.dtype, parsed.kernel)
     sequences = lookahead.read_sequences(parsed.files, encoder.config)
-    print(lookahead.table(encoder, sequences, parsed.block_steps, parsed.lookahead_steps))
+    _say(lookahead.table(encoder, sequences, parsed.block_steps, parsed.lookahead_steps))
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise StartError(f"can't write to standard output: {error.strerror}") from error
 
 
 def _fail(reason: str) -> int:

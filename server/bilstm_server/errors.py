@@ -19,6 +19,8 @@ Knows nothing of gRPC, torch or Prometheus.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -72,7 +74,11 @@ class OutOfMemory(ServiceError):
 
 
 class StartError(Exception):
-    """What ends a command before its work begins; its message is one clear line."""
+    """What ends a command before its work begins; its message is one clear line, whatever the files
+    hold that it speaks of."""
+
+    def __init__(self, reason: str):
+        super().__init__(one_line(reason))
 
 
 class ModelError(StartError):
@@ -92,11 +98,42 @@ def forget_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+# -- words of others in an error ------------------------------------------------------------------
+
+_CHARACTERS = 100  # of a name or value that an error repeats
+_NAMES = 10  # that an error lists
+_LINE = 2_000  # characters
+
+
+def one_line(text: str) -> str:
+    """The text, cut where it is long, with escapes in place of what is no printable character."""
+    text = text if len(text) <= _LINE else f"{text[:_LINE]}…"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def quoted(text: str) -> str:
+    """Text of a caller's, a file's or a setting's, as an error or the log repeats it: on one line,
+    cut where it is long."""
+    return repr(text) if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]!r}…"
+
+
+def listed(names: Collection[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(_cut(name) for name in islice(names, _NAMES)) + more
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _CHARACTERS else f"{name[:_CHARACTERS]}…"
+
+
 def first_problem(error: ValidationError) -> str:
     """The first field that a file or a setting has wrong, what is wrong with it, and its value."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
+    field = field if field.isprintable() and len(field) <= _CHARACTERS else quoted(field)
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
-        problem += f", got {first['input']!r}"
+        got = first["input"]
+        problem += f", got {quoted(got) if isinstance(got, str) else repr(got)}"
     return f"{field}: {problem}" if field else problem

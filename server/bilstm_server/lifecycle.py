@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
@@ -11,21 +12,25 @@ import structlog
 
 from .app import App
 from .settings import Settings
+from .stderr import BackgroundStream
 
 log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> bool:
-    """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait.
+    """Serve until SIGTERM, SIGINT or SIGHUP, and drain; a second signal doesn't wait.
 
     Returns whether all that was accepted is done. Raises `ListenError` or `ModelError` if it
     can't start.
     """
     signals: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number.name)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
+            loop.add_signal_handler(number, signals.put_nowait, number.name)
     async with App(settings) as app:
+        if isinstance(stderr := sys.stderr, BackgroundStream):
+            app.metrics.watch_log(lambda: stderr.dropped_lines)
         log.info(
             "listening",
             host=settings.host,
@@ -33,9 +38,10 @@ async def serve(settings: Settings) -> bool:
             metrics_port=app.metrics_port,
             tracing_endpoint=settings.tracing_endpoint or None,
         )
-        await _first(_start(app), signals.get())
-        log.info("draining")
-        if await _first(app.drain(), signals.get()):
+        stop = asyncio.create_task(signals.get())
+        await _first(_start(app), stop)
+        log.info("draining", signal=stop.result())
+        if await _first(app.drain(), asyncio.create_task(signals.get())):
             log.info("drained")
             return True
         log.warning("stopped before it was drained")
@@ -48,11 +54,11 @@ async def _start(app: App) -> NoReturn:
     await app.failed()
 
 
-async def _first(work: Coroutine[Any, Any, bool], stop: Coroutine[Any, Any, str]) -> bool:
+async def _first(work: Coroutine[Any, Any, bool], stop: asyncio.Task[str]) -> bool:
     """Run both until one ends, and cancel the other; `work`'s result, or False if it was `stop`."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop)
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    working = asyncio.create_task(work)
+    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
     working.cancel()
-    stopping.cancel()
-    await asyncio.wait({working, stopping})
+    stop.cancel()
+    await asyncio.wait({working, stop})
     return False if working.cancelled() else working.result()

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
+
+from .errors import one_line
+from .stderr import BackgroundStream
+
+log = structlog.get_logger()
+
+_CHARACTERS = 2_000  # of one value
 
 
 def configure_logs(log_format: str) -> None:
@@ -21,14 +29,56 @@ def configure_logs(log_format: str) -> None:
         processors += [
             # Without local variables: those hold payloads.
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            _cut_values,
             structlog.processors.JSONRenderer(),
         ]
     else:
-        processors.append(
+        processors += [
+            _cut_values,
+            _escape_values,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        )
+            ),
+        ]
     structlog.configure(
-        processors=processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        processors=processors,
+        wrapper_class=_Logger,
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+    if isinstance(sys.stderr, BackgroundStream):
+        sys.stderr.tell_dropped = lambda lines: log.warning("log lines dropped", lines=lines)
+
+
+class _Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
+    """Never raises: who logs has something else to do."""
+
+    def _proxy_to_logger(self, method_name: str, event: str, **values: Any) -> Any:
+        try:
+            return super()._proxy_to_logger(method_name, event, **values)
+        except Exception as error:
+            return self._logger.msg(f"an event could not be written: {type(error).__name__}")
+
+
+def _cut_values(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {key: _cut(value) for key, value in event.items()}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _CHARACTERS:
+        return f"{value[:_CHARACTERS]}…"
+    if isinstance(value, list | tuple):
+        return [_cut(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _cut(item) for key, item in value.items()}
+    return value
+
+
+def _escape_values(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Nothing in a value may move a terminal's cursor."""
+    return {
+        key: one_line(value) if isinstance(value, str) else value for key, value in event.items()
+    }

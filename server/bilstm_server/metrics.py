@@ -1,4 +1,4 @@
-"""Every metric's name, labels and buckets, once. With `tallies` and `app` the only room for
+"""Every metric's name, labels and buckets, once. With `tallies` the only room for
 prometheus_client.
 
 Label children are resolved when a model or an RPC method is made known, not per request.
@@ -15,9 +15,11 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
+    make_wsgi_app,
 )
+from prometheus_client.exposition import choose_encoder
 
-from .tallies import Counters, Histograms, Tally
+from .tallies import Counters, Histograms, ReadCounter, Tally
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -44,6 +46,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._scrape = make_wsgi_app(registry)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         model = ("model",)
@@ -157,8 +160,34 @@ class Metrics:
             ("device",),
             registry=registry,
         )
+        self._log_dropped = ReadCounter(
+            "bilstm_log_lines_dropped_total",
+            "Lines of the log that could not be written, or that nobody read.",
+            registry=registry,
+        )
         self.no_model = DropMetrics(self, "")  # of requests that name none, or can't be read
         self._models: dict[str, ModelMetrics] = {}
+
+    def exposition(
+        self, query: str, accept: str, accept_encoding: str
+    ) -> tuple[list[tuple[str, str]], bytes]:
+        """The headers and body of a scrape, in the format that `accept` asks for. `query`:
+        `name[]=` of those that are wanted, or empty for all. Raises `ValueError` for an `accept`
+        that can't be read."""
+        try:
+            choose_encoder(accept)
+        except (TypeError, ValueError) as error:
+            raise ValueError("the Accept header can't be read") from error
+        headers: list[tuple[str, str]] = []
+        request = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/metrics",
+            "QUERY_STRING": query,
+            "HTTP_ACCEPT": accept,
+            "HTTP_ACCEPT_ENCODING": accept_encoding,
+        }
+        body = self._scrape(request, lambda _, sent: headers.extend(sent))
+        return headers, b"".join(body)
 
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one model, shared by its versions; `name` must be one that is served."""
@@ -177,6 +206,10 @@ class Metrics:
         self._streams.set_function(streams)
         self._stream_bytes.set_function(used)
         self._stream_limit_bytes.set(max_bytes)
+
+    def watch_log(self, dropped_lines: Callable[[], int]) -> None:
+        """Read at each scrape how many lines of the log were dropped so far."""
+        self._log_dropped.read = dropped_lines
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]

@@ -4,8 +4,11 @@ environment variables and `--help` are made of this class.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,8 +21,34 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .errors import ModelError
+from .addresses import is_unix, parse_host
+from .errors import StartError, quoted
+from .sources import (
+    SHIPPED_MODEL,
+    LeftOut,
+    ModelSource,
+    find_models,
+    has_model,
+    parse_model_sources,
+)
 
+_LOOPBACK = "127.0.0.1"
+_PREFIX = "BILSTM_"
+# What Kubernetes tells a pod of a Service whose name begins so, with the value behind an =.
+_SERVICE_LINK = re.compile(
+    rf"{_PREFIX}(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=)"
+)
+
+
+def _metrics_host(value: str) -> str:
+    host = parse_host(value) if value else value
+    if is_unix(host):
+        raise ValueError(f"must be an address, and no unix socket, got {quoted(value)}")
+    return host
+
+
+Host = Annotated[str, AfterValidator(parse_host)]
+MetricsHost = Annotated[str, AfterValidator(_metrics_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count64 = Annotated[int, Field(ge=1, le=2**63 - 1)]
@@ -27,35 +56,7 @@ Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-
-
-class ModelSource(NamedTuple):
-    name: str
-    folder: Path
-
-
-SHIPPED_MODEL = ModelSource("japanese_vowels", Path(__file__).parent / "models" / "japanese_vowels")
-
-
-def _model_sources(value: object) -> object:
-    """`NAME=FOLDER`, several of them in a list or separated by commas."""
-    if isinstance(value, str):
-        value = value.split(",")
-    if not isinstance(value, list | tuple):
-        return value
-    sources = []
-    for item in value:
-        if not isinstance(item, str):
-            sources.append(item)
-            continue
-        name, equals, folder = item.partition("=")
-        if not (name and equals and folder):
-            raise ValueError(f"must be NAME=FOLDER, got {item!r}")
-        if not name.isprintable():
-            raise ValueError(f"the name must be of printable characters, got {name!r}")
-        sources.append(ModelSource(name, Path(folder)))
-    return sources
-
+ModelSources = Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(parse_model_sources)]
 
 _OTLP_PORT = 4317
 
@@ -74,7 +75,7 @@ def _otlp_endpoint(value: str) -> str:
             "must have no user or password; OTEL_EXPORTER_OTLP_HEADERS has such things"
         )
     if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
-        raise ValueError(f"must be http://HOST:PORT or https://HOST:PORT, got {value!r}")
+        raise ValueError(f"must be http://HOST:PORT or https://HOST:PORT, got {quoted(value)}")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{url.scheme}://{host}:{port}"
 
@@ -83,10 +84,10 @@ class Settings(BaseSettings):
     """Settings of the server."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BILSTM_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    model: Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(_model_sources)] = Field(
+    model: ModelSources = Field(
         default=(),
         description="NAME=FOLDER of a model to serve; repeat for more, or separate by commas. "
         "The first is the default model. Without any, the small model that ships is served.",
@@ -112,19 +113,28 @@ class Settings(BaseSettings):
     threads: Threads = Field(
         default=0,
         description="Threads that compute on the CPU; 0: what OMP_NUM_THREADS says, or one for "
-        "each core.",
+        "each processor that the process may use, by its affinity and the CPU quota of its "
+        "control groups.",
     )
     max_device_bytes: Bytes = Field(
         default=0,
         description="Bytes of the GPU's memory for all models and their batches; 0: all there is. "
         "CUDA itself and loaded kernels take some more.",
     )
-    host: str = Field(
+    host: Host = Field(
         default="127.0.0.1",
-        description="Address to listen on, for gRPC and metrics; 0.0.0.0: every interface.",
+        description="Address to listen on; 0.0.0.0: every interface; unix:PATH or "
+        "unix-abstract:NAME: a unix socket for gRPC.",
     )
     port: Port = Field(default=50051, description="gRPC port; 0: any free one.")
-    metrics_port: Port = Field(default=9464, description="Prometheus port; 0: any free one.")
+    metrics_host: MetricsHost = Field(
+        default="",
+        description="Address of metrics and probes; empty: that of --host, or 127.0.0.1 where that "
+        "is a unix socket.",
+    )
+    metrics_port: Port = Field(
+        default=9464, description="Port of metrics and probes, over HTTP; 0: any free one."
+    )
     max_message_bytes: Count = Field(
         default=16 * 1024 * 1024,
         description="Bytes of one request, or of one reply's tensors. gRPC puts a message together "
@@ -240,7 +250,7 @@ class Settings(BaseSettings):
     @field_validator("models_folder")
     @classmethod
     def _is_no_model(cls, folder: Path | None) -> Path | None:
-        if folder is not None and _has_model(folder):
+        if folder is not None and has_model(folder):
             raise ValueError(
                 f"must hold model folders, and is one itself: name it by --model NAME={folder}"
             )
@@ -262,34 +272,36 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def models(self) -> tuple[ModelSource, ...]:
+    def metrics_address(self) -> str:
+        """The address of metrics and probes."""
+        return self.metrics_host or (_LOOPBACK if is_unix(self.host) else self.host)
+
+    def find_models(self) -> tuple[tuple[ModelSource, ...], list[LeftOut]]:
         """What to serve: `model`, or the one that ships; then what is in `models_folder`, unless
-        `model` has it already. One found under the shipped one's name takes its place.
+        `model` has it already. One found under the shipped one's name takes its place. And what
+        else is in `models_folder`.
 
         Raises `ModelError` if the folder can't be read.
         """
-        named = {source.folder.resolve() for source in self.model}
-        folders = [f for f in self._folders() if _has_model(f) and f.resolve() not in named]
-        found = tuple(ModelSource(folder.name, folder) for folder in folders)
-        if self.model:
-            return self.model + found
-        replaced = SHIPPED_MODEL.name in (source.name for source in found)
-        return found if replaced else (SHIPPED_MODEL, *found)
-
-    @property
-    def folders_without_model(self) -> tuple[Path, ...]:
-        """What else is in `models_folder`."""
-        return tuple(folder for folder in self._folders() if not _has_model(folder))
-
-    def _folders(self) -> list[Path]:
         if self.models_folder is None:
-            return []
-        try:
-            entries = sorted(self.models_folder.iterdir())
-        except OSError as error:
-            raise ModelError(f"{self.models_folder}: {error.strerror}") from error
-        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            return self.model or (SHIPPED_MODEL,), []
+        in_folder, left_out = find_models(self.models_folder)
+        named = {source.folder.resolve() for source in self.model}
+        found = tuple(source for source in in_folder if source.folder.resolve() not in named)
+        if self.model:
+            return self.model + found, left_out
+        replaced = SHIPPED_MODEL.name in (source.name for source in found)
+        return found if replaced else (SHIPPED_MODEL, *found), left_out
 
 
-def _has_model(folder: Path) -> bool:
-    return (folder / "config.json").exists()
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raise `StartError` for a variable that looks like a setting's and is none."""
+    known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for name, value in environment.items():
+        upper = name.upper()
+        if not upper.startswith(_PREFIX) or upper in known:
+            continue
+        if _SERVICE_LINK.match(f"{upper}={value}"):
+            continue
+        nearest = get_close_matches(upper, known, n=1, cutoff=0)
+        raise StartError(f"{quoted(name)} in the environment is no setting; nearest: {nearest[0]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -94,6 +94,18 @@ class Counters(Family[Tally]):
         for values, tally in children:
             family.add_metric(values, tally.value)
         return family
+
+
+class ReadCounter(Counters):
+    """A counter without labels that is kept elsewhere, and read at each scrape."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry):
+        super().__init__(name, documentation, (), registry)
+        self.read: Callable[[], int] = lambda: 0
+
+    def collect(self) -> Iterable[Metric]:
+        self.labels().value = self.read()
+        return super().collect()
 
 
 class Histograms(Family[Distribution]):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..errors import DeviceLost, ModelError, OutOfMemory
+from ..threads import available_processors
 
 # What torch says without a type of its own when there is no memory: the CPU's; on CUDA page-locked
 # memory, or what kernels are loaded into; cuBLAS's.
@@ -24,9 +26,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """How many threads compute on the CPU, torch's own and a kernel's; 0: one for each core that
-    this process may use.
+    """How many threads compute on the CPU, torch's own and a kernel's; 0: what OMP_NUM_THREADS
+    says, or one for each processor that this process may use.
     """
+    if not count and "OMP_NUM_THREADS" not in os.environ:
+        count = min(torch.get_num_threads(), available_processors())  # torch sees no quota
     if count:
         torch.set_num_threads(count)
 

@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ..probes import SERVING
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Status = health_pb2.HealthCheckResponse
 
@@ -23,13 +25,17 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Collection[str]):
         """`services`: their full names; `""`, the server as a whole, is added."""
         self._services = frozenset(services) | {""}
-        self._serving = False
+        self.state = "loading"  # in a word
         self._changed = asyncio.Condition()
 
     async def set_serving(self, serving: bool) -> None:
         async with self._changed:
-            self._serving = serving
+            self.state = SERVING if serving else "draining"
             self._changed.notify_all()
+
+    @property
+    def _serving(self) -> bool:
+        return self.state == SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:
         if request.service not in self._services:

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..batching.batcher import Batcher
-from ..errors import Loading, ModelError, ModelNotFound
+from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
-
-_NAME = 100  # characters of a name that an error repeats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +35,7 @@ class ModelRegistry:
         """Raises `ModelError` if that version of that name is there already."""
         versions = self._models.setdefault(model.name, {})
         if model.version in versions:
-            raise ModelError(f"model {model.name} has version {model.version} twice")
+            raise ModelError(f"model {quoted(model.name)} has version {model.version} twice")
         versions[model.version] = model
 
     def check_room(self) -> None:
@@ -76,13 +74,13 @@ class ModelRegistry:
         self._require_complete()
         versions = self._models.get(name) if name else next(iter(self._models.values()), None)
         if versions is None:
-            raise ModelNotFound(f"no model {name[:_NAME]!r}; there are: {', '.join(self._models)}")
+            raise ModelNotFound(f"no model {quoted(name)}; there are: {listed(self._models)}")
         if not version:
             return max(versions.values(), key=lambda model: model.config.version)
         if version not in versions:
             raise ModelNotFound(
-                f"model {name or next(iter(self._models))!r} has no version {version[:_NAME]!r}; "
-                f"it has: {', '.join(versions)}"
+                f"model {quoted(name or next(iter(self._models)))} has no version "
+                f"{quoted(version)}; it has: {listed(versions)}"
             )
         return versions[version]
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 
+from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
 from .health import HealthService
 from .interceptors import RpcInterceptor
+from .reflection import ReflectionService
 from .service import EncoderService
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
@@ -70,27 +70,18 @@ def make_server(
     registered: Any = server
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, registered)
-    reflection.enable_server_reflection(
-        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), registered
-    )
+    ReflectionService((SERVICE, health.SERVICE_NAME)).add_to(server)
     return server
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Start it there. Returns the port, if that was 0. Raises `ListenError`."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Start it there. Returns the port, if that was 0; of a unix socket, 0. Raises
+    `ListenError`."""
+    # gRPC itself would say on standard error, in words of its own, why it can't listen.
+    open_socket(host, port, "gRPC", "--host", "--port").close()
     try:
-        _probe(host, port)
-        port = server.add_insecure_port(address)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ListenError(f"can't serve gRPC on {address} (--port): {reason}") from error
+        port = server.add_insecure_port(target(host, port))
+    except RuntimeError as error:
+        raise ListenError(f"can't serve gRPC on {target(host, port)}: {error}") from error
     await server.start()
-    return port
-
-
-def _probe(host: str, port: int) -> None:
-    """Raise `OSError` if the address can't be listened on; gRPC itself would say so on standard
-    error in words of its own."""
-    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server((host, port), family=family).close()
+    return 0 if is_unix(host) else port

@@ -49,6 +49,7 @@ _TABLE: dict[type[ServiceError], _Row] = {
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
     OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
 }
+_TEXT_BYTES = 800
 _ANY_OTHER = _Row(grpc.StatusCode.INTERNAL, "failed")
 
 
@@ -69,9 +70,9 @@ def status_of(error: ServiceError) -> grpc.Status:
 
 def sequence_error(error: ServiceError) -> pb.SequenceError:
     """What a stream is told of one sequence."""
-    answer = pb.SequenceError(code=_row(error).code.value[0], message=str(error))
+    answer = pb.SequenceError(code=_row(error).code.value[0], message=_bounded(str(error)))
     if isinstance(error, InvalidInput):
-        answer.field, answer.expected = error.field, error.expected
+        answer.field, answer.expected = _bounded(error.field), _bounded(error.expected)
     if isinstance(error, Overloaded):
         answer.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_seconds))
     return answer
@@ -95,10 +96,19 @@ def internal_status(error_id: str) -> grpc.Status:
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> grpc.Status:
-    status = status_pb2.Status(code=code.value[0], message=message)
+    status = status_pb2.Status(code=code.value[0], message=_bounded(message))
     for detail in details:
         status.details.add().Pack(detail)
     return rpc_status.to_status(status)
+
+
+def _bounded(text: str) -> str:
+    """What of it goes into a status. Beyond 8 KiB of metadata gRPC gives its caller an error of its
+    own; a text is there up to three times, once with each of its bytes as three."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= _TEXT_BYTES:
+        return data.decode()
+    return f"{data[:_TEXT_BYTES].decode(errors='ignore')}…"
 
 
 def _row(error: Exception) -> _Row:
@@ -108,7 +118,7 @@ def _row(error: Exception) -> _Row:
 def _details(error: ServiceError) -> list[Message]:
     if isinstance(error, InvalidInput):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.expected
+            field=_bounded(error.field), description=_bounded(error.expected)
         )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, Overloaded):
