@@ -469,7 +469,7 @@ NEAR = {  # what is said where it is clear what to do
     "text": "is no .pt file",
     "safetensors as .pt": "is no .pt file",
     "noise without a suffix": "is no .pt file",
-    "nested": "torch.save(torch.load('model.pt')['model'], 'weights.pt')",
+    "nested": "torch.save(torch.load('model.pt', map_location='cpu')['model'], 'weights.pt')",
     "a list": "holds a list instead of a state_dict",
 }
 

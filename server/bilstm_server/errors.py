@@ -72,7 +72,14 @@ class OutOfMemory(ServiceError):
 
 
 class StartError(Exception):
-    """What ends a command before its work begins; its message is one clear line."""
+    """What ends a command before its work begins; its message is one clear line.
+
+    Names in it may come from a file of anyone's: what would not be printed, or would move the
+    cursor, is escaped, and a message too long to read is cut.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class ModelError(StartError):
@@ -90,6 +97,14 @@ def forget_locals(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """Text of anyone's as one line that any terminal can print."""
+    cut = text if len(text) <= most else f"{text[:most]}…"
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def first_problem(error: ValidationError) -> str:
