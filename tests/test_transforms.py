@@ -85,8 +85,8 @@ def test_torchscript(make: Callable[..., Any], module: BiLSTM, x: Tensor) -> Non
 
 def test_trace_of_ragged(module: BiLSTM) -> None:
     """So does a trace of `forward_ragged`."""
+    make: Any = torch.jit.trace
     with pytest.raises(RuntimeError, match="would keep this call's lengths"):
-        make: Any = torch.jit.trace
         make(lambda x: module.forward_ragged(x, [3, 2])[0], (torch.ones(5, 3),))
 
 

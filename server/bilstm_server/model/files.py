@@ -17,7 +17,6 @@ from typing import BinaryIO
 from ..errors import ModelError
 
 _KINDS = {
-    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -34,11 +33,11 @@ def open_regular(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
     A file that has changed when the block ends, however it does, is refused too.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise ModelError(f"{path}: {_reason(error)}") from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with opened as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
             raise ModelError(f"{path}: is {kind}, not a file")
@@ -49,7 +48,7 @@ def open_regular(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
-            if _version(os.fstat(descriptor)) != _version(status):
+            if _version(os.fstat(file.fileno())) != _version(status):
                 raise changed(path)
 
 
@@ -100,6 +99,10 @@ def unpacked_bytes(archive: Iterable[zipfile.ZipInfo]) -> int:
     return sum(member.file_size for member in archive)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _version(status: os.stat_result) -> Version:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -107,4 +110,6 @@ def _version(status: os.stat_result) -> Version:
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a file"
     return error.strerror or type(error).__name__
