@@ -286,7 +286,7 @@ def shared() -> bytes:
 
 
 def deflated() -> bytes:
-    """An archive as torch.save writes it, but compressed: some 4 MB for 4 GiB of zeros."""
+    """An archive as torch.save writes it, but compressed, with many zeros."""
     plain, packed = io.BytesIO(saved(lstm_tensors())), io.BytesIO()
     with (
         zipfile.ZipFile(plain) as source,
