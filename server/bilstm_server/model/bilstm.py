@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _is_tracing
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
@@ -24,6 +25,7 @@ from .parameters import LstmParameters
 States = tuple[Tensor, Tensor]
 
 _FOR_JIT = "torch.export records one shape, and to_torch() gives an nn.LSTM that TorchScript takes"
+_NO_TRACE = f"torch.jit.trace would keep this call's lengths; {_FOR_JIT}"
 
 # What autocast converts among. It leaves float64 alone.
 _AUTOCAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -107,7 +109,8 @@ class BiLSTM(LstmParameters):
         Raises `ValueError` where shapes, types, devices and lengths do not agree, and
         `RuntimeError` under `torch.jit.trace`.
         """
-        _refuse_trace()
+        if _is_tracing():
+            raise RuntimeError(_NO_TRACE)
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
@@ -152,10 +155,10 @@ class BiLSTM(LstmParameters):
     # -- under torch.autocast ------------------------------------------------------------------
 
     def _is_autocast(self, x: Tensor, hx: States | None) -> bool:
+        if not torch.is_autocast_enabled(x.device.type):
+            return False
         tensors = (self.weight_ih_l0, x, *(hx or ()))
-        return torch.is_autocast_enabled(x.device.type) and all(
-            tensor.dtype in _AUTOCAST_TYPES for tensor in tensors
-        )
+        return all(tensor.dtype in _AUTOCAST_TYPES for tensor in tensors)
 
     def _run_in_own_type(
         self, x: Tensor, batch: RaggedBatch, hx: States | None
@@ -184,7 +187,8 @@ class BiLSTM(LstmParameters):
         the output has the same form with K*P for D, and (h_n, c_n) are shaped as `hx`:
         [layers*K, B, P or H], without B for an unbatched input. T is at least 1; B may be 0.
         """
-        _refuse_trace()  # before torch warns of each number that the trace would keep
+        if _is_tracing():  # else torch warns of each number that the trace would keep
+            raise RuntimeError(_NO_TRACE)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         if input.dim() == 2:
@@ -253,11 +257,6 @@ class BiLSTM(LstmParameters):
         for name, state, shape in zip(("h_0", "c_0"), hx, shapes, strict=True):
             if state.shape != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(state.shape)}")
-
-
-def _refuse_trace() -> None:
-    if torch._C._is_tracing():
-        raise RuntimeError(f"torch.jit.trace would keep this call's lengths; {_FOR_JIT}")
 
 
 def _batch(lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device) -> RaggedBatch:

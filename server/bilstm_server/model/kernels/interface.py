@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -177,18 +177,15 @@ def needs_operations(*tensors: Tensor) -> bool:
     """Whether they must be computed with by torch's own operations, and not at their addresses.
 
     So it is where a gradient is to reach one of them, or comes from it in forward mode; where a
-    trace, a transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation;
-    and where one is no ordinary tensor, and has its numbers elsewhere or none.
+    transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation; and
+    where one is no ordinary tensor, and has its numbers elsewhere or none.
     """
     return (
-        _is_watched()
+        _len_torch_dispatch_stack() > 0
+        or peek_interpreter_stack() is not None
         or not _ORDINARY.issuperset(map(type, tensors))
         or (torch.is_grad_enabled() and any(map(_has_gradient, tensors)))
     )
-
-
-def _is_watched() -> bool:
-    return _is_tracing() or _len_torch_dispatch_stack() > 0 or peek_interpreter_stack() is not None
 
 
 def _has_gradient(tensor: Tensor) -> bool:
