@@ -124,8 +124,14 @@ def serve_imported(servers: list[RunningServer], tmp_path: Path) -> Iterator[Cal
     """Imports a checkpoint by the command, serves the folder, and gives a client of it."""
     with ExitStack() as clients:
 
-        def serve(tensors: Mapping[str, Tensor], *flags: str, name: str = "model.pt") -> Client:
+        def serve(
+            tensors: Mapping[str, Tensor],
+            *flags: str,
+            name: str = "model.pt",
+            pooling: str | None = "last",
+        ) -> Client:
             checkpoint, folder = write(tensors, tmp_path / name), tmp_path / "imported"
+            flags += () if pooling is None else ("--pooling", pooling)
             assert cli.main(["import", str(checkpoint), "--out", str(folder), *flags]) == 0
             servers.append(RunningServer(settings(model=[("imported", folder)])))
             return clients.enter_context(Client(servers[-1].target))
@@ -198,7 +204,7 @@ def test_other_prefixes(prefix: str, serve_imported: Callable[..., Client]) -> N
 def test_bare_lstm(serve_imported: Callable[..., Client]) -> None:
     """nn.LSTM's own state_dict is served under the empty prefix, without a head."""
     model = classifier()
-    client = serve_imported(model.lstm.state_dict(), "--lstm-prefix", "")
+    client = serve_imported(model.lstm.state_dict(), "--lstm-prefix", "", pooling=None)
     for x in inputs(model):
         with torch.inference_mode():
             expected = model.outputs(x.unsqueeze(0))[0]
@@ -220,7 +226,7 @@ def test_empty_lstm_prefix_beside_a_head(serve_imported: Callable[..., Client]) 
 def test_poolings(pooling: Pooling, serve_imported: Callable[..., Client]) -> None:
     """The head reads the outputs as --pooling says."""
     model = classifier()
-    client = serve_imported(model.state_dict(), "--pooling", pooling)
+    client = serve_imported(model.state_dict(), pooling=pooling)
     sequences = inputs(model)
     with torch.inference_mode():
         for x, served in zip(sequences, served_logits(client, sequences), strict=True):
@@ -245,9 +251,9 @@ def test_labels_and_version(serve_imported: Callable[..., Client]) -> None:
 
 
 def test_ignored_tensors(serve_imported: Callable[..., Client]) -> None:
-    """With --ignore-unused, a checkpoint's other tensors are left out."""
+    """With --ignore-unused, counters are left out, and the head stays."""
     model = classifier()
-    others = {"optimizer.step": torch.tensor(3), "norm.weight": torch.ones(2)}
+    others = {"optimizer.step": torch.tensor(3)}
     assert_same_logits(serve_imported(model.state_dict() | others, "--ignore-unused"), model)
 
 
@@ -273,7 +279,10 @@ def test_import_command(tmp_path: Path) -> None:
     checkpoint = write(classifier().state_dict(), tmp_path / "model.pt")
     folder = tmp_path / "served"
     run = subprocess.run(
-        [COMMAND, "import", checkpoint, "--out", folder], capture_output=True, text=True, timeout=60
+        [COMMAND, "import", checkpoint, "--out", folder, "--pooling", "last"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert f"--model served={folder}" in run.stdout
@@ -289,7 +298,7 @@ def test_how_to_serve_it(
     here.mkdir()
     monkeypatch.chdir(here)
     for out, source in ((".", "my models=."), ("a b/it's", "it's=a b/it's")):
-        assert cli.main(["import", str(path), "--out", out]) == 0
+        assert cli.main(["import", str(path), "--out", out, "--pooling", "last"]) == 0
         command = capsys.readouterr().out.splitlines()[-1].removeprefix("serve it with: ")
         assert shlex.split(command) == ["bilstm-server", "serve", "--model", source]
 
@@ -300,6 +309,7 @@ def test_import_help(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["import", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "last: output[:, -1]" in said
+    assert "nothing but dropout in between" in said
     assert "final: forward's last step and reverse's first" in said
     assert "torch.cat((h_n[-2], h_n[-1]), 1)" in said
 
@@ -469,7 +479,7 @@ NEAR = {  # what is said where it is clear what to do
     "text": "is no .pt file",
     "safetensors as .pt": "is no .pt file",
     "noise without a suffix": "is no .pt file",
-    "nested": "torch.save(torch.load('model.pt')['model'], 'weights.pt')",
+    "nested": "torch.save(torch.load('model.pt', map_location='cpu')['model'], 'weights.pt')",
     "a list": "holds a list instead of a state_dict",
 }
 
@@ -493,7 +503,7 @@ def test_advice_for_a_nested_checkpoint(
     said = failing("import", "model.pt", "--out", "out")
     assert "holds a dict of tensors under 'state_dict'" in said
     exec(said.split("save just that: ")[1], {"torch": torch})
-    assert import_checkpoint(Path("weights.pt"), Path("out")).num_layers == 2
+    assert import_checkpoint(Path("weights.pt"), Path("out"), pooling=Pooling.LAST).head
 
 
 def test_missing_file(tmp_path: Path, failing: Failing) -> None:
@@ -684,6 +694,8 @@ def test_unfit_checkpoint(case: str, suffix: str, tmp_path: Path, failing: Faili
     """A state_dict that is no such model is refused, naming what is wrong, and writes nothing."""
     tensors, flags, named = UNFIT[case]
     path = write(tensors(), tmp_path / f"model{suffix}")
+    if any(key.startswith("fc.") for key in tensors()):
+        flags += ("--pooling", "last")
     said = failing("import", path, "--out", tmp_path / "out", *flags)
     assert named in said.removeprefix(str(path))
     assert not (tmp_path / "out").exists()
@@ -694,7 +706,8 @@ def test_unwritable_out(out: str, tmp_path: Path, failing: Failing) -> None:
     """An --out that can't be a folder is named."""
     (tmp_path / "file").write_text("in the way")
     path = write(classifier().state_dict(), tmp_path / "model.pt")
-    assert str(tmp_path / out) in failing("import", path, "--out", tmp_path / out)
+    said = failing("import", path, "--out", tmp_path / out, "--pooling", "last")
+    assert str(tmp_path / out) in said
 
 
 def test_model_in_the_way(tmp_path: Path, failing: Failing) -> None:
@@ -703,12 +716,13 @@ def test_model_in_the_way(tmp_path: Path, failing: Failing) -> None:
         write(classifier(seed).state_dict(), tmp_path / f"{seed}.pt") for seed in range(2)
     )
     out = tmp_path / "out"
-    import_checkpoint(one, out)
+    import_checkpoint(one, out, pooling=Pooling.LAST)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     said = failing("import", other, "--out", out)
     assert said == f"{out}: holds a model already; choose another --out or pass --overwrite"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert cli.main(["import", str(other), "--out", str(out), "--overwrite"]) == 0
+    again = ["import", str(other), "--out", str(out), "--pooling", "last", "--overwrite"]
+    assert cli.main(again) == 0
     torch.testing.assert_close(
         load_model(out).lstm.state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
     )

@@ -431,8 +431,9 @@ def test_health(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> No
 
 
 async def test_health_of_a_draining_server(model_folder: Path) -> None:
-    """`bilstm health` exits 1 while the server drains, and where there is none."""
-    async with gated_server(settings(model=[("small", model_folder)])) as (app, gated):
+    """`bilstm health` exits 1 in a drain's delay, and where no server listens any more."""
+    delayed = settings(model=[("small", model_folder)], drain_delay_seconds=10)
+    async with gated_server(delayed) as (app, gated):
         target = f"127.0.0.1:{app.port}"
         async with AsyncClient(target) as client:
             assert await client.is_ready()
@@ -444,7 +445,7 @@ async def test_health_of_a_draining_server(model_folder: Path) -> None:
             failed = await asyncio.to_thread(run, "bilstm", "health", "--server", target)
             gated.open()
             await waiting
-            assert await draining
+            draining.cancel()
     assert (failed.returncode, failed.stderr) == (
         1,
         f"bilstm: the server at {target} is not ready\n",

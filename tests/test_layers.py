@@ -39,6 +39,7 @@ GROUND = tuple(
     for module in (
         "addresses",
         "errors",
+        "heap",
         "logs",
         "metrics",
         "probes",

@@ -129,7 +129,7 @@ def objects(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
-        (no_file, "none.npy: No such file or directory"),
+        (no_file, "none.npy: no such file"),
         (text, "x.npy: is no .npy or .npz of numbers"),
         (empty_file, "x.npz: is no .npy or .npz of numbers"),
         (objects, "x.npy: is no .npy or .npz of numbers"),

@@ -29,7 +29,7 @@ _READ_BYTES = 1 << 20
 
 def connect(target: str) -> socket.socket:
     host, _, port = target.rpartition(":")
-    return socket.create_connection((host, int(port)), _CONNECT_SECONDS)
+    return socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
 
 
 def headers_of(path: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
@@ -130,6 +130,21 @@ class PatientConnection:
         self._http.send_headers(stream, headers_of(path))
         self._flush()
         return stream
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its own, by which the peer knows it."""
+        host, port, *_ = self._socket.getsockname()
+        return host, port
+
+    def end(self, stream: int) -> None:
+        """No more comes of this call."""
+        self._http.end_stream(stream)
+        self._flush()
+
+    def ping(self) -> None:
+        self._http.ping(b"12345678")
+        self._flush()
 
     def call(self, path: str, message: bytes, missing: int = 0, seconds: float = 2.0) -> int:
         """A call of one message, of which so many of the last bytes are not sent. Returns how many

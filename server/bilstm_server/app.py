@@ -19,6 +19,7 @@ from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
 from .errors import DeviceLost, ModelError, OutOfMemory, StartError
+from .heap import Heap
 from .metrics import Metrics
 from .model.device import (
     bound_memory,
@@ -116,6 +117,9 @@ class App:
             end_connection,
         )
         self._service = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
+        receiving = Receiving(
+            settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
+        )
         unread = self.metrics.no_model  # what can't be read
         self._interceptor = RpcInterceptor(
             self.metrics,
@@ -125,11 +129,12 @@ class App:
                 ),
                 f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(limits, unread)),
             },
-            Receiving(
-                settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
-            ),
+            receiving,
             settings.max_calls,
             self._tracer,
+        )
+        self.metrics.watch_calls(
+            lambda: self._interceptor.calls, lambda: receiving.slow, lambda: replies.used
         )
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
@@ -142,6 +147,7 @@ class App:
         async with AsyncExitStack() as lifetime:
             if self._tracer is not None:
                 lifetime.enter_context(self._tracer)
+            lifetime.enter_context(Heap())
             self._device = lifetime.enter_context(Device())
             self._listen_metrics(lifetime)
             await self._listen()

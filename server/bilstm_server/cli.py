@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
-from .errors import DeviceLost, StartError, first_problem
+from .errors import DeviceLost, StartError, first_problem, one_line
 from .lifecycle import serve
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint, lookahead
@@ -113,7 +114,8 @@ def _add_import(commands: Commands) -> None:
         "import",
         help="turn a checkpoint into a model folder",
         description="Turn a state_dict of nn.LSTM, with nn.Linear and nn.Embedding if it has "
-        "them, into a model folder. All sizes are read off the tensors.",
+        "them, into a model folder. All sizes are read off the tensors; what the head reads is not "
+        "in them, and must be said.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -129,30 +131,39 @@ def _add_import(commands: Commands) -> None:
     add(
         "--pooling",
         choices=[pooling.value for pooling in Pooling],
-        default=Pooling.LAST.value,
-        help="what the head reads off the BiLSTM's outputs; last: output[:, -1], as the usual "
-        "classifier does; final: forward's last step and reverse's first step joined, "
+        default="",
+        help="what the head reads off the LSTM's outputs, nothing but dropout in between; needed "
+        "where there is a head; last: output[:, -1], the last step, of the reverse direction too; "
+        "final: forward's last step and reverse's first step joined, "
         "torch.cat((h_n[-2], h_n[-1]), 1); mean, max: over the steps",
     )
     add("--labels", default="", help="names of the classes, separated by commas")
     add("--model-version", type=int, default=1, help="the newest version is served by default")
-    add("--ignore-unused", action="store_true", help="leave other tensors in the file out")
+    add(
+        "--ignore-unused",
+        action="store_true",
+        help="leave other tensors in the file out, and the head with them; those that may stand "
+        "before the LSTM are refused all the same",
+    )
     add("--overwrite", action="store_true", help="replace a model that is in the folder already")
 
 
 def _import(parsed: argparse.Namespace) -> None:
-    config = import_checkpoint(
-        parsed.checkpoint,
-        parsed.out,
-        lstm_prefix=parsed.lstm_prefix,
-        head_prefix=parsed.head_prefix,
-        embedding_prefix=parsed.embedding_prefix,
-        pooling=Pooling(parsed.pooling),
-        labels=tuple(parsed.labels.split(",")) if parsed.labels else (),
-        version=parsed.model_version,
-        ignore_unused=parsed.ignore_unused,
-        overwrite=parsed.overwrite,
-    )
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as told:
+        config = import_checkpoint(
+            parsed.checkpoint,
+            parsed.out,
+            lstm_prefix=parsed.lstm_prefix,
+            head_prefix=parsed.head_prefix,
+            embedding_prefix=parsed.embedding_prefix,
+            pooling=Pooling(parsed.pooling) if parsed.pooling else None,
+            labels=tuple(parsed.labels.split(",")) if parsed.labels else (),
+            version=parsed.model_version,
+            ignore_unused=parsed.ignore_unused,
+            overwrite=parsed.overwrite,
+        )
+    for warning in told:
+        print(f"bilstm-server: {one_line(str(warning.message))}", file=sys.stderr)
     _say(f"{parsed.out}: {config.model_dump_json()}")
     source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
     _say(f"serve it with: bilstm-server serve --model {source}")

@@ -105,10 +105,10 @@ _NAMES = 10  # that an error lists
 _LINE = 2_000  # characters
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = _LINE) -> str:
     """The text, cut where it is long, with escapes in place of what is no printable character."""
-    text = text if len(text) <= _LINE else f"{text[:_LINE]}…"
-    return text if text.isprintable() else repr(text)[1:-1]
+    cut = text if len(text) <= most else f"{text[:most]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def quoted(text: str) -> str:

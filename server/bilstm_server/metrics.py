@@ -33,6 +33,7 @@ DROP_REASONS = (
     "overloaded",  # the queue was full
     "expired",  # its deadline passed
     "cancelled",  # its caller left
+    "stalled",  # its client sent no more, or took no replies
     "invalid",  # it, or the model it names
     "loading",  # it came too early
     "draining",  # it came too late
@@ -128,6 +129,19 @@ class Metrics:
         self._stream_limit_bytes = Gauge(
             "bilstm_stream_limit_bytes", "Bytes that streams may have in flight.", registry=registry
         )
+        self._calls = Gauge(
+            "bilstm_calls", "Calls that are in flight, streams not counted.", registry=registry
+        )
+        self._slow_requests = Gauge(
+            "bilstm_slow_requests",
+            "Requests that have not come at once, and are not complete, of --max-receive-bytes.",
+            registry=registry,
+        )
+        self._reply_bytes = Gauge(
+            "bilstm_reply_bytes",
+            "Bytes of replies that are computed or on their way, of --max-reply-bytes.",
+            registry=registry,
+        )
         self._dropped = Counters(
             "bilstm_dropped_total",
             f"Requests, and sequences of streams, that ended without a result: "
@@ -210,6 +224,17 @@ class Metrics:
     def watch_log(self, dropped_lines: Callable[[], int]) -> None:
         """Read at each scrape how many lines of the log were dropped so far."""
         self._log_dropped.read = dropped_lines
+
+    def watch_calls(
+        self,
+        calls: Callable[[], int],
+        slow_requests: Callable[[], int],
+        reply_bytes: Callable[[], int],
+    ) -> None:
+        """Read at each scrape what calls hold."""
+        self._calls.set_function(calls)
+        self._slow_requests.set_function(slow_requests)
+        self._reply_bytes.set_function(reply_bytes)
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]

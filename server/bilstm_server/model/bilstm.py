@@ -8,19 +8,24 @@ called here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _is_tracing
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from .frozen import Frozen
 from .kernels import Kernel, Layer, RaggedBatch, choose_kernel
 from .kernels.reference import ReferenceLayer
 from .parameters import LstmParameters
 
 States = tuple[Tensor, Tensor]
+
+_FOR_JIT = "torch.export records one shape, and to_torch() gives an nn.LSTM that TorchScript takes"
+_NO_TRACE = f"torch.jit.trace would keep this call's lengths; {_FOR_JIT}"
 
 # What autocast converts among. It leaves float64 alone.
 _AUTOCAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,7 +41,7 @@ class BiLSTM(LstmParameters):
     `bidirectional=False`).
     """
 
-    _frozen: list[Layer] | None = None
+    _frozen: Frozen[list[Layer]] | None = None
 
     # -- inference with packed weights ---------------------------------------------------------
 
@@ -48,19 +53,21 @@ class BiLSTM(LstmParameters):
         here.
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
-        dtype or device, or loading a state_dict thaws the module again.
+        dtype or device, loading a state_dict, or other parameters in the place of these thaw the
+        module again; numbers that are changed in place are not seen.
         """
         self.eval()
         if isinstance(kernel, str):
             kernel = choose_kernel(kernel, self.weight_ih_l0.device).kernel
         # Tensors made in inference mode could take no part in autograd later.
         with torch.inference_mode(False), torch.no_grad():
-            self._frozen = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
+            layers = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
+        self._frozen = Frozen(layers, dict(self._parameters))
         return self
 
     @property
     def is_frozen(self) -> bool:
-        return self._frozen is not None
+        return self._frozen is not None and self._frozen.is_of(self)
 
     def reset_parameters(self) -> None:
         self._frozen = None
@@ -81,8 +88,8 @@ class BiLSTM(LstmParameters):
 
     def layers(self) -> list[Layer]:
         """The layers in order; unless frozen they hold the parameters of this moment."""
-        if self._frozen is not None:
-            return self._frozen
+        if self._frozen is not None and self._frozen.is_of(self):
+            return self._frozen.packed
         return [ReferenceLayer(self.directions(layer)) for layer in range(self.num_layers)]
 
     # -- running it ----------------------------------------------------------------------------
@@ -99,8 +106,11 @@ class BiLSTM(LstmParameters):
         made of them); `hx` = (h_0 [layers*K, B, P], c_0 [layers*K, B, H]), zeros if None.
         Returns `y` [N, K*P] in x's order and (h_n, c_n), shaped as `hx`.
 
-        Raises `ValueError` where shapes, types, devices and lengths do not agree.
+        Raises `ValueError` where shapes, types, devices and lengths do not agree, and
+        `RuntimeError` under `torch.jit.trace`.
         """
+        if _is_tracing():
+            raise RuntimeError(_NO_TRACE)
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
@@ -121,14 +131,14 @@ class BiLSTM(LstmParameters):
 
     def _run(self, x: Tensor, batch: RaggedBatch, hx: States | None) -> tuple[Tensor, States]:
         directions = self.num_directions
+        x = x.resolve_neg()  # kernels read memory, which a view of negated numbers shares
         if hx is None:
             states = (directions, len(batch))
             zeros = (x.new_zeros(*states, self.output_size), x.new_zeros(*states, self.hidden_size))
             initial = [zeros] * self.num_layers
         else:
-            initial = list(
-                zip(torch.split(hx[0], directions), torch.split(hx[1], directions), strict=True)
-            )
+            h_0, c_0 = (torch.split(state.resolve_neg(), directions) for state in hx)
+            initial = list(zip(h_0, c_0, strict=True))
         final: list[States] = []
         for index, layer in enumerate(self.layers()):
             if index and self.training and self.dropout:
@@ -138,13 +148,17 @@ class BiLSTM(LstmParameters):
         h_n, c_n = zip(*final, strict=True)
         return x, (torch.cat(h_n), torch.cat(c_n))
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse `torch.jit.script`, which calls this."""
+        raise RuntimeError(f"torch.jit.script can't compile a BiLSTM; {_FOR_JIT}")
+
     # -- under torch.autocast ------------------------------------------------------------------
 
     def _is_autocast(self, x: Tensor, hx: States | None) -> bool:
+        if not torch.is_autocast_enabled(x.device.type):
+            return False
         tensors = (self.weight_ih_l0, x, *(hx or ()))
-        return torch.is_autocast_enabled(x.device.type) and all(
-            tensor.dtype in _AUTOCAST_TYPES for tensor in tensors
-        )
+        return all(tensor.dtype in _AUTOCAST_TYPES for tensor in tensors)
 
     def _run_in_own_type(
         self, x: Tensor, batch: RaggedBatch, hx: States | None
@@ -173,6 +187,8 @@ class BiLSTM(LstmParameters):
         the output has the same form with K*P for D, and (h_n, c_n) are shaped as `hx`:
         [layers*K, B, P or H], without B for an unbatched input. T is at least 1; B may be 0.
         """
+        if _is_tracing():  # else torch warns of each number that the trace would keep
+            raise RuntimeError(_NO_TRACE)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         if input.dim() == 2:

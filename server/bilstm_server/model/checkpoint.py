@@ -20,10 +20,14 @@ from torch import Tensor
 from ..errors import ModelError, first_problem
 from .config import ModelConfig
 from .encoder import SequenceEncoder
+from .files import Version, changed, is_still, read_whole
 from .weights import check_tensors, read_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+
+_MOST_CONFIG_BYTES = 2**24
+_MOST_HEADER_BYTES = 2**26
 
 
 def save_model(encoder: SequenceEncoder, folder: Path) -> None:
@@ -35,10 +39,13 @@ def load_model(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SequenceEncoder:
     """Read a model folder. The encoder is in eval mode, its weights on `device` in `dtype`."""
-    config = _read_config(folder / CONFIG)
-    tensors = read_tensors(folder / WEIGHTS)
+    config, version = _read_config(folder / CONFIG)
     encoder = SequenceEncoder(config, device="meta")
-    check_tensors(tensors, encoder.state_dict(), folder / WEIGHTS)
+    expected = encoder.state_dict()
+    tensors = read_tensors(folder / WEIGHTS, _most_bytes(expected))
+    if not is_still(folder / CONFIG, version):  # or it were perhaps not that of these weights
+        raise changed(folder / CONFIG)
+    check_tensors(tensors, expected, folder / WEIGHTS)
     encoder.load_state_dict(tensors, assign=True)
     return encoder.to(device, dtype).eval().requires_grad_(False)
 
@@ -64,10 +71,20 @@ def write_folder(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Pat
         raise ModelError(f"{folder}: can't be written: {error.strerror}") from error
 
 
-def _read_config(path: Path) -> ModelConfig:
+def _most_bytes(expected: Mapping[str, Tensor]) -> int:
+    """Of a file of weights: more than these take in float64, so that a file with some tensors too
+    many is read and they are named.
+    """
+    numbers = sum(tensor.numel() for tensor in expected.values())
+    return 2 * numbers * torch.float64.itemsize + _MOST_HEADER_BYTES
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, Version]:
     try:
-        return ModelConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; a model is a folder with it") from error
+        content, version = read_whole(path, _MOST_CONFIG_BYTES)
+    except ModelError as error:
+        raise ModelError(f"{error}; a model is a folder with it") from error
+    try:
+        return ModelConfig.model_validate_json(content), version
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error)}") from error

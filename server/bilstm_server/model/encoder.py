@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .bilstm import BiLSTM, States
 from .config import ModelConfig, Output, Pooling
+from .frozen import Frozen
 from .kernels import Kernel, Layer, Linear, RaggedBatch
 from .pooling import pool
 
@@ -38,7 +39,7 @@ class SequenceEncoder(nn.Module):
     and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
     """
 
-    _frozen_head: Linear | None = None  # in use as long as `lstm` is frozen
+    _frozen_head: Frozen[Linear] | None = None  # in use as long as `lstm` is frozen
 
     def __init__(
         self,
@@ -86,7 +87,8 @@ class SequenceEncoder(nn.Module):
         self.lstm.freeze(kernel)
         if self.head is not None:
             with torch.inference_mode(False):
-                self._frozen_head = kernel.linear(self.head.weight, self.head.bias)
+                linear = kernel.linear(self.head.weight, self.head.bias)
+            self._frozen_head = Frozen(linear, dict(self.head._parameters))
         return self
 
     def forward(
@@ -144,6 +146,8 @@ class SequenceEncoder(nn.Module):
 
     def classify(self, pooled: Tensor) -> Tensor:
         """The head's logits: [B, K*P] -> [B, classes]"""
-        head = self._frozen_head if self._frozen_head and self.lstm.is_frozen else self.head
-        assert head is not None
-        return head(pooled)
+        assert self.head is not None
+        frozen = self._frozen_head
+        if frozen is not None and frozen.is_of(self.head) and self.lstm.is_frozen:
+            return frozen.packed(pooled)
+        return self.head(pooled)  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ tensors as the user's own file does. Every such file raises a one-line `ModelErr
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,7 +17,10 @@ from ..errors import ModelError, first_problem
 from .checkpoint import CONFIG, write_folder
 from .config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
 from .encoder import SequenceEncoder
+from .leftovers import computing, perhaps_before
 from .weights import check_tensors, read_tensors, some
+
+_FIRST = "weight_ih_l0"
 
 # Rows per column of weight_hh in recurrences whose weights have the LSTM's names. An LSTM has 4,
 # or more with a projection.
@@ -30,7 +34,7 @@ def import_checkpoint(
     lstm_prefix: str = "lstm.",
     head_prefix: str = "fc.",
     embedding_prefix: str = "embedding.",
-    pooling: Pooling = Pooling.LAST,
+    pooling: Pooling | None = None,
     labels: tuple[str, ...] = (),
     version: int = 1,
     ignore_unused: bool = False,
@@ -39,9 +43,11 @@ def import_checkpoint(
     """Turn a state_dict file into the model folder `folder`, all sizes read off its tensors.
 
     The prefixes say where in the checkpoint nn.LSTM's, nn.Linear's and nn.Embedding's
-    parameters are; head and embedding may be absent. Tensors outside of the three are refused
-    unless `ignore_unused`: a model without them would give other numbers. A folder that holds a
-    model already is refused unless `overwrite`.
+    parameters are; head and embedding may be absent. What the head reads, no tensor tells: a head
+    without `pooling` is refused. So are tensors outside of the three: a model without them would
+    give other numbers. With `ignore_unused` they are left out, unless they may stand before the
+    LSTM; and the head too, with a `UserWarning`, since they may stand between the two, or behind.
+    A folder that holds a model already is refused unless `overwrite`.
     """
     if version < 1:
         raise ModelError(f"--model-version must be 1 or more, got {version}")
@@ -52,7 +58,9 @@ def import_checkpoint(
     prefixes = {"lstm": lstm_prefix, "head": head_prefix, "embedding": embedding_prefix}
     content = _Checkpoint(checkpoint, prefixes)
     content.check_is_lstm()
-    if not ignore_unused:
+    if ignore_unused:
+        content.leave_out()
+    else:
         content.check_all_used()
     config = content.config(pooling, labels, version)
     write_folder(config, content.tensors(SequenceEncoder(config, device="meta")), folder)
@@ -70,11 +78,12 @@ class _Checkpoint:
         self._prefixes = prefixes
         self._tensors = read_tensors(path)
         self._parts: dict[str, dict[str, Tensor]] = {part: {} for part in prefixes}
-        self._unused: list[str] = []
+        self._unused: dict[str, Tensor] = {}
+        self._head_is_left_out = False
         for key, tensor in self._tensors.items():
             parts = [part for part, prefix in prefixes.items() if key.startswith(prefix)]
             if not parts:
-                self._unused.append(key)
+                self._unused[key] = tensor
                 continue
             # The longest prefix: the LSTM's may be empty, or the beginning of the head's.
             part = max(parts, key=lambda part: len(prefixes[part]))
@@ -89,20 +98,91 @@ class _Checkpoint:
                 raise self._problem(f"{key} is {[rows, columns]}: {whose}, not an LSTM's (4)")
 
     def check_all_used(self) -> None:
+        several = [key.removesuffix(_FIRST) for key in self._tensors if key.endswith(_FIRST)]
+        if self._unused and len(several) > 1:
+            raise self._problem(
+                f"holds several recurrences ({some(map(repr, several))}), and one is served: take "
+                "the others out of the file if it does not read them (--lstm-prefix names it)"
+            )
         if self._unused:
             raise self._problem(
                 f"{len(self._unused)} more tensors would be left out, and the results might "
                 f"differ: {some(self._unused)} (name them with --head-prefix or "
-                "--embedding-prefix, or pass --ignore-unused)"
+                "--embedding-prefix, or pass --ignore-unused: there are no logits then)"
             )
 
-    def config(self, pooling: Pooling, labels: tuple[str, ...], version: int) -> ModelConfig:
+    def leave_out(self) -> None:
+        """Refuse tensors that may stand before the LSTM; beside any others there is no head."""
+        body = self._body()
+        head = {self._key("head", name): tensor for name, tensor in self._parts["head"].items()}
+        left = self._unused | (head if self._unfit_head(body) else {})
+        if before := perhaps_before(left, body):
+            raise self._problem(
+                f"{some(before)} may stand before the LSTM (its input is {body.input_size} wide, "
+                f"its states {body.state_size}), whose results would be others without; what "
+                "stands elsewhere can be taken out of the file"
+            )
+        others = computing(left)
+        if head and others:
+            warnings.warn(
+                f"{self._path}: no logits: {some(others)} may stand between the LSTM and the head "
+                f"({self._prefixes['head']}), or behind it; what stands elsewhere can be taken out "
+                "of the file",
+                stacklevel=3,
+            )
+            self._parts["head"] = {}
+            self._head_is_left_out = True
+
+    def config(self, pooling: Pooling | None, labels: tuple[str, ...], version: int) -> ModelConfig:
         """All sizes, read off the tensors' shapes."""
-        lstm, head, embedding = (self._parts[part] for part in ("lstm", "head", "embedding"))
+        body = self._body()
+        head = self._head(pooling, body)
+        try:
+            return ModelConfig.model_validate(
+                body.model_dump() | {"head": head, "labels": labels, "version": version}
+            )
+        except ValidationError as error:
+            raise self._problem(first_problem(error)) from error
+
+    def _head(self, pooling: Pooling | None, body: ModelConfig) -> HeadConfig | None:
+        prefix = self._prefixes["head"]
+        if not self._parts["head"]:
+            if pooling is not None and not self._head_is_left_out:
+                raise self._problem(f"--pooling {pooling}, but no head under the prefix {prefix!r}")
+            return None
+        if unfit := self._unfit_head(body):
+            raise self._problem(unfit)
+        if pooling is None:
+            raise self._problem(
+                f"no tensor tells what the head ({prefix}) reads; say it with --pooling: "
+                f"{_choices(body)}"
+            )
+        classes, _ = self._matrix("head", "weight")
+        return HeadConfig(num_classes=classes, pooling=pooling, bias="bias" in self._parts["head"])
+
+    def _unfit_head(self, body: ModelConfig) -> str | None:
+        """Why what is under the head's prefix is no single layer over the LSTM's output."""
+        own = self._parts["head"]
+        layers = [name for name in own if re.fullmatch(r"(.+\.)?\d+\.weight", name)]
+        if "weight" not in own and len(layers) > 1:
+            keys = (self._key("head", name) for name in layers)
+            return f"the head has several layers ({some(keys)}), and only one nn.Linear is served"
+        if not own:
+            return None
+        classes, width = self._matrix("head", "weight")
+        if width == body.encoding_size:
+            return None
+        return (
+            f"{self._key('head', 'weight')} is {[classes, width]}, expected "
+            f"{[classes, body.encoding_size]}{_perhaps_reads(width, body)}"
+        )
+
+    def _body(self) -> ModelConfig:
+        """The sizes of all but the head."""
+        lstm, embedding = (self._parts[part] for part in ("lstm", "embedding"))
         rows, input_size = self._matrix("lstm", "weight_ih_l0")
         try:
             return ModelConfig(
-                version=version,
                 input_size=input_size,
                 hidden_size=rows // 4,
                 num_layers=sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in lstm),
@@ -112,14 +192,6 @@ class _Checkpoint:
                 embedding=EmbeddingConfig(num_embeddings=self._matrix("embedding", "weight")[0])
                 if embedding
                 else None,
-                head=HeadConfig(
-                    num_classes=self._matrix("head", "weight")[0],
-                    pooling=pooling,
-                    bias="bias" in head,
-                )
-                if head
-                else None,
-                labels=labels,
             )
         except ValidationError as error:
             raise self._problem(first_problem(error)) from error
@@ -167,3 +239,28 @@ class _Checkpoint:
 
     def _problem(self, reason: str) -> ModelError:
         return ModelError(f"{self._path}: {reason}")
+
+
+def _choices(body: ModelConfig) -> str:
+    """The poolings, in the words of a module with this LSTM (`batch_first`)."""
+    if body.bidirectional:
+        last = (
+            "last (output[:, -1], of the reverse direction too), "
+            "final (torch.cat((h_n[-2], h_n[-1]), 1))"
+        )
+    else:
+        last = "last (output[:, -1], which is h_n[-1])"
+    return f"{last}, mean (output.mean(1)) or max (output.max(1).values)"
+
+
+def _perhaps_reads(width: int, body: ModelConfig) -> str:
+    """What a head of another width may read instead of one vector for each sequence."""
+    if body.bidirectional and width == body.state_size:
+        what = "one direction alone, or the sum of both"
+    elif width == body.state_rows * body.state_size:
+        what = "h_n of all layers"
+    elif width in (2 * body.encoding_size, 3 * body.encoding_size):
+        what = "several vectors joined"
+    else:
+        return ""
+    return f": it may read {what}, which is not served"

@@ -22,10 +22,13 @@ from .checkpoint import load_model
 from .config import ModelConfig
 from .device import choose_device
 from .encoder import Encodings, SequenceEncoder
+from .files import open_regular, unpacked_bytes
 from .kernels import KernelUnavailable, RaggedBatch, choose_kernel
 from .live import LiveState, encode_blocks
 
 Steps = NDArray[np.generic]
+
+_MOST_BYTES = 2**32  # of a file of samples, unpacked
 
 
 @dataclass(slots=True)
@@ -73,16 +76,30 @@ def read_sequences(files: Sequence[Path], config: ModelConfig) -> list[Steps]:
 
 
 def _read(file: Path) -> list[tuple[str, Steps]]:
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return [(str(file), loaded)]
-        with loaded:
-            return [(f"{file}: {name}", loaded[name]) for name in loaded.files]
-    except OSError as error:
-        raise StartError(f"{file}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StartError(f"{file}: is no .npy or .npz of numbers") from error
+    with open_regular(file, _MOST_BYTES) as opened:
+        try:
+            loaded = np.load(opened, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return [(str(file), loaded)]
+            with loaded:
+                _check_size(loaded.zip, file)
+                return [(f"{file}: {name}", loaded[name]) for name in loaded.files]
+        except StartError:
+            raise
+        except MemoryError as error:
+            raise StartError(f"{file}: does not fit into memory") from error
+        except OSError as error:
+            raise StartError(f"{file}: {error.strerror or error}") from error
+        except Exception as error:  # numpy's and zipfile's, of whatever damage there is
+            raise StartError(f"{file}: is no .npy or .npz of numbers") from error
+
+
+def _check_size(archive: zipfile.ZipFile, file: Path) -> None:
+    unpacked = unpacked_bytes(archive.infolist())
+    if unpacked > _MOST_BYTES:
+        raise StartError(
+            f"{file}: is too large: {unpacked:,} bytes unpacked, expected at most {_MOST_BYTES:,}"
+        )
 
 
 def _problem(steps: Steps, config: ModelConfig) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from contextlib import suppress
+import stat
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,14 +25,30 @@ def end_connection(peer: str) -> bool:
     address = _address(peer)
     if address is None:
         return False
-    for name in os.listdir(_DESCRIPTORS):
+    return any(_end_if(int(name), address) for name in os.listdir(_DESCRIPTORS))
+
+
+def _end_if(descriptor: int, address: tuple[str, int]) -> bool:
+    """Shut down what the descriptor is, if it is a connection to that address."""
+    try:
         # A copy: gRPC may close its own, and open another one under the number, at any time.
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+        copy = os.dup(descriptor)
+    except OSError:
+        return False
+    if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+        os.close(copy)
+        return False
+    with socket.socket(fileno=copy) as connection:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        try:
             host, port, *_ = connection.getpeername()
-            if (_host(host), port) == address:
-                connection.shutdown(socket.SHUT_RDWR)
-                return True
-    return False
+            if (_host(host), port) != address:
+                return False
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # one that listens, or has ended
+            return False
+    return True
 
 
 def _address(peer: str) -> tuple[str, int] | None:

@@ -77,6 +77,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             self._wrapped[path] = self._wrap(handler, path)
         return self._wrapped.get(path)
 
+    @property
+    def calls(self) -> int:
+        """That a drain waits for, in flight."""
+        return self._in_flight[True]
+
     def end_streams(self) -> None:
         """End every stream, those without an end of their own too, as UNAVAILABLE."""
         self._streams_end.set()

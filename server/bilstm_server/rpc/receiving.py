@@ -44,6 +44,11 @@ class Receiving:
         self._seconds = seconds
         self._slow: dict[_Request, None] = {}  # the oldest first
 
+    @property
+    def slow(self) -> int:
+        """Requests that have not come at once, and are not complete."""
+        return len(self._slow)
+
     async def message(self, context: Context) -> bytes:
         """The one message of a call.
 

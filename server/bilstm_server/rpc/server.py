@@ -62,7 +62,7 @@ def make_server(
             ("grpc.http2.settings_timeout", 1000 * _HANDSHAKE_SECONDS),
             ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PING_SECONDS),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(1000 * _PING_SECONDS)),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ],

@@ -62,7 +62,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
                 trace.model = model.name
             parsed = parse_encode_request(request, model.config, self._limits)
             del request
-            call.reply = self._replies.begin(context, parsed.reply_bytes)
+            call.reply = self._replies.begin(context, parsed.reply_bytes, metrics)
             results = await model.batcher.submit(parsed.sequences, deadline.at, trace)
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())

@@ -2,12 +2,14 @@
 taken them. Bounded for each connection, and for all together.
 
 No connection may hold more than is left for others then (dynamic thresholds: Choudhury and Hahne,
-1998). So however many hold all that they may, a connection that takes its replies finds room.
+1998), and where little is left, those that hold most and take nothing are ended one by one. So
+however many try to hold all of it, a connection that takes its replies finds room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +18,15 @@ from typing import Any
 import structlog
 
 from ..errors import Overloaded
+from ..metrics import DropMetrics
 from .internal import Context
 
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 0.1  # a guess: until some of what is there has been taken
+_PRESSURE = 0.75  # share of the room that is held, from which connections are ended
+_PRESSURE_SECONDS = 1.0  # for which they have taken nothing then
+_RELIEF_SECONDS = 0.1  # from one of them to the next
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +35,7 @@ class Reply:
 
     peer: str
     size: int  # bytes
+    metrics: DropMetrics  # of its model
     given_at: float | None = None  # to gRPC, in the loop's time
     lost: bool = False  # its connection was ended, because it was not taken
 
@@ -55,13 +62,17 @@ class UntakenReplies:
         self._replies: dict[Reply, None] = {}
         self._by_peer: Counter[str] = Counter()  # bytes
         self._sweep: asyncio.TimerHandle | None = None
+        self._relieved_at = -math.inf  # in the loop's time
         self.used = 0  # bytes
 
-    def begin(self, context: Context, size: int) -> Reply:
-        """A reply of so many bytes is to be made, and holds them until the call has ended.
+    def begin(self, context: Context, size: int, metrics: DropMetrics) -> Reply:
+        """A reply of so many bytes is to be made, and holds them until the call has ended;
+        `metrics` count it if it is not taken.
 
         Raises `Overloaded` if its connection has too many already.
         """
+        if self.used + size > _PRESSURE * self._max_bytes:
+            self._relieve()
         peer = context.peer()
         mine = self._by_peer[peer] + size
         most = min(self._max_connection_bytes, self._max_bytes - self.used - size)
@@ -71,7 +82,7 @@ class UntakenReplies:
                 f"room for {max(most, 0)}",
                 _RETRY_SECONDS,
             )
-        reply = Reply(peer, size)
+        reply = Reply(peer, size, metrics)
         self._replies[reply] = None
         self._by_peer[peer] = mine
         self.used += size
@@ -89,27 +100,48 @@ class UntakenReplies:
         if not self._by_peer[reply.peer]:
             del self._by_peer[reply.peer]
 
+    def _relieve(self) -> None:
+        """End the connection that holds most of what was not taken for a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._relieved_at + _RELIEF_SECONDS:
+            return
+        self._relieved_at = now
+        peers = {reply.peer for reply in self._given_before(now - _PRESSURE_SECONDS)}
+        if peers:
+            self._end_peer(max(peers, key=self._by_peer.__getitem__))
+
+    def _given_before(self, time: float) -> list[Reply]:
+        """Replies that gRPC has since then, and whose connections are not ended yet."""
+        return [
+            reply
+            for reply in self._replies
+            if reply.given_at is not None and reply.given_at <= time and not reply.lost
+        ]
+
+    def _end_peer(self, peer: str) -> None:
+        replies = [reply for reply in self._replies if reply.peer == peer and not reply.lost]
+        for reply in replies:
+            reply.lost = True
+            reply.metrics.drop("stalled")
+        log.warning(
+            "connection ended",
+            peer=peer,
+            reason="its replies were not taken",
+            replies=len(replies),
+            bytes=self._by_peer[peer],
+            found=self._end_connection(peer),
+        )
+
     def _schedule(self, seconds: float) -> None:
         self._sweep = asyncio.get_running_loop().call_later(seconds, self._end_stalled)
 
     def _end_stalled(self) -> None:
-        """End the connections that have not taken their replies, and come again when the next one
-        may have to be ended."""
+        """End the connections that have not taken their replies in time, and come again when the
+        next one may have to be ended."""
         self._sweep = None
         now = asyncio.get_running_loop().time()
-        given = [reply for reply in self._replies if not reply.lost]
-        stalled = [r for r in given if r.given_at is not None and r.given_at + self._seconds <= now]
-        for peer, replies in Counter(reply.peer for reply in stalled).items():
-            log.warning(
-                "connection ended",
-                peer=peer,
-                reason="its replies were not taken",
-                replies=replies,
-                bytes=self._by_peer[peer],
-                found=self._end_connection(peer),
-            )
-        for reply in stalled:
-            reply.lost = True
+        for peer in {reply.peer for reply in self._given_before(now - self._seconds)}:
+            self._end_peer(peer)
         if self._replies:
-            oldest = min((r.given_at or now for r in given if not r.lost), default=now)
+            oldest = min((r.given_at or now for r in self._given_before(now)), default=now)
             self._schedule(max(oldest + self._seconds - now, self._seconds / 10))

@@ -26,7 +26,7 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
-    needs_gradient,
+    needs_operations,
 )
 from .reference import ReferenceLayer
 
@@ -93,14 +93,13 @@ class CpuKernel:
         self._check()
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
-        weights = directions[0].w_ih
-        if weights.dtype not in _NUMBERS or weights.device.type != "cpu":
+        if not _can_pack(*(tensor for own in directions for tensor in own.tensors)):
             return ReferenceLayer(directions)
         return CpuLayer(directions, self)
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """See `Kernel`. A row has the same bits whatever the others are."""
-        if weight.dtype not in _NUMBERS or weight.device.type != "cpu":
+        if not _can_pack(weight.detach()):
             return ReferenceLayer.linear(weight, bias)
         return CpuLinear(weight, bias, self)
 
@@ -185,10 +184,10 @@ class CpuLayer:
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """See `Layer`. Raises `MemoryError`.
 
-        Where a gradient is to reach `x` or the states, or comes from them in forward mode, the
-        reference computes this.
+        Where torch's own operations are needed, for a gradient or under a transform, the reference
+        computes this; see `needs_operations`.
         """
-        if needs_gradient(x, h_0, c_0):
+        if needs_operations(x, h_0, c_0):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
         sequences, directions = len(batch), len(self._packed)
@@ -209,7 +208,9 @@ class CpuLayer:
         return y, h_n, c_n
 
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
-        """See `Layer`. Raises `MemoryError`."""
+        """See `Layer`. Raises `MemoryError`. The reference computes what it computes of a call."""
+        if needs_operations(*(tensor for part in parts if part for tensor in part.tensors)):
+            return ReferenceLayer(self._directions).apart(parts)
         results: list[Results | None] = []
         passed = _Batches()
         read: list[Tensor] = []  # by the kernel: not to be freed before
@@ -258,7 +259,7 @@ class CpuLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, columns]. Raises `MemoryError`."""
-        if needs_gradient(x):
+        if needs_operations(x):
             return F.linear(x, *self._copies)
         x = x.contiguous()
         y = x.new_empty(len(x), self._sizes[1])
@@ -278,6 +279,14 @@ class _Packed(NamedTuple):
     w_hh: Tensor
     w_hr: Tensor | None
     bias: Tensor
+
+
+def _can_pack(*weights: Tensor) -> bool:
+    return (
+        weights[0].dtype in _NUMBERS
+        and weights[0].device.type == "cpu"
+        and not needs_operations(*weights)
+    )
 
 
 @cache

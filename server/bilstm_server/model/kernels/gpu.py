@@ -15,7 +15,7 @@ from triton.runtime import driver
 from .gpu_layer import GpuLayer, shape_of
 from .gpu_plans import CostTable, Processor, Shape
 from .gpu_tuning import Tuner
-from .interface import DirectionWeights, KernelUnavailable, Layer, Linear
+from .interface import DirectionWeights, KernelUnavailable, Layer, Linear, needs_operations
 from .reference import ReferenceLayer
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -52,6 +52,8 @@ class GpuKernel:
             return ReferenceLayer(
                 directions, f"the gpu kernel does not compute in {weights.w_hh.dtype}"
             )
+        if needs_operations(*(tensor for own in directions for tensor in own.tensors)):
+            return ReferenceLayer(directions, "the gpu kernel packs ordinary tensors only")
         shape = shape_of(directions)
         try:
             with torch.cuda.device_of(weights.w_hh):  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ from .interface import (
     Part,
     RaggedBatch,
     Results,
-    needs_gradient,
+    needs_operations,
     state_type,
 )
 from .reference import ReferenceLayer
@@ -62,8 +62,8 @@ class GpuLayer:
         }
 
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
-        """See `Layer`. Where a gradient is to reach `x` or the states, the reference runs."""
-        if needs_gradient(x, h_0, c_0):
+        """See `Layer`. Where torch's own operations are needed, the reference runs."""
+        if needs_operations(x, h_0, c_0):
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         run = self._together(x, batch, h_0, c_0)
         self._launch(run)
@@ -98,6 +98,8 @@ class GpuLayer:
     def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
         """See `Layer`."""
         given = [(k, part) for k, part in enumerate(parts) if part is not None]
+        if needs_operations(*(tensor for _, part in given for tensor in part.tensors)):
+            return ReferenceLayer(self._directions).apart(parts)
         results: list[Results | None] = [None] * len(parts)
         if not given:
             return results

@@ -12,8 +12,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+
+_ORDINARY = frozenset((Tensor, nn.Parameter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,12 @@ class DirectionWeights:
     b_ih: Tensor | None  # [4H]
     b_hh: Tensor | None  # [4H]
     w_hr: Tensor | None  # [P, H], with a projection only
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that there are, without their gradients."""
+        own = (self.w_ih, self.w_hh, self.b_ih, self.b_hh, self.w_hr)
+        return [tensor.detach() for tensor in own if tensor is not None]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> DirectionWeights:
         """These with each tensor's image."""
@@ -58,6 +68,8 @@ class RaggedBatch:
         if given.ndim != 1 or given.size == 0:
             raise ValueError("lengths must be a list of at least one sequence's steps")
         if given.dtype.kind not in "iu":
+            if any(isinstance(number, torch.SymInt) for number in given):
+                raise ValueError("lengths must be known: torch.export records fixed ones only")
             raise ValueError(f"lengths must be integers, got {given.dtype}")
         self.lengths = given.astype(np.int64)
         if self.lengths.min() < 1:
@@ -136,7 +148,15 @@ class RaggedBatch:
 
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """A few numbers on their way to the device: neither waited for nor, on the CPU, copied."""
+    """A few numbers on their way to the device: neither waited for nor, on the CPU, copied.
+
+    Raises `RuntimeError` while a CUDA graph is captured, which would copy from where they were.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph can't copy lengths: make a RaggedBatch, and run it once before it is "
+            "captured"
+        )
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # or its copy would wait for all that was to be computed
@@ -153,9 +173,19 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     return converted.masked_fill(converted.isnan(), torch.nan)
 
 
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether a gradient is to reach one of them, or comes from it in forward mode."""
-    return torch.is_grad_enabled() and any(map(_has_gradient, tensors))
+def needs_operations(*tensors: Tensor) -> bool:
+    """Whether they must be computed with by torch's own operations, and not at their addresses.
+
+    So it is where a gradient is to reach one of them, or comes from it in forward mode; where a
+    transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation; and
+    where one is no ordinary tensor, and has its numbers elsewhere or none.
+    """
+    return (
+        _len_torch_dispatch_stack() > 0
+        or peek_interpreter_stack() is not None
+        or not _ORDINARY.issuperset(map(type, tensors))
+        or (torch.is_grad_enabled() and any(map(_has_gradient, tensors)))
+    )
 
 
 def _has_gradient(tensor: Tensor) -> bool:
@@ -177,6 +207,10 @@ class Part(NamedTuple):
     batch: RaggedBatch
     h_0: Tensor  # [B, P], in the caller's order
     c_0: Tensor  # [B, H]
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x, self.h_0, self.c_0
 
 
 def state_type(weights: torch.dtype) -> torch.dtype:

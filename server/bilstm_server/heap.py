@@ -1,0 +1,57 @@
+"""Memory that the C library keeps for itself after much of it was wanted at once, given back.
+
+What a flood of calls or of metadata took in small pieces stays in glibc's arenas when it is free:
+hundreds of megabytes that the system does not get back, and that the next flood adds to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from pathlib import Path
+from typing import Self
+
+_SECONDS = 10.0  # from one look to the next
+_GROWTH_BYTES = 64 * 1024 * 1024  # since the last time, from which it is worth the while
+_STATM = Path("/proc/self/statm")
+
+
+class Heap:
+    """`with` it: a thread looks how much memory there is, and gives back what is free of it."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="heap", daemon=True)
+
+    def __enter__(self) -> Self:
+        if _STATM.exists() and _trim is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        least = resident_bytes()
+        while not self._ended.wait(_SECONDS):
+            now = resident_bytes()
+            if now > least + _GROWTH_BYTES:
+                give_back()
+                now = least = resident_bytes()
+            least = min(least, now)
+
+
+def resident_bytes() -> int:
+    """This process's memory."""
+    pages = int(_STATM.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Give the system what is free; other threads go on meanwhile."""
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
