@@ -36,7 +36,8 @@ from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.server import SERVICE, listen, make_server
 from .rpc.service import EncoderService
-from .rpc.streams import Streams
+from .rpc.streams import StreamBounds, Streams
+from .rpc.watch import Patience
 from .rpc.wire import request_decoder
 from .settings import ModelSource, Settings
 
@@ -115,7 +116,11 @@ class App:
             self._registry,
             limits,
             StreamMemory(self._memory_limits),
-            settings.max_streams,
+            StreamBounds(
+                settings.max_streams,
+                settings.max_connection_streams,
+                Patience(settings.stream_idle_seconds, settings.stream_wanted_seconds),
+            ),
             self.metrics,
         )
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
@@ -284,6 +289,7 @@ class App:
             max_stream_bytes=settings.max_stream_bytes,
             max_stream_sequences=settings.max_stream_sequences,
             max_streams_bytes=settings.max_streams_bytes,
+            passed_seconds=settings.stream_wanted_seconds,
         )
 
     @property

@@ -31,10 +31,18 @@ DROP_REASONS = (
     "overloaded",  # the queue was full
     "expired",  # its deadline passed
     "cancelled",  # its caller left
+    "stalled",  # its stream's client sent no more, or took no replies
     "invalid",  # it, or the model it names
     "loading",  # it came too early
     "draining",  # it came too late
     "failed",  # the engine, or the device's memory
+)
+# What the client of a stream did not do, so that the server ended it.
+STALLS = (
+    "opening",  # send the first message
+    "reading",  # take replies
+    "sending",  # send the rest of a sequence
+    "quiet",  # anything, with nothing in flight
 )
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -125,6 +133,14 @@ class Metrics:
         self._stream_limit_bytes = Gauge(
             "bilstm_stream_limit_bytes", "Bytes that streams may have in flight.", registry=registry
         )
+        stalled = Counters(
+            "bilstm_streams_stalled_total",
+            "Streams that the server ended because their clients stood still, by what these did "
+            f"not do: {', '.join(STALLS)}.",
+            ("reason",),
+            registry=registry,
+        )
+        self._stalled = {reason: stalled.labels(reason) for reason in STALLS}
         self._dropped = Counters(
             "bilstm_dropped_total",
             f"Requests, and sequences of streams, that ended without a result: "
@@ -177,6 +193,10 @@ class Metrics:
         self._streams.set_function(streams)
         self._stream_bytes.set_function(used)
         self._stream_limit_bytes.set(max_bytes)
+
+    def stall(self, reason: str) -> None:
+        """Count a stream that was ended, for one of STALLS."""
+        self._stalled[reason].inc()
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]

@@ -161,6 +161,14 @@ class Settings(BaseSettings):
     max_streams: Count = Field(
         default=128, description="Streams that may be open; one more is refused."
     )
+    max_connection_streams: Count = Field(
+        default=64, description="Streams that one connection may have open; one more is refused."
+    )
+    stream_idle_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=300.0,
+        description="Seconds without progress, by its client's fault, after which a stream is "
+        "ended; a tenth of that where others wait for what it holds, memory or its place.",
+    )
     max_stream_sequences: Count = Field(
         default=1_024, description="Sequences that one stream may have in flight."
     )
@@ -215,6 +223,11 @@ class Settings(BaseSettings):
             if low > high:
                 raise ValueError(f"{smaller} ({low}) must not exceed {larger} ({high})")
         return self
+
+    @property
+    def stream_wanted_seconds(self) -> float:
+        """Of `stream_idle_seconds`, where others wait for what the stream holds."""
+        return self.stream_idle_seconds / 10
 
     @property
     def models(self) -> tuple[ModelSource, ...]:

@@ -85,10 +85,11 @@ class Batcher:
         if self._refusing:
             raise Unavailable("the server is draining; try another one")
         tokens = sum(sequence.tokens for sequence in sequences)
+        count = len(self._queue) + self._long.counted
         waiting = self._queue.tokens + self._long.tokens
         if not self._queue.fits(len(sequences), tokens + self._long.tokens):
             raise Overloaded(
-                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens "
+                f"the queue is full: {count} sequences with {waiting} tokens "
                 f"wait, no room for {len(sequences)} more with {tokens}",
                 retry_after_seconds=self._seconds_of_queue(),
             )
@@ -178,8 +179,10 @@ class Batcher:
         return jobs
 
     def _seconds_of_queue(self) -> float:
-        """About how long what waits will take, and one batch at least."""
-        seconds = self._queue.tokens * self._computing.seconds_per_token
+        """About how long what waits will take, streams' long sequences included, and one batch at
+        least."""
+        per_token = self._computing.seconds_per_token
+        seconds = self._queue.tokens * per_token + self._long.seconds(per_token)
         return max(seconds, self._computing.seconds, _RETRY_SECONDS)
 
     @property

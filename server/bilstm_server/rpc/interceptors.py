@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of the call that the present task answers; None if it is not traced.
 current_trace: ContextVar[RequestTrace | None] = ContextVar("current_trace", default=None)
+# Of the stream that the present task answers: ends it with an error, wherever it waits.
+current_end: ContextVar[asyncio.Future[ServiceError]] = ContextVar("current_end")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
 
@@ -152,11 +154,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> None:
             call = _Call(metrics, context)
+            end: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+            current_end.set(end)
             writing = asyncio.create_task(write_all(request, context))
             ending = asyncio.create_task(self._streams_end.wait())
             try:
                 with call:
-                    await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
+                    ends: set[asyncio.Future[Any]] = {writing, ending, end}
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                    if end.done():
+                        raise end.result()
                     if not writing.done():
                         raise Unavailable("the server is draining; try another one")
                     writing.result()
