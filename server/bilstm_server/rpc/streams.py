@@ -68,7 +68,10 @@ class Streams:
         call = OpenCall(context.peer(), current_end.get())
         self._admit(call.peer)
         self._of_connection[call.peer] += 1
-        context.add_done_callback(self._forget)  # type: ignore[arg-type]  # the stub's is a class
+        # Not by the context's own `peer()`: by then it may have no call, and would crash.
+        context.add_done_callback(
+            lambda _: self._forget(call.peer)  # type: ignore[arg-type]  # the stub's is a class
+        )
         self._calls += 1
         self._ended.clear()
         stream: Stream | None = None
@@ -122,8 +125,7 @@ class Streams:
             self._metrics.no_model.drop(drop_reason(error))
             raise
 
-    def _forget(self, context: Context) -> None:
-        peer = context.peer()
+    def _forget(self, peer: str) -> None:
         self._of_connection[peer] -= 1
         if not self._of_connection[peer]:
             del self._of_connection[peer]

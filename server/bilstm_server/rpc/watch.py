@@ -137,13 +137,13 @@ class StreamWatch:
             "stream ended",
             reason=turn,
             peer=unquote(call.peer),
-            idle_seconds=round(call.idle_seconds, 1),
+            idle_seconds=round(call.idle_seconds, 3),
             model=stream and stream.model.name,
             sequences=stream and stream.room.sequences,
             bytes=stream and stream.room.used,
         )
         self._metrics.stall(turn)
-        message = _STALLS[turn].format(f"{call.idle_seconds:.0f}")
+        message = _STALLS[turn].format(f"{call.idle_seconds:.3g}")
         if stream is None:
             self._metrics.no_model.drop("expired")
         else:
