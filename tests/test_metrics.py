@@ -50,7 +50,7 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_batch_compute_seconds": ("histogram", {"model"}),
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
     "bilstm_streams": ("gauge", set()),
-    "bilstm_streams_stalled_total": ("counter", {"reason"}),
+    "bilstm_streams_stalled": ("counter", {"reason"}),
     "bilstm_stream_bytes": ("gauge", set()),
     "bilstm_stream_limit_bytes": ("gauge", set()),
     "bilstm_dropped": ("counter", {"model", "reason"}),

@@ -100,12 +100,14 @@ class StreamMemory:
 
     def _suffices(self, waiting: _Waiting) -> bool:
         """Whether what is free is all that the stream may need before it lets go of something."""
-        if waiting.stays and waiting.size <= self._general:
-            return False  # it might never let go
         needs = self._reserve - waiting.room.used
         if waiting.last and waiting.room.needing == 1:
             needs = waiting.size
         return self.used + needs <= self.limits.max_streams_bytes
+
+    def _may_use_reserve(self, waiting: _Waiting) -> bool:
+        """Not for what might never be let go, unless it finds room nowhere else."""
+        return not waiting.stays or waiting.size > self._general
 
     def _admit(self) -> None:
         """Let in those that find room now. Who waits longest is asked first, and may be passed by
@@ -114,21 +116,22 @@ class StreamMemory:
             return
         now = asyncio.get_running_loop().time()
         kept: deque[_Waiting] = deque()
-        reserve_is_free = True
+        kept_for_one = False  # the reserve
         while self._waiting:
             waiting = self._waiting.popleft()
             room, size = waiting.room, waiting.size
             if waiting.turn.done():
                 continue
-            if not self._fits(room, size) and reserve_is_free and self._suffices(waiting):
+            wants_reserve = not self._fits(room, size) and self._may_use_reserve(waiting)
+            if wants_reserve and not kept_for_one and self._suffices(waiting):
                 self._favoured = room
             if self._fits(room, size):
                 self._grant(room, size)
                 waiting.turn.set_result(None)
             else:
                 kept.append(waiting)
-                if not waiting.stays and now - waiting.since > self.limits.passed_seconds:
-                    reserve_is_free = False
+                if wants_reserve and now - waiting.since > self.limits.passed_seconds:
+                    kept_for_one = True
         self._waiting = kept
 
 
