@@ -205,13 +205,9 @@ async def test_chunks_of_nothing_are_no_progress(model_folder: Path) -> None:
     ):
         await talk.open()
 
-        async def write() -> None:
-            while not talk.call.done():
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # once it has ended
+            while True:
                 await talk.send(chunk(0, sequence(0)), chunk(1))
-
-        writing = asyncio.create_task(write())
-        assert (await talk.refusal())[0] is grpc.StatusCode.UNAVAILABLE
-        await asyncio.wait({writing})
         assert stalled(app, "sending") == 1
 
 
