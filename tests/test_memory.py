@@ -28,7 +28,7 @@ def memory(
 async def fill(room: StreamRoom, size: int, last: bool = False) -> None:
     """One complete sequence; `last`: that it would be was known when it came."""
     await room.begin()
-    await room.take(size, last)
+    await asyncio.wait_for(room.take(size, last), HANGS_AFTER_SECONDS)
     room.complete(size)
 
 
@@ -165,7 +165,7 @@ async def test_the_reserve_is_not_kept_where_it_does_not_suffice() -> None:
     assert shared.used == 200
     fourth.give(40, sequences=1)
     first.close()
-    await waiting
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
     assert shared.used == 110
 
 
@@ -177,7 +177,7 @@ async def test_who_waits_for_the_reserve_is_not_passed_for_ever() -> None:
         await room.begin()
     await first.take(100)
     waiting = asyncio.create_task(second.take(60))
-    await waiting
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
     fourth = shared.open()
     await fourth.begin()
     long = asyncio.create_task(fourth.take(50))
@@ -185,7 +185,7 @@ async def test_who_waits_for_the_reserve_is_not_passed_for_ever() -> None:
     short = asyncio.create_task(fill(third, 10, last=True))
     assert not await settled(short)
     first.close()
-    await asyncio.gather(long, short)
+    await asyncio.wait_for(asyncio.gather(long, short), HANGS_AFTER_SECONDS)
 
 
 async def test_what_may_have_no_end_is_not_in_the_reserve() -> None:
@@ -202,7 +202,7 @@ async def test_what_may_have_no_end_is_not_in_the_reserve() -> None:
     whole.give(100, sequences=1)
     assert not await settled(waiting)
     live.close()
-    await waiting
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
 
 
 @given(

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import settings
-from engines import Gated, gated_server, held_server, until
+from engines import HANGS_AFTER_SECONDS, Gated, gated_server, held_server, until
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 from talk import Talk, chunk
@@ -156,10 +156,11 @@ async def test_a_sequence_that_stands_still(model_folder: Path) -> None:
         await talk.open()
         await talk.send(chunk(0, sequence(100)))
         index = 0
-        while 0 not in talk.answers:
-            index += 1
-            await talk.whole(index, sequence(2))
-            await talk.until_answered(index)
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while 0 not in talk.answers:
+                index += 1
+                await talk.whole(index, sequence(2))
+                await talk.until_answered(index)
         error = talk.error(0)
         assert error.code == grpc.StatusCode.UNAVAILABLE.value[0]
         assert "no steps" in error.message
@@ -206,8 +207,9 @@ async def test_chunks_of_nothing_are_no_progress(model_folder: Path) -> None:
         await talk.open()
 
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # once it has ended
-            while True:
-                await talk.send(chunk(0, sequence(0)), chunk(1))
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
+                while True:
+                    await talk.send(chunk(0, sequence(0)), chunk(1))
         assert stalled(app, "sending") == 1
 
 
@@ -304,14 +306,14 @@ async def test_places_of_those_that_stand_still(model_folder: Path, silent: bool
         await until(lambda: metric(app, "bilstm_streams") == 3)
         async with calling(app) as early:
             assert (await early.refusal())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-        admitted = False
-        while not admitted:
-            async with calling(app) as late:
-                admitted = await opened(late)
-                if admitted:
-                    await late.whole(0, sequence(3))
-                    await late.finish()
-                    assert late.order == [0]
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while True:
+                async with calling(app) as late:
+                    if await opened(late):
+                        await late.whole(0, sequence(3))
+                        await late.finish()
+                        break
+        assert late.order == [0]
         assert stalled(app, "opening" if silent else "quiet") == 1
 
 
@@ -336,9 +338,9 @@ async def test_streams_of_one_connection(model_folder: Path) -> None:
         await other.finish()
         await first.finish()
         await until(lambda: metric(app, "bilstm_streams") == 1)
-        admitted = False
-        while not admitted:  # gRPC tells of a call's end a moment later
-            admitted = await opened(Talk(stub.EncodeStream()))
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while not await opened(Talk(stub.EncodeStream())):  # gRPC tells of an end a bit later
+                pass
         silent.call.cancel()
 
 
