@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from engines import HANGS_AFTER_SECONDS
@@ -14,19 +15,24 @@ from bilstm_server.batching.memory import MemoryLimits, NoRoom, StreamMemory, St
 
 
 def memory(
-    max_stream_bytes: int = 100, max_stream_sequences: int = 3, max_streams_bytes: int = 200
+    max_stream_bytes: int = 100,
+    max_stream_sequences: int = 3,
+    max_streams_bytes: int = 200,
+    passed_seconds: float = 30.0,
 ) -> StreamMemory:
-    return StreamMemory(MemoryLimits(max_stream_bytes, max_stream_sequences, max_streams_bytes))
+    return StreamMemory(
+        MemoryLimits(max_stream_bytes, max_stream_sequences, max_streams_bytes, passed_seconds)
+    )
 
 
-async def fill(room: StreamRoom, size: int) -> None:
-    """One complete sequence."""
+async def fill(room: StreamRoom, size: int, last: bool = False) -> None:
+    """One complete sequence; `last`: that it would be was known when it came."""
     await room.begin()
-    await room.take(size)
+    await asyncio.wait_for(room.take(size, last), HANGS_AFTER_SECONDS)
     room.complete(size)
 
 
-async def settled(task: asyncio.Task[None]) -> bool:
+async def settled(task: asyncio.Future[Any]) -> bool:
     """Whether it gets as far as its end without anything happening."""
     for _ in range(10):
         await asyncio.sleep(0)
@@ -142,3 +148,105 @@ async def test_who_leaves_while_waiting_takes_nothing() -> None:
     first.close()
     await staying
     assert shared.used == 80
+
+
+async def test_the_reserve_is_not_kept_where_it_does_not_suffice() -> None:
+    """Who waits for more than there is does not keep the others from it; nor does a stream that
+    has the reserve and does not use it."""
+    shared = memory()
+    first, second, third, fourth = (shared.open() for _ in range(4))
+    for room in (first, second, third):
+        await room.begin()
+    await first.take(100)
+    await second.take(60)  # of the reserve
+    waiting = asyncio.create_task(third.take(50))
+    assert not await settled(waiting)
+    await fill(fourth, 40, last=True)
+    assert shared.used == 200
+    fourth.give(40, sequences=1)
+    first.close()
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
+    assert shared.used == 110
+
+
+async def test_who_waits_for_the_reserve_is_not_passed_for_ever() -> None:
+    """After a while what comes free is kept for it."""
+    shared = memory(passed_seconds=0.0)
+    first, second, third = (shared.open() for _ in range(3))
+    for room in (first, second):
+        await room.begin()
+    await first.take(100)
+    waiting = asyncio.create_task(second.take(60))
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
+    fourth = shared.open()
+    await fourth.begin()
+    long = asyncio.create_task(fourth.take(50))
+    assert not await settled(long)
+    short = asyncio.create_task(fill(third, 10, last=True))
+    assert not await settled(short)
+    first.close()
+    await asyncio.wait_for(asyncio.gather(long, short), HANGS_AFTER_SECONDS)
+
+
+async def test_what_may_have_no_end_is_not_in_the_reserve() -> None:
+    """A live sequence waits for room beside it, so that others can still complete theirs."""
+    shared = memory()
+    live, another, whole = (shared.open() for _ in range(3))
+    for room in (live, another):
+        await room.begin()
+    await live.take(90, stays=True)
+    waiting = asyncio.create_task(another.take(20, stays=True))
+    assert not await settled(waiting)
+    await fill(whole, 100)
+    assert shared.used == 190
+    whole.give(100, sequences=1)
+    assert not await settled(waiting)
+    live.close()
+    await asyncio.wait_for(waiting, HANGS_AFTER_SECONDS)
+
+
+@given(
+    streams=Streams,
+    total=st.integers(100, 400),
+    stalls=st.lists(st.integers(0, 3), max_size=6),
+)
+@examples(200)
+def test_those_that_stand_still_are_all_that_must_end(
+    streams: list[list[list[int]]], total: int, stalls: list[int]
+) -> None:
+    """Where some streams stop after some parts, and are closed when nothing else moves, all others
+    finish, and the bounds hold."""
+    shared = memory(100, 1_000, total)
+    stopped: list[StreamRoom] = []
+
+    async def send(index: int, sequences: list[list[int]]) -> None:
+        room = shared.open()
+        parts_left = stalls[index] if index < len(stalls) else 1_000
+        for parts in sequences:
+            if sum(parts) > 100:
+                continue
+            await room.begin()
+            for number, size in enumerate(parts):
+                if not parts_left:
+                    stopped.append(room)
+                    return
+                parts_left -= 1
+                await room.take(size, last=number == len(parts) - 1)
+                assert room.used <= 100
+                assert shared.used <= total
+            room.complete(sum(parts))
+            asyncio.get_running_loop().call_soon(room.give, sum(parts), 1)
+        asyncio.get_running_loop().call_soon(room.close)
+
+    async def send_all() -> None:
+        tasks = [asyncio.create_task(send(i, own)) for i, own in enumerate(streams)]
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while not all(task.done() for task in tasks):
+                if not await settled(asyncio.gather(*tasks)) and stopped:
+                    stopped.pop().close()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(send_all())
+    for room in stopped:
+        room.close()
+    assert shared.used == 0

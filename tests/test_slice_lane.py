@@ -129,7 +129,8 @@ async def test_the_dead_leave(model_folder: Path) -> None:
 
 
 async def test_long_requests_take_room_in_the_queue(model_folder: Path) -> None:
-    """Calls with long sequences are refused, too, where more would wait than may."""
+    """Calls are refused, too, where more would wait than may with the long sequences that do; the
+    refusal counts those, and says how long they will take."""
     limits = {"max_sequence_tokens": LONG, "max_batch_tokens": LONG, "max_queue_tokens": 2 * LONG}
     async with (
         held_server(of(model_folder, **limits)) as (app, held),
@@ -138,9 +139,12 @@ async def test_long_requests_take_room_in_the_queue(model_folder: Path) -> None:
         calls = [asyncio.create_task(client.encode(sequence(n, LONG))) for n in range(2)]
         lane = next(iter(app._batchers))._long
         await until(lambda: lane.tokens == 2 * LONG)
+        layer_seconds = LONG * 0.001
+        lane._seconds_per_token = 0.001  # as if slices had taken so long
         with pytest.raises(Overloaded) as refusal:
             await client.encode(sequence(2, 1))
-        assert refusal.value.retry_after_seconds
+        assert f"2 sequences with {2 * LONG} tokens" in refusal.value.message
+        assert refusal.value.retry_after_seconds == pytest.approx(2 * 2 * layer_seconds)
         held.first.held = False
         await asyncio.gather(*calls)
         await client.encode(sequence(2, 1))

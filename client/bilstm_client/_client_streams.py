@@ -103,8 +103,8 @@ class ClientStreams(BaseClient[SyncStream]):
         tuple of two, which is a pair.
 
         Sequences are sent whole, one after the other: one that comes slowly, such as a live input,
-        keeps those after it waiting. Give each live input a stream of its own; a client has as
-        many as you like.
+        keeps those after it waiting. Give each live input a stream of its own, as many as the
+        server allows a connection.
 
         Yields an `Encoding` for each, as `encode` returns it; (key, `Encoding`) for a pair. They
         are in the source's order, or with `ordered=False` in the order in which they are done.
@@ -182,7 +182,7 @@ class ClientStreams(BaseClient[SyncStream]):
         an iterable of chunks, each of which is sent at once. The only output is the states, and
         what was begun can't go on after the server was lost: that is an `Unavailable`. One live
         input per stream: a second one would not be read before the first has ended. Open as many
-        streams as there are.
+        streams as there are, or as the server allows a connection.
         """
         return self._stream(source, options, in_chunks=True, on_error=on_error, live=live)
 

@@ -38,8 +38,9 @@ from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
 from .rpc.service import EncoderService
-from .rpc.streams import Streams
+from .rpc.streams import StreamBounds, Streams
 from .rpc.untaken import UntakenReplies
+from .rpc.watch import Patience
 from .rpc.wire import encode_request_decoder, stream_request_decoder
 from .settings import Settings
 from .sources import ModelSource
@@ -107,7 +108,11 @@ class App:
             self._registry,
             limits,
             StreamMemory(self._memory_limits),
-            settings.max_streams,
+            StreamBounds(
+                settings.max_streams,
+                settings.max_connection_streams,
+                Patience(settings.stream_idle_seconds, settings.stream_wanted_seconds),
+            ),
             self.metrics,
         )
         replies = UntakenReplies(
@@ -301,6 +306,7 @@ class App:
             max_stream_bytes=settings.max_stream_bytes,
             max_stream_sequences=settings.max_stream_sequences,
             max_streams_bytes=settings.max_streams_bytes,
+            passed_seconds=settings.stream_wanted_seconds,
         )
 
     @property

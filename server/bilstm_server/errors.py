@@ -5,6 +5,7 @@
     ├── ModelNotFound      no such model or version
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
+    ├── Stalled            a stream's client moved nothing for too long
     ├── Unavailable        the server is draining
     │   ├── Loading        or has not loaded its models yet
     │   └── DeviceLost     or its GPU computes no more, and it ends
@@ -55,6 +56,11 @@ class Overloaded(ServiceError):
 
 class DeadlineExpired(ServiceError):
     """The deadline passed while the request waited."""
+
+
+class Stalled(ServiceError):
+    """A stream, or a sequence of one, that ended because its client moved nothing for too long. It
+    may open another."""
 
 
 class Unavailable(ServiceError):

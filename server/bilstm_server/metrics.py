@@ -39,6 +39,13 @@ DROP_REASONS = (
     "draining",  # it came too late
     "failed",  # the engine, or the device's memory
 )
+# What the client of a stream did not do, so that the server ended it.
+STALLS = (
+    "opening",  # send the first message
+    "reading",  # take replies
+    "sending",  # send the rest of a sequence
+    "quiet",  # anything, with nothing in flight
+)
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -142,6 +149,14 @@ class Metrics:
             "Bytes of replies that are computed or on their way, of --max-reply-bytes.",
             registry=registry,
         )
+        stalled = Counters(
+            "bilstm_streams_stalled_total",
+            "Streams that the server ended because their clients stood still, by what these did "
+            f"not do: {', '.join(STALLS)}.",
+            ("reason",),
+            registry=registry,
+        )
+        self._stalled = {reason: stalled.labels(reason) for reason in STALLS}
         self._dropped = Counters(
             "bilstm_dropped_total",
             f"Requests, and sequences of streams, that ended without a result: "
@@ -235,6 +250,10 @@ class Metrics:
         self._calls.set_function(calls)
         self._slow_requests.set_function(slow_requests)
         self._reply_bytes.set_function(reply_bytes)
+
+    def stall(self, reason: str) -> None:
+        """Count a stream that was ended, for one of STALLS."""
+        self._stalled[reason].inc()
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]

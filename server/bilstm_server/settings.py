@@ -214,6 +214,14 @@ class Settings(BaseSettings):
     max_streams: Count = Field(
         default=128, description="Streams that may be open; one more is refused."
     )
+    max_connection_streams: Count = Field(
+        default=64, description="Streams that one connection may have open; one more is refused."
+    )
+    stream_idle_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=300.0,
+        description="Seconds without progress, by its client's fault, after which a stream is "
+        "ended; a tenth of that where others wait for what it holds, memory or its place.",
+    )
     max_stream_sequences: Count = Field(
         default=1_024, description="Sequences that one stream may have in flight."
     )
@@ -275,6 +283,11 @@ class Settings(BaseSettings):
     def metrics_address(self) -> str:
         """The address of metrics and probes."""
         return self.metrics_host or (_LOOPBACK if is_unix(self.host) else self.host)
+
+    @property
+    def stream_wanted_seconds(self) -> float:
+        """Of `stream_idle_seconds`, where others wait for what the stream holds."""
+        return self.stream_idle_seconds / 10
 
     def find_models(self) -> tuple[tuple[ModelSource, ...], list[LeftOut]]:
         """What to serve: `model`, or the one that ships; then what is in `models_folder`, unless

@@ -70,8 +70,10 @@ class EncoderServiceServicer(object):
         """Encodes any number of sequences, of any length, over one call: see EncodeStreamRequest. They
         share batches with those of all other calls. Where the server has no room for more it reads no
         further, and flow control slows the client down. What concerns one sequence is answered in an
-        EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. The
-        client ends its side when it has sent all, and the server its own when it has answered all.
+        EncodingChunk, and the stream goes on; a broken protocol ends it with INVALID_ARGUMENT. A client
+        that stands still, neither sending nor taking replies though it may, ends it with UNAVAILABLE
+        after some minutes, sooner where others wait for what it holds: open another one. The client
+        ends its side when it has sent all, and the server its own when it has answered all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

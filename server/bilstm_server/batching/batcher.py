@@ -115,10 +115,10 @@ class Batcher:
         """Whether so many more, of one call, may wait. Raises `Overloaded`."""
         lack = self._lack_of_room(sequences, tokens)
         if lack is not None:
+            count = len(self._queue) + self._long.counted
             waiting = self._queue.tokens + self._long.tokens
             raise Overloaded(
-                f"the queue is full: {len(self._queue)} sequences with {waiting} tokens wait, "
-                f"{lack}",
+                f"the queue is full: {count} sequences with {waiting} tokens wait, {lack}",
                 retry_after_seconds=self._seconds_of_queue(),
             )
 
@@ -202,8 +202,10 @@ class Batcher:
         return jobs
 
     def _seconds_of_queue(self) -> float:
-        """About how long what waits will take, and one batch at least."""
-        seconds = self._queue.tokens * self._computing.cost.seconds_per_token
+        """About how long what waits will take, streams' long sequences included, and one batch at
+        least."""
+        per_token = self._computing.cost.seconds_per_token
+        seconds = self._queue.tokens * per_token + self._long.seconds(per_token)
         return max(seconds, self._computing.seconds, _RETRY_SECONDS)
 
     @property

@@ -1,9 +1,10 @@
 """What streams may hold in memory: bounded for each, and for all together.
 
 One event loop owns it. Who finds no room waits, and so reads no further; nothing is dropped.
-Streams that wait for one another's half-sent sequences would wait for ever: so a part of the room,
-as large as one stream may need, is kept for one of those that wait at a time, until none of its
-sequences may need more.
+Streams that wait for one another's half-sent sequences would wait for ever: so a reserve, as large
+as one stream may need, is kept for one stream at a time, whose half-sent sequences it can complete
+whatever the others do (Dijkstra's banker, with one claim for all). It goes to whoever waits longest
+of those for whom what is free suffices, and stays only until another one waits for whom it does.
 """
 
 from __future__ import annotations
@@ -18,10 +19,22 @@ class MemoryLimits:
     max_stream_bytes: int
     max_stream_sequences: int
     max_streams_bytes: int
+    # For so long those for whom the reserve does not suffice may be passed by others that use it.
+    passed_seconds: float
 
 
 class NoRoom(Exception):
     """A stream is full of sequences of which none is complete: waiting would not help."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    room: StreamRoom
+    size: int
+    last: bool
+    stays: bool
+    since: float  # in the event loop's time
+    turn: asyncio.Future[None]
 
 
 class StreamMemory:
@@ -31,25 +44,34 @@ class StreamMemory:
         self.limits = limits
         self.used = 0  # bytes
         self._reserve = limits.max_stream_bytes
-        self._favoured: StreamRoom | None = None  # who may use the reserve
-        self._waiting: deque[tuple[StreamRoom, int, asyncio.Future[None]]] = deque()
+        self._general = limits.max_streams_bytes - self._reserve
+        self._favoured: StreamRoom | None = None  # who has the reserve
+        self._waiting: deque[_Waiting] = deque()
 
     def open(self) -> StreamRoom:
         return StreamRoom(self)
 
-    async def take(self, room: StreamRoom, size: int) -> None:
-        """Wait until `room` may hold so much more."""
+    def wanted(self, room: StreamRoom) -> bool:
+        """Whether another stream than `room`'s waits."""
+        return any(w.room is not room and not w.turn.done() for w in self._waiting)
+
+    async def take(self, room: StreamRoom, size: int, last: bool, stays: bool) -> None:
+        """Wait until `room` holds so much more.
+
+        `last`: it completes a sequence. `stays`: it is held until a client ends what may be
+        without an end."""
         if not self._waiting and self._fits(room, size):
-            self.used += size
+            self._grant(room, size)
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((room, size, turn))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(room, size, last, stays, loop.time(), loop.create_future())
+        self._waiting.append(waiting)
         self._admit()
         try:
-            await turn
+            await waiting.turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give(size)
+            if waiting.turn.done() and not waiting.turn.cancelled():
+                room.give(size)
             raise
 
     def give(self, size: int) -> None:
@@ -62,25 +84,54 @@ class StreamMemory:
             self._favoured = None
             self._admit()
 
+    def _grant(self, room: StreamRoom, size: int) -> None:
+        self.used += size
+        room.used += size
+
     def _fits(self, room: StreamRoom, size: int) -> bool:
-        reserve = 0 if room is self._favoured else self._reserve
-        return self.used + size <= self.limits.max_streams_bytes - reserve
+        """Whether it may hold so much more and leave the favoured one all that it may need."""
+        if room is self._favoured:
+            return self.used + size <= self.limits.max_streams_bytes
+        of_favoured = 0 if self._favoured is None else self._favoured.used
+        return (
+            self.used - of_favoured + size <= self._general
+            and self.used + size <= self.limits.max_streams_bytes
+        )
+
+    def _suffices(self, waiting: _Waiting) -> bool:
+        """Whether what is free is all that the stream may need before it lets go of something."""
+        needs = self._reserve - waiting.room.used
+        if waiting.last and waiting.room.needing == 1:
+            needs = waiting.size
+        return self.used + needs <= self.limits.max_streams_bytes
+
+    def _may_use_reserve(self, waiting: _Waiting) -> bool:
+        """Not for what might never be let go, unless it finds room nowhere else."""
+        return not waiting.stays or waiting.size > self._general
 
     def _admit(self) -> None:
-        """Let in those that find room now; who waits longest is asked first, and may be passed by
-        one that wants less."""
-        kept: deque[tuple[StreamRoom, int, asyncio.Future[None]]] = deque()
+        """Let in those that find room now. Who waits longest is asked first, and may be passed by
+        one that wants less; by one that wants it of the reserve only for a time."""
+        if not self._waiting:
+            return
+        now = asyncio.get_running_loop().time()
+        kept: deque[_Waiting] = deque()
+        kept_for_one = False  # the reserve
         while self._waiting:
-            room, size, turn = self._waiting.popleft()
-            if turn.done():
+            waiting = self._waiting.popleft()
+            room, size = waiting.room, waiting.size
+            if waiting.turn.done():
                 continue
-            if self._favoured is None and not self._fits(room, size):
+            wants_reserve = not self._fits(room, size) and self._may_use_reserve(waiting)
+            if wants_reserve and not kept_for_one and self._suffices(waiting):
                 self._favoured = room
             if self._fits(room, size):
-                self.used += size
-                turn.set_result(None)
+                self._grant(room, size)
+                waiting.turn.set_result(None)
             else:
-                kept.append((room, size, turn))
+                kept.append(waiting)
+                if wants_reserve and now - waiting.since > self.limits.passed_seconds:
+                    kept_for_one = True
         self._waiting = kept
 
 
@@ -93,34 +144,39 @@ class StreamRoom:
         self.used = 0
         self.sequences = 0
         self._half_sent = 0  # bytes of sequences that are not complete
-        self._half_sent_sequences = 0
-        self._needing = 0  # of these, the ones that may take more
+        self.half_sent_sequences = 0
+        self.needing = 0  # of these, the ones that may take more
         self._freed = asyncio.Event()
         self._closed = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another stream waits for room, such as this one holds."""
+        return self.used > 0 and self._memory.wanted(self)
 
     async def begin(self) -> None:
         """Wait until one more sequence may begin. Raises `NoRoom`."""
         while self.sequences >= self._limits.max_stream_sequences:
-            if self._half_sent_sequences >= self.sequences:
+            if self.half_sent_sequences >= self.sequences:
                 raise NoRoom
             await self._next_release()
         self.sequences += 1
-        self._half_sent_sequences += 1
-        self._needing += 1
+        self.half_sent_sequences += 1
+        self.needing += 1
 
-    async def take(self, size: int, final: bool = False) -> None:
+    async def take(self, size: int, last: bool = False, stays: bool = False) -> None:
         """Wait until so much more of a half-sent sequence may be held. Raises `NoRoom`.
 
-        `final`: it will take no more.
+        `last`: with it the sequence is complete. `stays`: it will take no more, and hold this until
+        its client ends it.
         """
         while self.used + size > self._limits.max_stream_bytes:
             if self._half_sent >= self.used:
                 raise NoRoom
             await self._next_release()
-        await self._memory.take(self, size)
-        self.used += size
+        await self._memory.take(self, size, last, stays)
         self._half_sent += size
-        if final:
+        if stays:
             self._settle(1)
 
     def complete(self, size: int, settled: bool = False) -> None:
@@ -129,12 +185,12 @@ class StreamRoom:
         if self._closed:
             return
         self._half_sent -= size
-        self._half_sent_sequences -= 1
+        self.half_sent_sequences -= 1
         self._settle(0 if settled else 1)
 
     def _settle(self, sequences: int) -> None:
-        self._needing -= sequences
-        if not self._needing:
+        self.needing -= sequences
+        if not self.needing:
             self._memory.settle(self)
 
     def give(self, size: int, sequences: int = 0) -> None:

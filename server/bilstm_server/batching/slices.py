@@ -65,6 +65,9 @@ class SliceLane:
         self._slice_seconds = slice_seconds
         self._rows = SLICE_UNIT  # steps in a slice, as the last ones' time suggests
         self._wanted_at = -math.inf  # when something short came last, by time.perf_counter
+        self._seconds_per_token = 0.0  # of a layer, as the last slice took
+        self._layers = 1  # of the model, once it is known
+        self._all: set[_Long] = set()  # for the loop; the compute thread has those below
         self._waiting: list[_Long] = []  # the compute thread is not told of them yet
         self._active: deque[_Long] = deque()  # the one whose turn it is first
         self._seconds: list[float] = []  # of the slices of this turn
@@ -74,9 +77,20 @@ class SliceLane:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._active)
 
+    def seconds(self, batch_seconds_per_token: float) -> float:
+        """About how long what there is will take; the first slice as a batch would."""
+        per_token = self._seconds_per_token or batch_seconds_per_token / self._layers
+        tokens = sum(
+            self._layers * long.job.tokens if long.run is None else long.run.tokens_left
+            for long in self._all
+        )
+        return tokens * per_token
+
     def put(self, job: Job, sequence: SequenceInput, counted: bool) -> None:
         """`counted`: its tokens take room of the queue until it ends."""
-        self._waiting.append(_Long(job, sequence, counted))
+        long = _Long(job, sequence, counted)
+        self._all.add(long)
+        self._waiting.append(long)
         if counted:
             self.counted += 1
             self.tokens += job.tokens
@@ -115,6 +129,7 @@ class SliceLane:
 
     def _leave(self, ended: list[_Long]) -> None:
         for long in ended:
+            self._all.discard(long)
             self._active.remove(long)
             if long.counted:
                 self.counted -= 1
@@ -137,6 +152,7 @@ class SliceLane:
         group = self._group()
         if not group:
             return
+        left = sum(run.tokens_left for _, run in group)
         started_at = time.perf_counter()
         try:
             self._engine.advance([run for _, run in group], self._rows // len(group))
@@ -154,6 +170,8 @@ class SliceLane:
         seconds = time.perf_counter() - started_at
         self._seconds.append(seconds)
         self._adapt(seconds, started_at)
+        if done := left - sum(run.tokens_left for _, run in group):
+            self._seconds_per_token = seconds / done
         for long, run in group:
             long.most = max(long.most, len(group))
             if run.done:
@@ -192,6 +210,7 @@ class SliceLane:
             long.started_at = time.perf_counter()
             try:
                 long.run = self._engine.begin(long.sequence)
+                self._layers = len(long.run.layers)
             except Exception as error:
                 long.result = error
         return None if long.result is not None else long.run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import grpc
 
-from ..errors import Overloaded, Unavailable
+from ..errors import Overloaded, ServiceError, Unavailable
 from ..metrics import Metrics, RpcMetrics
 from .call import Call
 from .internal import Context
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # That the present task answers.
 current_call: ContextVar[Call] = ContextVar("current_call")
+# Of the stream that the present task answers: ends it with an error, wherever it waits.
+current_end: ContextVar[asyncio.Future[ServiceError]] = ContextVar("current_end")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only
 Respond: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -201,13 +203,18 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         async def call(requests: Any, context: Context) -> None:
             call = Call(metrics, context)
             self._in_flight[False] += not is_own  # of its own, there is another bound
+            end: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+            current_end.set(end)
             writing = asyncio.create_task(write_all(requests, context))
             ending = asyncio.create_task(self._streams_end.wait())
             try:
                 with call:
                     if not is_own:
                         self._check_count(is_own)
-                    await asyncio.wait({writing, ending}, return_when=asyncio.FIRST_COMPLETED)
+                    ends: set[asyncio.Future[Any]] = {writing, ending, end}
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                    if end.done():
+                        raise end.result()
                     if not writing.done():
                         raise Unavailable("the server is draining; try another one")
                     writing.result()

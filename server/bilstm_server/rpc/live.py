@@ -52,6 +52,7 @@ class LiveSequence:
         self._held = 0  # bytes of the stream's room
         self._needs = True  # it may be half-sent still
         self.ended = False
+        self.computing = False
         self._error: Exception | None = None
         self.failed = False
         self._changed = asyncio.Event()
@@ -64,6 +65,7 @@ class LiveSequence:
         if self._buffer is None:
             self._buffer = await self._begin(steps)
         check_type(steps, self._buffer.dtype)
+        self._shared.progress.move(len(steps) * self._shared.step_bytes.held(steps.dtype))
         done = 0
         while done < len(steps) and not self.failed:
             count = min(len(steps) - done, len(self._buffer) - self._filled)
@@ -83,7 +85,7 @@ class LiveSequence:
             raise InvalidInput(
                 "steps", f"blocks take {size} bytes, and a stream may hold {shared.max_bytes}"
             )
-        await shared.room.take(size, final=True)
+        await shared.room.take(size, stays=True)
         self._held = size
         return np.empty((capacity, *steps.shape[1:]), steps.dtype)
 
@@ -158,7 +160,11 @@ class LiveSequence:
         waiting = BlockInput(
             block.steps, len(block.steps) - block.own, carried, self._state_of(block)
         )
-        return await (await self._shared.model.batcher.enqueue(waiting, self._shared.deadline))
+        self.computing = True
+        try:
+            return await (await self._shared.model.batcher.enqueue(waiting, self._shared.deadline))
+        finally:
+            self.computing = False
 
     def _state_of(self, block: _Block) -> State | None:
         """The initial states that the directions have in the block: each only where it begins."""

@@ -29,6 +29,7 @@ class Answer:
 
     written: Callable[[], None]  # called once all of it has been sent
     chunks: Chunks | None = None
+    is_result: bool = False
     sent: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -37,6 +38,7 @@ class Outbox:
         self._any_order = any_order
         self._expected: dict[int, Answer] = {}  # by identity, in their order
         self._ready: deque[Answer] = deque()
+        self.results = 0  # that are not sent, or not all of them
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -44,9 +46,11 @@ class Outbox:
         """Its turn is behind all that were expected before, unless any order will do."""
         self._expected[id(answer)] = answer
 
-    def put(self, answer: Answer, chunks: Chunks) -> None:
+    def put(self, answer: Answer, chunks: Chunks, is_result: bool = True) -> None:
         """What an expected answer is."""
         answer.chunks = chunks
+        answer.is_result = is_result
+        self.results += is_result
         if self._any_order:
             self._ready.append(self._expected.pop(id(answer)))
         else:
@@ -98,6 +102,7 @@ class Outbox:
             if self._any_order and begun:
                 self._ready.rotate(-1)
             for answer in done:
+                self.results -= answer.is_result
                 answer.written()
                 answer.sent.set()
             if not (parts or done):

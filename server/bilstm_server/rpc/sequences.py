@@ -19,6 +19,7 @@ from ..batching.memory import StreamRoom
 from ..batching.sequence import Array, ChunkedSteps, SequenceInput, Steps
 from ..errors import InvalidInput, OutOfMemory
 from .outbox import Answer, Outbox, result_chunks
+from .progress import Progress
 from .registry import ServedModel
 from .replies import error_chunk
 from .sizes import StepBytes
@@ -36,6 +37,7 @@ class Shared:
     max_bytes: int  # of one sequence, with its result
     room: StreamRoom
     outbox: Outbox
+    progress: Progress
     deadline: float  # in the event loop's time
     step_bytes: StepBytes
     told: Callable[[BaseException], pb.SequenceError]  # an error as the client is told it
@@ -60,6 +62,22 @@ class StreamSequence(Protocol):
     def fail(self, error: Exception) -> Answer | None:
         """Answer with the error, and let go what is there."""
         ...
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A sequence that is not complete yet."""
+
+    id: int
+    has_place: bool = False  # among the stream's sequences
+    body: StreamSequence | None = None
+    refused: bool = False  # before it had a body
+    moved_at: float = 0.0  # in seconds that the server has asked for more
+
+    @property
+    def failed(self) -> bool:
+        """And answered: what still comes of it is ignored."""
+        return self.refused or (self.body is not None and self.body.failed)
 
 
 def check_type(steps: Array, known: np.dtype[np.generic] | None) -> None:
@@ -97,8 +115,9 @@ class WholeSequence:
                 "with its result the sequence is larger than a stream may hold, "
                 f"{shared.max_bytes} bytes",
             )
-        await shared.room.take(size)
+        await shared.room.take(size, last=last)
         self._size += size
+        shared.progress.move(size)
         if self._steps is None and last:
             self._steps = steps
             return
@@ -134,7 +153,8 @@ class WholeSequence:
             return
         shared.room.give(taken)
         if error := result.exception():
-            shared.outbox.put(answer, iter([error_chunk(self._id, shared.told(error))]))
+            chunk = error_chunk(self._id, shared.told(error))
+            shared.outbox.put(answer, iter([chunk]), is_result=False)
             return
         encoded = result.result()
         if encoded.timing.batch_tokens > tokens:

@@ -21,6 +21,7 @@ from ..errors import (
     OutOfMemory,
     Overloaded,
     ServiceError,
+    Stalled,
     Unavailable,
 )
 
@@ -44,6 +45,7 @@ _TABLE: dict[type[ServiceError], _Row] = {
     ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
     Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
+    Stalled: _Row(grpc.StatusCode.UNAVAILABLE, "stalled"),
     Loading: _Row(grpc.StatusCode.UNAVAILABLE, "loading"),
     DeviceLost: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),

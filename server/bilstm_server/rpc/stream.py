@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.jobs import Result
 from ..batching.memory import NoRoom, StreamRoom
-from ..errors import InvalidInput, Overloaded, ServiceError, Unavailable
+from ..errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
 from .deadline import Deadline
 from .internal import Context, log_internal_error
 from .live import LiveSequence
 from .messages import EncodeStreamRequest, SequenceChunk
 from .outbox import Answer, Outbox
+from .progress import Progress, Stall
 from .registry import ServedModel
 from .replies import error_chunk, stream_opened
 from .requests import RequestLimits
-from .sequences import Shared, StreamSequence, WholeSequence
+from .sequences import Entry, Shared, StreamSequence, WholeSequence
 from .sizes import StepBytes
 from .status import drop_reason, internal_sequence_error, sequence_error
 from .stream_requests import StreamOptions, parse_initial_state, parse_steps
@@ -32,22 +32,8 @@ from .stream_requests import StreamOptions, parse_initial_state, parse_steps
 _RETRY_SECONDS = 1.0  # a guess: until a client has completed some of what it has half sent
 # For so long a client that leaves looks like one that has ended its side of the stream.
 _LEAVING_SECONDS = 0.05
+_LEAST_SHARE = 32  # where others want its room, moving less than this part of it is not moving
 _CHUNKS_IN_A_ROW = 64  # are taken before others of the event loop have their turn
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A sequence that is not complete yet."""
-
-    id: int
-    has_place: bool = False  # among the stream's sequences
-    body: StreamSequence | None = None
-    refused: bool = False  # before it had a body
-
-    @property
-    def failed(self) -> bool:
-        """And answered: what still comes of it is ignored."""
-        return self.refused or (self.body is not None and self.body.failed)
 
 
 class Stream:
@@ -59,30 +45,33 @@ class Stream:
         room: StreamRoom,
         context: Context,
     ):
-        self._model = model
+        self.model = model
         self._options = options
         self._limits = limits
-        self._room = room
+        self.room = room
         self._context = context
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
+        self.progress = Progress()
         self._shared = Shared(
             model,
             options,
             limits.max_stream_bytes,
             room,
             self._outbox,
+            self.progress,
             self._deadline.at,
             StepBytes(model, options),
             self._told,
         )
-        self._open: dict[int, _Entry] = {}
+        self._open: dict[int, Entry] = {}  # whose client has sent none for longest, first
         self._highest_id: int | None = None
         self._results: set[asyncio.Future[Result]] = set()
         self._live: set[LiveSequence] = set()
         self._reading: asyncio.Task[None] | None = None
         self._draining = False
         self._broken = False  # the protocol
+        self._stalled = False
 
     # -- its lifetime -----------------------------------------------------------------------------
 
@@ -93,10 +82,12 @@ class Stream:
         if self._draining:
             reading.cancel()
         try:
-            yield stream_opened(self._model)
-            async with aclosing(self._outbox.messages()) as messages:
-                async for message in messages:
-                    yield message
+            async with aclosing(self._replies()) as replies:
+                async for reply in replies:
+                    self.progress.telling = True
+                    yield reply
+                    self.progress.telling = False
+                    self.progress.move(len(reply))
             if not reading.cancelled():
                 await reading
             if self._draining:
@@ -104,6 +95,12 @@ class Stream:
         finally:
             tasks = self._close()
             await asyncio.wait(tasks)
+
+    async def _replies(self) -> AsyncGenerator[bytes]:
+        yield stream_opened(self.model)
+        async with aclosing(self._outbox.messages()) as messages:
+            async for message in messages:
+                yield message
 
     def _read_to_end(self, reading: asyncio.Task[None]) -> None:
         if not reading.cancelled():
@@ -116,25 +113,56 @@ class Stream:
         if self._reading is not None:
             self._reading.cancel()
 
+    def stall(self) -> None:
+        """It is about to be ended, because its client stands still."""
+        self._stalled = True
+        for _ in range(self._outbox.results):
+            self.model.metrics.drop("stalled")
+
     def _close(self) -> set[asyncio.Task[None]]:
         """Let go of all that is there, at once: an await could be cancelled. Returns the tasks that
         have yet to notice."""
         reason = "expired" if self._deadline.ended() else "cancelled"
         reason = "invalid" if self._broken else "draining" if self._draining else reason
+        reason = "stalled" if self._stalled else reason
         live = [sequence for sequence in self._live if not sequence.task.done()]
         half_sent = [e for e in self._open.values() if not e.failed and e.body not in live]
         for _ in (*half_sent, *live):
-            self._model.metrics.drop(reason)
+            self.model.metrics.drop(reason)
         assert self._reading is not None
         tasks = {self._reading, *(sequence.task for sequence in live)}
         for task in tasks:
             task.cancel()
         for result in list(self._results):
             if result.cancel():
-                self._model.metrics.drop(reason)
+                self.model.metrics.drop(reason)
         self._open.clear()
-        self._room.close()
+        self.room.close()
         return tasks
+
+    # -- its client's pace ------------------------------------------------------------------------
+
+    @property
+    def turn(self) -> Stall | None:
+        """What its client does not do now, if it is the client's turn."""
+        if self._draining and not self.progress.telling:
+            return None
+        half_sent = self.room.half_sent_sequences
+        computing = sum(sequence.computing for sequence in self._live)
+        complete = self.room.sequences - half_sent + computing
+        return self.progress.turn(half_sent, complete)
+
+    def pass_time(self, seconds: float, limit: float) -> None:
+        """`limit`: seconds for which a sequence may stand still while others of the stream move."""
+        least = self.room.used // _LEAST_SHARE if self.room.wanted else 0
+        self.progress.pass_time(seconds, self.turn, least)
+        if not self.progress.asking or self.progress.idle_seconds >= limit / 2:
+            return  # in the end all of it stands still
+        for entry in self._open.values():
+            if self.progress.asked_seconds - entry.moved_at < limit:
+                break
+            if not entry.failed:
+                self._fail(entry, Stalled(f"no steps of the sequence came for {limit:g} seconds"))
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -153,7 +181,9 @@ class Stream:
 
     async def _read_all(self, requests: AsyncIterator[EncodeStreamRequest]) -> None:
         """Raises `InvalidInput` where the protocol is broken."""
+        self.progress.asking = True
         async for request in requests:
+            self.progress.asking = False
             if request.options is not None:
                 raise InvalidInput("options", "must come in the first message only")
             chunks, most = request.chunks, self._limits.max_request_sequences
@@ -163,6 +193,8 @@ class Stream:
                 if index % _CHUNKS_IN_A_ROW == _CHUNKS_IN_A_ROW - 1:
                     await asyncio.sleep(0)
                 await self._take(chunks[index], index)
+            self.progress.asking = True
+        self.progress.asking = False
         if self._open:
             await asyncio.sleep(_LEAVING_SECONDS)
         for entry in self._open.values():
@@ -187,7 +219,8 @@ class Stream:
                     f"({self._highest_id}), got {chunk.id}",
                 )
             self._highest_id = chunk.id
-            entry = self._open[chunk.id] = _Entry(chunk.id)
+            entry = Entry(chunk.id, moved_at=self.progress.asked_seconds)
+            self._open[chunk.id] = entry
         try:
             if not entry.failed:
                 await self._advance(entry, chunk)
@@ -207,21 +240,23 @@ class Stream:
         failed = sum(entry.failed for entry in self._open.values())
         return failed > self._limits.max_stream_sequences
 
-    async def _advance(self, entry: _Entry, chunk: SequenceChunk) -> None:
+    async def _advance(self, entry: Entry, chunk: SequenceChunk) -> None:
         if entry.body is None:
-            await self._room.begin()
+            await self.room.begin()
             entry.has_place = True
             entry.body = self._begin(chunk)
         elif chunk.initial_state is not None:
             raise InvalidInput("initial_state", "must come with the sequence's first chunk")
-        steps = parse_steps(chunk, self._model.config)
+        steps = parse_steps(chunk, self.model.config)
         if steps is not None:
             await entry.body.add(steps, chunk.last)
+            entry.moved_at = self.progress.asked_seconds
+            self._open[entry.id] = self._open.pop(entry.id)
         if chunk.last:
             await entry.body.end()
 
     def _begin(self, chunk: SequenceChunk) -> StreamSequence:
-        state = parse_initial_state(chunk, self._model.config)
+        state = parse_initial_state(chunk, self.model.config)
         if self._options.live is None:
             return WholeSequence(self._shared, chunk.id, state, self._results)
         live = LiveSequence(self._shared, self._options.live, chunk.id, state)
@@ -231,7 +266,7 @@ class Stream:
 
     # -- what fails -------------------------------------------------------------------------------
 
-    def _fail(self, entry: _Entry, error: Exception) -> Answer | None:
+    def _fail(self, entry: Entry, error: Exception) -> Answer | None:
         """Answer that the sequence has no result, and let go what is there of it."""
         if entry.body is not None:
             return entry.body.fail(error)
@@ -239,13 +274,13 @@ class Stream:
         chunk = error_chunk(entry.id, self._told(error))
         if not entry.has_place:
             return self._outbox.send(iter([chunk]))
-        self._room.complete(0)
-        return self._outbox.send(iter([chunk]), lambda: self._room.give(0, sequences=1))
+        self.room.complete(0)
+        return self._outbox.send(iter([chunk]), lambda: self.room.give(0, sequences=1))
 
     def _told(self, error: BaseException) -> pb.SequenceError:
         """The error as the client is told it, counted."""
         assert isinstance(error, Exception)
-        self._model.metrics.drop(drop_reason(error))
+        self.model.metrics.drop(drop_reason(error))
         if isinstance(error, ServiceError):
             return sequence_error(error)
         return internal_sequence_error(log_internal_error(error, self._context))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from ..batching.memory import StreamMemory
-from ..errors import DeadlineExpired, InvalidInput, Overloaded, Unavailable
+from ..errors import InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
+from .interceptors import current_end
 from .internal import Context
 from .messages import EncodeStreamRequest
 from .registry import ModelRegistry
@@ -16,10 +19,17 @@ from .requests import RequestLimits
 from .status import drop_reason
 from .stream import Stream
 from .stream_requests import parse_stream_options
+from .watch import OpenCall, Patience, StreamWatch
 
 _RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
 _DRAINING = "the server is draining; try another one"
-_OPENING_SECONDS = 30.0  # within which the first message must come
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBounds:
+    max_streams: int
+    max_connection_streams: int
+    patience: Patience
 
 
 class Streams:
@@ -28,14 +38,18 @@ class Streams:
         registry: ModelRegistry,
         limits: RequestLimits,
         memory: StreamMemory,
-        max_streams: int,
+        bounds: StreamBounds,
         metrics: Metrics,
     ):
         self._registry = registry
         self._limits = limits
         self._memory = memory
-        self._max_streams = max_streams
+        self._bounds = bounds
         self._metrics = metrics
+        self._watch = StreamWatch(bounds.patience, metrics)
+        # Of each connection, until the client was told their end: gRPC holds as long what it does
+        # not take, and has no way to let go of that.
+        self._of_connection: Counter[str] = Counter()
         self._calls = 0
         self._streams: set[Stream] = set()
         self._opening: set[asyncio.Task[Stream | None]] = set()
@@ -50,20 +64,27 @@ class Streams:
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
         """One stream's replies."""
-        self._admit()
+        call = OpenCall(context.peer(), current_end.get())
+        self._admit(call.peer)
+        self._of_connection[call.peer] += 1
+        # Not by the context's own `peer()`: by then it may have no call, and would crash.
+        context.add_done_callback(
+            lambda _: self._forget(call.peer)  # type: ignore[arg-type]  # the stub's is a class
+        )
         self._calls += 1
         self._ended.clear()
         stream: Stream | None = None
         try:
-            stream = await self._opened(requests, context)
-            if stream is None:
-                return
-            self._streams.add(stream)
-            if self._draining:
-                stream.drain()
-            async with aclosing(stream.run(requests)) as messages:
-                async for message in messages:
-                    yield message
+            with self._watch.watching(call):
+                call.stream = stream = await self._opened(requests, context)
+                if stream is None:
+                    return
+                self._streams.add(stream)
+                if self._draining:
+                    stream.drain()
+                async with aclosing(stream.run(requests)) as messages:
+                    async for message in messages:
+                        yield message
         finally:
             self._calls -= 1
             if stream is not None:
@@ -88,15 +109,25 @@ class Streams:
         """Wait until there is none."""
         await self._ended.wait()
 
-    def _admit(self) -> None:
+    def _admit(self, peer: str) -> None:
+        count, own = self._watch.count, self._of_connection[peer]
         try:
             if self._draining:
                 raise Unavailable(_DRAINING)
-            if self._calls >= self._max_streams:
-                raise Overloaded(f"{self._calls} streams are open, no more may be", _RETRY_SECONDS)
+            if own >= self._bounds.max_connection_streams:
+                raise Overloaded(
+                    f"{own} streams of this connection are open, no more may be", _RETRY_SECONDS
+                )
+            if count >= self._bounds.max_streams and not self._watch.make_place():
+                raise Overloaded(f"{count} streams are open, no more may be", _RETRY_SECONDS)
         except (Unavailable, Overloaded) as error:
             self._metrics.no_model.drop(drop_reason(error))
             raise
+
+    def _forget(self, peer: str) -> None:
+        self._of_connection[peer] -= 1
+        if not self._of_connection[peer]:
+            del self._of_connection[peer]
 
     async def _opened(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
@@ -118,14 +149,7 @@ class Streams:
     ) -> Stream | None:
         """By the first message; None if there is none."""
         metrics: DropMetrics = self._metrics.no_model
-        try:
-            async with asyncio.timeout(_OPENING_SECONDS):
-                request = await anext(aiter(requests), None)
-        except TimeoutError as error:
-            metrics.drop("expired")
-            raise DeadlineExpired(
-                f"the stream's first message did not come within {_OPENING_SECONDS:.0f} seconds"
-            ) from error
+        request = await anext(aiter(requests), None)
         if request is None:
             return None
         try:
