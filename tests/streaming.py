@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -64,10 +66,14 @@ class FakeServer(grpc.GenericRpcHandler):
         self.answers.set()
         self.completed = threading.Semaphore(0)  # released for each sequence that has come
         self.answered = 0
+        self.is_healthy = False  # whether it answers as to its health
+        self.checked = threading.Semaphore(0)  # released for each question
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[pb.EncodeStreamRequest, pb.EncodeStreamResponse] | None:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if self.is_healthy and handler_call_details.method == "/grpc.health.v1.Health/Check":
+            return grpc.unary_unary_rpc_method_handler(self._check)
         if handler_call_details.method != "/bilstm.v1.EncoderService/EncodeStream":
             return None
         return grpc.stream_stream_rpc_method_handler(
@@ -75,6 +81,11 @@ class FakeServer(grpc.GenericRpcHandler):
             request_deserializer=pb.EncodeStreamRequest.FromString,
             response_serializer=pb.EncodeStreamResponse.SerializeToString,
         )
+
+    def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.checked.release()
+        serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        return bytes(serving.SerializeToString())
 
     def _stream(
         self, requests: Iterator[pb.EncodeStreamRequest], context: grpc.ServicerContext

@@ -332,10 +332,10 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
         "there are: states, final, mean, max, logits, state",
     ),
     "no output": (["--outputs", ""], "argument --outputs: '' is no output; "),
-    "no server": (["--server", ""], "argument --server: must be HOST:PORT"),
+    "no server": (["--server", ""], "argument --server: target '': must have a host"),
     "web server": (
         ["--server", "http://localhost:50051"],
-        "argument --server: must be HOST:PORT, without http://, got 'http://localhost:50051'",
+        "argument --server: target 'http://localhost:50051': must be HOST:PORT, without http://",
     ),
     "nothing in flight": (["--in-flight", "0"], "argument --in-flight: must be 1 or more, got 0"),
     "endless": (["--timeout-seconds", "inf"], "argument --timeout-seconds: timeout_seconds must"),

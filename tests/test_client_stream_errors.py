@@ -13,6 +13,7 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+import torch
 from client_streams import (
     SEQUENCES,
     WRONG,
@@ -34,6 +35,7 @@ from bilstm_client import (
     DeadlineExceeded,
     EncoderError,
     InvalidInput,
+    Live,
     ModelNotFound,
     NotAnArray,
     NotSaved,
@@ -41,7 +43,7 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client.errors import sequence_error
+from bilstm_client._status import sequence_error
 from bilstm_client.types import Array, Encoding
 
 # -- errors of one sequence --------------------------------------------------------------------
@@ -292,3 +294,23 @@ def test_memory(fake: FakeServer, tmp_path: Path) -> None:
         )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 64 * 2**20
+
+
+@pytest.mark.parametrize("live", [None, Live(2)])
+def test_integers_that_are_no_token_ids(live: Live | None, client: Streams) -> None:
+    """Token ids in a batch of one are refused for their shape, not as floats; also in chunks."""
+    ids = np.array([[1, 2, 3]])
+    for x in (ids, [[1, 2, 3]], iter([ids])):
+        results = client.encode_chunks([x], model="tokens", live=live)
+        with pytest.raises(InvalidInput) as caught:
+            list(results)
+        assert caught.value.field == "sequences[0].shape"
+        assert caught.value.expected == "must be [T] of token ids, got [1, 3]"
+
+
+def test_large_tensor_without_numbers(client: Streams) -> None:
+    """A tensor that can't be cut into pieces is refused as what it is."""
+    for x in (torch.ones(100_000, 5).to_sparse(), torch.ones(100_000, 5, device="meta")):
+        error, encoding = client.encode_stream([x, X], on_error="return")
+        assert isinstance(error, NotAnArray)
+        assert isinstance(encoding, Encoding)

@@ -352,7 +352,7 @@ def test_restarted_server(connect: Connect, model_folder: Path) -> None:
 
 def test_patience() -> None:
     """Pauses double up to two seconds until the time without progress is over."""
-    patience = Patience(10.0)
+    patience = Patience(10.0, spread=lambda low, high: 1.0)
     now, pauses = 100.0, list[float | None]()
     while (pause := patience.pause(now)) is not None:
         pauses.append(pause)
@@ -364,3 +364,14 @@ def test_patience() -> None:
     assert patience.pause(now + 11) is None  # it was there, but not for long
     patience.connected(now + 12)
     assert patience.pause(now + 22) == 0.1  # for long
+
+
+def test_patience_is_told_when() -> None:
+    """A pause is not shorter than the server has said; where it says more than is left, that is
+    the end; and no two clients pause alike."""
+    patience = Patience(10.0)
+    assert 3.0 <= patience.pause(0.0, said=3.0) <= 3.6  # type: ignore[operator]
+    assert patience.pause(4.0, said=7.0) is None
+    pauses = {Patience(10.0).pause(0.0) for _ in range(10)}
+    assert len(pauses) > 1
+    assert all(0.05 <= pause <= 0.15 for pause in pauses if pause is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +27,10 @@ from bilstm_client import (
     Client,
     Live,
 )
-from bilstm_client._base import CHANNEL_OPTIONS
+from bilstm_client._channel import channel_options
 from bilstm_client._entries import entry_of
 from bilstm_client._sending import CHUNK_BYTES, Sending
+from bilstm_client._target import Target
 from bilstm_client.types import Array
 
 # -- how fast it is pulled ---------------------------------------------------------------------
@@ -223,17 +223,8 @@ def test_options_on_the_wire(faked: Streams, fake: FakeServer) -> None:
 
 
 def test_keepalive() -> None:
-    """A peer that is gone is noticed by a stream that only waits."""
-    options = dict(CHANNEL_OPTIONS)
-    assert options["grpc.keepalive_time_ms"] == 60_000
-    assert options["grpc.keepalive_timeout_ms"] == 20_000
-    assert "grpc.keepalive_permit_without_calls" not in options
-
-
-def test_grpc_retries_no_streams() -> None:
-    """gRPC keeps nothing of a stream to send it again."""
-    config = json.loads(dict(CHANNEL_OPTIONS)["grpc.service_config"])
-    (of_streams,) = (c for c in config["methodConfig"] if "method" in c["name"][0])
-    assert of_streams == {
-        "name": [{"service": "bilstm.v1.EncoderService", "method": "EncodeStream"}]
-    }
+    """A peer that is gone is noticed by a stream that only waits, and while nobody calls."""
+    options = dict(channel_options(Target.of("localhost")))
+    assert options["grpc.keepalive_time_ms"] == 30_000
+    assert options["grpc.keepalive_timeout_ms"] == 10_000
+    assert options["grpc.keepalive_permit_without_calls"]

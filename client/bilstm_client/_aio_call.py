@@ -15,24 +15,29 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
+from ._sending import Sending
+
 T = TypeVar("T")
 _WRITE_FAILED = "Internal error from Core"  # grpc.aio's words of a status that is not the server's
 _WAIT_SECONDS = 1.0
 
 
 class StreamCall:
-    def __init__(self, call: Any):
+    def __init__(self, call: Any, sending: Sending):
         self._call = call
+        self._sending = sending
         self._end: grpc.aio.AioRpcError | None = None
         self._ended = asyncio.Event()
         call.add_done_callback(self._status_is_set)
 
     async def write(self, message: bytes) -> bool:
         """False: the call is over; reading tells why."""
+        self._sending.writes()
         try:
             await self._call.write(message)
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, asyncio.InvalidStateError, KeyError):
             return False
+        self._sending.wrote()
         return True
 
     async def done_writing(self) -> None:
@@ -60,7 +65,11 @@ class StreamCall:
         self._call.cancel()
 
     def _status_is_set(self, _: Any) -> None:
-        code, details = _now(self._call.code()), _now(self._call.details())
+        try:
+            code = _now(self._call.code())
+        except KeyError:  # one that grpc.aio does not know
+            code = grpc.StatusCode.UNKNOWN
+        details = _now(self._call.details())
         if details == _WRITE_FAILED or self._ended.is_set():
             return
         if code is not grpc.StatusCode.OK:

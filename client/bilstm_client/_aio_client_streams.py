@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any, Literal, Unpack, overload
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ._aio_stream import AioStream
-from ._base import STREAM_METHOD, BaseClient
+from ._base import BaseClient
+from ._channel import ANY_SERVICE, STREAM_METHOD
 from ._states import SaveStates
 from ._stream import Stream
 from ._stream_options import StreamOptions
@@ -151,7 +153,7 @@ class AioClientStreams(BaseClient[AioStream]):
         keywords: dict[str, Any] = dict(options)
         timeout = self._begin(keywords.pop("timeout_seconds", None))
         stream = Stream(StreamOptions.of(**how, **keywords), timeout)
-        return AioStream(self, self._open_stream, stream, source).results()
+        return AioStream(self, self._open_stream, self._ask, stream, source).results()
 
     def _open_stream(self) -> Any:
         """A call. The loop is that in which the stream is iterated, not where it was made."""
@@ -159,3 +161,8 @@ class AioClientStreams(BaseClient[AioStream]):
             STREAM_METHOD, None, pb.EncodeStreamResponse.FromString
         )
         return open_call()
+
+    def _ask(self, seconds: float) -> Any:
+        """A call that any server answers that lives."""
+        health: Any = health_pb2_grpc.HealthStub(self._connection())
+        return health.Check(ANY_SERVICE, timeout=seconds)

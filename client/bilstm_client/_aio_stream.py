@@ -1,5 +1,6 @@
-"""`AioStream`: a stream of `AsyncClient`. Three tasks of one loop share its `Stream`: the caller's,
-which reads replies; one that pulls from the source; and one that sends what there is.
+"""`AioStream`: a stream of `AsyncClient`. Four tasks of one loop share its `Stream`: the caller's,
+which reads replies; one that pulls from the source; one that sends what there is; and one that sees
+to it that the server lives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ._aio_call import StreamCall
 from ._base import BaseClient
 from ._entries import Entry
 from ._sending import Sending
+from ._silence import Step
 from ._stream import Stream
 from ._stream_runner import LOST, Lost, StreamRunner
 
@@ -24,6 +26,7 @@ from ._stream_runner import LOST, Lost, StreamRunner
 _PULL_SECONDS = 0.001
 
 OpenCall = Callable[[], Any]  # a grpc.aio.StreamStreamCall that sends bytes
+Ask = Callable[[float], Any]  # the server for a sign of life: a grpc.aio.UnaryUnaryCall
 
 
 class AioStream(StreamRunner):
@@ -33,22 +36,27 @@ class AioStream(StreamRunner):
         self,
         client: BaseClient[AioStream],
         open_call: OpenCall,
+        ask: Ask,
         stream: Stream,
         source: Iterable[Any] | AsyncIterable[Any],
     ):
         super().__init__(client, stream)
         self._streams = client.streams
         self._open_call = open_call
+        self._ask = ask
         self._source = source
         self._changed = asyncio.Event()
         self._call: StreamCall | None = None
         self._puller: asyncio.Task[None] | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def results(self) -> AsyncGenerator[Any, None]:
         """What the caller iterates; the stream begins with its first step, and ends with it."""
+        self._client.check_process()
         self._streams.add(self)
         self._puller = asyncio.create_task(self._pull())
+        self._watcher = asyncio.create_task(self._watch())
         try:
             while not self._stream.is_finished:
                 call = await self._connect()
@@ -56,12 +64,14 @@ class AioStream(StreamRunner):
                     received = self._stream.receive(response, time.monotonic())
                     self._changed.set()
                     for entry, value in received:
+                        self._client.check_process()
                         yield self._stream.result(entry, value)
         finally:
-            self._streams.discard(self)
-            self._stopped = True
-            self._stream.close()
-            await self.end()
+            if not self._client.is_inherited:
+                self._streams.discard(self)
+                self._stopped = True
+                self._stream.close()
+                await self.end()
 
     async def end(self) -> None:
         """End the tasks: the caller has left, or the client is closed."""
@@ -69,10 +79,10 @@ class AioStream(StreamRunner):
         self._changed.set()
         if self._call is not None:
             self._call.cancel()
-        puller, sender = self._puller, self._sender
-        self._puller = self._sender = None  # which hold the source, and this
+        tasks = self._puller, self._sender, self._watcher
+        self._puller = self._sender = self._watcher = None  # which hold the source, and this
         self._source = ()
-        await _end(puller, sender)
+        await _end(*tasks)
 
     # -- the caller's task
 
@@ -83,7 +93,7 @@ class AioStream(StreamRunner):
         self._check()
         try:
             with self._calling():
-                self._call = StreamCall(self._open_call())
+                self._call = StreamCall(self._open_call(), sending)
         except Exception:  # grpc.aio's own: the channel is closed
             self._check()
             raise
@@ -95,6 +105,8 @@ class AioStream(StreamRunner):
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
         cancellations = _cancellations()
+        self._client.check_process()
+        self._is_reading = True
         try:
             with self._calling():
                 response = await call.read()
@@ -104,6 +116,8 @@ class AioStream(StreamRunner):
             # Of this task, or of the call, because the source has failed or the client was closed.
             if _cancellations() > cancellations or not self._is_over:
                 raise
+        finally:
+            self._is_reading = False
         if seconds := self._pause_after(response, lost):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until(lambda: self._is_over), seconds)
@@ -147,6 +161,22 @@ class AioStream(StreamRunner):
         stream = self._stream
         await self._until(lambda: stream.has_unsent(sending) or stream.has_no_more(sending))
         return stream.has_unsent(sending)
+
+    async def _watch(self) -> None:
+        silence = self._stream.silence
+        while not self._is_over:
+            await asyncio.sleep(silence.look_seconds)
+            step = self._stream.look(time.monotonic(), self._is_reading)
+            if step is Step.ASK and await self._lives(silence.ask_seconds):
+                silence.heard(time.monotonic())
+            elif step is Step.GIVE_UP:
+                self._fail(self._given_up())
+
+    async def _lives(self, seconds: float) -> bool:
+        try:
+            return await self._ask(seconds) is not None
+        except Exception:  # grpc.aio's own, of many kinds
+            return False
 
     def _fail(self, error: BaseException, sending: Sending | None = None) -> None:
         """The caller's own code has raised, or this task was ended."""

@@ -1,55 +1,34 @@
-"""`BaseClient`: what both clients hold and decide, without any I/O: the channel's options,
-timeouts, being closed, remembered models, and grpc's errors as the client's own.
+"""`BaseClient`: what both clients hold and decide, without any I/O: the target, timeouts, being
+closed or in another process, remembered models, and grpc's errors as the client's own.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Generic, TypeVar
 
-from .errors import InvalidInput, ModelNotFound, typed_errors
+import grpc
+
+from ._retries import Attempts, Retries
+from ._status import broken_reply, through, typed_errors
+from ._target import Target
+from .errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EncoderError,
+    InvalidInput,
+    ModelNotFound,
+    Unavailable,
+)
 from .types import Model
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _MAX_TIMEOUT_SECONDS = 1e8  # three years; gRPC's own times end a little later
-_MAX_RETRIED_BYTES = 256 * 1024 * 1024
-
-_RETRY_POLICY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    # A server that stops ends the calls that it had not yet seen as CANCELLED. No call changes
-    # anything on the server, so trying again is safe. What the caller cancels is not retried.
-    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-}
-_SERVICE = "bilstm.v1.EncoderService"
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {"name": [{"service": _SERVICE}], "retryPolicy": _RETRY_POLICY},
-        # The client itself resends what a stream was not answered, which gRPC does not know: it
-        # would keep all that was sent.
-        {"name": [{"service": _SERVICE, "method": "EncodeStream"}]},
-    ]
-}
-STREAM_METHOD = f"/{_SERVICE}/EncodeStream"
-CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", -1),  # the server bounds its replies
-    ("grpc.max_send_message_length", -1),  # and refuses requests that are too large
-    ("grpc.http2.max_frame_size", 1024 * 1024),
-    ("grpc.per_rpc_retry_buffer_size", _MAX_RETRIED_BYTES),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # A stream that waits for its results has no deadline by which it would notice a dead peer.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # As a stream's own pauses: gRPC's grow to two minutes, in which every call fails at once.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
 
 ModelKey = tuple[str, str]  # name and version, as the caller gives them
 DEFAULT_MODEL: ModelKey = ("", "")
@@ -65,6 +44,7 @@ def finite_seconds(seconds: Any) -> float:
     return min(float(seconds), _MAX_TIMEOUT_SECONDS)
 
 
+R = TypeVar("R")
 S = TypeVar("S")  # how a client's streams run
 
 
@@ -73,9 +53,12 @@ class BaseClient(Generic[S]):
 
     def __init__(self, target: str, timeout_seconds: float):
         self.target = target
+        self._address = Target.of(target)
         self.streams: set[S] = set()  # that run
         self._timeout_seconds = finite_seconds(timeout_seconds)
         self._closed = False
+        self._process = os.getpid()
+        self._retries = Retries()
         self._models: dict[ModelKey, Model] = {}  # whose limits batches are cut by
 
     @property
@@ -83,7 +66,22 @@ class BaseClient(Generic[S]):
         """Whether `close` was called."""
         return self._closed
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked process's copy. gRPC's threads and locks are its parent's: a
+        call of it would hang, or end the process."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """Before anything of grpc is touched."""
+        if self.is_inherited:
+            raise RuntimeError(
+                f"the client was made by process {self._process}, of which this is a fork; make "
+                "one in each process (and start processes by spawn where others are calling)"
+            )
+
     def _check_open(self) -> None:
+        self.check_process()
         if self._closed:
             raise ValueError("the client is closed")
 
@@ -92,12 +90,36 @@ class BaseClient(Generic[S]):
         self._check_open()
         return self._timeout_seconds if timeout_seconds is None else finite_seconds(timeout_seconds)
 
+    def _attempted(self, attempts: Attempts, error: EncoderError) -> None:
+        """A call has ended so. Raises the error if it is not to be sent again: no call changes
+        anything on the server, so one that a server did not serve is. A server that stops ends
+        those that it had not yet seen as CANCELLED."""
+        if isinstance(error, Unavailable | Cancelled) and not self._closed:
+            attempts.failed(error, time.monotonic())
+            return
+        if not isinstance(error, DeadlineExceeded | Cancelled):
+            self._retries.served()
+        raise error
+
+    def _pause(self, attempts: Attempts) -> float:
+        """Seconds until this is to be asked again, before another attempt; 0: it is time."""
+        if self._closed:
+            raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed")
+        return attempts.pause(time.monotonic())
+
+    @staticmethod
+    def _readable(response: R | None) -> R:
+        """A reply; gRPC gives None in the place of one that is not there, or can't be read."""
+        if response is None:
+            raise broken_reply("it is no message of this service")
+        return response
+
     @contextmanager
     def calling(self, key: ModelKey = DEFAULT_MODEL, part: slice = NO_SEQUENCES) -> Iterator[None]:
         """Around one RPC, for the model of `key` and the sequences `part` of the caller's batch:
         what it raises is the client's own, and a model that may have changed is forgotten."""
         try:
-            with typed_errors(part):
+            with typed_errors(part, self._address.proxy):
                 yield
         except (InvalidInput, ModelNotFound):
             self._models.pop(key, None)
@@ -105,3 +127,7 @@ class BaseClient(Generic[S]):
         except ValueError:
             self._check_open()  # grpc's word for a channel that was closed since the call began
             raise
+
+    def through_proxy(self, error: EncoderError) -> EncoderError:
+        """The error, with the name of the proxy that it may be about."""
+        return through(self._address.proxy, error)

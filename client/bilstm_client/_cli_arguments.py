@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import Any
 
 from ._base import finite_seconds
 from ._core import output_numbers
+from ._target import Target
 
 
 def outputs(text: str) -> list[str]:
@@ -21,9 +21,11 @@ def outputs(text: str) -> list[str]:
 
 
 def server(text: str) -> str:
-    """HOST:PORT."""
-    if not text.strip() or re.match(r"https?://", text):
-        raise argparse.ArgumentTypeError(f"must be HOST:PORT, without http://, got {text!r}")
+    """HOST:PORT, or another target."""
+    try:
+        Target.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 

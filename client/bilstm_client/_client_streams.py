@@ -6,10 +6,12 @@ from collections.abc import Generator, Iterable
 from typing import Any, Literal, Unpack, overload
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._base import STREAM_METHOD, BaseClient
+from ._base import BaseClient
+from ._channel import ANY_SERVICE, STREAM_METHOD
 from ._states import SaveStates
 from ._stream import Stream
 from ._stream_options import StreamOptions
@@ -124,7 +126,8 @@ class ClientStreams(BaseClient[SyncStream]):
         answered is sent again; every result is yielded once. A sequence given as an iterator
         can't be read again: once it was begun, that is its error, an `Unavailable`. A stream has
         no deadline: `timeout_seconds` (None: the client's own) is for how long it goes on without
-        a server. The other options are those of `encode`.
+        a server, or with one that gives no sign of life: it owes results, sends none, and does not
+        answer as to its health. The other options are those of `encode`.
 
         The stream ends with the generator that this returns: when it is at its end, is closed, or
         is no longer referred to. To leave a loop over it early is enough only where no variable
@@ -195,4 +198,10 @@ class ClientStreams(BaseClient[SyncStream]):
         call: Any = self._channel.stream_stream(
             STREAM_METHOD, None, pb.EncodeStreamResponse.FromString
         )
-        return SyncStream(self, call, stream, source).results()
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+
+        def ask(seconds: float) -> grpc.Future[Any]:
+            asked: grpc.Future[Any] = health.Check.future(ANY_SERVICE, timeout=seconds)
+            return asked
+
+        return SyncStream(self, call, ask, stream, source).results()

@@ -4,7 +4,9 @@ how a large batch is cut into requests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -12,7 +14,9 @@ from bilstm import tensors
 from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._arrays import to_array, to_state
+from ._arrays import are_features, as_sent, sent_bytes, to_array, to_state
+from ._status import broken_reply, no_token_ids, seconds_of
+from .errors import InvalidInput
 from .types import (
     DATA_TYPES,
     OUTPUTS,
@@ -101,7 +105,7 @@ class Batch:
         return pb.EncodeRequest(
             model=options.model,
             version=options.version,
-            sequences=[tensors.encode(array) for array in self.arrays[part]],
+            sequences=[tensors.encode(as_sent(array)) for array in self.arrays[part]],
             outputs=options.outputs,
             output_data_type=options.data_type,
             initial_states=[
@@ -109,6 +113,43 @@ class Batch:
                 for hidden, cell in (self.states or [])[part]
             ],
         )
+
+    def encodings(
+        self, response: pb.EncodeResponse, part: slice, options: EncodeOptions
+    ) -> list[Encoding]:
+        """The reply's arrays, each the caller's own to write to, for the sequences of `part`.
+        Raises a `ServerError` or `TensorError` if it is none to what was asked."""
+        arrays = self.arrays[part]
+        if len(response.encodings) != len(arrays):
+            raise broken_reply(f"{len(response.encodings)} encodings of {len(arrays)} sequences")
+        spent = timing(response.timing)
+        results = []
+        for index, (array, message) in enumerate(
+            zip(arrays, response.encodings, strict=True), part.start
+        ):
+            states = own(message.states) if message.HasField("states") else None
+            result = encoding(message, spent, states)
+            check_complete(result, options, f"sequences[{index}]")
+            if states is not None and states.shape[:1] != array.shape[:1]:
+                raise broken_reply(
+                    f"sequences[{index}]: states of shape {list(states.shape)} for an input of "
+                    f"{list(array.shape)}"
+                )
+            results.append(result)
+        return results
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Around a call: integers that were sent as features are named as what they are."""
+        try:
+            yield
+        except InvalidInput as error:
+            match = re.match(r"sequences\[([0-9]+)\]\.data_type$", error.field)
+            if match and int(match[1]) < len(self.arrays):
+                array = self.arrays[int(match[1])]
+                if are_features(array):
+                    raise no_token_ids(error, list(array.shape)) from error
+            raise
 
     def parts(self, options: EncodeOptions, model: Model | None) -> Iterator[slice]:
         """Cut the batch into requests that keep the model's limits, in order; one if None.
@@ -118,7 +159,7 @@ class Batch:
         start = tokens = sent = 0
         for index, array in enumerate(self.arrays if model else []):
             own_tokens = array.shape[0] if array.ndim else 0
-            own_bytes = array.nbytes + _MESSAGE_OVERHEAD_BYTES
+            own_bytes = sent_bytes(array) + _MESSAGE_OVERHEAD_BYTES
             if self.states:
                 own_bytes += sum(a.nbytes + _MESSAGE_OVERHEAD_BYTES for a in self.states[index])
             if (
@@ -158,19 +199,10 @@ def _keeps_limits(
     )
 
 
-def encodings(response: pb.EncodeResponse) -> list[Encoding]:
-    """The reply's arrays, each the caller's own to write to."""
-    spent = timing(response.timing)
-    return [
-        encoding(message, spent, own(message.states) if message.HasField("states") else None)
-        for message in response.encodings
-    ]
-
-
 def timing(message: pb.Timing) -> Timing:
     return Timing(
-        queue_seconds=message.queue.ToTimedelta().total_seconds(),
-        compute_seconds=message.compute.ToTimedelta().total_seconds(),
+        queue_seconds=seconds_of(message.queue),
+        compute_seconds=seconds_of(message.compute),
         batch_sequences=message.batch_sequences,
         batch_tokens=message.batch_tokens,
     )
@@ -184,6 +216,13 @@ def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Enco
     if "state" in present:
         state = State(own(message.state.hidden), own(message.state.cell))
     return Encoding(timing=timing, states=states, state=state, **arrays)
+
+
+def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
+    """Raises a `ServerError` if the result lacks what was asked for."""
+    for output in options.outputs:
+        if getattr(result, _OUTPUT_NAMES[output]) is None:
+            raise broken_reply(f"{name} has no {_OUTPUT_NAMES[output]}")
 
 
 def own(tensor: pb.Tensor) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 from ._arrays import is_tensor
 from ._states import States
 from .errors import SequenceFailure
-from .types import Array
+from .types import Array, Live
 
 # Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
 _NO_CHUNKS = (
@@ -28,6 +28,7 @@ class Sent:
 
     steps: int = 0
     whole: bool = False
+    features: list[int] | None = None  # the shape of integers that were sent as floats
     failure: SequenceFailure | None = None  # found on this side; the server's gives way to it
 
 
@@ -65,11 +66,18 @@ class Entry:
             return False
         return hasattr(x, "__iter__") or hasattr(x, "__aiter__")
 
+    def is_owed(self, live: Live | None) -> bool:
+        """Whether there are results that the server could send by now."""
+        if self.answered or not live:
+            return self.sent.whole and not self.answered
+        unanswered = self.sent.steps - self.received
+        return self.sent.whole or unanswered >= live.block_steps + live.lookahead_steps
+
     def restart(self) -> None:
         """Its states are to come again from the first step on."""
         if self.states is not None:
             self.states.discard()
-        self.states, self.received = None, 0
+        self.states, self.received, self.no_states = None, 0, None
 
     @property
     def is_spent(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -16,9 +15,10 @@ from bilstm.v1 import encoder_pb2 as pb
 from . import _core
 from ._entries import Entry
 from ._states import StatesInFile, StatesInMemory
+from ._status import no_token_ids, sequence_error
 from ._stream_options import StreamOptions
-from .errors import EncoderError, NotSaved, SequenceFailure, ServerError, sequence_error
-from .types import Array, EncodingChunk
+from .errors import EncoderError, InvalidInput, NotSaved, SequenceFailure, ServerError
+from .types import Array, Encoding, EncodingChunk
 
 
 def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
@@ -48,6 +48,9 @@ def _fail(entry: Entry, error: SequenceFailure) -> None:
 
 def _error(entry: Entry, message: pb.SequenceError) -> EncoderError:
     error = sequence_error(message, entry.index)
+    features = entry.sent.features
+    if features and isinstance(error, InvalidInput) and error.field.endswith(".data_type"):
+        error = no_token_ids(error, features)
     error.key = entry.key
     error.index = entry.index
     return error
@@ -57,7 +60,16 @@ def _new_states(entry: Entry, chunk: pb.EncodingChunk) -> Array | None:
     """The chunk's states, read-only, less those that came before the connection broke."""
     if not chunk.encoding.HasField("states"):
         return None
-    states: Array = tensors.decode(chunk.encoding.states)
+    try:
+        states: Array = tensors.decode(chunk.encoding.states)
+    except tensors.TensorError as error:
+        raise _broken(entry, str(error)) from error
+    before = entry.no_states
+    if states.ndim != 2 or (
+        before is not None and (states.shape[1:], states.dtype) != (before.shape[1:], before.dtype)
+    ):
+        raise _broken(entry, f"states are {states.dtype}{list(states.shape)}")
+    entry.no_states = states[:0].copy()
     known = entry.received - chunk.first_step
     if known < 0:
         raise _broken(entry, f"steps {entry.received} to {chunk.first_step} are missing")
@@ -71,12 +83,11 @@ def _hand_on(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> Non
     elif len(states) or chunk.last:
         entry.received += len(states)
         states = states.copy()
-        entry.no_states = np.empty_like(states, shape=(0, *states.shape[1:]))
     else:  # all of it was handed on before
         return
     encoding = None
     if chunk.last:
-        encoding = _core.encoding(chunk.encoding, _core.timing(chunk.timing), None)
+        encoding = _encoding(entry, chunk, None)
     entry.results.append(
         EncodingChunk(
             entry.key,
@@ -106,7 +117,7 @@ def _put_together(
             entry.states.add(states, entry.sent.steps)
             entry.received += len(states)
         if chunk.last:
-            _complete(entry, chunk)
+            _complete(entry, chunk, options)
     except OSError as error:
         path = getattr(entry.states, "path", path)
         filename = error.filename if path is None else str(path)
@@ -114,13 +125,22 @@ def _put_together(
         entry.sent.failure.__cause__ = error
 
 
-def _complete(entry: Entry, chunk: pb.EncodingChunk) -> None:
+def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
     whole = None
     if entry.states is not None:
         if entry.received < entry.sent.steps:
             raise _broken(entry, f"it ended after step {entry.received}")
         whole = entry.states.whole()
-    entry.results.append(_core.encoding(chunk.encoding, _core.timing(chunk.timing), whole))
+    result = _encoding(entry, chunk, whole)
+    _core.check_complete(result, options.encode, entry.name)
+    entry.results.append(result)
+
+
+def _encoding(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> Encoding:
+    try:
+        return _core.encoding(chunk.encoding, _core.timing(chunk.timing), states)
+    except tensors.TensorError as error:
+        raise _broken(entry, str(error)) from error
 
 
 def _broken(entry: Entry, what: str) -> ServerError:

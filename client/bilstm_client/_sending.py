@@ -14,7 +14,7 @@ import numpy as np
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._arrays import is_tensor, to_array
+from ._arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
 from ._entries import Entry, Sent
 from ._pages import Pages
 from .errors import NotAnArray
@@ -35,10 +35,21 @@ class Sending:
 
     def __init__(self) -> None:
         self.stopped = False  # the call is over
+        self.written = 0  # requests that gRPC has taken
+        self.is_writing = False  # one that it has not taken yet
         self._sent = Sent()
         self._parts: list[wire.Part] = []
         self._size = 0
         self._pages = Pages()
+
+    def writes(self) -> None:
+        """A request is given to gRPC."""
+        self.is_writing = True
+
+    def wrote(self) -> None:
+        """gRPC has taken it: flow control lets it."""
+        self.is_writing = False
+        self.written += 1
 
     def begin(self, entry: Entry) -> None:
         """The entry is the next to be sent; that it had failed before stays so."""
@@ -67,6 +78,9 @@ class Sending:
                 break
             if array is None:
                 break
+            if are_features(array):
+                self._sent.features = list(np.shape(x))
+                array = as_sent(array)
             self._pages.read(pieces.piece)
             self._sent.steps += len(array) if array.ndim else 0
             is_last = last and pieces.at_end
@@ -134,11 +148,12 @@ class _Pieces:
 
     def _cut(self) -> Any:
         x = self._rest
+        check_has_numbers(x, self._entry.name)
         if not isinstance(x, np.ndarray) and not _can_be_cut(x):
             self._rest = x = to_array(x, self._entry.name)
         # As the wire may have it, whatever its type is: token ids take 8 bytes, other numbers 4.
         size = math.prod(x.shape) * (8 if x.ndim == 1 else 4)
-        if isinstance(x, np.ma.MaskedArray) or x.ndim == 0 or size <= CHUNK_BYTES:
+        if x.ndim == 0 or size <= CHUNK_BYTES:
             self.at_end = True
             self.piece = x
             return x

@@ -6,7 +6,7 @@ a broken connection. Both clients drive it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from ._entries import Entry, entry_of
 from ._receiving import receive
 from ._sending import Sending
+from ._silence import Silence, Step
 from ._stream_options import Patience, StreamOptions
 from .errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
 from .types import EncodingChunk
@@ -34,6 +35,10 @@ class Stream:
         self._unsent: deque[Entry] = deque()  # that the present call has not begun
         self._sending = Sending()
         self._was_open = False
+        self._is_open = False  # the present call
+        self._calls = self._replies = 0
+        self._lost: EncoderError | None = None
+        self.silence = Silence(timeout_seconds)
         self._served = ("", "")  # the model and version that answer
 
     # -- the source's side
@@ -55,6 +60,8 @@ class Stream:
     def begin_call(self) -> Sending:
         """Another call, which is to send all that is unanswered."""
         self.stop()
+        self._is_open = False
+        self._calls += 1
         self._sending = Sending()
         self._unsent = deque(entry for entry in self._entries.values() if not entry.answered)
         return self._sending
@@ -100,6 +107,7 @@ class Stream:
         that can't help, or `error` where it has not helped for too long. A server that has no room
         for the stream is as good as none, once it had been open."""
         self.stop()
+        self._lost = error
         if isinstance(error, Overloaded) and not self._was_open:
             raise error
         for entry in self._entries.values():
@@ -114,10 +122,31 @@ class Stream:
                     "was given as an iterator, which can't be read again; give an object that can "
                     "be iterated, or an array",
                 )
-        pause = self._patience.pause(now)
+        pause = self._patience.pause(now, error.retry_after_seconds)
         if pause is None:
             raise error
         return pause
+
+    def look(self, now: float, is_reading: bool) -> Step:
+        """What to do about a server that has said nothing, to be asked now and then. Who does not
+        read can't tell."""
+        since = None if self._is_open else self._patience.failing_since
+        return self.silence.look(self._owed() if is_reading else None, now, since)
+
+    def _owed(self) -> Hashable | None:
+        """What the server owes, and how much of it has come."""
+        if not self._is_open:
+            return "opening", self._calls
+        if any(entry.is_owed(self.options.live) for entry in self._entries.values()):
+            return "results", self._replies
+        return ("reading", self._sending.written) if self._sending.is_writing else None
+
+    def given_up(self) -> EncoderError:
+        """Why, once it has been silent for too long."""
+        if self._patience.is_waiting and self._lost is not None:
+            return self._lost
+        message = f"no sign of life from the server for {self.silence.seconds:g} s"
+        return Unavailable(grpc.StatusCode.UNAVAILABLE, message)
 
     def _lose(self, entry: Entry, cause: EncoderError, why: str) -> None:
         lost = _unavailable(entry, f"the server was lost ({cause.message}), and {entry.name} {why}")
@@ -142,8 +171,9 @@ class Stream:
     def receive(self, response: pb.EncodeStreamResponse, now: float) -> list[tuple[Entry, Any]]:
         """What the reply completes, and of which sequence, in the order for the caller; see
         `result`."""
+        self._replies += 1
         if response.HasField("opened"):
-            self._was_open = True
+            self._was_open = self._is_open = True
             self._patience.connected(now)
             self._opened((response.opened.model, response.opened.version))
         touched: dict[int, Entry] = {}

@@ -15,7 +15,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ._base import BaseClient
 from ._stream import Stream
-from .errors import Cancelled, Overloaded, Unavailable
+from .errors import Cancelled, EncoderError, Overloaded, Unavailable
 
 Lost = Unavailable | Cancelled | Overloaded  # how a server is lost
 LOST = (Unavailable, Cancelled, Overloaded)
@@ -30,6 +30,7 @@ class StreamRunner:
         self._stream = stream
         self._failure: BaseException | None = None  # of the source, or of a sequence's chunks
         self._stopped = False  # the caller has left
+        self._is_reading = False  # the caller waits for a reply
 
     @property
     def _is_over(self) -> bool:
@@ -38,6 +39,7 @@ class StreamRunner:
 
     def _check(self) -> None:
         """Outside of any handler: what the source has raised is raised as it is."""
+        self._client.check_process()
         if self._failure is not None:
             raise self._failure
         if self._client.is_closed:
@@ -45,6 +47,9 @@ class StreamRunner:
 
     def _calling(self) -> AbstractContextManager[None]:
         return self._client.calling(self._stream.options.encode.model_key)
+
+    def _given_up(self) -> EncoderError:
+        return self._client.through_proxy(self._stream.given_up())
 
     def _pause_after(self, response: pb.EncodeStreamResponse | None, lost: Lost | None) -> float:
         """A call has given a reply, has ended, or was lost. Returns the seconds that are to be

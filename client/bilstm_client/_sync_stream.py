@@ -1,5 +1,6 @@
-"""`SyncStream`: a stream of `Client`. Three threads share its `Stream`, by one lock: the caller's,
-which reads replies; one that pulls from the source; and gRPC's own, which sends what there is.
+"""`SyncStream`: a stream of `Client`. Four threads share its `Stream`, by one lock: the caller's,
+which reads replies; one that pulls from the source; one that sees to it that the server lives; and
+gRPC's own, which sends what there is.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import grpc
+
 from bilstm.v1 import encoder_pb2 as pb
 
 from ._base import BaseClient
 from ._entries import Entry
 from ._sending import Sending
+from ._silence import Step
 from ._stream import Stream
 from ._stream_runner import LOST, Lost, StreamRunner
 
 OpenCall = Callable[[Iterator[bytes]], "Iterator[pb.EncodeStreamResponse]"]
+
+Ask = Callable[[float], "grpc.Future[Any]"]  # the server for a sign of life, within so many seconds
 
 
 class SyncStream(StreamRunner):
@@ -28,6 +34,7 @@ class SyncStream(StreamRunner):
         self,
         client: BaseClient[SyncStream],
         open_call: OpenCall,
+        ask: Ask,
         stream: Stream,
         source: Iterable[Any],
     ):
@@ -40,13 +47,19 @@ class SyncStream(StreamRunner):
         self._in_source = True
         # A source that blocks for ever must not keep the process from its end.
         self._puller = threading.Thread(target=self._pull, name="bilstm-source", daemon=True)
+        self._ask = ask
+        self._question: grpc.Future[Any] | None = None
+        self._ends = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="bilstm-watch", daemon=True)
 
     # -- the caller's thread
 
     def results(self) -> Generator[Any, None, None]:
         """What the caller iterates; the stream begins with its first step, and ends with it."""
+        self._client.check_process()
         self._streams.add(self)
         self._puller.start()
+        self._watcher.start()
         try:
             while not self._stream.is_finished:
                 self._connect()
@@ -55,13 +68,15 @@ class SyncStream(StreamRunner):
                         received = self._stream.receive(response, time.monotonic())
                         self._changed.notify_all()
                     for entry, value in received:
+                        self._client.check_process()
                         yield self._stream.result(entry, value)
         finally:
-            self._streams.discard(self)
-            with self._changed:
-                self._stopped = True
-                self._stream.close()
-            self.end()
+            if not self._client.is_inherited:
+                self._streams.discard(self)
+                with self._changed:
+                    self._stopped = True
+                    self._stream.close()
+                self.end()
 
     def end(self) -> None:
         """Wake whoever waits here: the caller has left, or the client is closed."""
@@ -71,10 +86,16 @@ class SyncStream(StreamRunner):
             in_source = self._in_source
         if self._call is not None:
             self._call.cancel()
-        if not in_source and self._puller is not threading.current_thread():
-            self._puller.join()
+        self._ends.set()
+        if self._question is not None:
+            self._question.cancel()
+        ended = [self._watcher] if in_source else [self._watcher, self._puller]
+        for thread in ended:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def _connect(self) -> None:
+        self._client.check_process()  # before the lock, which a fork may have caught
         with self._changed:
             self._check()
             sending = self._stream.begin_call()
@@ -95,17 +116,41 @@ class SyncStream(StreamRunner):
         """The next reply; None: the call is over, and if there is need another is to be made."""
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
+        self._client.check_process()
+        self._is_reading = True
         try:
             with self._calling():
                 response = next(self._call, None)
         except LOST as error:
             lost = error
+        finally:
+            self._is_reading = False
         with self._changed:
             if seconds := self._pause_after(response, lost):
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._is_over, seconds)
                 self._check()
         return response
+
+    # -- the thread that sees to it that the server lives
+
+    def _watch(self) -> None:
+        silence = self._stream.silence
+        while not self._ends.wait(silence.look_seconds):
+            with self._changed:
+                step = self._stream.look(time.monotonic(), self._is_reading)
+            if step is Step.ASK and self._lives(silence.ask_seconds):
+                with self._changed:
+                    silence.heard(time.monotonic())
+            elif step is Step.GIVE_UP:
+                self._fail(self._given_up())
+
+    def _lives(self, seconds: float) -> bool:
+        try:
+            self._question = self._ask(seconds)
+            return not self._ends.is_set() and self._question.exception() is None
+        except Exception:  # grpc's own, of many kinds: it was cancelled, or the client is closed
+            return False
 
     # -- the source's thread
 
@@ -153,8 +198,13 @@ class SyncStream(StreamRunner):
 
     def _request(self, sending: Sending, requests: Iterator[bytes]) -> bytes | None:
         """The next one; None: no more."""
+        if sending.is_writing:
+            sending.wrote()
         try:
-            return next(requests, None)
+            request = next(requests, None)
+            if request is not None:
+                sending.writes()
+            return request
         except BaseException as error:  # of the chunks of a sequence; gRPC would print it
             self._fail(error, sending)
             return None

@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from . import _core
-from ._base import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_SECONDS
+from ._base import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
+from ._channel import ANY_SERVICE, channel_options
 from ._client_streams import ClientStreams
+from ._retries import Attempts
+from .errors import EncoderError, Unavailable
 from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
 
@@ -24,12 +28,14 @@ class Client(ClientStreams):
     """
 
     def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """`target`: `host:port`, or any name gRPC resolves. `timeout_seconds`: of a call that
-        sets none. Nothing is sent until the first call."""
+        """`target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
+        several servers, `ipv4:address:port,address:port` or `dns:///host`, each call takes the
+        next one that is ready. `timeout_seconds`: of a call that sets none. Nothing is sent until
+        the first call. A proxy that the environment names is used for neither loopback nor
+        several addresses."""
         super().__init__(target, timeout_seconds)
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._channel = self._open_channel()
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -42,6 +48,8 @@ class Client(ClientStreams):
         """Close the connection: calls that wait end as `Cancelled`, and so do streams, with their
         threads; later ones as `ValueError`."""
         self._closed = True
+        if self.is_inherited:
+            return
         for stream in list(self.streams):
             stream.end()
         self._channel.close()
@@ -116,11 +124,13 @@ class Client(ClientStreams):
         batch = _core.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, self._described(batch, options, timeout)):
-            with self.calling(options.model_key, part):
-                response = self._stub.Encode(
-                    batch.request(part, options), timeout=give_up_at - time.monotonic()
+            request = batch.request(part, options)
+            with batch.explaining():
+                response = self._call(
+                    self._stub.Encode, request, give_up_at, options.model_key, part
                 )
-            encodings += _core.encodings(response)
+            with self.calling():
+                encodings += batch.encodings(response, part, options)
         return encodings
 
     def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
@@ -129,15 +139,21 @@ class Client(ClientStreams):
         Raises `Unavailable` where none answers; it is not tried again.
         """
         timeout = self._begin(timeout_seconds)
-        with self.calling():
-            response = self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        give_up_at = time.monotonic() + timeout
+        try:
+            return self._is_serving(self._channel, timeout)
+        except Unavailable:
+            if not self._address.is_balanced:
+                raise
+        # None that serves; is there one that answers?
+        with self._open_channel(checked=False) as channel:
+            return self._is_serving(channel, give_up_at - time.monotonic())
 
     def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
         """The models this server has, the default one first."""
         timeout = self._begin(timeout_seconds)
-        with self.calling():
-            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
+        give_up_at = time.monotonic() + timeout
+        response = self._call(self._stub.ListModels, pb.ListModelsRequest(), give_up_at)
         return [_core.model(message) for message in response.models]
 
     def get_model(
@@ -145,11 +161,43 @@ class Client(ClientStreams):
     ) -> Model:
         """One model; empty: the default one, its newest version."""
         timeout = self._begin(timeout_seconds)
-        with self.calling((name, version)):
-            response = self._stub.GetModel(
-                pb.GetModelRequest(model=name, version=version), timeout=timeout
-            )
+        give_up_at = time.monotonic() + timeout
+        request = pb.GetModelRequest(model=name, version=version)
+        response = self._call(self._stub.GetModel, request, give_up_at, (name, version))
         return _core.model(response.model)
+
+    def _call(
+        self,
+        method: Any,
+        request: Message,
+        give_up_at: float,
+        key: ModelKey = DEFAULT_MODEL,
+        part: slice = NO_SEQUENCES,
+    ) -> Any:
+        """One RPC, sent again where a server did not serve it."""
+        attempts = Attempts(self._retries, give_up_at)
+        while True:
+            try:
+                with self.calling(key, part):
+                    reply = method(request, timeout=give_up_at - time.monotonic())
+                    response = self._readable(reply)
+            except EncoderError as error:
+                self._attempted(attempts, error)
+            else:
+                self._retries.served()
+                return response
+            while seconds := self._pause(attempts):
+                time.sleep(seconds)
+
+    def _open_channel(self, *, checked: bool = True) -> grpc.Channel:
+        options = channel_options(self._address, checked=checked)
+        return grpc.insecure_channel(self._address.name, options=options)
+
+    def _is_serving(self, channel: grpc.Channel, timeout_seconds: float) -> bool:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        with self.calling():
+            response = self._readable(health.Check(ANY_SERVICE, timeout=timeout_seconds))
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _described(
         self, batch: _core.Batch, options: _core.EncodeOptions, timeout: float

@@ -6,9 +6,11 @@ EncoderError
 ├── ModelNotFound       NOT_FOUND
 ├── Overloaded          RESOURCE_EXHAUSTED by the server: `retry_after_seconds`, if it said
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
-├── Unavailable         UNAVAILABLE, after the retries
+├── Unavailable         UNAVAILABLE, after the retries: `retry_after_seconds`, if it said; or
+│                       a stream's server has given no sign of life for its timeout
 ├── Cancelled           CANCELLED; by the server, after the retries
-└── ServerError         any other code: `error_id`, which the server's log has too
+└── ServerError         any other code: `error_id`, which the server's log has too; or a reply
+                        that can't be read
 
 In a stream, one sequence may also fail on this side. Each error of one sequence has its `index` and
 `key`.
@@ -19,17 +21,9 @@ NotSaved (OSError)      its states can't be written to the file that `save_state
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
-from bilstm.v1 import encoder_pb2 as pb
 
 
 class EncoderError(Exception):
@@ -39,6 +33,8 @@ class EncoderError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+        # Where the server said when to come again: seconds from then.
+        self.retry_after_seconds: float | None = None
         self.index: int | None = None  # in a stream, of one sequence: its place in the source
         self.key: Any = None  # and its key; without pairs its place, too
 
@@ -111,93 +107,3 @@ class NotSaved(OSError):
 
 # Why one sequence of a stream has no result: all of these have its `index` and `key`.
 SequenceFailure = EncoderError | NotAnArray | NotSaved
-
-_PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
-    grpc.StatusCode.NOT_FOUND: ModelNotFound,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.CANCELLED: Cancelled,
-}
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-@contextmanager
-def typed_errors(part: slice) -> Iterator[None]:
-    """Turn grpc's error into one of this module's.
-
-    `part`: which of the caller's sequences the request has, so that a violated field names the
-    caller's own index.
-    """
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise _typed(error, part) from error
-
-
-def sequence_error(error: pb.SequenceError, index: int) -> EncoderError:
-    """Why the sequence of that index in a stream has no result."""
-    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
-    if kind := _PLAIN.get(code):
-        return kind(code, error.message)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return _invalid(code, _of_sequence(error.field, index), error.expected or error.message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        said = error.HasField("retry_delay")
-        seconds = error.retry_delay.ToTimedelta().total_seconds() if said else None
-        return Overloaded(code, error.message, seconds)
-    return ServerError(code, error.message, error.error_id)
-
-
-def _typed(error: Any, part: slice) -> EncoderError:
-    code, message = error.code(), error.details() or ""
-    if kind := _PLAIN.get(code):
-        return kind(code, message)
-    status = rpc_status.from_call(error)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        bad = _detail(status, error_details_pb2.BadRequest)
-        if bad is None or not bad.field_violations:
-            return InvalidInput(code, message)
-        violation = bad.field_violations[0]
-        field = violation.field.removeprefix("options.")  # of a stream; the caller has no other
-        return _invalid(code, _shifted(field, part.start), violation.description)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        if status is None and "larger than max" in message:  # gRPC's words, not the service's
-            field = f"sequences[{part.start}]" if part.stop - part.start == 1 else "sequences"
-            expected = f"the request is larger than the server takes: {message}"
-            return _invalid(code, field, expected)
-        retry = _detail(status, error_details_pb2.RetryInfo)
-        seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
-        return Overloaded(code, message, seconds)
-    info = _detail(status, error_details_pb2.RequestInfo)
-    return ServerError(code, message, info.request_id if info else "")
-
-
-def _invalid(code: grpc.StatusCode, field: str, expected: str) -> InvalidInput:
-    return InvalidInput(code, f"{field}: {expected}" if field else expected, field, expected)
-
-
-M = TypeVar("M", bound=Message)
-
-
-def _detail(status: status_pb2.Status | None, kind: type[M]) -> M | None:
-    for packed in status.details if status else ():
-        detail = kind()
-        if packed.Unpack(detail):
-            return detail
-    return None
-
-
-def _of_sequence(field: str, index: int) -> str:
-    """`steps.shape` of a chunk -> `sequences[3].shape` for index = 3, as calls say it."""
-    name, _, rest = field.partition(".")
-    place = f"initial_states[{index}]" if name == "initial_state" else f"sequences[{index}]"
-    return f"{place}.{rest}" if rest else place
-
-
-def _shifted(field: str, first: int) -> str:
-    """`sequences[3].shape` -> `sequences[13].shape` for first = 10."""
-    return re.sub(
-        r"^(sequences|initial_states)\[(\d+)\]",
-        lambda match: f"{match[1]}[{int(match[2]) + first}]",
-        field,
-    )
