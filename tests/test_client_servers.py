@@ -20,7 +20,7 @@ import pytest
 from client_streams import Streams, X, assert_states, states_of
 from client_streams import connect as connect
 from conftest import RunningServer
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from streaming import FakeServer, serving, sums
 from test_client_retries import Refusing
 
@@ -122,21 +122,49 @@ def test_rolling_restart(connect: Connect, two: list[Server]) -> None:
     assert min(served) > 10
 
 
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, 2
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Not ready, until it is. (The one that comes with gRPC can lock itself up when it is set.)"""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._over = threading.Event()
+
+    def set_ready(self) -> None:
+        self._ready.set()
+
+    def end(self) -> None:
+        self._over.set()
+        self._ready.set()
+
+    def Check(self, request: object, context: object) -> health_pb2.HealthCheckResponse:  # noqa: N802
+        return health_pb2.HealthCheckResponse(
+            status=SERVING if self._ready.is_set() else NOT_SERVING
+        )
+
+    def Watch(  # noqa: N802
+        self, request: object, context: object
+    ) -> Iterator[health_pb2.HealthCheckResponse]:
+        yield health_pb2.HealthCheckResponse(status=NOT_SERVING)
+        self._ready.wait()
+        yield health_pb2.HealthCheckResponse(status=SERVING)
+        self._over.wait()
 
 
 @contextmanager
-def unready() -> Iterator[tuple[str, Refusing, health.HealthServicer]]:
+def unready() -> Iterator[tuple[str, Refusing, Health]]:
     """A server that listens, says that it is not ready, and refuses, as one that loads."""
-    refuser, servicer = Refusing(), health.HealthServicer()
-    for service in ("", "bilstm.v1.EncoderService"):
-        servicer.set(service, NOT_SERVING)
+    refuser, servicer = Refusing(), Health()
     with ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool, [refuser])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         yield f"127.0.0.1:{port}", refuser, servicer
+        servicer.end()
         server.stop(None).wait()
 
 
@@ -161,8 +189,7 @@ def test_none_is_ready(connect: Connect) -> None:
             client.encode(X)
         assert refuser.attempts == []
         assert main(["health", "--server", f"ipv4:{one},{other}"]) == 1
-        for service in ("", "bilstm.v1.EncoderService"):
-            servicer.set(service, SERVING)
+        servicer.set_ready()
         while not client.is_ready():
             pass
 
