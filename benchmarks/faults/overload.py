@@ -21,7 +21,7 @@ from .prober import HEALTH, probing
 
 NAME = "overload"
 _WIDTH = 16
-_STEPS = 60  # at which two cores compute some hundred calls a second
+_STEPS = 110  # at which two cores compute some three hundred calls a second
 _CALLERS = 64
 _TIMES = 10
 _CAPACITY_SECONDS, _SECONDS = 4.0, 10.0

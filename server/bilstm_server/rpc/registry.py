@@ -42,10 +42,15 @@ class ModelRegistry:
         """Raises what a request is told whichever model it is for: `Loading`, or what the first
         one says if none has room."""
         self._require_complete()
-        batchers = [model.batcher for model in self._every()]
-        if not any(batcher.has_room for batcher in batchers):
-            batchers[0].check_open()
-            batchers[0].check_room(1, 1)
+        if not self.has_room:
+            first = next(self._every()).batcher
+            first.check_open()
+            first.check_room(1, 1)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether some model has room for a small request, as far as they are loaded."""
+        return not self.complete or any(model.batcher.has_room for model in self._every())
 
     def drops(self, no_model: DropMetrics) -> DropMetrics:
         """Where a request is counted whose model is not known: with the only one that there is, or

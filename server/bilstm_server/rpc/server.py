@@ -21,7 +21,7 @@ SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
 # Calls that gRPC holds until the event loop comes to them. Beyond, it ends them as CANCELLED by
 # itself, unseen; so these are many more than come while the loop is about something else.
-_PENDING_CALLS = 4_096
+_PENDING_CALLS = 1_024
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
 _PING_SECONDS = 10  # between a client's own pings, at the least
 _HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
