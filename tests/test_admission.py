@@ -146,6 +146,27 @@ def test_slow_request_that_comes_after_all(serve: Callable[..., RunningServer]) 
     assert sample(server, "bilstm_slow_requests") == 0
 
 
+def test_what_is_not_received_is_counted(serve: Callable[..., RunningServer]) -> None:
+    """A message of more than there may be is refused by gRPC itself, which looks like a caller that
+    has left; one that comes too late is told so."""
+    server = serve(receive_seconds=0.3)
+
+    def dropped(reason: str) -> float:
+        return sample(server, "bilstm_dropped_total", model="", reason=reason)
+
+    with grpc.insecure_channel(server.target) as channel:
+        send: Any = channel.unary_unary(ENCODE)
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            send(bytes(2 * MESSAGE_BYTES))
+    wait_for(lambda: dropped("cancelled") == 1)
+    assert handled(server, "CANCELLED") == 1
+    with PatientConnection(server.target) as peer:
+        peer.begin(ENCODE)
+        wait_for(lambda: bool(peer.statuses), peer)
+    assert dropped("expired") == 1
+    assert dropped("cancelled") == 1
+
+
 def test_call_without_a_message(serve: Callable[..., RunningServer]) -> None:
     server = serve()
     with PatientConnection(server.target) as peer:
@@ -359,6 +380,13 @@ async def test_who_holds_most_and_takes_nothing_is_ended_for_others() -> None:
         taken.end()
     assert "polite" not in ended
     assert ended
+
+
+async def test_peers_without_names_are_not_taken_for_one_connection() -> None:
+    """Those of a Unix socket are all called the same."""
+    replies = UntakenReplies(1000, 10, 60, lambda peer: True)
+    for _ in range(40):
+        replies.begin(context("unix:"), 10, NO_MODEL)
 
 
 async def test_taken_replies_make_room() -> None:

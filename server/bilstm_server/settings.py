@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     )
     max_connection_reply_bytes: Count64 = Field(
         default=256 * 1024**2,
-        description="The same of one connection; what comes beyond is refused.",
+        description="The same of one connection, unless it is one of a unix socket; what comes beyond is refused.",
     )
     reply_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=60.0,
@@ -215,7 +215,9 @@ class Settings(BaseSettings):
         default=128, description="Streams that may be open; one more is refused."
     )
     max_connection_streams: Count = Field(
-        default=64, description="Streams that one connection may have open; one more is refused."
+        default=64,
+        description="Streams that one connection may have open, unless it is one of a unix socket; one more "
+        "is refused.",
     )
     stream_idle_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=300.0,

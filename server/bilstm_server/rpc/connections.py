@@ -16,6 +16,11 @@ from urllib.parse import unquote
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
+def has_name(peer: str) -> bool:
+    """Whether the peer's connection can be told from others: those of a Unix socket can't."""
+    return not peer.startswith("unix")
+
+
 def end_connection(peer: str) -> bool:
     """Shut down the TCP connection of the peer, as a call's context names it.
 

@@ -15,6 +15,7 @@ from ..metrics import Metrics, RpcMetrics
 from .call import Call
 from .internal import Context
 from .receiving import Receiving
+from .status import drop_reason
 from .wire import Decode, plain_decoder
 
 if TYPE_CHECKING:
@@ -168,7 +169,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 call.trace = self._tracer.request(name, metadata, call.started_at)
             current_call.set(call)
             method.admit()
-            request = method.decode(await self._receiving.message(context))
+            try:
+                data = await self._receiving.message(context)
+            except asyncio.CancelledError:
+                self._metrics.no_model.drop("cancelled")
+                raise
+            except ServiceError as error:
+                self._metrics.no_model.drop(drop_reason(error))
+                raise
+            request = method.decode(data)
+            del data
             return await behaviour(request, context)
 
         return respond

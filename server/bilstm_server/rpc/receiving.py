@@ -18,6 +18,7 @@ from ..errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError
 from .internal import Context
 
 _GRACE_SECONDS = 0.25  # what has come by then counts for nothing
+_ENDING_SECONDS = 0.05
 _RETRY_SECONDS = 1.0  # a guess: until what else is being received has come
 
 
@@ -71,6 +72,8 @@ class Receiving:
             request.stop()
             self._slow.pop(request, None)
         if data is grpc.aio.EOF:
+            # So it is, too, where gRPC has ended the call: it tells in a moment, by cancelling.
+            await asyncio.sleep(_ENDING_SECONDS)
             raise InvalidInput("", "the call has no message")
         assert isinstance(data, bytes)
         return data

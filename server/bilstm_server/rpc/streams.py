@@ -12,6 +12,7 @@ from ..batching.memory import StreamMemory
 from ..errors import InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
 from .interceptors import current_end
+from .connections import has_name
 from .internal import Context
 from .messages import EncodeStreamRequest
 from .registry import ModelRegistry
@@ -114,7 +115,7 @@ class Streams:
         try:
             if self._draining:
                 raise Unavailable(_DRAINING)
-            if own >= self._bounds.max_connection_streams:
+            if own >= self._bounds.max_connection_streams and has_name(peer):
                 raise Overloaded(
                     f"{own} streams of this connection are open, no more may be", _RETRY_SECONDS
                 )

@@ -19,6 +19,7 @@ import structlog
 
 from ..errors import Overloaded
 from ..metrics import DropMetrics
+from .connections import has_name
 from .internal import Context
 
 log = structlog.get_logger()
@@ -75,7 +76,9 @@ class UntakenReplies:
             self._relieve()
         peer = context.peer()
         mine = self._by_peer[peer] + size
-        most = min(self._max_connection_bytes, self._max_bytes - self.used - size)
+        most = self._max_bytes - self.used - size
+        if has_name(peer):
+            most = min(most, self._max_connection_bytes)
         if mine > most:
             raise Overloaded(
                 f"the replies that this connection has not taken would be {mine} bytes; there is "
