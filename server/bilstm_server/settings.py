@@ -205,7 +205,8 @@ class Settings(BaseSettings):
     )
     max_connection_reply_bytes: Count64 = Field(
         default=256 * 1024**2,
-        description="The same of one connection, unless it is one of a unix socket; what comes beyond is refused.",
+        description="The same of one connection, unless it is one of a unix socket; what comes "
+        "beyond is refused.",
     )
     reply_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=60.0,
@@ -216,8 +217,8 @@ class Settings(BaseSettings):
     )
     max_connection_streams: Count = Field(
         default=64,
-        description="Streams that one connection may have open, unless it is one of a unix socket; one more "
-        "is refused.",
+        description="Streams that one connection may have open, unless it is one of a unix "
+        "socket; one more is refused.",
     )
     stream_idle_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=300.0,

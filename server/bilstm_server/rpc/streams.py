@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ..batching.memory import StreamMemory
 from ..errors import InvalidInput, Overloaded, Unavailable
 from ..metrics import DropMetrics, Metrics
-from .interceptors import current_end
 from .connections import has_name
+from .interceptors import current_end
 from .internal import Context
 from .messages import EncodeStreamRequest
 from .registry import ModelRegistry
