@@ -271,6 +271,25 @@ def test_connections_are_bounded(serve: Callable[..., RunningServer]) -> None:
     encodes(server)
 
 
+def test_idle_connections_are_closed(serve: Callable[..., RunningServer]) -> None:
+    """So that silent ones lock nobody out; one with a call is not idle, and one that begins a call
+    after it was closed connects anew."""
+    server = serve(connection_idle_seconds=0.5)
+    with (
+        PatientConnection(server.target) as idle,
+        PatientConnection(server.target) as busy,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        busy.begin("/grpc.health.v1.Health/Watch")
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        message = pb.EncodeRequest.FromString(request())
+        stub.Encode(message, timeout=HANGS_AFTER_SECONDS)
+        wait_for(lambda: idle.ended, idle)
+        busy.pump(0.5)
+        assert not busy.ended
+        stub.Encode(message, timeout=HANGS_AFTER_SECONDS)
+
+
 @pytest.mark.parametrize("calls", [0, 1], ids=["without calls", "with a call"])
 def test_callers_may_ping_every_ten_seconds(
     serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch, calls: int

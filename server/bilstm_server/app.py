@@ -174,6 +174,7 @@ class App:
         settings = self._settings
         limits = ConnectionLimits(
             max_connections=settings.max_connections,
+            idle_seconds=settings.connection_idle_seconds,
             max_connection_calls=settings.max_connection_calls,
             max_message_bytes=settings.max_message_bytes,
             max_metadata_bytes=settings.max_metadata_bytes,

@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     max_connections: Count = Field(
         default=1_024, description="Connections that may be open; one more is closed at once."
     )
+    connection_idle_seconds: Annotated[float, Field(gt=0, le=2e6, allow_inf_nan=False)] = Field(
+        default=600.0,
+        description="Seconds without a call after which a connection is closed; clients connect "
+        "anew by themselves.",
+    )
     max_connection_calls: Count = Field(
         default=256,
         description="Calls and streams that one connection may have in flight; more of them wait "

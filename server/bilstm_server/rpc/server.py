@@ -30,6 +30,7 @@ _HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     max_connections: int
+    idle_seconds: float
     max_connection_calls: int
     max_message_bytes: int
     max_metadata_bytes: int
@@ -47,6 +48,7 @@ def make_server(
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
             ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
             ("grpc.max_concurrent_streams", limits.max_connection_calls),
             # gRPC's own count of what it has yet to clean up: a client that has more calls to make
             # than fit would be refused in the moment in which one of them ends.
