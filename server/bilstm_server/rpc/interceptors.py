@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import grpc
 
@@ -31,6 +31,9 @@ Respond: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 
 _RETRY_SECONDS = 0.1  # a guess: until one of many calls has ended
 
+# What is counted apart, so that none of them keeps another one out.
+Kind = Literal["own", "unary", "stream"]  # of `methods`, and of other services
+
 
 class Method(NamedTuple):
     """How a method that sees to its bytes itself wants them."""
@@ -54,15 +57,15 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         max_calls: int,
         tracer: Tracer | None = None,
     ):
-        """`methods`: by path. Unary ones are traced, and a drain waits for them; of these there may
-        be `max_calls` in flight, and of all others as many."""
+        """`methods`: by path. Unary ones are traced, and a drain waits for them. Of each kind but
+        streams of `methods` there may be `max_calls` in flight."""
         self._metrics = metrics
         self._methods = methods
         self._receiving = receiving
         self._max_calls = max_calls
         self._tracer = tracer
         self._wrapped: dict[str, Handler] = {}
-        self._in_flight = {True: 0, False: 0}  # of `methods`, and others
+        self._in_flight: dict[Kind, int] = {"own": 0, "unary": 0, "stream": 0}
         self._started_at = 0.0  # the last of the former, in the event loop's time
         self._ended = asyncio.Event()  # one of them
         self._streams_end = asyncio.Event()
@@ -83,7 +86,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     @property
     def calls(self) -> int:
         """That a drain waits for, in flight."""
-        return self._in_flight[True]
+        return self._in_flight["own"]
 
     def end_streams(self) -> None:
         """End every stream, those without an end of their own too, as UNAVAILABLE."""
@@ -98,7 +101,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     async def idle(self) -> None:
         """Wait until no call that a drain waits for is in flight."""
-        while self._in_flight[True]:
+        while self._in_flight["own"]:
             self._ended.clear()
             await self._ended.wait()
 
@@ -115,7 +118,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 else self._respond(plain_decoder(handler.request_deserializer), handler.unary_unary)
             )
             return grpc.stream_unary_rpc_method_handler(
-                self._unary(respond, metrics, is_own=method is not None),
+                self._unary(respond, metrics, "own" if method else "unary"),
                 response_serializer=encode,
             )
         if streams == (False, True):
@@ -133,26 +136,26 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     # -- one reply --------------------------------------------------------------------------------
 
-    def _unary(self, respond: Respond, metrics: RpcMetrics, is_own: bool) -> Respond:
+    def _unary(self, respond: Respond, metrics: RpcMetrics, kind: Kind) -> Respond:
         async def answer(_: object, context: Context) -> Any:
             call = Call(metrics, context)
-            self._in_flight[is_own] += 1
-            if is_own:
+            self._in_flight[kind] += 1
+            if kind == "own":
                 self._started_at = call.started_at
             try:
                 with call:
-                    self._check_count(is_own)
+                    self._check_count(kind)
                     return await respond(call, context)
                 await call.abort()
             finally:
-                self._in_flight[is_own] -= 1
+                self._in_flight[kind] -= 1
                 self._ended.set()
 
         return answer
 
-    def _check_count(self, is_own: bool) -> None:
-        if self._in_flight[is_own] > self._max_calls:
-            if is_own:
+    def _check_count(self, kind: Kind) -> None:
+        if self._in_flight[kind] > self._max_calls:
+            if kind == "own":
                 self._metrics.no_model.drop("overloaded")
             raise Overloaded(f"{self._max_calls} calls are in flight, no more may", _RETRY_SECONDS)
 
@@ -212,7 +215,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(requests: Any, context: Context) -> None:
             call = Call(metrics, context)
-            self._in_flight[False] += not is_own  # of its own, there is another bound
+            self._in_flight["stream"] += not is_own  # of its own, there is another bound
             end: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
             current_end.set(end)
             writing = asyncio.create_task(write_all(requests, context))
@@ -220,7 +223,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             try:
                 with call:
                     if not is_own:
-                        self._check_count(is_own)
+                        self._check_count("stream")
                     ends: set[asyncio.Future[Any]] = {writing, ending, end}
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     if end.done():
@@ -230,7 +233,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                     writing.result()
                     return
             finally:
-                self._in_flight[False] -= not is_own
+                self._in_flight["stream"] -= not is_own
                 ending.cancel()
                 writing.cancel()
                 # What it holds is let go when it has ended.
