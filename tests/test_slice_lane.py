@@ -138,7 +138,7 @@ async def test_long_requests_take_room_in_the_queue(model_folder: Path) -> None:
     ):
         calls = [asyncio.create_task(client.encode(sequence(n, LONG))) for n in range(2)]
         lane = next(iter(app._batchers))._long
-        await until(lambda: lane.tokens == 2 * LONG)
+        await until(lambda: lane.tokens == 2 * LONG and all(long.run for long in lane._all))
         layer_seconds = LONG * 0.001
         lane._seconds_per_token = 0.001  # as if slices had taken so long
         with pytest.raises(Overloaded) as refusal:

@@ -345,7 +345,7 @@ def test_the_end_does_not_wait_for_a_reader(full_pipe: int) -> None:
     ("arguments", "redirection", "code"),
     [
         ("compile", ">/dev/full", 1),
-        ("serve --help", ">/dev/full", 1),
+        ("import --help", ">/dev/full", 1),
         ("frobnicate", "2>/dev/full", 2),
         ("serve --port=many", "2>/dev/full", 1),
     ],

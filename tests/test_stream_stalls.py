@@ -243,6 +243,11 @@ async def test_a_slow_server_ends_nobody(model_folder: Path, steps: int) -> None
             for index in range(4):
                 await talk.whole(index, sequence(steps))
 
+        async def finish(talk: Talk, sent: asyncio.Task[None]) -> None:
+            sent.add_done_callback(lambda _: asyncio.ensure_future(talk.done()))
+            while await talk.receive():
+                pass
+
         for talk in talks:
             await talk.open()
         sending = [asyncio.create_task(send(talk)) for talk in talks]
@@ -251,8 +256,7 @@ async def test_a_slow_server_ends_nobody(model_folder: Path, steps: int) -> None
             assert (await quiet.refusal())[0] is grpc.StatusCode.UNAVAILABLE
         slices.first.held = False
         slices.open()
-        await asyncio.gather(*sending)
-        await asyncio.gather(*(talk.finish() for talk in talks))
+        await asyncio.gather(*map(finish, talks, sending))
         for reason in ("reading", "sending"):
             assert stalled(app, reason) == 0
     assert [talk.order for talk in talks] == [[0, 1, 2, 3]] * 3

@@ -156,12 +156,24 @@ def test_any_bytes(kind: Any, data: bytes) -> None:
         b"\xa8\x80\x80\x80\x80\x00\x01",
         b"\xa8\x80\x80\x80\x00\x01",
         b"\x28" + b"\xff" * 9 + b"\x02",
+        b"\x20\x80\x80\x80\x80\x10",
+        b"\x22\x0a" + 2 * b"\x81\x80\x80\x80\x30",
         b"\x28" + b"\x80" * 10 + b"\x01",
         b"\x0a\x81\x80\x80\x80\x80\x00a",
         b"\x80\x80\x80\x80\x10\x01",
         b"\xf8\xff\xff\xff\x0f\x01",
     ],
-    ids=["tag of 6", "tag of 5", "more than 64 bits", "11 bytes", "long size", "2**29", "2**29-1"],
+    ids=[
+        "tag of 6",
+        "tag of 5",
+        "more than 64 bits",
+        "enum of 33 bits",
+        "packed enums of 34 bits",
+        "11 bytes",
+        "long size",
+        "2**29",
+        "2**29-1",
+    ],
 )
 def test_numbers_at_their_limits(data: bytes) -> None:
     """Varints longer than they need be, or longer than they may be."""

@@ -99,7 +99,7 @@ class _Reader:
                     "initial_states", request.initial_states, State(), self._state, start, stop
                 )
             elif number == 4:
-                self._numbers("outputs", request.outputs, kind, start, stop)
+                self._numbers("outputs", request.outputs, _int32, kind, start, stop)
             elif number == 5 and kind == _VARINT:
                 request.output_data_type = _int32(start)
             elif number == 1 and kind == _BYTES:
@@ -143,7 +143,7 @@ class _Reader:
             if number == 3 and kind == _BYTES:
                 tensor.data = self._view[a:b]
             elif number == 2:
-                self._numbers("shape", tensor.shape, kind, a, b)
+                self._numbers("shape", tensor.shape, _int64, kind, a, b)
             elif number == 1 and kind == _VARINT:
                 tensor.data_type = _int32(a)
 
@@ -192,14 +192,22 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise _malformed() from error
 
-    def _numbers(self, name: str, numbers: list[int], kind: int, start: int, stop: int) -> None:
+    def _numbers(
+        self,
+        name: str,
+        numbers: list[int],
+        meaning: Callable[[int], int],
+        kind: int,
+        start: int,
+        stop: int,
+    ) -> None:
         """More of a repeated integer: one, or several packed into bytes."""
         if kind == _VARINT:
-            numbers.append(_int64(start))
+            numbers.append(meaning(start))
         elif kind == _BYTES:
             while start < stop and len(numbers) <= _NUMBERS:
                 value, start = _varint(self._data, start, stop)
-                numbers.append(_int64(value))
+                numbers.append(meaning(value))
         if len(numbers) > _NUMBERS:
             raise InvalidInput(name, "has more in it than a good one can need")
 
