@@ -315,7 +315,7 @@ def test_callers_may_ping_every_ten_seconds(
 # -- replies ----------------------------------------------------------------------------------
 
 NO_MODEL = Metrics().no_model
-REPLY_BYTES = 2000 * 12 * 4  # of the small model's states
+REPLY_BYTES = 2000 * 12 * 4 + 24 * 1024  # the small model's states, and what a call takes
 
 
 def test_replies_that_nobody_takes(serve: Callable[..., RunningServer]) -> None:
@@ -360,7 +360,13 @@ def context(peer: str) -> Any:
     return FakeContext(peer)
 
 
-async def test_no_connection_may_hold_more_than_it_leaves() -> None:
+@pytest.fixture
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take nothing beside their replies."""
+    monkeypatch.setattr("bilstm_server.rpc.untaken._CALL_BYTES", 0)
+
+
+async def test_no_connection_may_hold_more_than_it_leaves(small_calls: None) -> None:
     """So that another one finds room, and another one after that."""
     replies = UntakenReplies(1000, 1000, 60, lambda peer: True)
     held: dict[str, int] = {}
@@ -372,7 +378,7 @@ async def test_no_connection_may_hold_more_than_it_leaves() -> None:
     assert held == {"a": 500, "b": 250, "c": 120}
 
 
-async def test_who_holds_most_and_takes_nothing_is_ended_for_others() -> None:
+async def test_who_holds_most_and_takes_nothing_is_ended_for_others(small_calls: None) -> None:
     """However many connections try to hold all, one that takes its replies is not refused."""
     ended: list[str] = []
 
@@ -401,14 +407,14 @@ async def test_who_holds_most_and_takes_nothing_is_ended_for_others() -> None:
     assert ended
 
 
-async def test_peers_without_names_are_not_taken_for_one_connection() -> None:
+async def test_peers_without_names_are_not_taken_for_one_connection(small_calls: None) -> None:
     """Those of a Unix socket are all called the same."""
     replies = UntakenReplies(1000, 10, 60, lambda peer: True)
     for _ in range(40):
         replies.begin(context("unix:"), 10, NO_MODEL)
 
 
-async def test_taken_replies_make_room() -> None:
+async def test_taken_replies_make_room(small_calls: None) -> None:
     replies = UntakenReplies(1000, 100, 60, lambda peer: True)
     first = context("ipv4:127.0.0.1:1")
     replies.begin(first, 100, NO_MODEL)
@@ -419,13 +425,89 @@ async def test_taken_replies_make_room() -> None:
     replies.begin(first, 100, NO_MODEL)
 
 
+def test_replies_of_other_methods_count(serve: Callable[..., RunningServer]) -> None:
+    """Health checks whose answers nobody takes, too: their connection is ended."""
+    server = serve(reply_seconds=0.5)
+    with PatientConnection(server.target, stream_window=0) as peer:
+        for _ in range(5):
+            peer.call(CHECK, b"")
+        wait_for(lambda: sample(server, "bilstm_reply_bytes") > 5 * 24 * 1024, peer)
+        wait_for(lambda: peer.ended, peer)
+    wait_for(lambda: sample(server, "bilstm_reply_bytes") == 0)
+    encodes(server)
+
+
+def test_reply_that_was_not_taken_before_the_deadline(serve: Callable[..., RunningServer]) -> None:
+    """It is not counted as OK."""
+    server = serve()
+    with PatientConnection(server.target) as peer:
+        peer.call(ENCODE, request(2000), headers=(("grpc-timeout", "1S"),))
+        wait_for(lambda: handled(server, "DEADLINE_EXCEEDED") == 1)
+    assert handled(server, "OK") == 0
+
+
+def test_callers_of_a_unix_socket(model_folder: Path, tmp_path: Path) -> None:
+    """One that takes no reply is ended, and with it whoever shares the socket; nobody is shut out
+    for good."""
+    running = RunningServer(
+        settings(
+            model=[("small", model_folder)],
+            host=f"unix:{tmp_path}/s",
+            reply_seconds=0.5,
+            max_message_bytes=MESSAGE_BYTES,
+            max_connection_reply_bytes=MESSAGE_BYTES,
+            max_reply_bytes=3 * MESSAGE_BYTES,
+        )
+    )
+    try:
+        with PatientConnection(f"unix:{tmp_path}/s") as peer:
+            for _ in range(8):
+                peer.call(ENCODE, request(2000))
+            wait_for(lambda: peer.ended, peer)
+        with grpc.insecure_channel(f"unix:{tmp_path}/s") as channel:
+            stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+            message = pb.EncodeRequest.FromString(request())
+            stub.Encode(message, timeout=HANGS_AFTER_SECONDS, wait_for_ready=True)
+    finally:
+        running.close()
+
+
+def test_places_of_other_services_streams(serve: Callable[..., RunningServer]) -> None:
+    """Where they are all taken, one of the peer that has most is ended for another's."""
+    server = serve(max_calls=3)
+    watch = "/grpc.health.v1.Health/Watch"
+    with PatientConnection(server.target) as greedy, PatientConnection(server.target) as modest:
+        for _ in range(3):
+            greedy.call(watch, b"")
+        modest.call(watch, b"")
+        wait_for(lambda: bool(greedy.statuses), greedy)
+        assert greedy.statuses == {1: EXHAUSTED}
+        modest.pump(0.2)
+        assert not modest.statuses
+
+
+async def test_drain_waits_for_no_half_sent_request(model_folder: Path) -> None:
+    """Nothing of it was accepted; its caller is to go elsewhere."""
+    limits = settings(model=[("small", model_folder)], drain_timeout_seconds=HANGS_AFTER_SECONDS)
+    async with App(limits) as app:
+        await app.load()
+        target = f"127.0.0.1:{app.port}"
+        with PatientConnection(target) as peer:
+            for path in (ENCODE, CHECK):
+                await asyncio.to_thread(peer.call, path, request(), 1)
+            await until(lambda: app.metrics.registry.get_sample_value("bilstm_slow_requests") == 2)
+            draining = asyncio.create_task(app.drain())
+            await asyncio.to_thread(wait_for, lambda: peer.ended or len(peer.statuses) == 2, peer)
+            async with asyncio.timeout(HANGS_AFTER_SECONDS / 2):
+                assert await draining
+
+
 def test_end_connection(serve: Callable[..., RunningServer]) -> None:
     """The one that is named, and no other; what is no connection of this process is left alone."""
     server = serve()
     with PatientConnection(server.target) as one, PatientConnection(server.target) as other:
         host, port = one.address
         assert not end_connection(f"ipv4:{host}:1")
-        assert not end_connection("unix:")
         assert end_connection(f"ipv4:{host}:{port}")
         wait_for(lambda: one.ended, one)
         other.pump(0.2)

@@ -224,6 +224,28 @@ def test_no_more_options_than_a_stream_can_need() -> None:
     assert refusal.value.field == "options"
 
 
+def test_options_that_are_merged_again_and_again() -> None:
+    """Their bytes are counted together."""
+    with pytest.raises(InvalidInput, match="at most") as refusal:
+        READERS[pb.EncodeStreamRequest](field(1, field(3, bytes(10_000))) * 10)
+    assert refusal.value.field == "options"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(31, bytes(10**6)),
+        field(3, field(31, bytes(10**6))),
+        field(3, field(3, bytes(10**6)) * 2),
+    ],
+    ids=["unknown", "unknown in a tensor", "data twice"],
+)
+def test_no_more_beside_tensors_than_a_good_request_needs(data: bytes) -> None:
+    """It would stay in memory as long as the tensors do."""
+    with pytest.raises(InvalidInput, match="beside its tensors"):
+        READERS[pb.EncodeRequest](data)
+
+
 def test_tensors_lie_in_the_bytes_that_came() -> None:
     """However large a request is, its tensors are not copied to read it."""
     data = pb.EncodeRequest(sequences=[pb.Tensor(data=b"abc")]).SerializeToString()

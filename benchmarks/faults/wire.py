@@ -17,6 +17,7 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack import Encoder, NeverIndexedHeaderTuple
 from hyperframe.frame import HeadersFrame, SettingsFrame
@@ -28,6 +29,10 @@ _READ_BYTES = 1 << 20
 
 
 def connect(target: str) -> socket.socket:
+    if target.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(target.removeprefix("unix:"))
+        return connection
     host, _, port = target.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
 
@@ -102,7 +107,13 @@ class RawConnection:
 class PatientConnection:
     """Calls that keep to HTTP/2's rules, windows too, and stop wherever they are told to."""
 
-    def __init__(self, target: str, takes_replies: bool = False, receive_buffer: int = 0):
+    def __init__(
+        self,
+        target: str,
+        takes_replies: bool = False,
+        receive_buffer: int = 0,
+        stream_window: int | None = None,
+    ):
         """Unless it `takes_replies` the peer may send a window of them, and no more."""
         self._socket = connect(target)
         if receive_buffer:
@@ -111,6 +122,8 @@ class PatientConnection:
             H2Configuration(header_encoding=None, validate_outbound_headers=False)
         )
         self._http.initiate_connection()
+        if stream_window is not None:
+            self._http.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: stream_window})
         if takes_replies:
             self._http.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: _LARGEST_WINDOW})
             self._http.increment_flow_control_window(_LARGEST_WINDOW - 65_535)
@@ -125,9 +138,9 @@ class PatientConnection:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def begin(self, path: str) -> int:
+    def begin(self, path: str, *more: tuple[str, str]) -> int:
         stream = self._http.get_next_available_stream_id()
-        self._http.send_headers(stream, headers_of(path))
+        self._http.send_headers(stream, headers_of(path, *more))
         self._flush()
         return stream
 
@@ -146,10 +159,17 @@ class PatientConnection:
         self._http.ping(b"12345678")
         self._flush()
 
-    def call(self, path: str, message: bytes, missing: int = 0, seconds: float = 2.0) -> int:
+    def call(
+        self,
+        path: str,
+        message: bytes,
+        missing: int = 0,
+        seconds: float = 2.0,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> int:
         """A call of one message, of which so many of the last bytes are not sent. Returns how many
         were, if the peer takes no more of them for `seconds`."""
-        stream = self.begin(path)
+        stream = self.begin(path, *headers)
         data = framed(message)
         return self.send(stream, data[: len(data) - missing], not missing, seconds)
 
@@ -188,7 +208,10 @@ class PatientConnection:
         if not data:
             self.ended = True
             return
-        self._note(self._http.receive_data(data))
+        try:
+            self._note(self._http.receive_data(data))
+        except ProtocolError:  # whatever comes after a GOAWAY, to h2
+            self.ended = True
         self._flush()
 
     def _note(self, events: Iterable[Event]) -> None:

@@ -81,12 +81,14 @@ class Attempts:
     def failed(self, error: EncoderError, now: float) -> None:
         """Raises the error if there is to be no other."""
         said = error.retry_after_seconds
-        may = self._retries.failed(now, said, again=self._error is not None)
+        gives_up = now + (said or 0.0) >= self._deadline
+        # What is too long for this call is no word for others, which may have more time.
+        may = self._retries.failed(now, None if gives_up else said, again=self._error is not None)
         if self._give_up_at is None:
             self._give_up_at = now + _PATIENCE_SECONDS
         if said is not None:
             self._give_up_at = max(self._give_up_at, now + 1.2 * said + _PATIENCE_SECONDS)
-        if not may or now + (said or 0.0) >= self._deadline:
+        if not may or gives_up:
             raise error
         self._error = error
 

@@ -122,7 +122,7 @@ class App:
             end_connection,
         )
         self._service = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
-        receiving = Receiving(
+        self._receiving = receiving = Receiving(
             settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
         )
         unread = self.metrics.no_model  # what can't be read
@@ -135,6 +135,7 @@ class App:
                 f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(limits, unread)),
             },
             receiving,
+            replies,
             settings.max_calls,
             self._tracer,
         )
@@ -252,6 +253,7 @@ class App:
         self._streams.drain()
         for batcher in self._batchers:
             batcher.refuse()
+        self._receiving.drain()
         timeout = self._settings.drain_timeout_seconds
         stopping = asyncio.create_task(self._send_away(timeout + _REPLY_SECONDS))
         with suppress(TimeoutError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 _SECONDS = 10.0  # from one look to the next
-_GROWTH_BYTES = 64 * 1024 * 1024  # since the last time, from which it is worth the while
+_GROWTH_BYTES = 64 * 1024 * 1024  # above the least there was, from which it is worth the while
 _STATM = Path("/proc/self/statm")
 
 
@@ -35,11 +35,10 @@ class Heap:
     def _watch(self) -> None:
         least = resident_bytes()
         while not self._ended.wait(_SECONDS):
-            now = resident_bytes()
-            if now > least + _GROWTH_BYTES:
+            # What is in use now may be free at the next look, and nothing would have grown then.
+            if resident_bytes() > least + _GROWTH_BYTES:
                 give_back()
-                now = least = resident_bytes()
-            least = min(least, now)
+            least = min(least, resident_bytes())
 
 
 def resident_bytes() -> int:

@@ -285,6 +285,11 @@ class Settings(BaseSettings):
             low, high = getattr(self, smaller), getattr(self, larger)
             if low > high:
                 raise ValueError(f"{smaller} ({low}) must not exceed {larger} ({high})")
+        if 2 * self.max_message_bytes >= self.max_reply_bytes:  # no reply may have over half
+            raise ValueError(
+                f"max_reply_bytes ({self.max_reply_bytes}) must be more than twice "
+                f"max_message_bytes ({self.max_message_bytes})"
+            )
         return self
 
     @property

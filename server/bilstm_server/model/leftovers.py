@@ -41,6 +41,7 @@ def _may_precede(module: Mapping[str, Tensor], config: ModelConfig) -> bool:
     tensors = module.values()
     return (
         any(config.input_size in tensor.shape or tensor.dim() > 2 for tensor in tensors)
+        or (module.keys() == {"weight"} and module["weight"].dim() == 2)  # an embedding's, perhaps
         or all(tensor.numel() == 1 for tensor in tensors)
         or config.input_size in _recurrent_widths(module)
         or any(_may_be_states(tensor, config) for tensor in tensors)

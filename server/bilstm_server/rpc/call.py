@@ -26,12 +26,13 @@ class Call:
     go on behind the block with `abort`.
     """
 
-    __slots__ = ("_context", "_metrics", "_status", "reply", "started_at", "trace")
+    __slots__ = ("_context", "_deadline", "_metrics", "_status", "reply", "started_at", "trace")
 
     def __init__(self, metrics: RpcMetrics, context: Context):
         self._metrics = metrics
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
+        self._deadline: Deadline | None = None
         self.trace: RequestTrace | None = None
         self.reply: Reply | None = None  # that counts among those which are not taken yet
         self.started_at = asyncio.get_running_loop().time()
@@ -44,6 +45,7 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> bool:
         if error is None:
+            self._deadline = Deadline.of(self._context, self.started_at)
             replied: Any = self._replied
             self._context.add_done_callback(replied)
         elif isinstance(error, asyncio.CancelledError):
@@ -69,8 +71,14 @@ class Call:
         await self._context.abort_with_status(self._status)
 
     def _replied(self, _: object) -> None:
-        lost = self.reply is not None and self.reply.lost
-        self._finish(grpc.StatusCode.CANCELLED if lost else grpc.StatusCode.OK)
+        """gRPC does not tell how the call has ended. That its caller has left before it had taken
+        the reply, whatever it was, looks as if it had."""
+        if self.reply is not None and self.reply.lost:
+            self._finish(grpc.StatusCode.CANCELLED)
+        elif self._deadline is not None and self._deadline.ended():
+            self._finish(grpc.StatusCode.DEADLINE_EXCEEDED)
+        else:
+            self._finish(grpc.StatusCode.OK)
 
     def _finish(self, code: grpc.StatusCode) -> None:
         now = asyncio.get_running_loop().time()

@@ -22,19 +22,21 @@ def has_name(peer: str) -> bool:
 
 
 def end_connection(peer: str) -> bool:
-    """Shut down the TCP connection of the peer, as a call's context names it.
+    """Shut down the connection of the peer, as a call's context names it; of a Unix socket, whose
+    peers have no names, all of them.
 
-    gRPC finds it closed, and ends its calls. False if there is none, as of a Unix socket, whose
-    peers have no names.
+    gRPC finds it closed, and ends its calls. False if there is none.
     """
-    address = _address(peer)
-    if address is None:
+    address = _address(peer) if has_name(peer) else None
+    if address is None and has_name(peer):
         return False
-    return any(_end_if(int(name), address) for name in os.listdir(_DESCRIPTORS))
+    ended = [_end_if(int(name), address) for name in os.listdir(_DESCRIPTORS)]
+    return any(ended)
 
 
-def _end_if(descriptor: int, address: tuple[str, int]) -> bool:
-    """Shut down what the descriptor is, if it is a connection to that address."""
+def _end_if(descriptor: int, address: tuple[str, int] | None) -> bool:
+    """Shut down what the descriptor is, if it is a connection to that address, or, without one, a
+    connection that a Unix socket has accepted."""
     try:
         # A copy: gRPC may close its own, and open another one under the number, at any time.
         copy = os.dup(descriptor)
@@ -44,16 +46,24 @@ def _end_if(descriptor: int, address: tuple[str, int]) -> bool:
         os.close(copy)
         return False
     with socket.socket(fileno=copy) as connection:
-        if connection.family not in (socket.AF_INET, socket.AF_INET6):
-            return False
         try:
-            host, port, *_ = connection.getpeername()
-            if (_host(host), port) != address:
+            if not _is_of(connection, address):
                 return False
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:  # one that listens, or has ended
             return False
     return True
+
+
+def _is_of(connection: socket.socket, address: tuple[str, int] | None) -> bool:
+    if address is None:
+        # What this process has connected itself has no name on its own side.
+        is_stream = connection.family == socket.AF_UNIX and connection.type == socket.SOCK_STREAM
+        return is_stream and bool(connection.getsockname()) and not connection.getpeername()
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    host, port, *_ = connection.getpeername()
+    return (_host(host), port) == address
 
 
 def _address(peer: str) -> tuple[str, int] | None:

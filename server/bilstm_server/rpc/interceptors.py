@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import grpc
 
-from ..errors import Overloaded, ServiceError, Unavailable
+from ..errors import Overloaded, ServiceError, Unavailable, forget_locals
 from ..metrics import Metrics, RpcMetrics
 from .call import Call
 from .internal import Context
+from .outbox import CHUNK_BYTES
 from .receiving import Receiving
 from .status import drop_reason
+from .untaken import UntakenReplies
 from .wire import Decode, plain_decoder
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ Respond: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 _RETRY_SECONDS = 0.1  # a guess: until one of many calls has ended
 
 # What is counted apart, so that none of them keeps another one out.
-Kind = Literal["own", "unary", "stream"]  # of `methods`, and of other services
+Kind = Literal["own", "unary"]  # of `methods`, and of other services
 
 
 class Method(NamedTuple):
@@ -54,18 +57,22 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         metrics: Metrics,
         methods: Mapping[str, Method],
         receiving: Receiving,
+        replies: UntakenReplies,
         max_calls: int,
         tracer: Tracer | None = None,
     ):
-        """`methods`: by path. Unary ones are traced, and a drain waits for them. Of each kind but
-        streams of `methods` there may be `max_calls` in flight."""
+        """`methods`: by path. Unary ones are traced, and a drain waits for them. Of these there may
+        be `max_calls` in flight, of other unary ones as many, and of other services' streams."""
         self._metrics = metrics
         self._methods = methods
         self._receiving = receiving
+        self._replies = replies
         self._max_calls = max_calls
         self._tracer = tracer
         self._wrapped: dict[str, Handler] = {}
-        self._in_flight: dict[Kind, int] = {"own": 0, "unary": 0, "stream": 0}
+        self._in_flight: dict[Kind, int] = {"own": 0, "unary": 0}
+        # Streams of other services: what ends each, and its peer; the oldest first.
+        self._others: dict[asyncio.Future[ServiceError], str] = {}
         self._started_at = 0.0  # the last of the former, in the event loop's time
         self._ended = asyncio.Event()  # one of them
         self._streams_end = asyncio.Event()
@@ -110,16 +117,14 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         streams = (handler.request_streaming, handler.response_streaming)
         metrics = self._metrics.rpc(_TYPES[streams], service, name)
         method = self._methods.get(path)
-        encode = None if method else handler.response_serializer
         if streams == (False, False):
             respond = (
                 self._respond_own(method, handler.unary_unary, path.removeprefix("/"))
                 if method
-                else self._respond(plain_decoder(handler.request_deserializer), handler.unary_unary)
+                else self._respond(handler)
             )
             return grpc.stream_unary_rpc_method_handler(
-                self._unary(respond, metrics, "own" if method else "unary"),
-                response_serializer=encode,
+                self._unary(respond, metrics, "own" if method else "unary")
             )
         if streams == (False, True):
             decode = plain_decoder(handler.request_deserializer)
@@ -131,7 +136,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             raise TypeError(f"{path}: no method here takes a stream and answers once")
         return grpc.stream_stream_rpc_method_handler(
             self._streaming(behaviour, metrics, is_own=method is not None),
-            response_serializer=encode,
+            response_serializer=None if method else handler.response_serializer,
         )
 
     # -- one reply --------------------------------------------------------------------------------
@@ -159,9 +164,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.no_model.drop("overloaded")
             raise Overloaded(f"{self._max_calls} calls are in flight, no more may", _RETRY_SECONDS)
 
-    def _respond(self, decode: Decode, behaviour: Respond) -> Respond:
-        async def respond(_: Call, context: Context) -> Any:
-            return await behaviour(decode(await self._receiving.message(context)), context)
+    def _respond(self, handler: Any) -> Respond:
+        decode = plain_decoder(handler.request_deserializer)
+        behaviour, encode = handler.unary_unary, handler.response_serializer
+
+        async def respond(call: Call, context: Context) -> bytes:
+            request = decode(await self._receiving.message(context))
+            reply: bytes = encode(await behaviour(request, context))
+            call.reply = self._replies.begin(context, len(reply))
+            call.reply.give()
+            return reply
 
         return respond
 
@@ -199,6 +211,20 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         return stream
 
+    def _make_place(self, end: asyncio.Future[ServiceError], peer: str) -> None:
+        """For one more stream of another service: where there are too many, the oldest one of the
+        peer that has most of them is ended for it."""
+        self._others[end] = peer
+        if len(self._others) > self._max_calls:
+            counts = Counter(self._others.values())
+            most = max(counts.values())
+            oldest = next(e for e, peer in self._others.items() if counts[peer] == most)
+            del self._others[oldest]
+            if not oldest.done():
+                oldest.set_result(
+                    Overloaded(f"{self._max_calls} such streams are open, no more may", 1.0)
+                )
+
     def _streaming(
         self,
         behaviour: Callable[[Any, Context], AsyncGenerator[Any]],
@@ -215,7 +241,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(requests: Any, context: Context) -> None:
             call = Call(metrics, context)
-            self._in_flight["stream"] += not is_own  # of its own, there is another bound
             end: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
             current_end.set(end)
             writing = asyncio.create_task(write_all(requests, context))
@@ -223,24 +248,34 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             try:
                 with call:
                     if not is_own:
-                        self._check_count("stream")
+                        self._make_place(end, context.peer())
                     ends: set[asyncio.Future[Any]] = {writing, ending, end}
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     if end.done():
+                        # gRPC keeps the last message until it is taken, or the connection ends.
+                        self._replies.hold(context, CHUNK_BYTES).give()
                         raise end.result()
                     if not writing.done():
                         raise Unavailable("the server is draining; try another one")
                     writing.result()
                     return
             finally:
-                self._in_flight["stream"] -= not is_own
+                self._others.pop(end, None)
                 ending.cancel()
                 writing.cancel()
-                # What it holds is let go when it has ended.
                 await asyncio.wait({writing})
+                _let_go(writing)
             await call.abort()
 
         return call
+
+
+def _let_go(task: asyncio.Task[None]) -> None:
+    """Of what the task's frames held: its error, which has them, is kept as long as the task."""
+    try:
+        task.result()
+    except BaseException as error:
+        forget_locals(error)
 
 
 _TYPES = {

@@ -69,6 +69,11 @@ class Outbox:
         self._closed = True
         self._changed.set()
 
+    def clear(self) -> None:
+        """Let go of all that is there: nobody takes it any more."""
+        self._expected.clear()
+        self._ready.clear()
+
     def _move_ready(self) -> None:
         while self._expected:
             key, first = next(iter(self._expected.items()))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from ..errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError
+from ..errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
 from .internal import Context
 
 _GRACE_SECONDS = 0.25  # what has come by then counts for nothing
@@ -44,11 +44,18 @@ class Receiving:
         self._max_slow = max(1, max_bytes // max_message_bytes)
         self._seconds = seconds
         self._slow: dict[_Request, None] = {}  # the oldest first
+        self._draining = False
 
     @property
     def slow(self) -> int:
         """Requests that have not come at once, and are not complete."""
         return len(self._slow)
+
+    def drain(self) -> None:
+        """Those that are slow are waited for no longer."""
+        self._draining = True
+        for request in list(self._slow):
+            self._end(request, self._is_draining())
 
     async def message(self, context: Context) -> bytes:
         """The one message of a call.
@@ -80,6 +87,9 @@ class Receiving:
 
     def _is_slow(self, request: _Request) -> None:
         """It counts from now on."""
+        if self._draining:
+            self._end(request, self._is_draining())
+            return
         request.peer = request.context.peer()
         self._slow[request] = None
         request.timer = asyncio.get_running_loop().call_later(
@@ -98,6 +108,9 @@ class Receiving:
         request.stop()
         request.error = error
         request.task.cancel()
+
+    def _is_draining(self) -> Unavailable:
+        return Unavailable("the server is draining; try another one")
 
     def _too_slow(self) -> DeadlineExpired:
         return DeadlineExpired(f"the request did not come within {self._seconds:g} seconds")

@@ -137,6 +137,7 @@ class Stream:
             if result.cancel():
                 self.model.metrics.drop(reason)
         self._open.clear()
+        self._outbox.clear()
         self.room.close()
         return tasks
 

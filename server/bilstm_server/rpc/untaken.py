@@ -24,6 +24,7 @@ from .internal import Context
 
 log = structlog.get_logger()
 
+_CALL_BYTES = 24 * 1024  # that gRPC holds of a call, beside its reply
 _RETRY_SECONDS = 0.1  # a guess: until some of what is there has been taken
 _PRESSURE = 0.75  # share of the room that is held, from which connections are ended
 _PRESSURE_SECONDS = 1.0  # for which they have taken nothing then
@@ -36,7 +37,7 @@ class Reply:
 
     peer: str
     size: int  # bytes
-    metrics: DropMetrics  # of its model
+    metrics: DropMetrics | None  # that count it if it is not taken
     given_at: float | None = None  # to gRPC, in the loop's time
     lost: bool = False  # its connection was ended, because it was not taken
 
@@ -66,12 +67,13 @@ class UntakenReplies:
         self._relieved_at = -math.inf  # in the loop's time
         self.used = 0  # bytes
 
-    def begin(self, context: Context, size: int, metrics: DropMetrics) -> Reply:
+    def begin(self, context: Context, size: int, metrics: DropMetrics | None = None) -> Reply:
         """A reply of so many bytes is to be made, and holds them until the call has ended;
         `metrics` count it if it is not taken.
 
         Raises `Overloaded` if its connection has too many already.
         """
+        size += _CALL_BYTES
         if self.used + size > _PRESSURE * self._max_bytes:
             self._relieve()
         peer = context.peer()
@@ -85,9 +87,16 @@ class UntakenReplies:
                 f"room for {max(most, 0)}",
                 _RETRY_SECONDS,
             )
+        return self._hold(context, peer, size, metrics)
+
+    def hold(self, context: Context, size: int) -> Reply:
+        """So many bytes are there already, whatever the bounds, until the call has ended."""
+        return self._hold(context, context.peer(), size + _CALL_BYTES, None)
+
+    def _hold(self, context: Context, peer: str, size: int, metrics: DropMetrics | None) -> Reply:
         reply = Reply(peer, size, metrics)
         self._replies[reply] = None
-        self._by_peer[peer] = mine
+        self._by_peer[peer] += size
         self.used += size
         ended: Any = lambda _: self._end(reply)  # noqa: E731 (its type is grpc's own)
         context.add_done_callback(ended)
@@ -122,18 +131,20 @@ class UntakenReplies:
         ]
 
     def _end_peer(self, peer: str) -> None:
+        if not self._end_connection(peer):
+            return  # it has ended by itself
         replies = [reply for reply in self._replies if reply.peer == peer and not reply.lost]
-        for reply in replies:
-            reply.lost = True
-            reply.metrics.drop("stalled")
         log.warning(
             "connection ended",
             peer=peer,
             reason="its replies were not taken",
             replies=len(replies),
             bytes=self._by_peer[peer],
-            found=self._end_connection(peer),
         )
+        for reply in replies:
+            reply.lost = True
+            if reply.metrics is not None:
+                reply.metrics.drop("stalled")
 
     def _schedule(self, seconds: float) -> None:
         self._sweep = asyncio.get_running_loop().call_later(seconds, self._end_stalled)

@@ -34,6 +34,7 @@ _NUMBERS = 64  # more than a good shape or list of outputs has
 _PLAIN_BYTES = 64 * 1024  # of a message without tensors, or of a part that has none
 _SEQUENCE_FIELDS = 16  # more than a good sequence has with its initial state
 _OTHER_FIELDS = 64
+_SEQUENCE_BYTES = 256  # more than it takes beside its numbers, with its initial state
 
 
 def plain_decoder(decode: Decode) -> Decode:
@@ -79,12 +80,14 @@ def _malformed() -> InvalidInput:
 class _Reader:
     """Reads one message. Each method reads what lies between two places of its bytes."""
 
-    __slots__ = ("_data", "_left", "_max_sequences", "_view")
+    __slots__ = ("_data", "_left", "_max_sequences", "_options_bytes", "_tensor_bytes", "_view")
 
     def __init__(self, data: bytes, limits: RequestLimits):
         self._data = data
         self._view = memoryview(data)
         self._max_sequences = limits.max_request_sequences
+        self._options_bytes = 0
+        self._tensor_bytes = 0
         self._left = _OTHER_FIELDS + _SEQUENCE_FIELDS * limits.max_request_sequences  # fields
 
     # -- messages ---------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ class _Reader:
                 request.model = self._name("model", start, stop)
             elif number == 2 and kind == _BYTES:
                 request.version = self._name("version", start, stop)
+        self._check_rest()
         return request
 
     def stream_request(self) -> EncodeStreamRequest:
@@ -116,7 +120,14 @@ class _Reader:
             elif number == 1 and kind == _BYTES:
                 request.options = request.options or pb.StreamOptions()
                 self._merge_options(request.options, start, stop)
+        self._check_rest()
         return request
+
+    def _check_rest(self) -> None:
+        """All of the message stays in memory as long as one of its tensors does."""
+        most = _PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
+        if len(self._data) - self._tensor_bytes > most:
+            raise InvalidInput("", "has more beside its tensors than a good request can need")
 
     def _chunk(self, chunk: SequenceChunk, start: int, stop: int) -> None:
         for number, kind, a, b in self._fields(start, stop):
@@ -141,6 +152,7 @@ class _Reader:
     def _tensor(self, tensor: Tensor, start: int, stop: int) -> None:
         for number, kind, a, b in self._fields(start, stop):
             if number == 3 and kind == _BYTES:
+                self._tensor_bytes += b - a - len(tensor.data)
                 tensor.data = self._view[a:b]
             elif number == 2:
                 self._numbers("shape", tensor.shape, _int64, kind, a, b)
@@ -148,7 +160,8 @@ class _Reader:
                 tensor.data_type = _int32(a)
 
     def _merge_options(self, options: pb.StreamOptions, start: int, stop: int) -> None:
-        if stop - start > _PLAIN_BYTES:
+        self._options_bytes += stop - start
+        if self._options_bytes > _PLAIN_BYTES:
             raise InvalidInput("options", f"must be at most {_PLAIN_BYTES} bytes")
         try:
             options.MergeFromString(self._data[start:stop])
