@@ -23,7 +23,7 @@ _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large me
 # itself, unseen; so these are many more than come while the loop is about something else.
 _PENDING_CALLS = 1_024
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
-_PING_SECONDS = 10  # between a client's own pings, at the least
+_PING_SECONDS = 5  # between a client's own pings, at the least: many have one every ten
 _HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
 
 
