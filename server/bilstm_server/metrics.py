@@ -149,14 +149,14 @@ class Metrics:
             "Bytes of replies that are computed or on their way, of --max-reply-bytes.",
             registry=registry,
         )
-        stalled = Counters(
+        self._streams_stalled = Counters(
             "bilstm_streams_stalled_total",
             "Streams that the server ended because their clients stood still, by what these did "
             f"not do: {', '.join(STALLS)}.",
             ("reason",),
             registry=registry,
         )
-        self._stalled = {reason: stalled.labels(reason) for reason in STALLS}
+        self._stalled = {reason: self._streams_stalled.labels(reason) for reason in STALLS}
         self._dropped = Counters(
             "bilstm_dropped_total",
             f"Requests, and sequences of streams, that ended without a result: "
