@@ -106,7 +106,8 @@ def _check_sequence(
     steps = check_steps(sequence, field, config)
     if not 1 <= steps <= limits.max_sequence_tokens:
         raise InvalidInput(
-            f"{field}.shape", f"must have 1 to {limits.max_sequence_tokens} steps, got {steps}"
+            f"{field}.shape",
+            f"must have 1 to {limits.max_sequence_tokens} steps, got {steps}; a stream takes more",
         )
     return steps
 
@@ -171,7 +172,7 @@ def _check_reply(
             "sequences",
             f"the reply would be {elements * itemsize} bytes, more than the server's "
             f"{limits.max_message_bytes}; send fewer sequences, ask for fewer outputs or a "
-            "shorter output_data_type",
+            "shorter output_data_type, or use a stream",
         )
     return elements * itemsize
 
