@@ -57,10 +57,10 @@ class BareInterceptor(RpcInterceptor):
         method = self._methods.get(path)
         if method is None or handler.request_streaming:
             return super()._wrap(handler, path)
-        call: Any = BareCall()
+        current: Any = current_call
 
         async def answer(request: Any, context: Any) -> Any:
-            current_call.set(call)
+            current.set(BareCall())
             return await handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=method.decode)

@@ -71,10 +71,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._tracer = tracer
         self._wrapped: dict[str, Handler] = {}
         self._in_flight: dict[Kind, int] = {"own": 0, "unary": 0}
+        self._started_at = 0.0  # the last of `methods`, in the event loop's time
+        self._ended = asyncio.Event()  # one of those in flight
         # Streams of other services: what ends each, and its peer; the oldest first.
         self._others: dict[asyncio.Future[ServiceError], str] = {}
-        self._started_at = 0.0  # the last of the former, in the event loop's time
-        self._ended = asyncio.Event()  # one of them
         self._streams_end = asyncio.Event()
 
     async def intercept_service(
