@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine, StagedBatch
-from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.engine.engine import Engine, StagedBatch
+from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.model.slices import SlicedRun
 from bilstm_server.settings import Settings
 

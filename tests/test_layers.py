@@ -30,6 +30,7 @@ LAYERS = tuple(
         "app",
         "rpc",
         "batching",
+        "engine",
         "model",
         "model.kernels",
     )
@@ -56,8 +57,7 @@ GROUND = tuple(
 CONFINED = {
     "torch": (
         f"{SERVER}.model",
-        f"{SERVER}.batching.engine",
-        f"{SERVER}.batching.transfer",
+        f"{SERVER}.engine",
     ),
     "triton": (f"{SERVER}.model.kernels",),
     "grpc": (
@@ -186,7 +186,7 @@ def test_every_layer_exists() -> None:
         ("bilstm_server.model.kernels.reference", "from .. import bilstm"),
         ("bilstm_server.batching.queue", "from ..rpc.status import drop_reason"),
         ("bilstm_server.batching.queue", "import torch"),
-        ("bilstm_server.batching.engine", "import grpc"),
+        ("bilstm_server.engine.engine", "import grpc"),
         ("bilstm_server.rpc.service", "from ..app import App"),
         ("bilstm_server.rpc.service", "import torch.nn.functional as F"),
         ("bilstm_server.rpc.service", "from prometheus_client import Counter"),
@@ -225,7 +225,7 @@ def test_checker_catches_in_a_package() -> None:
         ("bilstm_server.cli", "from .lifecycle import serve"),
         ("bilstm_server.app", "from .rpc.service import EncoderService\nimport grpc"),
         ("bilstm_server.rpc.requests", "from ..model.config import Output"),
-        ("bilstm_server.batching.engine", "import torch\nfrom ..errors import OutOfMemory"),
+        ("bilstm_server.engine.engine", "import torch\nfrom ..errors import OutOfMemory"),
         ("bilstm_server.model.bilstm", "from .kernels import Kernel"),
         ("bilstm_client.aio", "import grpc.aio\nfrom bilstm.v1 import encoder_pb2"),
     ],

@@ -31,7 +31,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App, load_engine
-from bilstm_server.batching.engine import Engine
+from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig

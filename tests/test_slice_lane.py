@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bilstm_client import AsyncClient, DeadlineExceeded, Encoding, Overloaded, ServerError
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import OutOfMemory
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings

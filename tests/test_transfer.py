@@ -26,15 +26,15 @@ from torch import Tensor
 from bilstm_server.app import load_engine
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
-from bilstm_server.batching.engine import Engine, Staged, StagedBatch
 from bilstm_server.batching.queue import QueueLimits
-from bilstm_server.batching.sequence import (
+from bilstm_server.engine.engine import Engine, Staged, StagedBatch
+from bilstm_server.engine.sequences import (
     Array,
     BlockInput,
     SequenceInput,
     SequenceOutput,
 )
-from bilstm_server.batching.transfer import (
+from bilstm_server.engine.transfer import (
     ALIGNMENT,
     CudaTransfer,
     HostTransfer,

@@ -15,9 +15,9 @@ import structlog
 from .addresses import open_socket
 from .batching.batcher import Batcher
 from .batching.device import Device
-from .batching.engine import Engine
 from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
+from .engine.engine import Engine
 from .errors import DeviceLost, ModelError, OutOfMemory, StartError
 from .heap import Heap
 from .metrics import Metrics

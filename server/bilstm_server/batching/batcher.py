@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..engine.engine import StagedBatch
+from ..engine.sequences import Input, SequenceInput
 from ..errors import Overloaded, Unavailable
 from ..metrics import ModelMetrics
 from .computing import ComputeEngine, Computing
 from .device import Device
-from .engine import StagedBatch
 from .jobs import Job, Result
 from .queue import BatchQueue, QueueLimits
-from .sequence import Input, SequenceInput
 from .slices import SliceEngine, SliceLane
 
 if TYPE_CHECKING:

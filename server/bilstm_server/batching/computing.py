@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..engine.engine import StagedBatch
+from ..engine.sequences import Input, SequenceOutput
 from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
-from .engine import StagedBatch
 from .estimate import BatchCost
 from .jobs import BatchTiming, Job, Result
-from .sequence import Input, SequenceOutput
 
 if TYPE_CHECKING:
     from ..tracing import BatchTrace, Tracer

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..engine.sequences import Input, SequenceOutput
 from ..errors import DeadlineExpired
-from .sequence import Input, SequenceOutput
 
 if TYPE_CHECKING:
     from ..tracing import RequestTrace

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.slices import SLICE_UNIT, SlicedRun
 from .device import Device
 from .jobs import BatchTiming, Job, Result
-from .sequence import SequenceInput, SequenceOutput
 
 _MAX_SECONDS = 0.05  # of slices in a row; then callers that left, and other models, have a say
 _SHARE = 0.25  # of a batch's time, for the slices that follow it

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..batching.jobs import BatchTiming, Result
-from ..batching.sequence import Array, BlockInput, SequenceOutput
+from ..engine.sequences import Array, BlockInput, SequenceOutput
 from ..errors import InvalidInput
 from ..model.config import ModelConfig
 from .outbox import Answer

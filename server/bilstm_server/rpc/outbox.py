@@ -14,7 +14,7 @@ import numpy as np
 from bilstm import wire
 
 from ..batching.jobs import Result
-from ..batching.sequence import SequenceOutput
+from ..engine.sequences import SequenceOutput
 from ..model.config import Output
 from .replies import encoding_chunk
 

@@ -11,7 +11,7 @@ from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.jobs import BatchTiming, Result
-from ..batching.sequence import Array, SequenceOutput
+from ..engine.sequences import Array, SequenceOutput
 from .registry import ServedModel
 from .requests import OUTPUTS, RequestLimits
 

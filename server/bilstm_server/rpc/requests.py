@@ -15,7 +15,7 @@ from bilstm import tensors
 from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.sequence import Array, SequenceInput
+from ..engine.sequences import Array, SequenceInput
 from ..errors import InvalidInput
 from ..model.config import ModelConfig, Output
 from .messages import EncodeRequest, State, Tensor

@@ -16,7 +16,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.jobs import Result
 from ..batching.memory import StreamRoom
-from ..batching.sequence import Array, ChunkedSteps, SequenceInput, Steps
+from ..engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
 from ..errors import InvalidInput, OutOfMemory
 from .outbox import Answer, Outbox, result_chunks
 from .progress import Progress

@@ -8,7 +8,7 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.sequence import Array
+from ..engine.sequences import Array
 from ..errors import InvalidInput
 from ..model.config import ModelConfig, Output
 from .messages import SequenceChunk, Tensor

@@ -26,7 +26,7 @@ from ..model.encoder import Encodings, SequenceEncoder
 from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
 from ..model.live import LiveState, encode_blocks
 from ..model.slices import SLICE_UNIT, SlicedRun, advance
-from .sequence import Array, BlockInput, Input, SequenceInput, SequenceOutput
+from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .transfer import Item, Upload, as_array, transfer_for
 
 # Outputs of one vector for each sequence.

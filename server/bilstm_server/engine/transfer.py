@@ -17,7 +17,7 @@ import ml_dtypes
 import torch
 from torch import Tensor
 
-from .sequence import Array
+from .sequences import Array
 
 ALIGNMENT = 256  # bytes, as CUDA aligns what it allocates
 
