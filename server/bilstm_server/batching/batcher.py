@@ -22,7 +22,7 @@ from .computing import ComputeEngine, Computing
 from .device import Device
 from .jobs import Job, Result
 from .queue import BatchQueue, QueueLimits
-from .slices import SliceEngine, SliceLane
+from .slice_lane import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
     from ..tracing import RequestTrace, Tracer
