@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lstms import examples
 
-from bilstm_server.batching.memory import MemoryLimits, NoRoom, StreamMemory, StreamRoom
+from bilstm_server.rpc.streams.memory import (
+    MemoryLimits,
+    NoRoom,
+    StreamMemory,
+    StreamRoom,
+)
 
 
 def memory(

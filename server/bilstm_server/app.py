@@ -15,7 +15,6 @@ import structlog
 from .addresses import open_socket
 from .batching.batcher import Batcher
 from .batching.device import Device
-from .batching.memory import MemoryLimits, StreamMemory
 from .batching.queue import QueueLimits
 from .engine.engine import Engine
 from .errors import DeviceLost, ModelError, OutOfMemory, StartError
@@ -38,9 +37,10 @@ from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
 from .rpc.service import EncoderService
-from .rpc.streams import StreamBounds, Streams
+from .rpc.streams.admission import StreamBounds, Streams
+from .rpc.streams.memory import MemoryLimits, StreamMemory
+from .rpc.streams.watch import Patience
 from .rpc.untaken import UntakenReplies
-from .rpc.watch import Patience
 from .rpc.wire import encode_request_decoder, stream_request_decoder
 from .settings import Settings
 from .sources import ModelSource

@@ -15,9 +15,9 @@ from ..errors import Overloaded, ServiceError, Unavailable, forget_locals
 from ..metrics import Metrics, RpcMetrics
 from .call import Call
 from .internal import Context
-from .outbox import CHUNK_BYTES
 from .receiving import Receiving
 from .status import drop_reason
+from .streams.outbox import CHUNK_BYTES
 from .untaken import UntakenReplies
 from .wire import Decode, plain_decoder
 

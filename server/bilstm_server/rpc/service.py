@@ -19,7 +19,7 @@ from .registry import ModelRegistry
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
 from .status import drop_reason
-from .streams import Streams
+from .streams.admission import Streams
 from .untaken import UntakenReplies
 
 _LARGE_BYTES = 1024 * 1024  # of a reply, that to copy takes a while

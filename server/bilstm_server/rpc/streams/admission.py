@@ -8,18 +8,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ..batching.memory import StreamMemory
-from ..errors import InvalidInput, Overloaded, Unavailable
-from ..metrics import DropMetrics, Metrics
-from .connections import has_name
-from .interceptors import current_end
-from .internal import Context
-from .messages import EncodeStreamRequest
-from .registry import ModelRegistry
-from .requests import RequestLimits
-from .status import drop_reason
+from ...errors import InvalidInput, Overloaded, Unavailable
+from ...metrics import DropMetrics, Metrics
+from ..connections import has_name
+from ..interceptors import current_end
+from ..internal import Context
+from ..messages import EncodeStreamRequest
+from ..registry import ModelRegistry
+from ..requests import RequestLimits
+from ..status import drop_reason
+from .memory import StreamMemory
+from .requests import parse_stream_options
 from .stream import Stream
-from .stream_requests import parse_stream_options
 from .watch import OpenCall, Patience, StreamWatch
 
 _RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended

@@ -12,22 +12,22 @@ from contextlib import aclosing
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.jobs import Result
-from ..batching.memory import NoRoom, StreamRoom
-from ..errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
-from .deadline import Deadline
-from .internal import Context, log_internal_error
+from ...batching.jobs import Result
+from ...errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
+from ..deadline import Deadline
+from ..internal import Context, log_internal_error
+from ..messages import EncodeStreamRequest, SequenceChunk
+from ..registry import ServedModel
+from ..replies import error_chunk, stream_opened
+from ..requests import RequestLimits
+from ..status import drop_reason, internal_sequence_error, sequence_error
 from .live import LiveSequence
-from .messages import EncodeStreamRequest, SequenceChunk
+from .memory import NoRoom, StreamRoom
 from .outbox import Answer, Outbox
 from .progress import Progress, Stall
-from .registry import ServedModel
-from .replies import error_chunk, stream_opened
-from .requests import RequestLimits
-from .sequences import Entry, Shared, StreamSequence, WholeSequence
+from .requests import StreamOptions, parse_initial_state, parse_steps
 from .sizes import StepBytes
-from .status import drop_reason, internal_sequence_error, sequence_error
-from .stream_requests import StreamOptions, parse_initial_state, parse_steps
+from .whole import Entry, Shared, StreamSequence, WholeSequence
 
 _RETRY_SECONDS = 1.0  # a guess: until a client has completed some of what it has half sent
 # For so long a client that leaves looks like one that has ended its side of the stream.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..model.config import Output
-from .registry import ServedModel
-from .stream_requests import StreamOptions
+from ...model.config import Output
+from ..registry import ServedModel
+from .requests import StreamOptions
 
 
 class StepBytes:

@@ -14,16 +14,16 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.jobs import Result
-from ..batching.memory import StreamRoom
-from ..engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
-from ..errors import InvalidInput, OutOfMemory
+from ...batching.jobs import Result
+from ...engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
+from ...errors import InvalidInput, OutOfMemory
+from ..registry import ServedModel
+from ..replies import error_chunk
+from .memory import StreamRoom
 from .outbox import Answer, Outbox, result_chunks
 from .progress import Progress
-from .registry import ServedModel
-from .replies import error_chunk
+from .requests import StreamOptions
 from .sizes import StepBytes
-from .stream_requests import StreamOptions
 
 State = tuple[Array, Array]
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..batching.jobs import BatchTiming, Result
-from ..engine.sequences import Array, BlockInput, SequenceOutput
-from ..errors import InvalidInput
-from ..model.config import ModelConfig
+from ...batching.jobs import BatchTiming, Result
+from ...engine.sequences import Array, BlockInput, SequenceOutput
+from ...errors import InvalidInput
+from ...model.config import ModelConfig
+from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
-from .replies import encoding_chunk, error_chunk
-from .sequences import Shared, State, check_type
-from .stream_requests import LiveOptions
+from .requests import LiveOptions
+from .whole import Shared, State, check_type
 
 
 @dataclass(frozen=True, slots=True)
