@@ -29,6 +29,7 @@ LAYERS = tuple(
         "lifecycle",
         "app",
         "rpc",
+        "serving",
         "batching",
         "engine",
         "model",

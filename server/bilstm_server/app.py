@@ -33,7 +33,6 @@ from .rpc.connections import end_connection
 from .rpc.health import HealthService
 from .rpc.interceptors import Method, RpcInterceptor
 from .rpc.receiving import Receiving
-from .rpc.registry import ModelRegistry, ServedModel
 from .rpc.requests import RequestLimits
 from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
 from .rpc.service import EncoderService
@@ -42,6 +41,7 @@ from .rpc.streams.memory import MemoryLimits, StreamMemory
 from .rpc.streams.watch import Patience
 from .rpc.untaken import UntakenReplies
 from .rpc.wire import encode_request_decoder, stream_request_decoder
+from .serving.registry import ModelRegistry, ServedModel
 from .settings import Settings
 from .sources import ModelSource
 

@@ -12,7 +12,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..batching.jobs import BatchTiming, Result
 from ..engine.sequences import Array, SequenceOutput
-from .registry import ServedModel
+from ..serving.registry import ServedModel
 from .requests import OUTPUTS, RequestLimits
 
 _FIELDS = {

@@ -11,11 +11,11 @@ from bilstm.v1 import encoder_pb2_grpc
 
 from ..errors import ServiceError
 from ..metrics import DropMetrics, Metrics
+from ..serving.registry import ModelRegistry
 from .deadline import Deadline
 from .interceptors import current_call
 from .internal import Context
 from .messages import EncodeRequest, EncodeStreamRequest
-from .registry import ModelRegistry
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
 from .status import drop_reason

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from ...errors import InvalidInput, Overloaded, Unavailable
 from ...metrics import DropMetrics, Metrics
+from ...serving.registry import ModelRegistry
 from ..connections import has_name
 from ..interceptors import current_end
 from ..internal import Context
 from ..messages import EncodeStreamRequest
-from ..registry import ModelRegistry
 from ..requests import RequestLimits
 from ..status import drop_reason
 from .memory import StreamMemory

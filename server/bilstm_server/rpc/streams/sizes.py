@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...model.config import Output
-from ..registry import ServedModel
+from ...serving.registry import ServedModel
 from .requests import StreamOptions
 
 
