@@ -9,12 +9,13 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
 from bilstm_server.metrics import Metrics
+from bilstm_server.metrics.tallies import Family
 from bilstm_server.settings import Settings
-from bilstm_server.tallies import Family
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -53,16 +54,19 @@ def _settings() -> str:
 
 def _metrics() -> str:
     rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
-    for value in vars(Metrics()).values():
-        if isinstance(value, MetricWrapperBase | Family):
-            (family,) = value.describe()
-            labelnames = value.labelnames if isinstance(value, Family) else value._labelnames
-            suffix = "_total" if family.type == "counter" else ""
-            labels = ", ".join(f"`{label}`" for label in labelnames)
-            rows.append(
-                f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
-            )
+    metrics = Metrics()
+    for subject in (metrics.rpcs, metrics.models, metrics, metrics.devices):
+        values = vars(subject).values()
+        rows += [_metric(v) for v in values if isinstance(v, MetricWrapperBase | Family)]
     return "\n".join(rows) + "\n"
+
+
+def _metric(value: MetricWrapperBase | Family[Any]) -> str:
+    (family,) = value.describe()
+    labelnames = value.labelnames if isinstance(value, Family) else value._labelnames
+    suffix = "_total" if family.type == "counter" else ""
+    labels = ", ".join(f"`{label}`" for label in labelnames)
+    return f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ GROUND = tuple(
         "settings",
         "sources",
         "stderr",
-        "tallies",
         "threads",
         "tracing",
     )
@@ -67,7 +66,7 @@ CONFINED = {
         "bilstm_client",
         "bilstm.v1.encoder_pb2_grpc",  # generated
     ),
-    "prometheus_client": (f"{SERVER}.metrics", f"{SERVER}.tallies"),
+    "prometheus_client": (f"{SERVER}.metrics",),
     "opentelemetry": (f"{SERVER}.tracing",),
 }
 # Libraries that are parts of a confined one.

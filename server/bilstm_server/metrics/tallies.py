@@ -1,7 +1,7 @@
 """Counters and histograms that cost the event loop little: a tenth of prometheus_client's own.
 
 One thread writes, so there are no locks. Another one may read meanwhile: it finds each number as it
-was or as it is. Knows no metric by name; `metrics` does.
+was or as it is. Knows no metric by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Tally:
-    """One counter."""
+    """A counter that one thread writes."""
 
     __slots__ = ("value",)
 
@@ -33,12 +33,13 @@ class Tally:
 
 
 class Distribution:
-    """One histogram: how many values lie between each bound and the next, and their sum."""
+    """A histogram that one thread writes: how many values lie between each bound and the next, and
+    their sum."""
 
     __slots__ = ("_bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]):
-        """`bounds`: the buckets' upper ones, ascending, without infinity."""
+        """`bounds` are the buckets' upper ones, ascending, without infinity."""
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -49,7 +50,7 @@ class Distribution:
 
 
 class Family(Collector, Generic[T]):
-    """A metric with labels: one child for each of their values."""
+    """A metric with labels, which has one child for each of their values."""
 
     def __init__(
         self,
@@ -65,12 +66,16 @@ class Family(Collector, Generic[T]):
         registry.register(self)
 
     def labels(self, *values: str) -> T:
-        """The child of these values of the labels, in their order."""
+        """The child of these values, in the labels' order; made if there is none."""
         if len(values) != len(self.labelnames):
             raise ValueError(f"{self.name} has the labels {self.labelnames}, got {values}")
         if values not in self._children:
             self._children[values] = self._new()
         return self._children[values]
+
+    def remove(self, *values: str) -> None:
+        """Let go of the child of these values, so that it is scraped no more."""
+        self._children.pop(values, None)
 
     def collect(self) -> Iterable[Metric]:
         yield self._family(list(self._children.items()))
@@ -97,7 +102,7 @@ class Counters(Family[Tally]):
 
 
 class ReadCounter(Counters):
-    """A counter without labels that is kept elsewhere, and read at each scrape."""
+    """A counter without labels that something else keeps, and that is read at each scrape."""
 
     def __init__(self, name: str, documentation: str, registry: CollectorRegistry):
         super().__init__(name, documentation, (), registry)
