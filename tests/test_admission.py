@@ -203,7 +203,7 @@ async def full_server(model_folder: Path, **values: object) -> AsyncIterator[tup
 
 
 def _waiting(app: App) -> int:
-    return sum(batcher._callers for batcher in app._batchers)
+    return sum(model.batcher._callers for model in app.models)
 
 
 async def test_full_queue_refuses_before_a_request_is_read(model_folder: Path) -> None:

@@ -27,9 +27,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App, load_engine
+from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine, StagedBatch
 from bilstm_server.metrics import DROP_REASONS, Metrics, ModelMetrics
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
 
 ENCODER = "bilstm.v1.EncoderService"

@@ -19,10 +19,11 @@ from conftest import settings
 from engines import HANGS_AFTER_SECONDS
 
 from bilstm_server.addresses import open_socket
-from bilstm_server.app import App, load_engine
+from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.probes import MAX_CONNECTIONS, Probes
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
 
 PATHS = ("/livez", "/readyz")

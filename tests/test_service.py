@@ -30,7 +30,7 @@ from torch import nn
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App, load_engine
+from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
@@ -38,6 +38,7 @@ from bilstm_server.model.config import ModelConfig
 from bilstm_server.rpc.interceptors import RpcInterceptor
 from bilstm_server.rpc.receiving import Receiving
 from bilstm_server.rpc.untaken import UntakenReplies
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import ReceiveLimits, ReplyLimits, Settings
 
 POOLINGS = ("last", "final", "mean", "max")

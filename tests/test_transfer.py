@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from lstms import examples, seeds
 from torch import Tensor
 
-from bilstm_server.app import load_engine
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.engine.engine import Engine, Staged, StagedBatch
@@ -49,6 +48,7 @@ from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
 from bilstm_server.model.slices import SlicedRun
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60

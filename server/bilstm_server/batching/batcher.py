@@ -135,7 +135,11 @@ class Batcher:
         """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
         turn among the streams' sequences that wait; its result is the future's, which is to be
         cancelled if nobody waits for it any more. The future raises what `submit` does.
+
+        Raises `Unavailable` once drained.
         """
+        if self._draining:
+            self.check_open()
         if self._is_long(sequence) or (not self._streamed and self._has_room(sequence)):
             future = self._admit_streamed(sequence, deadline)
             self._stage_ahead()

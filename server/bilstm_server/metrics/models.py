@@ -131,6 +131,10 @@ class ModelFamilies:
             self.dropped.remove(model, reason)
 
 
+def _nothing() -> int:
+    return 0
+
+
 class DropMetrics:
     """Counts the requests to one model that ended without a result."""
 
@@ -161,8 +165,8 @@ class ModelMetrics(DropMetrics):
         self._info: tuple[str, ...] | None = None
         self._loaded_in = 0.0  # seconds
         self._max_waiting_tokens = 0
-        self.waiting_sequences: Callable[[], int] = lambda: 0
-        self.waiting_tokens: Callable[[], int] = lambda: 0
+        self.waiting_sequences: Callable[[], int] = _nothing
+        self.waiting_tokens: Callable[[], int] = _nothing
         families.begin(model, self)
 
     def end(self) -> None:
@@ -173,6 +177,7 @@ class ModelMetrics(DropMetrics):
         if self._info is not None:
             self._families.info.remove(*self._info)
         self._families.end(self._model, self)
+        self.waiting_sequences = self.waiting_tokens = _nothing  # what they read may go
 
     def watch_queue(
         self, sequences: Callable[[], int], tokens: Callable[[], int], max_tokens: int
