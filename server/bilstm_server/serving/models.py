@@ -174,7 +174,7 @@ class Models:
         for model in self._running:
             model.batcher.drain()
         if self._running:
-            await asyncio.wait(running.batching for running in self._running.values())
+            await asyncio.wait([running.batching for running in self._running.values()])
 
     @property
     def idle(self) -> bool:
