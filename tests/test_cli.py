@@ -33,8 +33,7 @@ from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
 from bilstm_server import cli as server_cli
 from bilstm_server.errors import DeviceLost
-from bilstm_server.settings import Settings, check_environment
-from bilstm_server.sources import SHIPPED_MODEL
+from bilstm_server.settings import SHIPPED_MODEL, Settings, check_environment
 
 COMMANDS = Path(sys.executable).parent
 ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")

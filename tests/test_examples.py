@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bilstm_client import Client
-from bilstm_server.sources import SHIPPED_MODEL
+from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 
 ROOT = Path(__file__).parent.parent

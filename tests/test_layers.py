@@ -41,14 +41,11 @@ GROUND = tuple(
     for module in (
         "addresses",
         "errors",
-        "heap",
         "logs",
         "metrics",
         "probes",
+        "process",
         "settings",
-        "sources",
-        "stderr",
-        "threads",
         "tracing",
     )
 )

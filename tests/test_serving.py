@@ -24,8 +24,7 @@ from bilstm_server.model.config import Output
 from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.serving.models import Models
 from bilstm_server.serving.registry import ModelRegistry, ServedModel
-from bilstm_server.settings import Settings
-from bilstm_server.sources import ModelSource
+from bilstm_server.settings import ModelSource, Settings
 
 
 class Server:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bilstm_server.model.device import choose_threads
-from bilstm_server.threads import available_processors
+from bilstm_server.process.threads import available_processors
 
 V2 = "0::/pod/container\n"
 V1 = "4:memory:/pod\n3:cpu,cpuacct:/pod/container\n1:name=systemd:/\n0::/\n"

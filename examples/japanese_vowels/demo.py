@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bilstm_client import AsyncClient, Encoding
 from bilstm_server.model import SequenceEncoder, load_model
-from bilstm_server.sources import SHIPPED_MODEL
+from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 
 CALLERS = 64

@@ -10,8 +10,8 @@ import sys
 import traceback
 from typing import NoReturn
 
-from . import threads  # noqa: F401
-from .stderr import BackgroundStream
+from .process import threads  # noqa: F401
+from .process.stderr import BackgroundStream
 
 _LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 

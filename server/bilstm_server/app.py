@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from .addresses import open_socket
 from .errors import StartError
-from .heap import Heap
 from .metrics import Metrics
 from .probes import Probes
+from .process.heap import Heap
 from .rpc.connections import end_connection
 from .rpc.health import HealthService
 from .rpc.interceptors import Method, RpcInterceptor

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import structlog
 
 from .app import App
+from .process.stderr import BackgroundStream
 from .settings import Settings
-from .stderr import BackgroundStream
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 from .errors import one_line
-from .stderr import BackgroundStream
+from .process.stderr import BackgroundStream
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ def configure_logs(log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     if isinstance(sys.stderr, BackgroundStream):
-        sys.stderr.tell_dropped = lambda lines: log.warning("log lines dropped", lines=lines)
+        sys.stderr.report_dropped = lambda lines: log.warning("log lines dropped", lines=lines)
 
 
 class _Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]

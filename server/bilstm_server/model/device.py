@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ..errors import DeviceLost, ModelError, OutOfMemory
-from ..threads import available_processors
+from ..process.threads import available_processors
 
 # What torch says without a type of its own when there is no memory: the CPU's; on CUDA page-locked
 # memory, or what kernels are loaded into; cuBLAS's.

@@ -20,8 +20,7 @@ from ..engine.engine import Engine
 from ..errors import ModelError
 from ..metrics import Metrics
 from ..model.device import memory_readers, utilization
-from ..settings import Settings
-from ..sources import ModelSource
+from ..settings import ModelSource, Settings
 from .loading import LoadEngine, Loader
 from .registry import ModelRegistry, ServedModel
 

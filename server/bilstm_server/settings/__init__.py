@@ -14,11 +14,14 @@ from .limits import (
     StreamLimits,
 )
 from .settings import Settings
+from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
+    "SHIPPED_MODEL",
     "CallLimits",
     "ConnectionLimits",
     "MessageLimits",
+    "ModelSource",
     "QueueLimits",
     "ReceiveLimits",
     "ReplyLimits",

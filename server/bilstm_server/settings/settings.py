@@ -1,4 +1,4 @@
-"""`Settings`: all of them, as flags, environment variables and `--help` name them."""
+"""`Settings`: all settings, of which flags, environment variables and `--help` are made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pydantic import BaseModel, DirectoryPath, Field, field_validator, model_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..addresses import is_unix
-from ..sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .limits import (
     CallLimits,
     ConnectionLimits,
@@ -20,6 +19,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
     Host,
@@ -93,9 +93,9 @@ class ModelSettings(BaseModel):
         return folder
 
     def find_models(self) -> tuple[tuple[ModelSource, ...], list[LeftOut]]:
-        """What to serve: `model`, or the one that ships; then what is in `models_folder`, unless
-        `model` has it already. One found under the shipped one's name takes its place. And what
-        else is in `models_folder`.
+        """Find what to serve: `model`, or else the model that ships; then what is in
+        `models_folder`, unless `model` names it already. A model there with the shipped one's name
+        takes its place. Returns also what else is in `models_folder` and not served.
 
         Raises `ModelError` if the folder can't be read.
         """
@@ -130,7 +130,7 @@ class AddressSettings(BaseModel):
 
     @property
     def metrics_address(self) -> str:
-        """The address of metrics and probes."""
+        """The address to listen on for metrics and probes."""
         return self.metrics_host or (_LOOPBACK if is_unix(self.host) else self.host)
 
 
@@ -148,7 +148,7 @@ class Settings(
     ModelSettings,
     BaseSettings,
 ):
-    """Settings of the server."""
+    """All settings of the server; it is each of the groups of limits."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True

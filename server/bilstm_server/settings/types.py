@@ -1,4 +1,4 @@
-"""The types of settings: which values each may have, and how it is written."""
+"""The types of settings: which values a setting may have, and how they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 
 from ..addresses import is_unix, parse_host
 from ..errors import quoted
-from ..sources import ModelSource, parse_model_sources
+from .sources import ModelSource, parse_model_sources
 
 _OTLP_PORT = 4317
 
@@ -23,7 +23,7 @@ def _metrics_host(value: str) -> str:
 
 
 def _otlp_endpoint(value: str) -> str:
-    """`http://HOST:PORT` or `https://HOST:PORT`, or empty."""
+    """Complete `http://HOST` or `https://HOST` by the port; empty stays empty."""
     if not value:
         return value
     try:

@@ -21,14 +21,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def available_processors(root: Path = Path("/")) -> int:
-    """The processors that this process may use: those it may run on, or fewer where a control
-    group, its own or one around it, has a quota. `root`: of the file system."""
+    """How many processors this process may use: those it may run on, or fewer where a control
+    group, its own or one around it, has a quota. `root` is the file system's."""
     processors = len(os.sched_getaffinity(0))
     return max(1, min([processors, *map(math.ceil, _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Processors by each quota that is seen here, of version 1 and 2 of control groups."""
+    """Each quota that is seen here, as a number of processors; control groups of version 1 and
+    2."""
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         match line.split(":", 2):
@@ -44,14 +45,15 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """From the group's folder to the mount. A container may see its own group as the mount, under a
-    path that is not there."""
+    """The folders from the group's to the mount. A container may see its own group as the mount,
+    under a path that is not there."""
     group = mount / PurePosixPath(path).relative_to("/")
     return iter((group, *(parent for parent in group.parents if parent.is_relative_to(mount))))
 
 
 def _quota(text: str) -> Iterator[float]:
-    """`QUOTA PERIOD` in microseconds; none where the quota is `max` or negative."""
+    """The processors of a quota, `QUOTA PERIOD` in microseconds; none if it is `max` or
+    negative."""
     match text.split():
         case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period):
             yield int(quota) / int(period)

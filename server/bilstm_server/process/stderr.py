@@ -14,19 +14,19 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-_WAITING_BYTES = 1024 * 1024  # that wait to be written
-_MOST_BYTES = 64 * 1024  # of one line, or of lines written at once
+_MAX_WAITING_BYTES = 1024 * 1024  # that wait to be written
+_MAX_WRITE_BYTES = 64 * 1024  # of one line, or of lines written at once
 
 
 class BackgroundStream(io.TextIOBase):
     """A text stream whose lines a thread writes to a file descriptor.
 
-    What finds no room, and what can't be written, is dropped and counted. When all is written
-    again, `tell_dropped` is called with the number of lines.
+    Lines that find no room, or can't be written, are dropped and counted. Once all is written
+    again, `report_dropped` is called with the number of those lines.
     """
 
-    def __init__(self, descriptor: int, max_bytes: int = _WAITING_BYTES):
-        """`max_bytes`: that may wait to be written."""
+    def __init__(self, descriptor: int, max_bytes: int = _MAX_WAITING_BYTES):
+        """`max_bytes` may wait to be written."""
         self._descriptor = descriptor
         self._max_bytes = max_bytes
         self._waiting: deque[bytes] = deque()
@@ -34,11 +34,12 @@ class BackgroundStream(io.TextIOBase):
         # Reentrant: a finalizer that runs in here may write too.
         self._changed = threading.Condition(threading.RLock())
         self._begun = threading.local()  # each thread's line without an end
-        self._untold = 0
+        self._unreported = 0  # lines that were dropped
         self.dropped_lines = 0
-        self.tell_dropped: Callable[[int], object] = self._tell_dropped
+        self.report_dropped: Callable[[int], object] = self._report_dropped
 
     def start(self) -> None:
+        """Start the thread that writes."""
         threading.Thread(target=self._run, name="standard error", daemon=True).start()
 
     def write(self, text: str) -> int:
@@ -49,13 +50,13 @@ class BackgroundStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Let this thread's last line be written, ended or not. Waits for nothing."""
+        """Let this thread's last line be written, ended or not. Does not wait until it is."""
         if begun := getattr(self._begun, "text", ""):
             self._begun.text = ""
             self._put(begun)
 
     def drain(self, seconds: float) -> None:
-        """Wait until all is written, for so long at the most."""
+        """Wait until all is written, but no longer than so long."""
         self.flush()
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, seconds)
@@ -71,8 +72,8 @@ class BackgroundStream(io.TextIOBase):
 
     def _put(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")
-        if len(data) > _MOST_BYTES:
-            data = data[:_MOST_BYTES] + " …\n".encode()
+        if len(data) > _MAX_WRITE_BYTES:
+            data = data[:_MAX_WRITE_BYTES] + " …\n".encode()
         with self._changed:
             if self._bytes + len(data) > self._max_bytes:
                 self._drop(data)
@@ -84,7 +85,7 @@ class BackgroundStream(io.TextIOBase):
     def _drop(self, data: bytes) -> None:
         lines = max(data.count(b"\n"), 1)
         self.dropped_lines += lines
-        self._untold += lines
+        self._unreported += lines
 
     def _run(self) -> None:
         while True:
@@ -97,11 +98,11 @@ class BackgroundStream(io.TextIOBase):
                 self._bytes -= len(data)
                 if not written:
                     self._drop(data)
-                untold = self._untold if written and not self._waiting else 0
-                self._untold -= untold
+                unreported = self._unreported if written and not self._waiting else 0
+                self._unreported -= unreported
                 self._changed.notify_all()
-            if untold:
-                self.tell_dropped(untold)
+            if unreported:
+                self.report_dropped(unreported)
 
     def _write(self, data: bytes) -> bool:
         left = memoryview(data)
@@ -117,5 +118,5 @@ class BackgroundStream(io.TextIOBase):
             return False
         return True
 
-    def _tell_dropped(self, lines: int) -> None:
+    def _report_dropped(self, lines: int) -> None:
         self.write(f"{lines} lines were dropped here\n")

@@ -1,5 +1,5 @@
-"""`ModelSource`s: which folders are served, and under which names. Looks at what lies in a folder,
-and into no model.
+"""Which folders are served, and under which names. Looks at what lies in a folder, and into no
+model.
 """
 
 from __future__ import annotations
@@ -8,28 +8,33 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import ModelError, quoted
+from ..errors import ModelError, quoted
 
-_MAX_NAME = 255  # characters, as a file's name has at most
+_MAX_NAME_CHARACTERS = 255  # as a file's name has at most
 
 
 class ModelSource(NamedTuple):
+    """A model's folder, and the name under which the model in it is served."""
+
     name: str
     folder: Path
 
 
 class LeftOut(NamedTuple):
-    """Something in the models folder that is not served."""
+    """Something in the models folder that is not served, and why."""
 
     path: Path
     reason: str
 
 
-SHIPPED_MODEL = ModelSource("japanese_vowels", Path(__file__).parent / "models" / "japanese_vowels")
+SHIPPED_MODEL = ModelSource(
+    "japanese_vowels", Path(__file__).parent.parent / "models" / "japanese_vowels"
+)
 
 
 def parse_model_sources(value: object) -> object:
-    """`NAME=FOLDER`, several of them in a list or separated by commas. Raises `ValueError`."""
+    """Read the setting: `NAME=FOLDER`, or several of them, in a list or separated by commas. Raises
+    `ValueError`."""
     if isinstance(value, str):
         value = value.split(",")
     if not isinstance(value, list | tuple):
@@ -43,14 +48,16 @@ def _parse_source(text: str) -> ModelSource:
         raise ValueError(f"must be NAME=FOLDER, got {quoted(text)}")
     if not name.isprintable():
         raise ValueError(f"the name must be of printable characters, got {quoted(name)}")
-    if len(name) > _MAX_NAME:
-        raise ValueError(f"the name must have at most {_MAX_NAME} characters, got {len(name)}")
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise ValueError(
+            f"the name must have at most {_MAX_NAME_CHARACTERS} characters, got {len(name)}"
+        )
     return ModelSource(name, Path(folder))
 
 
 def find_models(folder: Path) -> tuple[list[ModelSource], list[LeftOut]]:
-    """The model folders in `folder`, under their own names; and what else is there, but for what is
-    hidden and a README.md.
+    """Find the model folders in `folder`, each under its own name; and what else is there and not
+    served. What is hidden, and a README.md, are neither.
 
     Raises `ModelError` if `folder` can't be read.
     """
@@ -70,6 +77,7 @@ def find_models(folder: Path) -> tuple[list[ModelSource], list[LeftOut]]:
 
 
 def has_model(folder: Path) -> bool:
+    """Whether the folder is a model's itself."""
     try:
         return (folder / "config.json").exists()
     except OSError:
@@ -77,7 +85,7 @@ def has_model(folder: Path) -> bool:
 
 
 def _why_not(entry: Path) -> str:
-    """Why it is not served; empty if it is."""
+    """Why what lies there is not served; empty if it is."""
     if not entry.name.isprintable():
         return "its name has characters that can't be printed"
     try:

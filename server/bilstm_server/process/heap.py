@@ -12,13 +12,14 @@ import threading
 from pathlib import Path
 from typing import Self
 
-_SECONDS = 10.0  # from one look to the next
-_GROWTH_BYTES = 64 * 1024 * 1024  # above the least there was, from which it is worth the while
+_LOOK_SECONDS = 10.0  # from one look to the next
+_GROWTH_BYTES = 64 * 1024 * 1024  # above the least there was, from which giving back pays
 _STATM = Path("/proc/self/statm")
 
 
 class Heap:
-    """`with` it: a thread looks how much memory there is, and gives back what is free of it."""
+    """A thread that looks how much memory the process has, and gives back what is free of it, for
+    as long as the `with` block lasts."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -34,7 +35,7 @@ class Heap:
 
     def _watch(self) -> None:
         least = resident_bytes()
-        while not self._ended.wait(_SECONDS):
+        while not self._ended.wait(_LOOK_SECONDS):
             # What is in use now may be free at the next look, and nothing would have grown then.
             if resident_bytes() > least + _GROWTH_BYTES:
                 give_back()
@@ -42,13 +43,13 @@ class Heap:
 
 
 def resident_bytes() -> int:
-    """This process's memory."""
+    """The memory that the process has now, in bytes."""
     pages = int(_STATM.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back() -> None:
-    """Give the system what is free; other threads go on meanwhile."""
+    """Give the system the memory that is free; other threads go on meanwhile."""
     if _trim is not None:
         _trim(0)
 
