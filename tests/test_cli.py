@@ -31,7 +31,8 @@ from engines import gated_server
 from bilstm_client import AsyncClient, Client
 from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
-from bilstm_server import cli as server_cli
+from bilstm_server.cli import main as server_cli
+from bilstm_server.cli import serve as serve_command
 from bilstm_server.errors import DeviceLost
 from bilstm_server.settings import Settings, check_environment
 from bilstm_server.sources import SHIPPED_MODEL
@@ -516,7 +517,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         loaded.append(settings)
         return True
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
 
     def load(*flags: str, **environment: str) -> Settings:
         for name, value in environment.items():
@@ -546,7 +547,7 @@ def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     async def serve(_: Settings) -> bool:
         raise DeviceLost("the GPU is lost") from RuntimeError("CUDA error: misaligned address")
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
     assert server_cli.main(["serve", "--log-format", "json"]) == 1
     event = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert (event["event"], event["level"]) == ("device lost", "error")
@@ -802,7 +803,7 @@ def test_bad_setting(
         """Would serve: the value was taken."""
         return True
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
     try:
         code: Any = server_cli.main(["serve", *flags])
     except SystemExit as error:  # as argparse leaves, after a usage line

@@ -192,7 +192,7 @@ def test_every_layer_exists() -> None:
         ("bilstm_server.rpc.service", "import torch.nn.functional as F"),
         ("bilstm_server.rpc.service", "from prometheus_client import Counter"),
         ("bilstm_server.rpc.interceptors", "from opentelemetry import trace"),
-        ("bilstm_server.app", "from .cli import main"),
+        ("bilstm_server.app", "from .cli.main import main"),
         ("bilstm_server.errors", "from .model.config import Output"),
         ("bilstm_server.metrics", "def late():\n    from .batching import queue"),
         ("bilstm_server.settings", "from grpc_health.v1 import health"),

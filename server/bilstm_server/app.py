@@ -28,7 +28,8 @@ from .model.device import (
     use_threads,
     utilization,
 )
-from .probes import Probes
+from .probes.page import Status
+from .probes.server import Probes
 from .rpc.connections import end_connection
 from .rpc.health import HealthService
 from .rpc.interceptors import Method, RpcInterceptor
@@ -168,8 +169,11 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, lambda: self._health.state)
+        probes = Probes(listening, self.metrics, self._status)
         self.metrics_port = lifetime.enter_context(probes).port
+
+    def _status(self) -> Status:
+        return Status(self._health.state, [model.summary for model in self._registry])
 
     async def _listen(self) -> None:
         settings = self._settings
