@@ -38,7 +38,7 @@ from bilstm_server.model.config import ModelConfig
 from bilstm_server.rpc.interceptors import RpcInterceptor
 from bilstm_server.rpc.receiving import Receiving
 from bilstm_server.rpc.untaken import UntakenReplies
-from bilstm_server.settings import Settings
+from bilstm_server.settings import ReceiveLimits, ReplyLimits, Settings
 
 POOLINGS = ("last", "final", "mean", "max")
 OUTPUTS = ("states", "final", "mean", "max", "logits", "state")
@@ -592,9 +592,9 @@ async def test_stream_that_aborts_ends_with_its_own_status() -> None:
 
     handlers = {"Refuse": grpc.unary_stream_rpc_method_handler(refuse, bytes, bytes)}
     metrics = Metrics()
-    replies = UntakenReplies(10**9, 10**9, 60, lambda peer: True)
+    replies = UntakenReplies(ReplyLimits(), lambda peer: True)
     server = grpc.aio.server(
-        interceptors=[RpcInterceptor(metrics, {}, Receiving(1, 1, 60), replies, 100)]
+        interceptors=[RpcInterceptor(metrics, {}, Receiving(ReceiveLimits()), replies, 100)]
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -15,7 +15,6 @@ import structlog
 from .addresses import open_socket
 from .batching.batcher import Batcher
 from .batching.device import Device
-from .batching.queue import QueueLimits
 from .engine.engine import Engine
 from .errors import DeviceLost, ModelError, OutOfMemory, StartError
 from .heap import Heap
@@ -34,12 +33,10 @@ from .rpc.connections import end_connection
 from .rpc.health import HealthService
 from .rpc.interceptors import Method, RpcInterceptor
 from .rpc.receiving import Receiving
-from .rpc.requests import RequestLimits
-from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
+from .rpc.server import SERVICE, listen, make_server
 from .rpc.service import EncoderService
-from .rpc.streams.admission import StreamBounds, Streams
-from .rpc.streams.memory import MemoryLimits, StreamMemory
-from .rpc.streams.watch import Patience
+from .rpc.streams.admission import Streams
+from .rpc.streams.memory import StreamMemory
 from .rpc.untaken import UntakenReplies
 from .rpc.wire import encode_request_decoder, stream_request_decoder
 from .serving.registry import ModelRegistry, ServedModel
@@ -102,38 +99,22 @@ class App:
         self._load_engine = load_engine
         self.metrics = Metrics()
         self._registry = ModelRegistry()
-        limits = self._request_limits
         self._tracer = make_tracer(settings)
         self._health = HealthService([SERVICE])
-        self._streams = Streams(
-            self._registry,
-            limits,
-            StreamMemory(self._memory_limits),
-            StreamBounds(
-                settings.max_streams,
-                settings.max_connection_streams,
-                Patience(settings.stream_idle_seconds, settings.stream_wanted_seconds),
-            ),
-            self.metrics,
+        self._streams = Streams(self._registry, settings, StreamMemory(settings), self.metrics)
+        replies = UntakenReplies(settings, end_connection)
+        self._service = EncoderService(
+            self._registry, settings, self.metrics, self._streams, replies
         )
-        replies = UntakenReplies(
-            settings.max_reply_bytes,
-            settings.max_connection_reply_bytes,
-            settings.reply_seconds,
-            end_connection,
-        )
-        self._service = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
-        self._receiving = receiving = Receiving(
-            settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
-        )
+        self._receiving = receiving = Receiving(settings)
         unread = self.metrics.no_model  # what can't be read
         self._interceptor = RpcInterceptor(
             self.metrics,
             {
                 f"/{SERVICE}/Encode": Method(
-                    encode_request_decoder(limits, unread), self._service.admit
+                    encode_request_decoder(settings, unread), self._service.admit
                 ),
-                f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(limits, unread)),
+                f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(settings, unread)),
             },
             receiving,
             replies,
@@ -177,14 +158,7 @@ class App:
 
     async def _listen(self) -> None:
         settings = self._settings
-        limits = ConnectionLimits(
-            max_connections=settings.max_connections,
-            idle_seconds=settings.connection_idle_seconds,
-            max_connection_calls=settings.max_connection_calls,
-            max_message_bytes=settings.max_message_bytes,
-            max_metadata_bytes=settings.max_metadata_bytes,
-        )
-        self._server = make_server(self._service, self._health, self._interceptor, limits)
+        self._server = make_server(self._service, self._health, self._interceptor, settings)
         self.port = await listen(self._server, settings.host, settings.port)
 
     async def load(self) -> None:
@@ -212,7 +186,7 @@ class App:
         )
         seconds = time.perf_counter() - started_at
         metrics = self.metrics.model(source.name)
-        batcher = Batcher(engine, self._queue_limits, self._device, metrics, self._tracer)
+        batcher = Batcher(engine, self._settings, self._device, metrics, self._tracer)
         model = ServedModel(source.name, engine.config, batcher, metrics, engine.itemsize)
         self._registry.add(model)
         self._batchers[batcher] = asyncio.create_task(batcher.run(), name=f"batch {source.name}")
@@ -292,40 +266,3 @@ class App:
         for task in self._batchers.values():
             task.cancel()
         await asyncio.gather(*self._batchers.values(), return_exceptions=True)
-
-    @property
-    def _request_limits(self) -> RequestLimits:
-        settings = self._settings
-        return RequestLimits(
-            max_message_bytes=settings.max_message_bytes,
-            max_sequence_tokens=settings.max_sequence_tokens,
-            max_request_sequences=settings.max_request_sequences,
-            max_request_tokens=settings.max_batch_tokens,
-            max_stream_bytes=settings.max_stream_bytes,
-            max_stream_sequences=settings.max_stream_sequences,
-            max_block_tokens=self._queue_limits.max_whole_tokens,
-        )
-
-    @property
-    def _memory_limits(self) -> MemoryLimits:
-        settings = self._settings
-        return MemoryLimits(
-            max_stream_bytes=settings.max_stream_bytes,
-            max_stream_sequences=settings.max_stream_sequences,
-            max_streams_bytes=settings.max_streams_bytes,
-            passed_seconds=settings.stream_wanted_seconds,
-        )
-
-    @property
-    def _queue_limits(self) -> QueueLimits:
-        settings = self._settings
-        return QueueLimits(
-            max_batch_tokens=settings.max_batch_tokens,
-            max_batch_sequences=settings.max_batch_sequences,
-            max_queue_tokens=settings.max_queue_tokens,
-            max_queue_sequences=settings.max_queue_sequences,
-            max_queue_seconds=settings.max_queue_seconds,
-            max_queue_delay=settings.max_queue_delay,
-            max_whole_tokens=min(settings.max_whole_tokens, settings.max_batch_tokens),
-            slice_seconds=settings.slice_seconds,
-        )

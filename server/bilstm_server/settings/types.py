@@ -1,0 +1,56 @@
+"""The types of settings: which values each may have, and how it is written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from ..addresses import is_unix, parse_host
+from ..errors import quoted
+from ..sources import ModelSource, parse_model_sources
+
+_OTLP_PORT = 4317
+
+
+def _metrics_host(value: str) -> str:
+    host = parse_host(value) if value else value
+    if is_unix(host):
+        raise ValueError(f"must be an address, and no unix socket, got {quoted(value)}")
+    return host
+
+
+def _otlp_endpoint(value: str) -> str:
+    """`http://HOST:PORT` or `https://HOST:PORT`, or empty."""
+    if not value:
+        return value
+    try:
+        url = urlsplit(value)
+        port = url.port or _OTLP_PORT
+    except ValueError as error:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT") from error
+    if "@" in value:  # not repeated: it may be a secret
+        raise ValueError(
+            "must have no user or password; OTEL_EXPORTER_OTLP_HEADERS has such things"
+        )
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
+        raise ValueError(f"must be http://HOST:PORT or https://HOST:PORT, got {quoted(value)}")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}:{port}"
+
+
+Host = Annotated[str, AfterValidator(parse_host)]
+MetricsHost = Annotated[str, AfterValidator(_metrics_host)]
+OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+WireBytes = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC counts a message in 32 bits
+Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
+BytesOrAll = Annotated[int, Field(ge=0, le=2**63 - 1)]  # 0: all there is
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: no wait at all
+Ratio = Annotated[float, Field(ge=0, le=1)]
+ModelSources = Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(parse_model_sources)]
