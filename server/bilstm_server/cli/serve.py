@@ -16,7 +16,7 @@ from pydantic_settings import CliSettingsSource
 from ..errors import DeviceLost, StartError, first_problem
 from ..lifecycle import serve
 from ..logs import configure_logs
-from ..settings import Settings, check_environment
+from ..settings import CONFIG_VARIABLE, Settings, check_environment, load_settings
 from .commands import Commands
 
 log = structlog.get_logger()
@@ -30,7 +30,13 @@ def add(commands: Commands) -> None:
         "serve",
         help="serve models until SIGTERM",
         description="Serve models until SIGTERM, then drain. Every flag can also be set by an "
-        "environment variable: --max-batch-tokens by BILSTM_MAX_BATCH_TOKENS.",
+        "environment variable, --max-batch-tokens by BILSTM_MAX_BATCH_TOKENS, or in the file of "
+        "--config, as max_batch_tokens. A flag wins over a variable, and that over the file.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"TOML file of settings, by the names of the flags with _ for - ({CONFIG_VARIABLE})",
     )
     source: SettingsSource = CliSettingsSource(
         Settings, root_parser=parser, cli_kebab_case=True, add_argument_method=_add_setting
@@ -44,6 +50,8 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
     words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FOLDER"}
     if flag.endswith("-ratio"):
         words["float"] = "RATIO"
+    if flag.endswith("-bytes"):
+        words["int"] = "BYTES"
     options["metavar"] = words.get(kind, kind if kind.startswith("{") else "NAME=FOLDER")
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)
@@ -54,7 +62,7 @@ def _run(settings: SettingsSource, parsed: argparse.Namespace) -> int:
     check_environment(os.environ)
     source = settings(parsed_args=parsed)
     try:
-        loaded = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
+        loaded = load_settings(source, parsed.config or os.environ.get(CONFIG_VARIABLE, ""))
     except ValidationError as error:
         raise StartError(_setting_problem(error)) from None
     configure_logs(loaded.log_format)

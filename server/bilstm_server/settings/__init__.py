@@ -2,6 +2,7 @@
 the tables in the docs are made of `Settings`; a room takes the group of limits that it keeps to.
 """
 
+from .config_file import CONFIG_VARIABLE, load_settings
 from .environment import check_environment
 from .limits import (
     CallLimits,
@@ -16,6 +17,7 @@ from .limits import (
 from .settings import Settings
 
 __all__ = [
+    "CONFIG_VARIABLE",
     "CallLimits",
     "ConnectionLimits",
     "MessageLimits",
@@ -26,4 +28,5 @@ __all__ = [
     "Settings",
     "StreamLimits",
     "check_environment",
+    "load_settings",
 ]
