@@ -47,7 +47,7 @@ check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/dashboard.py --check
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/lint-imports --no-cache
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
 sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some five minutes
