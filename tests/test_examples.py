@@ -153,6 +153,28 @@ def test_inside_nn_lstm() -> None:
         assert line in explained, printed
 
 
+def test_the_explained_gradients() -> None:
+    """The Python of docs/operator.md gives a cell's gradients, as the lines below it say."""
+    explained = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(def cell_backward.*?)```", explained, re.DOTALL)
+    names: dict[str, Any] = {"torch": torch}
+    exec(source, names)
+    torch.manual_seed(0)
+    shapes = ((3, 4), (3, 5), (3, 5), (20, 4), (20, 5), (20,))
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    x, h_before, c_before, w_ih, w_hh, bias = leaves
+    gates = (x @ w_ih.T + h_before @ w_hh.T + bias).chunk(4, dim=1)
+    i, f, o = (gates[index].sigmoid() for index in (0, 1, 3))
+    g = gates[2].tanh()
+    c = f * c_before + i * g
+    h = o * c.tanh()
+    dh, dc = torch.randn(2, 3, 5, dtype=torch.float64)
+    expected = torch.autograd.grad([h, c], leaves, [dh, dc])
+    da, dc_before = names["cell_backward"](dh, dc, c_before, c, i, f, g, o)
+    actual = (da @ w_ih, da @ w_hh, dc_before, da.T @ x, da.T @ h_before, da.sum(dim=0))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
 SMALL = ["--hidden", "8", "--sequences", "3", "--repetitions", "1"]
 
 

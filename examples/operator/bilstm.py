@@ -136,6 +136,7 @@ The operator that is served, bilstm_server.model.BiLSTM, has the same equations,
 
 
 def main() -> int:
+    torch.set_num_threads(1)  # the products are small: a second thread would only wait
     torch.manual_seed(0)
     print("largest differences from nn.LSTM, 2 bidirectional layers, float64:")
     found = differences([5, 1, 9, 3])

@@ -117,6 +117,7 @@ def print_multiplications(lengths: list[int]) -> None:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # the products are small: a second thread would only wait
     warnings.filterwarnings("ignore", "LSTM with projections")  # is not supported with oneDNN
     sequences = utterances()
     print_paths(sequences[:32])
