@@ -119,8 +119,8 @@ def test_classify_names_the_speaker() -> None:
 
 
 def test_the_operator_in_sixty_lines() -> None:
-    """bilstm.py is nn.LSTM in outputs, states and the gradient of each weight, and says so."""
-    printed = run(sys.executable, str(OPERATOR / "bilstm.py"))
+    """lstm.py is nn.LSTM in outputs, states and the gradient of each weight, and says so."""
+    printed = run(sys.executable, str(OPERATOR / "lstm.py"))
     found = dict(re.findall(r"^  (\w.*?) +([\d.]+e-\d+)$", printed, re.MULTILINE))
     weights = [
         f"gradient of {name}" for name in torch.nn.LSTM(1, 1, 2, bidirectional=True).state_dict()
@@ -130,8 +130,8 @@ def test_the_operator_in_sixty_lines() -> None:
 
 
 def test_the_operator_with_gates_exchanged(tmp_path: Path) -> None:
-    """bilstm.py fails where it is not nn.LSTM."""
-    source = (OPERATOR / "bilstm.py").read_text(encoding="utf-8")
+    """lstm.py fails where it is not nn.LSTM."""
+    source = (OPERATOR / "lstm.py").read_text(encoding="utf-8")
     exchanged = source.replace("i, f, g, o = gates", "f, i, g, o = gates")
     assert exchanged != source
     (tmp_path / "exchanged.py").write_text(exchanged, encoding="utf-8")
@@ -191,16 +191,17 @@ def test_parity(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("added", [1e-3, np.nan])
 def test_parity_of_another_weight(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    added: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """make parity fails, and names the row, where one weight differs by a thousandth."""
+    """make parity fails, and names the row, where one weight differs or is no number."""
     from_torch = BiLSTM.from_torch
 
     def disturbed(lstm: torch.nn.LSTM) -> BiLSTM:
         module = from_torch(lstm)
         with torch.no_grad():
-            module.get_parameter("weight_hh_l0")[0, 0] += 1e-3
+            module.get_parameter("weight_hh_l0")[0, 0] += added
         return module
 
     monkeypatch.setattr(BiLSTM, "from_torch", staticmethod(disturbed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from bilstm_server.model import BiLSTM
 
 States = tuple[Tensor, Tensor]
 Results = tuple[Tensor, Tensor, Tensor]  # y [N, K*P], h_n and c_n
+Form = Literal["ragged", "time first", "batch first", "packed", "packed sorted", "unbatched"]
 Call = Callable[[], tuple[Tensor | PackedSequence, States]]
 
 
@@ -23,24 +24,25 @@ class Case(NamedTuple):
     """One use of nn.LSTM."""
 
     name: str
-    form: str  # of the input: "ragged", "time first", "batch first", "packed", "sorted", "one"
-    arguments: dict[str, Any]  # nn.LSTM's, but for the sizes; bidirectional unless they say
-    stateful: bool = False  # with initial states
+    form: Form  # of the input
+    arguments: dict[str, Any]  # nn.LSTM's, but for the sizes; bidirectional unless they say not
+    is_projected: bool = False  # to half the hidden size
+    has_states: bool = False  # initial ones
 
 
 CASES = (
     Case("1 layer", "ragged", {}),
     Case("3 layers", "ragged", {"num_layers": 3}),
     Case("no bias", "ragged", {"bias": False}),
-    Case("projection", "ragged", {"proj_size": 0.5}),  # of the hidden size
+    Case("projection", "ragged", {}, is_projected=True),
     Case("one direction", "ragged", {"bidirectional": False}),
-    Case("initial states", "ragged", {"num_layers": 2}, stateful=True),
+    Case("initial states", "ragged", {"num_layers": 2}, has_states=True),
     Case("dense, time first", "time first", {}),
     Case("dense, batch first", "batch first", {"batch_first": True}),
-    Case("packed, sorted", "sorted", {}),
-    Case("packed, not sorted", "packed", {}, stateful=True),
-    Case("unbatched", "one", {}),
-    Case("dropout, same mask", "one", {"num_layers": 3, "dropout": 0.4}),
+    Case("packed, sorted", "packed sorted", {}),
+    Case("packed, not sorted", "packed", {}, has_states=True),
+    Case("unbatched", "unbatched", {}),
+    Case("dropout, same mask", "unbatched", {"num_layers": 3, "dropout": 0.4}),
 )
 
 
@@ -67,8 +69,8 @@ def draw(case: Case, hidden: int, sequences: int) -> Drawn:
     """The case in float64: width and hidden size equal, lengths log-normal."""
     torch.manual_seed(0)
     arguments = {"bidirectional": True, **case.arguments}
-    if "proj_size" in arguments:
-        arguments["proj_size"] = max(1, round(arguments["proj_size"] * hidden))
+    if case.is_projected:
+        arguments["proj_size"] = hidden // 2
     judge = nn.LSTM(hidden, hidden, **arguments, dtype=torch.float64)
     judge.train("dropout" in arguments)
     ours = BiLSTM.from_torch(judge)
@@ -77,16 +79,16 @@ def draw(case: Case, hidden: int, sequences: int) -> Drawn:
     rows = ours.num_layers * ours.num_directions
     h_0 = torch.randn(rows, len(lengths), ours.output_size, dtype=torch.float64)
     c_0 = torch.randn(rows, len(lengths), hidden, dtype=torch.float64)
-    return Drawn(case, judge, ours, x, lengths, (h_0, c_0) if case.stateful else None)
+    return Drawn(case, judge, ours, x, lengths, (h_0, c_0) if case.has_states else None)
 
 
-def _lengths(form: str, sequences: int) -> list[int]:
-    if form == "one":
+def _lengths(form: Form, sequences: int) -> list[int]:
+    if form == "unbatched":
         return [MEAN_LENGTH]
     if form in ("time first", "batch first"):
         return [MEAN_LENGTH] * sequences
     lengths: list[int] = draw_lengths(np.random.default_rng(0), sequences).tolist()
-    return sorted(lengths, reverse=True) if form == "sorted" else lengths
+    return sorted(lengths, reverse=True) if form == "packed sorted" else lengths
 
 
 def prepare(lstm: nn.LSTM | BiLSTM, drawn: Drawn) -> Call:
@@ -98,9 +100,9 @@ def prepare(lstm: nn.LSTM | BiLSTM, drawn: Drawn) -> Call:
     if form in ("time first", "batch first"):
         given = x.view(len(lengths), lengths[0], -1)
         given = given if form == "batch first" else given.transpose(0, 1).contiguous()
-    elif form != "one":
+    elif form != "unbatched":
         sequences = list(torch.split(x, lengths))
-        given = pack_sequence(sequences, enforce_sorted=form == "sorted")
+        given = pack_sequence(sequences, enforce_sorted=form == "packed sorted")
     return lambda: lstm(given, hx)
 
 

@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 NEXT = """
 next:  make serve                                                  keeps a server, until Ctrl-C
        .venv/bin/python examples/japanese_vowels/classify.py       asks it, in another terminal
-       .venv/bin/python examples/operator/bilstm.py                the operator, in sixty lines"""
+       .venv/bin/python examples/operator/lstm.py                the operator, in sixty lines"""
 
 
 class Load(NamedTuple):

@@ -1,6 +1,6 @@
 """A bidirectional LSTM in sixty lines: cell, direction, bidirectional layer, stack.
 
-    python examples/operator/bilstm.py
+    python examples/operator/lstm.py
 
 Plain torch over a ragged batch: the N steps of B sequences lie one below the other, and nothing is
 padded. D is the width of the input, H the hidden size, A how many sequences have a step t. Run as
