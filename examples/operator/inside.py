@@ -46,11 +46,16 @@ def utterances() -> list[Tensor]:
     return [torch.from_numpy(sequence) for sequence in sequences]
 
 
+def events(function: Callable[[], object]) -> list[Any]:
+    """What torch's profiler saw of it."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        function()
+    return list(profiler.events())
+
+
 def calls(lstm: nn.LSTM, x: Tensor | PackedSequence) -> Counter[str]:
     """How often aten::lstm calls each operation."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        lstm(x)
-    (found,) = (event for event in profiler.events() if event.name == "aten::lstm")
+    (found,) = (event for event in events(lambda: lstm(x)) if event.name == "aten::lstm")
     return Counter(child.name for child in found.cpu_children)
 
 
@@ -80,6 +85,12 @@ def print_packed(sequences: list[Tensor]) -> None:
     found = calls(nn.LSTM(WIDTH, HIDDEN, bidirectional=True), packed)
     print("calls for packed input, by name:")
     print("  " + ", ".join(f"{count} {name}" for name, count in found.most_common()))
+    for name, function in (
+        ("pack_sequence", lambda: pack_sequence(sequences, enforce_sorted=False)),
+        ("unpack_sequence", lambda: unpack_sequence(packed)),
+    ):
+        padding = [e.name for e in events(function) if e.cpu_parent is None and "pad" in e.name]
+        print(f"{name} calls {' and '.join(padding)}")
 
 
 def print_errors(sequences: list[Tensor]) -> None:
