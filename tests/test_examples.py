@@ -1,4 +1,4 @@
-"""What the README and the examples say, done: every command, program and table."""
+"""What the README, docs/ and the examples say, done: every command and program."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import torch
 
 from bilstm_client import Client
 from bilstm_server.sources import SHIPPED_MODEL
-from bilstm_server.testing import server_process
+from bilstm_server.testing import ServerProcess, server_process
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 STREAMING = ROOT / "examples" / "streaming"
 EXAMPLE = ROOT / "examples" / "japanese_vowels"
 # The commands of this environment, as the README's reader has them after `make`.
@@ -32,8 +31,15 @@ def run(*command: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    """The page's code blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def run_line(line: str, server: ServerProcess, cwd: Path) -> str:
+    """The output of a command of the client, as it stands but for the address."""
+    return run(*line.split(), "--server", server.target, cwd=cwd)
 
 
 def test_make_demo() -> None:
@@ -97,43 +103,64 @@ def test_a_live_stream() -> None:
     assert last == "steps 180 to 200: forward exact True, reverse exact True"
 
 
-def test_readme_python() -> None:
-    """The README's Python runs as it stands, but for the address."""
-    client, stream, operator = blocks("python")
+def test_readme_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python runs as it stands, but for the address, and prints what stands below."""
+    client, stream = blocks("README.md", "python")
+    (printed,) = blocks("README.md", "text")
     names: dict[str, Any] = {}
     with server_process() as server:
         exec(client.replace("localhost:50051", server.target), names)
-        assert names["encoding"].states.shape == (7, 128)
+        assert capsys.readouterr().out == printed
         exec(stream.replace("localhost:50051", server.target), names)
-    assert isinstance(names["client"], Client)
     assert names["last"].shape == (128,)
-    exec(operator, names)
-    assert names["y"].shape == (10, 128)
 
 
-def test_readme_shell(tmp_path: Path) -> None:
-    """The README's commands for files and for a model of one's own run as they stand, but for
-    the address."""
-    _, _, files, streamed, own = blocks("sh")
+@pytest.mark.parametrize("page", ["quickstart", "client", "streams", "models"])
+def test_docs_python(page: str) -> None:
+    """The Python of docs/ runs as it stands, but for the address."""
+    code = blocks(f"docs/{page}.md", "python")
+    assert code
+    with server_process() as server:
+        for block in code:
+            exec(block.replace("localhost:50051", server.target), {})
+
+
+def test_docs_shell(tmp_path: Path) -> None:
+    """The commands of docs/ for files run as they stand, but for the address."""
     (tmp_path / "recordings").mkdir()
     np.save(tmp_path / "recordings" / "one.npy", np.zeros((3, 12), np.float32))
     np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
+    lines = "".join(
+        block
+        for page in ("quickstart", "client", "streams")
+        for block in blocks(f"docs/{page}.md", "sh")
+    ).splitlines()
+    lines = [line for line in lines if line.startswith("bilstm ")]
+    assert {line.split()[1] for line in lines} == {"health", "models", "encode"}
     with server_process() as server:
-        for line in (files + streamed).strip().splitlines():
-            run(*line.split(), "--server", server.target, cwd=tmp_path)
+        for line in lines:
+            run_line(line, server, tmp_path)
     with np.load(tmp_path / "utterances.encoded.npz") as encoded:
         assert encoded["first.logits"].shape == (9,)
     assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
+
+
+def test_docs_import(tmp_path: Path) -> None:
+    """The commands of docs/models.md, and the measurement of docs/streams.md, for a model of one's
+    own run as they stand."""
     module = torch.nn.Module()
     module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
     module.fc = torch.nn.Linear(10, 2)
     torch.save(module.state_dict(), tmp_path / "classifier.pt")
-    imported, served = own.strip().splitlines()
+    imported, served = blocks("docs/models.md", "sh")[0].strip().splitlines()
     run(*imported.split(), cwd=tmp_path)
     flags = served.replace("models/", f"{tmp_path}/models/").split()[2:]
     with server_process(*flags) as server, Client(server.target) as client:
         assert client.get_model().num_classes == 2
         assert server.stop() == 0
+    np.savez(tmp_path / "samples.npz", one=np.zeros((200, 4), np.float32))
+    (measured,) = (b for b in blocks("docs/streams.md", "sh") if "lookahead" in b)
+    assert run(*measured.split(), cwd=tmp_path)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "serve", "check", "proto", "docs", "bench"])
