@@ -46,7 +46,7 @@ check: setup ## lint, types, generated stubs, breaking changes, docs and their l
 	$(BIN)/buf breaking proto --against proto/released.json
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
