@@ -1,4 +1,4 @@
-"""What the README, docs/ and the examples say, done: every command and program."""
+"""What the examples say, done: every command and program."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from bilstm_client import Client
 from bilstm_server.sources import SHIPPED_MODEL
-from bilstm_server.testing import ServerProcess, server_process
+from bilstm_server.testing import server_process
 
 ROOT = Path(__file__).parent.parent
 STREAMING = ROOT / "examples" / "streaming"
@@ -29,17 +26,6 @@ def run(*command: str, cwd: Path = ROOT) -> str:
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The page's code blocks."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def run_line(line: str, server: ServerProcess, cwd: Path) -> str:
-    """The output of a command of the client, as it stands but for the address."""
-    return run(*line.split(), "--server", server.target, cwd=cwd)
 
 
 def test_make_demo() -> None:
@@ -101,66 +87,6 @@ def test_a_live_stream() -> None:
     assert len(blocks) == 9
     assert all(line.endswith("forward exact True, reverse exact False") for line in blocks)
     assert last == "steps 180 to 200: forward exact True, reverse exact True"
-
-
-def test_readme_python(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's Python runs as it stands, but for the address, and prints what stands below."""
-    client, stream = blocks("README.md", "python")
-    (printed,) = blocks("README.md", "text")
-    names: dict[str, Any] = {}
-    with server_process() as server:
-        exec(client.replace("localhost:50051", server.target), names)
-        assert capsys.readouterr().out == printed
-        exec(stream.replace("localhost:50051", server.target), names)
-    assert names["last"].shape == (128,)
-
-
-@pytest.mark.parametrize("page", ["quickstart", "client", "streams", "models"])
-def test_docs_python(page: str) -> None:
-    """The Python of docs/ runs as it stands, but for the address."""
-    code = blocks(f"docs/{page}.md", "python")
-    assert code
-    with server_process() as server:
-        for block in code:
-            exec(block.replace("localhost:50051", server.target), {})
-
-
-def test_docs_shell(tmp_path: Path) -> None:
-    """The commands of docs/ for files run as they stand, but for the address."""
-    (tmp_path / "recordings").mkdir()
-    np.save(tmp_path / "recordings" / "one.npy", np.zeros((3, 12), np.float32))
-    np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
-    lines = "".join(
-        block
-        for page in ("quickstart", "client", "streams")
-        for block in blocks(f"docs/{page}.md", "sh")
-    ).splitlines()
-    lines = [line for line in lines if line.startswith("bilstm ")]
-    assert {line.split()[1] for line in lines} == {"health", "models", "encode"}
-    with server_process() as server:
-        for line in lines:
-            run_line(line, server, tmp_path)
-    with np.load(tmp_path / "utterances.encoded.npz") as encoded:
-        assert encoded["first.logits"].shape == (9,)
-    assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
-
-
-def test_docs_import(tmp_path: Path) -> None:
-    """The commands of docs/models.md, and the measurement of docs/streams.md, for a model of one's
-    own run as they stand."""
-    module = torch.nn.Module()
-    module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
-    module.fc = torch.nn.Linear(10, 2)
-    torch.save(module.state_dict(), tmp_path / "classifier.pt")
-    imported, served = blocks("docs/models.md", "sh")[0].strip().splitlines()
-    run(*imported.split(), cwd=tmp_path)
-    flags = served.replace("models/", f"{tmp_path}/models/").split()[2:]
-    with server_process(*flags) as server, Client(server.target) as client:
-        assert client.get_model().num_classes == 2
-        assert server.stop() == 0
-    np.savez(tmp_path / "samples.npz", one=np.zeros((200, 4), np.float32))
-    (measured,) = (b for b in blocks("docs/streams.md", "sh") if "lookahead" in b)
-    assert run(*measured.split(), cwd=tmp_path)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "serve", "check", "proto", "docs", "bench"])
