@@ -24,7 +24,8 @@ import torch
 from benchmarks.load import closed_loop
 from benchmarks.memory import MB, peak
 from benchmarks.workload import lengths
-from bilstm_client import AsyncClient, Client, _sending
+from bilstm_client import AsyncClient, Client
+from bilstm_client._streams import sending
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
@@ -91,7 +92,7 @@ def _rate(model: str, size: int, x: np.ndarray) -> float:
     """MB a second, both ways together."""
     with (
         mock.patch.dict(os.environ, BENCH_CHUNK_BYTES=str(size)),
-        mock.patch.object(_sending, "CHUNK_BYTES", size),
+        mock.patch.object(sending, "CHUNK_BYTES", size),
         server_process(model, module="benchmarks.wire_server") as server,
         Client(server.target) as client,
     ):

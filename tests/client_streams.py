@@ -20,8 +20,8 @@ from test_client import AwaitedClient
 
 from bilstm_client import (
     Client,
-    _stream_options,
 )
+from bilstm_client._streams import patience
 from bilstm_client.types import Array, Encoding
 
 CANCELLED, UNAVAILABLE = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE
@@ -94,7 +94,7 @@ def faked(connect: Connect, fake: FakeServer) -> Iterator[Streams]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses before a lost server is asked again that are none."""
-    monkeypatch.setattr(_stream_options, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 def sequence(steps: int, seed: int = 0) -> Array:

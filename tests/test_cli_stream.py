@@ -21,8 +21,9 @@ from conftest import RunningServer
 from streaming import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
 from test_cli import ALL_OUTPUTS, BROKEN, COMMANDS, assert_file, floats
 
-from bilstm_client import Client, _stream_options
+from bilstm_client import Client
 from bilstm_client import cli as client_cli
+from bilstm_client._streams import patience
 from bilstm_client.types import Array
 
 Run = Callable[..., tuple[int, list[str], list[str]]]
@@ -306,7 +307,7 @@ def test_bad_number_in_flight(encode: Run, capsys: pytest.CaptureFixture[str]) -
 
 def test_lost_server(encode: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is lost in between is no matter."""
-    monkeypatch.setattr(_stream_options, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.001)
     for i in range(5):
         np.save(tmp_path / f"{i}.npy", floats(6, i))
     fake = FakeServer()

@@ -26,9 +26,9 @@ from streaming import HANGS_AFTER_SECONDS, FakeServer, sums
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import Live, Unavailable
-from bilstm_client._silence import Silence, Step
-from bilstm_client._stream import Stream
-from bilstm_client._stream_options import StreamOptions
+from bilstm_client._streams.options import StreamOptions
+from bilstm_client._streams.silence import Silence, Step
+from bilstm_client._streams.stream import Stream
 
 SECONDS = 0.5
 SILENT = r"UNAVAILABLE: no sign of life from the server for 0\.5 s"

@@ -43,7 +43,7 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._status import sequence_error
+from bilstm_client._calls.status import sequence_error
 from bilstm_client.types import Array, Encoding
 
 # -- errors of one sequence --------------------------------------------------------------------

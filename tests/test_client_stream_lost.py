@@ -41,8 +41,9 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._stream import Stream
-from bilstm_client._stream_options import Patience, StreamOptions
+from bilstm_client._streams.options import StreamOptions
+from bilstm_client._streams.patience import Patience
+from bilstm_client._streams.stream import Stream
 from bilstm_client.types import Array
 
 

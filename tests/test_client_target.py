@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from streaming import FakeServer, sums
 
 from bilstm_client import AsyncClient, Client, EncoderError, Unavailable
-from bilstm_client._target import Target
+from bilstm_client._calls.target import Target
 from bilstm_client.cli import main
 
 FORMS = {

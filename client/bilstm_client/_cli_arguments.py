@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._base import finite_seconds
-from ._core import output_numbers
-from ._target import Target
+from ._calls.connection import finite_seconds
+from ._calls.messages import output_numbers
+from ._calls.target import Target
 
 
 def outputs(text: str) -> list[str]:

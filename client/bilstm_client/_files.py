@@ -17,7 +17,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from ._arrays import to_array
+from ._calls.arrays import to_array
 from .types import OUTPUTS, Array, Encoding
 
 RESULT_SUFFIX = ".encoded.npz"

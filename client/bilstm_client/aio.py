@@ -1,4 +1,4 @@
-"""`AsyncClient`: `Client` with every method awaited. All but the calls is in `_core`."""
+"""`AsyncClient`: `Client` with every method awaited. All but the calls is in `_calls.messages`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
-from . import _core
-from ._aio_client_streams import AioClientStreams
-from ._base import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
-from ._channel import ANY_SERVICE, channel_options
-from ._retries import Attempts
+from ._calls import messages
+from ._calls.channel import ANY_SERVICE, channel_options
+from ._calls.connection import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
+from ._calls.retries import Attempts
+from ._streams.aio_methods import AioClientStreams
 from .errors import Cancelled, EncoderError, Unavailable
 from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
@@ -94,8 +94,8 @@ class AsyncClient(AioClientStreams):
         """See `Client.encode_batch`."""
         timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
-        options = _core.EncodeOptions.of(outputs, output_data_type, model, version)
-        batch = _core.Batch.of(sequences, initial_states)
+        options = messages.EncodeOptions.of(outputs, output_data_type, model, version)
+        batch = messages.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, await self._described(batch, options, timeout)):
             request = batch.request(part, options)
@@ -123,7 +123,7 @@ class AsyncClient(AioClientStreams):
         timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
         response = await self._call("ListModels", pb.ListModelsRequest(), give_up_at)
-        return [_core.model(message) for message in response.models]
+        return [messages.model(message) for message in response.models]
 
     async def get_model(
         self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
@@ -133,7 +133,7 @@ class AsyncClient(AioClientStreams):
         give_up_at = time.monotonic() + timeout
         request = pb.GetModelRequest(model=name, version=version)
         response = await self._call("GetModel", request, give_up_at, (name, version))
-        return _core.model(response.model)
+        return messages.model(response.model)
 
     def _connection(self) -> grpc.aio.Channel:
         self._check_open()
@@ -206,7 +206,7 @@ class AsyncClient(AioClientStreams):
             raise
 
     async def _described(
-        self, batch: _core.Batch, options: _core.EncodeOptions, timeout_seconds: float
+        self, batch: messages.Batch, options: messages.EncodeOptions, timeout_seconds: float
     ) -> Model | None:
         """The model whose limits the batch must keep, asked for once; None for one sequence,
         which can't be cut."""

@@ -1,4 +1,4 @@
-"""`Client`: the blocking client. All but the calls themselves is in `_core`."""
+"""`Client`: the blocking client. All but the calls themselves is in `_calls.messages`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
-from . import _core
-from ._base import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
-from ._channel import ANY_SERVICE, channel_options
-from ._client_streams import ClientStreams
-from ._retries import Attempts
+from ._calls import messages
+from ._calls.channel import ANY_SERVICE, channel_options
+from ._calls.connection import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
+from ._calls.retries import Attempts
+from ._streams.methods import ClientStreams
 from .errors import EncoderError, Unavailable
 from .types import DataTypeName, Encoding, InitialState, Model, OutputName
 
@@ -120,8 +120,8 @@ class Client(ClientStreams):
         """
         timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
-        options = _core.EncodeOptions.of(outputs, output_data_type, model, version)
-        batch = _core.Batch.of(sequences, initial_states)
+        options = messages.EncodeOptions.of(outputs, output_data_type, model, version)
+        batch = messages.Batch.of(sequences, initial_states)
         encodings: list[Encoding] = []
         for part in batch.parts(options, self._described(batch, options, timeout)):
             request = batch.request(part, options)
@@ -154,7 +154,7 @@ class Client(ClientStreams):
         timeout = self._begin(timeout_seconds)
         give_up_at = time.monotonic() + timeout
         response = self._call(self._stub.ListModels, pb.ListModelsRequest(), give_up_at)
-        return [_core.model(message) for message in response.models]
+        return [messages.model(message) for message in response.models]
 
     def get_model(
         self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
@@ -164,7 +164,7 @@ class Client(ClientStreams):
         give_up_at = time.monotonic() + timeout
         request = pb.GetModelRequest(model=name, version=version)
         response = self._call(self._stub.GetModel, request, give_up_at, (name, version))
-        return _core.model(response.model)
+        return messages.model(response.model)
 
     def _call(
         self,
@@ -200,7 +200,7 @@ class Client(ClientStreams):
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _described(
-        self, batch: _core.Batch, options: _core.EncodeOptions, timeout: float
+        self, batch: messages.Batch, options: messages.EncodeOptions, timeout: float
     ) -> Model | None:
         """The model whose limits the batch must keep, asked for once; None for one sequence,
         which can't be cut."""

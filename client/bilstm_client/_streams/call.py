@@ -15,7 +15,7 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._sending import Sending
+from .sending import Sending
 
 T = TypeVar("T")
 _WRITE_FAILED = "Internal error from Core"  # grpc.aio's words of a status that is not the server's

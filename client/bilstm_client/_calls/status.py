@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 
-from .errors import (
+from ..errors import (
     Cancelled,
     DeadlineExceeded,
     EncoderError,

@@ -14,10 +14,8 @@ from bilstm import tensors
 from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._arrays import are_features, as_sent, sent_bytes, to_array, to_state
-from ._status import broken_reply, no_token_ids, seconds_of
-from .errors import InvalidInput
-from .types import (
+from ..errors import InvalidInput
+from ..types import (
     DATA_TYPES,
     OUTPUTS,
     Array,
@@ -30,6 +28,8 @@ from .types import (
     State,
     Timing,
 )
+from .arrays import are_features, as_sent, sent_bytes, to_array, to_state
+from .status import broken_reply, no_token_ids, seconds_of
 
 N = TypeVar("N")
 V = TypeVar("V")

@@ -13,9 +13,9 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._base import BaseClient
-from ._stream import Stream
-from .errors import Cancelled, EncoderError, Overloaded, Unavailable
+from .._calls.connection import BaseClient
+from ..errors import Cancelled, EncoderError, Overloaded, Unavailable
+from .stream import Stream
 
 Lost = Unavailable | Cancelled | Overloaded  # how a server is lost
 LOST = (Unavailable, Cancelled, Overloaded)

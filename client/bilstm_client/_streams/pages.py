@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import Array
+from ..types import Array
 
 RELEASE_BYTES = 16 * 1024 * 1024
 _SHARED_MODES = ("r", "r+", "w+")  # whose pages the file has, too; those of "c" it has not

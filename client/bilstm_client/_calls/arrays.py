@@ -8,7 +8,7 @@ import numpy as np
 
 from bilstm import tensors
 
-from .types import Array, State
+from ..types import Array, State
 
 _MAX_INT64 = np.iinfo(np.int64).max
 _FLOAT32 = np.dtype(np.float32)

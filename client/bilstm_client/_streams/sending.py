@@ -14,11 +14,11 @@ import numpy as np
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
-from ._entries import Entry, Sent
-from ._pages import Pages
-from .errors import NotAnArray
-from .types import Array
+from .._calls.arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
+from ..errors import NotAnArray
+from ..types import Array
+from .entries import Entry, Sent
+from .pages import Pages
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one row may be more
 

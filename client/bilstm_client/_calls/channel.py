@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from ._target import Target
+from .target import Target
 
 _SERVICE = "bilstm.v1.EncoderService"
 STREAM_METHOD = f"/{_SERVICE}/EncodeStream"
@@ -19,7 +19,7 @@ _MAX_METADATA_BYTES = 64 * 1024  # an error's details may name many models
 
 def service_config(target: Target) -> dict[str, Any]:
     """How gRPC chooses a server, of several."""
-    config: dict[str, Any] = {}  # the client itself tries again: see `_retries`
+    config: dict[str, Any] = {}  # the client itself tries again: see `retries`
     if target.is_balanced:
         # A server that loads or drains says so, and gets no call. With one address there is no
         # other to go to: its own answer, which tells why, is worth more.

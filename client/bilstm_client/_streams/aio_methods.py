@@ -11,14 +11,14 @@ from grpc_health.v1 import health_pb2_grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._aio_stream import AioStream
-from ._base import BaseClient
-from ._channel import ANY_SERVICE, STREAM_METHOD
-from ._states import SaveStates
-from ._stream import Stream
-from ._stream_options import StreamOptions
-from .errors import SequenceFailure
-from .types import Array, Encoding, EncodingChunk, K, Live, OnError, StreamKeywords
+from .._calls.channel import ANY_SERVICE, STREAM_METHOD
+from .._calls.connection import BaseClient
+from ..errors import SequenceFailure
+from ..types import Array, Encoding, EncodingChunk, K, Live, OnError, StreamKeywords
+from .options import StreamOptions
+from .states import SaveStates
+from .stream import Stream
+from .tasks import AioStream
 
 
 class AioClientStreams(BaseClient[AioStream]):

@@ -10,7 +10,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from .types import Array
+from ..types import Array
 
 SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay in memory
 

@@ -15,12 +15,12 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._base import BaseClient
-from ._entries import Entry
-from ._sending import Sending
-from ._silence import Step
-from ._stream import Stream
-from ._stream_runner import LOST, Lost, StreamRunner
+from .._calls.connection import BaseClient
+from .entries import Entry
+from .runner import LOST, Lost, StreamRunner
+from .sending import Sending
+from .silence import Step
+from .stream import Stream
 
 OpenCall = Callable[[Iterator[bytes]], "Iterator[pb.EncodeStreamResponse]"]
 

@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from .errors import EncoderError
+from ..errors import EncoderError
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 0.5  # between two attempts of all that wait
 _LOOK_SECONDS = 0.1  # after which one that waits looks whether another's attempt has helped

@@ -13,13 +13,14 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._entries import Entry, entry_of
-from ._receiving import receive
-from ._sending import Sending
-from ._silence import Silence, Step
-from ._stream_options import Patience, StreamOptions
-from .errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
-from .types import EncodingChunk
+from ..errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
+from ..types import EncodingChunk
+from .entries import Entry, entry_of
+from .options import StreamOptions
+from .patience import Patience
+from .receiving import receive
+from .sending import Sending
+from .silence import Silence, Step
 
 
 class Stream:

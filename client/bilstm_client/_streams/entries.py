@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._arrays import is_tensor
-from ._states import States
-from .errors import SequenceFailure
-from .types import Array, Live
+from .._calls.arrays import is_tensor
+from ..errors import SequenceFailure
+from ..types import Array, Live
+from .states import States
 
 # Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
 _NO_CHUNKS = (

@@ -13,13 +13,13 @@ from typing import Any
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ._aio_call import StreamCall
-from ._base import BaseClient
-from ._entries import Entry
-from ._sending import Sending
-from ._silence import Step
-from ._stream import Stream
-from ._stream_runner import LOST, Lost, StreamRunner
+from .._calls.connection import BaseClient
+from .call import StreamCall
+from .entries import Entry
+from .runner import LOST, Lost, StreamRunner
+from .sending import Sending
+from .silence import Step
+from .stream import Stream
 
 # That items are taken from a source one after the other, before what was taken is sent: an iterable
 # that is not asynchronous holds the loop up, and so should have its next item at hand.

@@ -12,13 +12,13 @@ import grpc
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 
-from . import _core
-from ._entries import Entry
-from ._states import StatesInFile, StatesInMemory
-from ._status import no_token_ids, sequence_error
-from ._stream_options import StreamOptions
-from .errors import EncoderError, InvalidInput, NotSaved, SequenceFailure, ServerError
-from .types import Array, Encoding, EncodingChunk
+from .._calls import messages
+from .._calls.status import no_token_ids, sequence_error
+from ..errors import EncoderError, InvalidInput, NotSaved, SequenceFailure, ServerError
+from ..types import Array, Encoding, EncodingChunk
+from .entries import Entry
+from .options import StreamOptions
+from .states import StatesInFile, StatesInMemory
 
 
 def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
@@ -132,13 +132,13 @@ def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> 
             raise _broken(entry, f"it ended after step {entry.received}")
         whole = entry.states.whole()
     result = _encoding(entry, chunk, whole)
-    _core.check_complete(result, options.encode, entry.name)
+    messages.check_complete(result, options.encode, entry.name)
     entry.results.append(result)
 
 
 def _encoding(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> Encoding:
     try:
-        return _core.encoding(chunk.encoding, _core.timing(chunk.timing), states)
+        return messages.encoding(chunk.encoding, messages.timing(chunk.timing), states)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
 

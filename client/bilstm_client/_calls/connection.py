@@ -14,10 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from ._retries import Attempts, Retries
-from ._status import broken_reply, through, typed_errors
-from ._target import Target
-from .errors import (
+from ..errors import (
     Cancelled,
     DeadlineExceeded,
     EncoderError,
@@ -25,7 +22,10 @@ from .errors import (
     ModelNotFound,
     Unavailable,
 )
-from .types import Model
+from ..types import Model
+from .retries import Attempts, Retries
+from .status import broken_reply, through, typed_errors
+from .target import Target
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _MAX_TIMEOUT_SECONDS = 1e8  # three years; gRPC's own times end a little later
