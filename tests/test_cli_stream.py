@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import pty
 import re
 import signal
 import subprocess
-import termios
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from client_commands import ALL_OUTPUTS, BROKEN, COMMANDS, assert_file, floats, on_terminal
 from conftest import RunningServer
 from streaming import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
-from test_cli import ALL_OUTPUTS, BROKEN, COMMANDS, assert_file, floats
 
 from bilstm_client import Client
 from bilstm_client import cli as client_cli
@@ -340,31 +337,6 @@ def test_progress_bar(server: RunningServer, tmp_path: Path) -> None:
     text = on_terminal("encode", "--stream", tmp_path / "x.npz", "--server", server.target)
     assert "65/65" in text
     assert "130 steps, 2.54kB" in text
-
-
-def on_terminal(*arguments: Any) -> str:
-    """What the installed command shows on a terminal's standard error."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))
-    shown: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 4096):
-                shown.append(chunk)
-        except OSError:  # how Linux ends a terminal whose other side is closed
-            return
-
-    reader = threading.Thread(target=read)
-    with subprocess.Popen(
-        [COMMANDS / "bilstm", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        reader.start()
-        assert process.wait(60) == 0
-    reader.join(60)
-    os.close(ours)
-    return b"".join(shown).decode()
 
 
 def test_without_stream(
