@@ -24,7 +24,7 @@ from conftest import RunningServer, settings, write_model
 from engines import gated_server
 
 from bilstm_client import AsyncClient, Client
-from bilstm_client import cli as client_cli
+from bilstm_client.cli.main import main
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_encode_bad_argument(case: str, capsys: pytest.CaptureFixture[str]) -> N
     """A bad argument is one clear line under the usage, and exit code 2."""
     arguments, wrong = BAD_ARGUMENTS[case]
     with pytest.raises(SystemExit) as caught:
-        client_cli.main(["encode", *arguments, "x.npy"])
+        main(["encode", *arguments, "x.npy"])
     assert caught.value.code == 2
     assert f"bilstm encode: error: {wrong}" in capsys.readouterr().err.splitlines()[-1]
 
@@ -67,7 +67,7 @@ def test_encode_bad_argument(case: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Help tells the defaults that there are."""
     with pytest.raises(SystemExit):
-        client_cli.main([command, "--help"])
+        main([command, "--help"])
     shown = capsys.readouterr().out
     assert "default: localhost:50051" in shown
     assert "None" not in shown
@@ -90,7 +90,7 @@ def test_no_server(tmp_path: Path) -> None:
 
 def test_health(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     """`bilstm health` says so and exits 0 where the server is ready."""
-    assert client_cli.main(["health", "--server", server.target]) == 0
+    assert main(["health", "--server", server.target]) == 0
     assert capsys.readouterr().out == "ready\n"
 
 
@@ -124,7 +124,7 @@ async def test_health_of_a_draining_server(model_folder: Path) -> None:
 
 def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     """`bilstm models` has a block for each model: what it takes, gives and is, and its limits."""
-    assert client_cli.main(["models", "--server", server.target]) == 0
+    assert main(["models", "--server", server.target]) == 0
     limits = client.get_model().limits
     limits_line = (
         f"  limits   {limits.max_sequence_tokens:,} steps in a sequence; "
@@ -152,7 +152,7 @@ def test_models_with_a_projection(tmp_path: Path, capsys: pytest.CaptureFixture[
     folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3)
     running = RunningServer(settings(model=[("forward", folder)]))
     try:
-        assert client_cli.main(["models", "--server", running.target]) == 0
+        assert main(["models", "--server", running.target]) == 0
     finally:
         running.close()
     sizes = "  sizes    hidden 6, layers 2, unidirectional, projection 3"

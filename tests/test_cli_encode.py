@@ -24,7 +24,7 @@ from client_commands import (
 from conftest import RunningServer
 
 from bilstm_client import Client
-from bilstm_client import cli as client_cli
+from bilstm_client.cli.main import main
 from bilstm_client.types import Array
 
 Encode = Callable[..., list[str]]
@@ -36,7 +36,7 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Encode:
 
     def encode(*arguments: object) -> list[str]:
         given = ["encode", *map(str, arguments), "--server", server.target]
-        assert client_cli.main(given) == 0
+        assert main(given) == 0
         captured = capsys.readouterr()
         assert captured.err == ""
         return captured.out.splitlines()
@@ -151,7 +151,7 @@ def test_encode_results(
 def refusal(capsys: pytest.CaptureFixture[str], server: RunningServer, *arguments: object) -> str:
     """Runs `bilstm encode`, which must fail; returns the one line it says."""
     given = ["encode", *map(str, arguments), "--server", server.target]
-    assert client_cli.main(given) == 1
+    assert main(given) == 1
     return one_line(capsys.readouterr().err)
 
 

@@ -19,8 +19,8 @@ from conftest import RunningServer
 from streaming import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
 
 from bilstm_client import Client
-from bilstm_client import cli as client_cli
 from bilstm_client._streams import patience
+from bilstm_client.cli.main import main
 from bilstm_client.types import Array
 
 Run = Callable[..., tuple[int, list[str], list[str]]]
@@ -31,7 +31,7 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `bilstm encode --stream`; returns its exit code and the lines of stdout and stderr."""
 
     def encode(*arguments: object, target: str = server.target) -> tuple[int, list[str], list[str]]:
-        code = client_cli.main(["encode", "--stream", *map(str, arguments), "--server", target])
+        code = main(["encode", "--stream", *map(str, arguments), "--server", target])
         captured = capsys.readouterr()
         return code, captured.out.splitlines(), captured.err.splitlines()
 
@@ -343,5 +343,5 @@ def test_without_stream(
     server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder needs --stream."""
-    assert client_cli.main(["encode", str(tmp_path), "--server", server.target]) == 1
+    assert main(["encode", str(tmp_path), "--server", server.target]) == 1
     assert "Is a directory" in capsys.readouterr().err

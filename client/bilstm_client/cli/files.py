@@ -17,8 +17,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from ._calls.arrays import to_array
-from .types import OUTPUTS, Array, Encoding
+from .._calls.arrays import to_array
+from ..types import OUTPUTS, Array, Encoding
 
 RESULT_SUFFIX = ".encoded.npz"
 _NPY_MAGIC = b"\x93NUMPY"

@@ -15,7 +15,8 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from ._files import (
+from ..types import Array
+from .files import (
     RESULT_SUFFIX,
     FileError,
     OpenArray,
@@ -24,7 +25,6 @@ from ._files import (
     open_arrays,
     read_array,
 )
-from .types import Array
 
 STATES_SUFFIX = ".states.npy"
 _SUFFIXES = (".npy", ".npz")

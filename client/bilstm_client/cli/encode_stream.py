@@ -12,18 +12,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ._files import FileError, arrays_of, unwritable
-from ._stream_files import Place, ResultArchive, Target, find_targets, is_result, read_sequences
-from .client import Client
-from .errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
-from .types import Array, Encoding
+from ..client import Client
+from ..errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
+from ..types import Array, Encoding
+from .files import FileError, arrays_of, unwritable
+from .folders import Place, ResultArchive, Target, find_targets, is_result, read_sequences
 
 
 class NotAllEncoded(Exception):
     """The others are; each of these was told of."""
 
 
-def encode(client: Client, parsed: argparse.Namespace) -> None:
+def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encodes all that `parsed` names; raises `NotAllEncoded` in the end."""
     for path in parsed.files:
         if is_result(path):
