@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
@@ -209,18 +207,13 @@ def test_encode_writes_whole_files(
     server: RunningServer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the disk fills up, the results of a run before stay, and nothing half written."""
     np.save(tmp_path / "x.npy", floats(2))
     encode(tmp_path / "x.npy")
     before = (tmp_path / "x.encoded.npz").read_bytes()
 
-    def fills_up(file: IO[bytes], **arrays: Array) -> None:
-        file.write(b"PK")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(np, "savez", fills_up)
+    (tmp_path / f".x.encoded.npz.{os.getpid()}.tmp").symlink_to("/dev/full")
     line = refusal(capsys, server, tmp_path / "x.npy")
     target = tmp_path / "x.encoded.npz"
     assert line == f"{target}: can't be written: No space left on device"
@@ -238,11 +231,11 @@ def test_encode_unwritable(
 
 
 def test_progress_bar(server: RunningServer, tmp_path: Path) -> None:
-    """On a terminal a progress bar counts the sequences."""
+    """On a terminal a progress bar counts the steps."""
     np.savez(tmp_path / "x.npz", **{f"s{n}": floats(2, n) for n in range(65)})  # type: ignore[arg-type]
     text = on_terminal("encode", tmp_path / "x.npz", "--server", server.target)
-    assert "65/65" in text
-    assert "sequence" in text
+    assert "130/130" in text
+    assert "steps" in text
 
 
 def test_no_progress_bar_in_a_pipe(server: RunningServer, tmp_path: Path) -> None:
@@ -250,3 +243,13 @@ def test_no_progress_bar_in_a_pipe(server: RunningServer, tmp_path: Path) -> Non
     np.save(tmp_path / "x.npy", floats(2))
     done = run("bilstm", "encode", tmp_path / "x.npy", "--server", server.target)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_folder_without_stream(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder is refused in words that say what to do."""
+    assert refusal(capsys, server, tmp_path) == (
+        f"{tmp_path}: is a folder; with --stream, the .npy and .npz files in it and below are "
+        "encoded"
+    )

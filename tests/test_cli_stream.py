@@ -202,6 +202,20 @@ def test_two_files_of_one_name(encode: Run, tmp_path: Path) -> None:
     assert "would both be written to" in refusal(encode(tmp_path / "x.npz", tmp_path / "x.npz"))
 
 
+def test_any_two_of_several_files_of_one_name(encode: Run, tmp_path: Path) -> None:
+    """Two are found where a third one, which is written elsewhere, came before."""
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "a" / "x.npy", floats(2))
+    np.savez(tmp_path / "b" / "x.npz", s=floats(2))
+    np.savez(tmp_path / "c" / "x.npz", s=floats(2))
+    files = [tmp_path / "a" / "x.npy", tmp_path / "b" / "x.npz", tmp_path / "c" / "x.npz"]
+    assert refusal(encode(*files, "--out-dir", tmp_path / "out")) == (
+        f"bilstm: {files[1]} and {files[2]} would both be written to "
+        f"{tmp_path}/out/x.encoded.npz; encode them apart"
+    )
+
+
 def test_unreadable_parts_of_a_folder(
     encode: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,16 +346,8 @@ def test_a_stream_that_ends_leaves_no_halves(encode: Run, tmp_path: Path) -> Non
 
 
 def test_progress_bar(server: RunningServer, tmp_path: Path) -> None:
-    """On a terminal a bar counts sequences, steps and bytes."""
+    """On a terminal a bar counts steps of all that there are, and sequences and bytes."""
     np.savez(tmp_path / "x.npz", **{f"s{n}": floats(2, n) for n in range(65)})  # type: ignore[arg-type]
     text = on_terminal("encode", "--stream", tmp_path / "x.npz", "--server", server.target)
-    assert "65/65" in text
-    assert "130 steps, 2.54kB" in text
-
-
-def test_without_stream(
-    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder needs --stream."""
-    assert main(["encode", str(tmp_path), "--server", server.target]) == 1
-    assert "Is a directory" in capsys.readouterr().err
+    assert "130/130" in text
+    assert "65 sequences, 2.54kB" in text

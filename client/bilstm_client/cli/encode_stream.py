@@ -5,51 +5,135 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from ..client import Client
 from ..errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
-from ..types import Array, Encoding
-from .files import FileError, arrays_of, unwritable
-from .folders import Place, ResultArchive, Target, find_targets, is_result, read_sequences
+from ..types import Encoding
+from .destinations import Destination, ResultFiles, Scores
+from .files import FileError
+from .folders import (
+    Place,
+    Target,
+    check_apart,
+    find_targets,
+    has_results,
+    read_sequences,
+    steps_of,
+)
+from .report import Report, reporting
+from .results import unwritable, writing
+from .scores import ScoreTable, has_scores
+from .wanted import Wanted
 
 
 class NotAllEncoded(Exception):
-    """The others are; each of these was told of."""
+    """Some sequences could not be encoded: each was named with its reason, the rest is written."""
 
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
-    """Encodes all that `parsed` names; raises `NotAllEncoded` in the end."""
-    for path in parsed.files:
-        if is_result(path):
-            raise FileError(f"{path}: holds results, not sequences")
-    targets = find_targets(parsed.files, parsed.out_dir, parsed.outputs)
-    with tqdm(total=len(targets), unit="sequence", disable=not sys.stderr.isatty()) as bar:
-        job = _Job(bar)
-        results = _results(client, parsed, job, targets)
-        with _telling_of_waits(bar), closing(job), closing(results):
-            for place, result in results:
-                job.take(place, result)
-            job.finish()
-    if job.failed:
-        s = "" if job.failed == 1 else "s"
-        raise NotAllEncoded(f"{job.failed} file{s} or array{s} could not be encoded")
+    """Encode all that `parsed` names; `NotAllEncoded` at the end, for what could not be."""
+    targets = find_targets(parsed.files, parsed.out_dir)
+    if not parsed.out:
+        check_apart(targets, parsed.outputs)
+    wanted = Wanted.of(client, parsed)
+    with reporting(wanted.labels) as report:
+        if parsed.skip_existing:
+            targets = list(_without_results(targets, parsed, report))
+        failed = _encode(client, parsed, wanted, targets, report) if targets else 0
+    if failed:
+        s = "" if failed == 1 else "s"
+        raise NotAllEncoded(f"{failed} file{s} or array{s} could not be encoded")
 
 
-def _results(client: Client, parsed: argparse.Namespace, job: _Job, targets: list[Target]) -> Any:
+def _without_results(
+    targets: Sequence[Target], parsed: argparse.Namespace, report: Report
+) -> Iterator[Target]:
+    """The files whose results are not there yet: in files of their own, or all in one table."""
+    if parsed.out:
+        if _has_scores(parsed.out, targets):
+            report.skipped(parsed.out)
+        else:
+            yield from targets
+        return
+    for target in targets:
+        if has_results(target, parsed.outputs):
+            report.skipped(target.path)
+        else:
+            yield target
+
+
+def _has_scores(table: Path, targets: Sequence[Target]) -> bool:
+    try:
+        sequences = [(target.path, name) for target in targets for name in steps_of(target)]
+    except FileError:  # it is said in its turn
+        return False
+    return has_scores(table, sequences)
+
+
+def _encode(
+    client: Client,
+    parsed: argparse.Namespace,
+    wanted: Wanted,
+    targets: Sequence[Target],
+    report: Report,
+) -> int:
+    """Encode the files; returns how many of them, or of their arrays, could not be."""
+    failures = _Failures()
+    with (
+        _destination(client, parsed, wanted, report, failures) as destination,
+        _StepsBar(targets) as bar,
+        _showing_waits(),
+        closing(_results(client, parsed, wanted, targets)) as results,
+    ):
+        for place, result in results:
+            destination.begin(place.target)
+            if isinstance(result, SequenceFailure):
+                failures.add(place.error or _file_error(place, result))
+            else:
+                destination.add(place, result)
+                report.encoded(str(place), place.steps, getattr(result, "logits", None))
+                bar.encoded(place)
+        destination.end()
+    return failures.count
+
+
+@contextmanager
+def _destination(
+    client: Client,
+    parsed: argparse.Namespace,
+    wanted: Wanted,
+    report: Report,
+    failures: _Failures,
+) -> Iterator[Destination]:
+    if not parsed.out:
+        files = ResultFiles(wanted.written, report, failures.add)
+        try:
+            yield files
+        finally:
+            files.discard()
+        return
+    with writing(parsed.out), ScoreTable(parsed.out, wanted.ask_labels(client)) as table:
+        yield Scores(table)
+    if not table.is_empty:
+        report.written(parsed.out)
+
+
+def _results(
+    client: Client, parsed: argparse.Namespace, wanted: Wanted, targets: Sequence[Target]
+) -> Generator[tuple[Place, Encoding | SequenceFailure], None, None]:
     return client.encode_stream(
-        job.source(targets),
+        # What can't be read is given as no array, which is refused: so it has its turn, too.
+        (sequence for target in targets for sequence in read_sequences(target)),
         in_flight=parsed.in_flight,
         on_error="return",
-        outputs=parsed.outputs,
-        model=parsed.model,
-        version=parsed.model_version,
-        save_states=_states_path if "states" in parsed.outputs else None,
+        save_states=_states_path if "states" in wanted.written else None,
+        **wanted.options,
     )
 
 
@@ -61,87 +145,58 @@ def _states_path(place: Place) -> Path | None:
     return place.target.states
 
 
-class _Job:
-    """What was read, written and could not be, of all files."""
+# -- what is said meanwhile -------------------------------------------------------------------
 
-    def __init__(self, bar: Any):
-        self.failed = 0
-        self._bar = bar
-        self._steps = self._bytes = 0
-        self._target: Target | None = None  # of the file whose turn it is
-        self._archive: ResultArchive | None = None  # that it has
-        self._is_lost = False  # the archive can't be written
 
-    def source(self, targets: list[Target]) -> Iterator[tuple[Place, Array | None]]:
-        """What can't be read is refused as no array: so it has its turn, too."""
-        for target in targets:
-            for count, sequence in enumerate(read_sequences(target)):
-                self._bar.total += 1 if count else 0
-                yield sequence
+class _Failures:
+    """What could not be encoded or written: each is said at once, on standard error."""
 
-    def take(self, place: Place, result: Encoding | SequenceFailure) -> None:
-        """A result, in the order of the source."""
-        if self._target is not place.target:
-            self.finish()
-            self._target = place.target
-        if isinstance(result, SequenceFailure):
-            self._fail(place.error or _file_error(place, result))
-        else:
-            arrays = dict(arrays_of(result))
-            if place.name is None and arrays.pop("states", None) is not None:
-                self._tell(place.target.states)
-            with self._writing():
-                self._add(place, arrays)
-            self._steps += place.steps
-            self._bytes += place.size
-        steps = tqdm.format_sizeof(self._steps)
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, error: FileError) -> None:
+        self.count += 1
+        tqdm.write(f"bilstm: {error}", file=sys.stderr)
+
+
+class _StepsBar:
+    """On a terminal, a bar over the steps of all files; they are looked into before the first is
+    sent."""
+
+    def __init__(self, targets: Sequence[Target]):
+        is_shown = sys.stderr.isatty()
+        total = sum(map(_count_steps, targets)) if is_shown else None
+        self._bar: Any = tqdm(total=total, unit=" steps", unit_scale=True, disable=not is_shown)
+        self._sequences = self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def encoded(self, place: Place) -> None:
+        """A sequence has its results."""
+        self._sequences += 1
+        self._bytes += place.size
         size = tqdm.format_sizeof(self._bytes, "B", 1024)
-        self._bar.set_postfix_str(f"{steps} steps, {size}", refresh=False)
-        self._bar.update()
+        s = "" if self._sequences == 1 else "s"
+        self._bar.set_postfix_str(f"{self._sequences:,} sequence{s}, {size}", refresh=False)
+        self._bar.update(place.steps)
 
-    def finish(self) -> None:
-        """No more results of the same file."""
-        with self._writing():
-            if self._archive is not None:
-                self._archive.close()
-                self._tell(self._archive.path)
-        self._archive, self._is_lost = None, False
 
-    def close(self) -> None:
-        """Whatever is half written goes."""
-        if self._archive is not None:
-            self._archive.discard()
-
-    def _add(self, place: Place, arrays: dict[str, Array]) -> None:
-        if arrays and not self._is_lost:
-            self._archive = self._archive or ResultArchive(place.target.encoded)
-            for output, array in arrays.items():
-                self._archive.add(f"{place.name}.{output}" if place.name else output, array)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What can't be written is its file's failure, told of once."""
-        try:
-            yield
-        except OSError as error:
-            assert self._target is not None
-            self.close()
-            self._archive, self._is_lost = None, True
-            self._fail(unwritable(self._target.encoded, error))
-
-    def _fail(self, error: FileError) -> None:
-        self.failed += 1
-        self._bar.write(f"bilstm: {error}", file=sys.stderr)
-
-    def _tell(self, written: Path) -> None:
-        self._bar.write(str(written), file=sys.stdout)
+def _count_steps(target: Target) -> int:
+    try:
+        return sum(steps_of(target).values())
+    except FileError:  # it is said in its turn
+        return 0
 
 
 @contextmanager
-def _telling_of_waits(bar: Any) -> Iterator[None]:
-    """What the client logs: that a server is waited for."""
+def _showing_waits() -> Iterator[None]:
+    """What the client logs is said on standard error: that a server is waited for."""
     handler = logging.Handler()
-    handler.emit = lambda record: bar.write(  # type: ignore[method-assign]
+    handler.emit = lambda record: tqdm.write(  # type: ignore[method-assign]
         f"bilstm: {record.getMessage()}", file=sys.stderr
     )
     logger = logging.getLogger("bilstm_client")

@@ -1,11 +1,10 @@
-"""Files of arrays: .npy and .npz read as sequences a batch at a time, and results written.
+"""Files of arrays: .npy and .npz, read as sequences a batch at a time.
 
 Knows no server; whatever is wrong with a file is a `FileError` that names it.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from .._calls.arrays import to_array
-from ..types import OUTPUTS, Array, Encoding
+from ..types import Array
 
-RESULT_SUFFIX = ".encoded.npz"
 _NPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # the second: without any member
 OpenArray = Callable[[], IO[bytes]]
-_HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[Any, Any, np.dtype[Any]]]] = {
+Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether Fortran's order, dtype
+_HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], Header]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
@@ -36,51 +35,31 @@ class FileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SequenceFile:
-    """An .npy file, one sequence without a name; or an .npz file, each array a sequence."""
+    """An .npy file, one sequence with the name ""; or an .npz file, each array a sequence."""
 
     path: Path
-    names: tuple[str, ...]
+    steps: Mapping[str, int]  # of each sequence, by its name
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Look into the file, and read of each array no more than its header."""
         with open_arrays(path) as arrays:
-            for name, open_array in arrays.items():
-                check_header(path, name, open_array)
-        if not arrays:
+            steps = {name: read_steps(path, name, array) for name, array in arrays.items()}
+        if not steps:
             raise FileError(f"{path}: holds no arrays")
-        return cls(path, tuple(arrays))
+        return cls(path, steps)
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
         """The sequences by name, in order, no more than `size` of them in memory at a time."""
         with open_arrays(self.path) as arrays:
-            for start in range(0, len(self.names), size):
-                names = self.names[start : start + size]
+            every = list(self.steps)
+            for start in range(0, len(every), size):
+                names = every[start : start + size]
                 yield {name: read_array(self.path, name, arrays[name]) for name in names}
 
     def place(self, name: str) -> str:
         """Where a sequence is, as messages say it."""
         return _place(self.path, name)
-
-
-def write_results(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> FileError:
-    """A result can't be written there."""
-    return FileError(f"{path}: can't be written: {error.strerror}")
 
 
 @contextmanager
@@ -98,15 +77,16 @@ def open_arrays(path: Path) -> Iterator[dict[str, OpenArray]]:
             raise FileError(f"{path}: not an .npy or .npz file")
 
 
-def check_header(path: Path, name: str, open_array: OpenArray) -> None:
-    """Read no more than it, and refuse what is no array of numbers."""
+def read_steps(path: Path, name: str, open_array: OpenArray) -> int:
+    """The array's steps, by its header and no more; what is no array of numbers is refused."""
     with _named(path, name), open_array() as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
             raise ValueError(f"unknown format version {version}")
-        _, _, dtype = _HEADERS[version](file)
+        shape, _, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise FileError(f"{_place(path, name)}: holds Python objects, not numbers")
+    return shape[0] if shape else 0
 
 
 def read_array(path: Path, name: str, open_array: OpenArray) -> Array:
@@ -124,16 +104,6 @@ def map_array(path: Path) -> Array:
     with _named(path):
         array: Array = np.load(path, mmap_mode="r")
     return array
-
-
-def arrays_of(encoding: Encoding) -> Iterator[tuple[str, Array]]:
-    """An encoding's arrays by the names that they have in files."""
-    for output in OUTPUTS:
-        if output != "state" and (array := getattr(encoding, output)) is not None:
-            yield output, array
-    if encoding.state is not None:
-        yield "state.hidden", encoding.state.hidden
-        yield "state.cell", encoding.state.cell
 
 
 @contextmanager

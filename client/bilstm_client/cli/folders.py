@@ -1,4 +1,4 @@
-"""Files and folders as the source of a stream, and its results as files, one sequence at a time.
+"""Files and folders as the source of a stream, one sequence at a time, and where results go.
 
 Knows no server; whatever is wrong with a file is a `FileError` that names it.
 """
@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from zipfile import ZipFile
-
-import numpy as np
 
 from ..types import Array
 from .files import (
-    RESULT_SUFFIX,
     FileError,
     OpenArray,
-    check_header,
+    SequenceFile,
     map_array,
     open_arrays,
     read_array,
+    read_steps,
 )
+from .results import RESULT_SUFFIX, STATES_SUFFIX, holds_results, holds_states, is_result
 
-STATES_SUFFIX = ".states.npy"
 _SUFFIXES = (".npy", ".npz")
 
 
@@ -54,31 +51,32 @@ class Place:
         return f"{self.target.path}: {self.name}" if self.name else f"{self.target.path}"
 
 
-def find_targets(
-    paths: Iterable[Path], out_dir: Path | None, outputs: Collection[str]
-) -> list[Target]:
-    """The files, and those in the folders, in their order; no two have one result."""
-    sources: dict[Path, Target] = {}  # by what they may write, before any was looked into
+def find_targets(paths: Iterable[Path], out_dir: Path | None) -> list[Target]:
+    """The files, and those in the folders, in their order; what is named as results is refused."""
     targets = []
     for path in paths:
+        if is_result(path):
+            raise FileError(f"{path}: holds results, not sequences")
         for file, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
             stem = (out_dir / place if out_dir else file).with_suffix("")
             states = stem.with_name(stem.name + STATES_SUFFIX)
-            target = Target(file, states, stem.with_name(stem.name + RESULT_SUFFIX), error)
-            targets.append(target)
-            if error is None:
-                other = sources.setdefault(target.encoded, target)
-                if other is not target:
-                    _check_apart(other, target, outputs)
+            targets.append(Target(file, states, stem.with_name(stem.name + RESULT_SUFFIX), error))
     return targets
 
 
-def _check_apart(one: Target, other: Target, outputs: Collection[str]) -> None:
-    both = _results(one, outputs) & _results(other, outputs)
-    if both:
-        raise FileError(
-            f"{one.path} and {other.path} would both be written to {min(both)}; encode them apart"
-        )
+def check_apart(targets: Iterable[Target], outputs: Collection[str]) -> None:
+    """Refuse two files whose results would be written to one; only such are looked into."""
+    alike: dict[Path, list[Target]] = {}  # by what they may write
+    for target in targets:
+        if not target.error:
+            alike.setdefault(target.encoded, []).append(target)
+    for others in alike.values():
+        for one, other in combinations(others, 2):
+            if both := _results(one, outputs) & _results(other, outputs):
+                raise FileError(
+                    f"{one.path} and {other.path} would both be written to {min(both)}; "
+                    "encode them apart"
+                )
 
 
 def _results(target: Target, outputs: Collection[str]) -> set[Path]:
@@ -91,6 +89,27 @@ def _results(target: Target, outputs: Collection[str]) -> set[Path]:
         return set()
     others = {target.encoded} if set(outputs) - {"states"} else set()
     return others | ({target.states} if "states" in outputs else set())
+
+
+def has_results(target: Target, outputs: Sequence[str]) -> bool:
+    """Whether all that is asked for was written before: of each of the file's sequences."""
+    try:
+        steps = steps_of(target)
+    except FileError:  # it is told of in its turn
+        return False
+    if set(steps) != {""}:
+        return holds_results(target.encoded, steps, outputs)
+    others = [output for output in outputs if output != "states"]
+    return (len(others) == len(outputs) or holds_states(target.states, steps[""])) and (
+        not others or holds_results(target.encoded, steps, others)
+    )
+
+
+def steps_of(target: Target) -> Mapping[str, int]:
+    """The steps of each sequence by its name, which is empty for the one of an .npy file."""
+    if target.error:
+        raise target.error
+    return SequenceFile.open(target.path).steps
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path, FileError | None]]:
@@ -125,11 +144,6 @@ def _error(path: Path, error: OSError) -> FileError:
     return FileError(f"{path}: {error.strerror}")
 
 
-def is_result(path: Path) -> bool:
-    """Whether its name is that of a file that was written by this command."""
-    return path.name.endswith((RESULT_SUFFIX, STATES_SUFFIX))
-
-
 def read_sequences(target: Target) -> Iterator[tuple[Place, Array | None]]:
     """The file's sequences: that of an .npy file as a memory map, those of an .npz file read one
     at a time. In the place of what can't be read is None."""
@@ -147,7 +161,7 @@ def read_sequences(target: Target) -> Iterator[tuple[Place, Array | None]]:
 
 def _read(target: Target, name: str | None, open_array: OpenArray) -> tuple[Place, Array | None]:
     try:
-        check_header(target.path, name or "", open_array)
+        read_steps(target.path, name or "", open_array)
         if name is None:
             array = map_array(target.path)
         else:
@@ -155,30 +169,3 @@ def _read(target: Target, name: str | None, open_array: OpenArray) -> tuple[Plac
     except FileError as error:
         return Place(target, name, error=error), None
     return Place(target, name, len(array) if array.ndim else 0, array.nbytes), array
-
-
-class ResultArchive:
-    """An .npz file that arrays are added to one at a time; whole, or not there."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._archive = ZipFile(self._temporary, "w")
-
-    def add(self, name: str, array: Array) -> None:
-        """Another array."""
-        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, array, allow_pickle=False)
-
-    def close(self) -> None:
-        """All is in it."""
-        self._archive.close()
-        self._temporary.replace(self.path)
-
-    def discard(self) -> None:
-        """It will not be needed."""
-        with suppress(OSError):  # what could not be written still can't be
-            self._archive.close()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)

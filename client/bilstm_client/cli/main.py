@@ -8,21 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from ..client import Client
 from ..errors import EncoderError, Unavailable
-from . import encode, health, models
-from .arguments import make_parser
+from . import encode, encode_stream, health, models
+from .arguments import parse
 from .encode_stream import NotAllEncoded
 from .files import FileError
 from .health import NotReady
 
-COMMANDS: Mapping[str, Callable[[Client, Namespace], None]] = {
-    "encode": encode.run,
-    "models": models.run,
-    "health": health.run,
-}
 _INTERRUPTED = 130  # as shells have it: 128 and the signal's number
 
 
@@ -40,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parsed = make_parser().parse_args(arguments)
+    parsed = parse(arguments)
     try:
         with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
-            COMMANDS[parsed.command](client, parsed)
+            _command(parsed)(client, parsed)
     except Unavailable as error:
         return _fail(f"no server answers at {parsed.server}: {error.message}")
     except (EncoderError, FileError, NotAllEncoded, NotReady, OSError) as error:
@@ -52,6 +47,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         _fail("interrupted")
         return _INTERRUPTED
     return 0
+
+
+def _command(parsed: Namespace) -> Callable[[Client, Namespace], None]:
+    if parsed.command == "encode":
+        return encode_stream.run if parsed.stream else encode.run
+    return models.run if parsed.command == "models" else health.run
 
 
 def _fail(message: str) -> int:
