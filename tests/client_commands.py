@@ -45,8 +45,9 @@ def assert_file(path: Path, expected: dict[str, Array | None]) -> None:
             np.testing.assert_allclose(written[name], array, rtol=0, atol=1e-6, err_msg=name)
 
 
-def on_terminal(*arguments: Any) -> str:
-    """What the installed command shows on a terminal's standard error."""
+def on_terminal(*arguments: Any, prints: bool = False) -> str:
+    """What the installed command shows on a terminal: its standard error, or all that it
+    `prints`."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     shown: list[bytes] = []
@@ -60,7 +61,9 @@ def on_terminal(*arguments: Any) -> str:
 
     reader = threading.Thread(target=read)
     with subprocess.Popen(
-        [COMMANDS / "bilstm", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=theirs
+        [COMMANDS / "bilstm", *map(str, arguments)],
+        stdout=theirs if prints else subprocess.DEVNULL,
+        stderr=theirs,
     ) as process:
         os.close(theirs)
         reader.start()

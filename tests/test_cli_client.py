@@ -9,9 +9,13 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from client_commands import (
@@ -22,8 +26,10 @@ from client_commands import (
 )
 from conftest import RunningServer, settings, write_model
 from engines import gated_server
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm_client import AsyncClient, Client
+from bilstm_client.cli.arguments import parse
 from bilstm_client.cli.main import main
 
 
@@ -49,6 +55,18 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     ),
     "nothing in flight": (["--in-flight", "0"], "argument --in-flight: must be 1 or more, got 0"),
     "endless": (["--timeout-seconds", "inf"], "argument --timeout-seconds: timeout_seconds must"),
+    "no table": (
+        ["--out", "scores.txt"],
+        "argument --out: must end in .csv, .jsonl or .parquet, got 'scores.txt'",
+    ),
+    "a table of outputs": (
+        ["--out", "scores.csv", "--outputs", "final"],
+        "argument --out: all scores go into one table: no --outputs, no --out-dir",
+    ),
+    "a table in a folder": (
+        ["--out", "scores.csv", "--out-dir", "results"],
+        "argument --out: all scores go into one table: no --outputs, no --out-dir",
+    ),
     "no number": (["--timeout-seconds", "1s"], "argument --timeout-seconds: could not convert"),
 }
 
@@ -63,15 +81,21 @@ def test_encode_bad_argument(case: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"bilstm encode: error: {wrong}" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["encode", "models"])
+@pytest.mark.parametrize("command", ["encode", "models", "health"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Help tells the defaults that there are."""
+    """Help tells the defaults that there are, and shows what may be typed."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
     shown = capsys.readouterr().out
     assert "default: localhost:50051" in shown
     assert "None" not in shown
     assert "default: )" not in shown
+    examples = shown.partition("\nexamples:\n")[2].splitlines()
+    assert examples
+    for line in examples:
+        for words in line.split(" && "):
+            name, *arguments = words.split()
+            assert (name, parse(arguments).command) == ("bilstm", arguments[0])
 
 
 def test_no_server(tmp_path: Path) -> None:
@@ -117,6 +141,52 @@ async def test_health_of_a_draining_server(model_folder: Path) -> None:
     gone = run("bilstm", "health", "--server", target)
     assert gone.returncode == 1
     assert gone.stderr.startswith(f"bilstm: no server answers at {target}")
+
+
+class LoadsForSomeTime(health_pb2_grpc.HealthServicer):
+    """Does not serve yet, the first times that it is asked."""
+
+    def __init__(self, times: int):
+        self.left = times
+
+    def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802
+        self.left -= 1
+        status = "SERVING" if self.left < 0 else "NOT_SERVING"
+        return health_pb2.HealthCheckResponse(status=status)
+
+
+@contextmanager
+def serving_health(servicer: LoadsForSomeTime) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_health_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    """--wait asks until the server is ready; without it one answer is enough."""
+    servicer = LoadsForSomeTime(times=3)
+    with serving_health(servicer) as target:
+        assert main(["health", "--server", target]) == 1
+        line = f"bilstm: the server at {target} is not ready\n"
+        assert tuple(capsys.readouterr()) == ("", line)
+        assert servicer.left == 2
+        assert main(["health", "--wait", "--server", target]) == 0
+    assert tuple(capsys.readouterr()) == ("ready\n", "")
+    assert servicer.left < 0
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_health_waits_no_longer(listens: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """--wait ends after --timeout-seconds, which may be typed as --timeout, with the reason."""
+    with serving_health(LoadsForSomeTime(times=1_000_000)) as target:
+        target = target if listens else "127.0.0.1:1"  # a privileged port: nothing listens on it
+        assert main(["health", "--wait", "--timeout", "0.3", "--server", target]) == 1
+    line = one_line(capsys.readouterr().err)
+    assert line.startswith(f"the server at {target} was not ready in 0.3 s: ")
+    assert ("it loads or drains" if listens else "Connection refused") in line
 
 
 # -- bilstm models, versions ------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Table(Protocol):
         """Write another row, with a value for each column."""
 
     def close(self) -> None:
-        """Write what is left; nothing can be added any more."""
+        """Write what is left; nothing can be added any more. To close it again does nothing."""
 
 
 class CsvTable:
@@ -76,7 +76,8 @@ class ParquetTable:
 
         types = {str: pa.string(), int: pa.int64(), float: pa.float32()}
         self._schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self._file = path.open("wb")
+        self._writer = pq.ParquetWriter(self._file, self._schema)
         self._record_batch = pa.RecordBatch
         self._rows: list[Mapping[str, Value]] = []
 
@@ -86,10 +87,9 @@ class ParquetTable:
             self._write()
 
     def close(self) -> None:
-        try:
-            self._write()
-        finally:
-            self._writer.close()
+        if not self._file.closed:
+            with self._file, self._writer:
+                self._write()
 
     def _write(self) -> None:
         if self._rows:
