@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._calls.connection import finite_seconds
 from ._calls.messages import output_numbers
+from ._calls.session import finite_seconds
 from ._calls.target import Target
 
 

@@ -129,9 +129,9 @@ def map_array(path: Path) -> Array:
 def arrays_of(encoding: Encoding) -> Iterator[tuple[str, Array]]:
     """An encoding's arrays by the names that they have in files."""
     for output in OUTPUTS:
-        if output != "state" and (array := getattr(encoding, output)) is not None:
+        if output != "state" and (array := getattr(encoding, output, None)) is not None:
             yield output, array
-    if encoding.state is not None:
+    if "state" in encoding.outputs:
         yield "state.hidden", encoding.state.hidden
         yield "state.cell", encoding.state.cell
 

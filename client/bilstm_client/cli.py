@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import _cli_arguments, _cli_stream
-from ._calls.connection import DEFAULT_TIMEOUT_SECONDS
+from ._calls.session import DEFAULT_TIMEOUT_SECONDS
 from ._cli_stream import NotAllEncoded
 from ._files import RESULT_SUFFIX, FileError, SequenceFile, arrays_of, write_results
 from .client import Client
