@@ -119,10 +119,9 @@ def _memory(folder: Path, steps: int) -> list[str]:
         with peak(server.pid) as server_peak, peak(os.getpid()) as client_peak:
             (encoding,) = client.encode_stream([x], save_states=lambda _: target)
         seconds = time.perf_counter() - started_at
-        assert encoding.states is not None
         last = x[-1000:]
         exact = np.array_equal(  # the last steps' reverse states are those of the last steps alone
-            client.encode(np.array(last)).states[:, WIDTH // 2 :],  # type: ignore[index]
+            client.encode(np.array(last)).states[:, WIDTH // 2 :],
             encoding.states[-1000:, WIDTH // 2 :],
         )
         size = (x.nbytes + encoding.states.nbytes) / MB

@@ -185,8 +185,8 @@ def test_health_waits_no_longer(listens: bool, capsys: pytest.CaptureFixture[str
         target = target if listens else "127.0.0.1:1"  # a privileged port: nothing listens on it
         assert main(["health", "--wait", "--timeout", "0.3", "--server", target]) == 1
     line = one_line(capsys.readouterr().err)
-    assert line.startswith(f"the server at {target} was not ready in 0.3 s: ")
-    assert ("it loads or drains" if listens else "Connection refused") in line
+    assert line.startswith(f"{target}: the server was not ready within 0.3 s: ")
+    assert ("it does not serve" if listens else "Connection refused") in line
 
 
 # -- bilstm models, versions ------------------------------------------------------------------

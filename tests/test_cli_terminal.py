@@ -45,7 +45,6 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def label_and_score(client: Client, x: object) -> tuple[str, str]:
     logits = client.encode(x, outputs=["logits"]).logits
-    assert logits is not None
     return client.get_model().labels[logits.argmax()], f"{logits.max():.3f}"
 
 

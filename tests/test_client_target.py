@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from client_streams import X, states_of
+from client_streams import X
 from client_streams import connect as connect
 from conftest import RunningServer
 from hypothesis import given
@@ -204,7 +204,7 @@ def test_unix_socket(connect: Callable[..., Any], tmp_path: Path) -> None:
         server.add_insecure_port(f"unix:{path}")
         server.start()
         (encoding,) = connect(f"unix:{path}").encode_stream([X])
-        np.testing.assert_array_equal(states_of(encoding), sums(X))
+        np.testing.assert_array_equal(encoding.states, sums(X))
         server.stop(None).wait()
 
 

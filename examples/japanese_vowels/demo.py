@@ -77,7 +77,7 @@ async def _encode_all(
 
 
 def _accuracy(encodings: list[Encoding], speakers: NDArray[np.int64]) -> float:
-    answers = [e.logits.argmax() for e in encodings if e.logits is not None]
+    answers = [encoding.logits.argmax() for encoding in encodings]
     return float(np.mean(np.array(answers) == speakers))
 
 

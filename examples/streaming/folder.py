@@ -41,5 +41,5 @@ with Client(target) as client:
     for path, result in results:
         if isinstance(result, SequenceFailure):
             print(f"{path.name}: {result}")
-        elif result.states is not None:
+        else:
             print(f"{path.name}: {len(result.states)} steps")

@@ -32,7 +32,6 @@ def recording() -> Iterator[NDArray[np.float64]]:
 with Client(target) as client:
     live = Live(block_steps=20, lookahead_steps=10)
     for chunk in client.encode_chunks([recording()], live=live):
-        if chunk.states is not None:
-            end = chunk.first_step + len(chunk.states)
-            print(f"steps {chunk.first_step} to {end}: forward exact {chunk.forward_exact}", end="")
-            print(f", reverse exact {chunk.reverse_exact}")
+        end = chunk.first_step + len(chunk.states)
+        print(f"steps {chunk.first_step} to {end}: forward exact {chunk.forward_exact}", end="")
+        print(f", reverse exact {chunk.reverse_exact}")

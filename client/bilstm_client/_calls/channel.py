@@ -1,5 +1,5 @@
-"""How a client's channel is made: balancing, keepalive, limits. Each of gRPC's settings
-that matters here is said, and why.
+"""How a client's channel is made, and which methods it has: balancing, keepalive, limits. Each of
+gRPC's settings that matters here is said, and why.
 """
 
 from __future__ import annotations
@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bilstm.v1 import encoder_pb2 as pb
+from bilstm.v1 import encoder_pb2_grpc
 
 from .target import Target
 
 _SERVICE = "bilstm.v1.EncoderService"
-STREAM_METHOD = f"/{_SERVICE}/EncodeStream"
 ANY_SERVICE = health_pb2.HealthCheckRequest()  # how the server is, all in all
 _MAX_METADATA_BYTES = 64 * 1024  # an error's details may name many models
 
@@ -28,8 +30,22 @@ def service_config(target: Target) -> dict[str, Any]:
     return config
 
 
+def methods_of(channel: Any) -> dict[str, Any]:
+    """What can be called over a channel, by the methods' names. A stream's requests are bytes."""
+    encoder = encoder_pb2_grpc.EncoderServiceStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    response = pb.EncodeStreamResponse.FromString
+    return {
+        "Encode": encoder.Encode,
+        "EncodeStream": channel.stream_stream(f"/{_SERVICE}/EncodeStream", None, response),
+        "ListModels": encoder.ListModels,
+        "GetModel": encoder.GetModel,
+        "Check": health.Check,
+    }
+
+
 def channel_options(target: Target, *, checked: bool = True) -> list[tuple[str, Any]]:
-    """gRPC's settings; not `checked`: of a channel that also asks servers that are not ready."""
+    """gRPC's settings. A channel that is not `checked` also asks servers that are not ready."""
     return [
         ("grpc.max_receive_message_length", -1),  # the server bounds its replies
         ("grpc.max_send_message_length", -1),  # and refuses requests that are too large

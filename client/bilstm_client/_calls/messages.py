@@ -24,7 +24,7 @@ from ..types import (
     InitialState,
     Limits,
     Model,
-    OutputName,
+    Outputs,
     State,
     Timing,
 )
@@ -53,7 +53,7 @@ class EncodeOptions:
     @classmethod
     def of(
         cls,
-        outputs: Iterable[OutputName],
+        outputs: Outputs,
         output_data_type: DataTypeName,
         model: str,
         version: str,
@@ -67,10 +67,11 @@ class EncodeOptions:
         return self.model, self.version
 
 
-def output_numbers(names: Iterable[OutputName]) -> list[pb.Output.ValueType]:
+def output_numbers(outputs: Outputs) -> list[pb.Output.ValueType]:
     """The wire's numbers of what is to be computed; of states, if nothing is named."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"outputs must be a list of names, such as ['final'], got {names!r}")
+    if not isinstance(outputs, Iterable):
+        raise TypeError(f"outputs must be a name or a list of names, got {outputs!r}")
+    names = [outputs] if isinstance(outputs, str) else outputs
     numbers = [_number("output", _OUTPUTS, name) for name in names]
     return numbers or [pb.OUTPUT_STATES]  # the server's default
 
@@ -221,7 +222,7 @@ def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Enco
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
     """Raises a `ServerError` if the result lacks what was asked for."""
     for output in options.outputs:
-        if getattr(result, _OUTPUT_NAMES[output]) is None:
+        if _OUTPUT_NAMES[output] not in result.outputs:
             raise broken_reply(f"{name} has no {_OUTPUT_NAMES[output]}")
 
 

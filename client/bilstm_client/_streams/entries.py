@@ -85,6 +85,16 @@ class Entry:
         return self.begun and self.in_chunks and isinstance(self.sequence, Iterator | AsyncIterator)
 
 
+def check_is_no_chunk(entry: Entry) -> None:
+    """Raises `TypeError` for what a live input's chunk looks like, of a source that may be one."""
+    if not entry.keyed and not entry.in_chunks:
+        raise TypeError(
+            f"source[{entry.index}] is an array, and so a whole sequence. Give the chunks of a "
+            "live input in brackets: encode_chunks([chunks], live=...); and arrays as a list, or "
+            "as (key, array) pairs"
+        )
+
+
 def entry_of(index: int, item: Any) -> Entry:
     """What the source gave: a sequence, or a pair of its key and it."""
     if isinstance(item, tuple) and len(item) == 2:

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls import messages
-from ..types import DEFAULT_IN_FLIGHT, DataTypeName, Live, OnError, OutputName, whole_number
+from .._calls.messages import EncodeOptions
+from ..types import DEFAULT_IN_FLIGHT, Live, OnError, Progress, SaveStates, whole_number
 from .sending import opening
-from .states import SaveStates
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """What the caller asks of a stream; the defaults are those of both clients."""
+    """What the caller asks of a stream."""
 
-    encode: messages.EncodeOptions
+    encode: EncodeOptions
     in_flight: int
     ordered: bool
-    in_chunks: bool
     returns_errors: bool
+    in_chunks: bool
     live: Live | None
     save_states: SaveStates | None
+    progress: Callable[[Progress], None] | None
 
     @classmethod
     def of(
         cls,
-        *,
-        in_chunks: bool,
-        on_error: OnError,
-        live: Live | None = None,
-        save_states: SaveStates | None = None,
+        encode: EncodeOptions,
+        on_error: OnError = "raise",
         in_flight: int = DEFAULT_IN_FLIGHT,
         ordered: bool = True,
-        outputs: Iterable[OutputName] = ("states",),
-        model: str = "",
-        version: str = "",
-        output_data_type: DataTypeName = "float32",
+        *,
+        in_chunks: bool = False,
+        live: Live | None = None,
+        save_states: SaveStates | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Self:
         """Raises `TypeError` or `ValueError` for what can't be."""
-        encode = messages.EncodeOptions.of(outputs, output_data_type, model, version)
         in_flight = whole_number(in_flight, "in_flight", 1)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error must be 'raise' or 'return', got {on_error!r}")
@@ -53,8 +50,13 @@ class StreamOptions:
             raise TypeError(f"save_states must be a function from key to path, got {given}")
         if save_states is not None and pb.OUTPUT_STATES not in encode.outputs:
             raise ValueError("save_states needs 'states' among the outputs")
+        if progress is not None and not callable(progress):
+            given = type(progress).__name__
+            raise TypeError(f"progress must be a function that takes a Progress, got {given}")
         returns_errors = on_error == "return"
-        return cls(encode, in_flight, ordered, in_chunks, returns_errors, live, save_states)
+        return cls(
+            *(encode, in_flight, ordered, returns_errors, in_chunks, live, save_states, progress)
+        )
 
     def opening(self) -> bytes:
         """A call's first request."""

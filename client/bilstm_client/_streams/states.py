@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 
 from ..types import Array
-
-SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay in memory
 
 
 class States(Protocol):

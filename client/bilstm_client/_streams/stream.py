@@ -14,8 +14,8 @@ import grpc
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
-from ..types import EncodingChunk
-from .entries import Entry, entry_of
+from ..types import EncodingChunk, Progress
+from .entries import Entry, check_is_no_chunk, entry_of
 from .options import StreamOptions
 from .patience import Patience
 from .receiving import receive
@@ -27,11 +27,15 @@ class Stream:
     """Every sequence from when it is pulled until it is answered. Its owner calls it from one
     thread at a time."""
 
-    def __init__(self, options: StreamOptions, timeout_seconds: float):
+    def __init__(
+        self, options: StreamOptions, timeout_seconds: float, source_has_length: bool = True
+    ):
         self.options = options
+        self._source_has_length = source_has_length  # it can't be a live input then
         self.ended = False  # the source has no more
         self._patience = Patience(timeout_seconds)
-        self._pulled = 0
+        self._pulled = self._released_steps = 0
+        self._progress = Progress(0, 0, 0)
         self._entries: dict[int, Entry] = {}  # unanswered, in the source's order
         self._unsent: deque[Entry] = deque()  # that the present call has not begun
         self._sending = Sending()
@@ -50,8 +54,10 @@ class Stream:
         return len(self._entries) < self.options.in_flight
 
     def add(self, item: Any) -> None:
-        """A sequence, or a pair of its key and it, was pulled."""
+        """A sequence, or a pair of its key and it, was pulled from the source."""
         entry = entry_of(self._pulled, item)
+        if self.options.live is not None and not self._source_has_length:
+            check_is_no_chunk(entry)
         self._pulled += 1
         self._entries[entry.index] = entry
         self._unsent.append(entry)
@@ -160,6 +166,19 @@ class Stream:
             raise error
         entry.sent.failure = error
 
+    def progress(self) -> Progress:
+        """How far it has come. What was lost with a server and is sent again counts once."""
+        entries, before = self._entries.values(), self._progress
+        answered = [entry for entry in entries if entry.answered]
+        sent = sum(entry.sent.steps for entry in entries)
+        done = sum(entry.sent.steps if entry.answered else entry.received for entry in entries)
+        self._progress = Progress(
+            self._pulled - len(entries) + len(answered),
+            max(self._released_steps + sent, before.steps_sent),
+            max(self._released_steps + done, before.steps_done),
+        )
+        return self._progress
+
     def close(self) -> None:
         """Nothing more will come: what is half written goes."""
         self.stop()
@@ -212,6 +231,7 @@ class Stream:
             entry.results.clear()
             if entry.answered:
                 del self._entries[entry.index]
+                self._released_steps += entry.sent.steps
 
     def _opened(self, served: tuple[str, str]) -> None:
         """No sequence's states are one part by one model and one part by another."""

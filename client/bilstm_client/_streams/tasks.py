@@ -13,9 +13,11 @@ from typing import Any
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls.connection import BaseClient
-from .call import StreamCall
+from .._calls.asynchronous import AsyncChannel
+from ..types import Metadata
+from .aio_call import StreamCall
 from .entries import Entry
+from .options import StreamOptions
 from .runner import LOST, Lost, StreamRunner
 from .sending import Sending
 from .silence import Step
@@ -25,25 +27,23 @@ from .stream import Stream
 # that is not asynchronous holds the loop up, and so should have its next item at hand.
 _PULL_SECONDS = 0.001
 
-OpenCall = Callable[[], Any]  # a grpc.aio.StreamStreamCall that sends bytes
-Ask = Callable[[float], Any]  # the server for a sign of life: a grpc.aio.UnaryUnaryCall
-
 
 class AioStream(StreamRunner):
     """See the module."""
 
     def __init__(
         self,
-        client: BaseClient[AioStream],
-        open_call: OpenCall,
-        ask: Ask,
-        stream: Stream,
+        channel: AsyncChannel,
+        options: StreamOptions,
         source: Iterable[Any] | AsyncIterable[Any],
+        timeout_seconds: float | None,
+        metadata: Metadata | None,
     ):
-        super().__init__(client, stream)
-        self._streams = client.streams
-        self._open_call = open_call
-        self._ask = ask
+        call = channel.session.begin(timeout_seconds, metadata)
+        has_length = hasattr(source, "__len__")
+        super().__init__(channel.session, Stream(options, call.timeout_seconds, has_length))
+        self._channel = channel
+        self._headers = call.headers
         self._source = source
         self._changed = asyncio.Event()
         self._call: StreamCall | None = None
@@ -53,8 +53,8 @@ class AioStream(StreamRunner):
 
     async def results(self) -> AsyncGenerator[Any, None]:
         """What the caller iterates; the stream begins with its first step, and ends with it."""
-        self._client.check_process()
-        self._streams.add(self)
+        self._session.check_process()
+        self._channel.streams.add(self)
         self._puller = asyncio.create_task(self._pull())
         self._watcher = asyncio.create_task(self._watch())
         try:
@@ -63,12 +63,13 @@ class AioStream(StreamRunner):
                 while (response := await self._next(call)) is not None:
                     received = self._stream.receive(response, time.monotonic())
                     self._changed.set()
+                    self._report()
                     for entry, value in received:
-                        self._client.check_process()
+                        self._session.check_process()
                         yield self._stream.result(entry, value)
         finally:
-            if not self._client.is_inherited:
-                self._streams.discard(self)
+            if not self._session.is_inherited:
+                self._channel.streams.discard(self)
                 self._stopped = True
                 self._stream.close()
                 await self.end()
@@ -93,7 +94,7 @@ class AioStream(StreamRunner):
         self._check()
         try:
             with self._calling():
-                self._call = StreamCall(self._open_call(), sending)
+                self._call = StreamCall(self._channel.open_stream(self._headers), sending)
         except Exception:  # grpc.aio's own: the channel is closed
             self._check()
             raise
@@ -105,7 +106,7 @@ class AioStream(StreamRunner):
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
         cancellations = _cancellations()
-        self._client.check_process()
+        self._session.check_process()
         self._is_reading = True
         try:
             with self._calling():
@@ -150,11 +151,35 @@ class AioStream(StreamRunner):
             is_open = await call.write(self._stream.options.opening())
             while is_open and await self._wait_for_unsent(sending):
                 while is_open and (entry := self._stream.take(sending)) is not None:
-                    is_open = await _send_entry(call, sending, entry)
-                is_open = is_open and await _write(call, sending.flush())
+                    is_open = await self._send_entry(call, sending, entry)
+                is_open = is_open and await self._write(call, sending.flush())
             await call.done_writing()
         except BaseException as error:  # of the chunks of a sequence
             self._fail(error, sending)
+
+    async def _send_entry(self, call: StreamCall, sending: Sending, entry: Entry) -> bool:
+        """False: the call is over."""
+        if not entry.in_chunks:
+            return await self._write(call, sending.array(entry))
+        if not await self._write(call, sending.flush()):  # each chunk may be long in coming
+            return False
+        if not sending.is_over(entry):
+            async with aclosing(_each(entry.sequence)) as chunks:
+                async for chunk in chunks:
+                    if not await self._write(call, sending.chunk(entry, chunk)):
+                        return False
+                    if sending.is_over(entry):
+                        break
+        sending.end(entry)
+        return True
+
+    async def _write(self, call: StreamCall, messages: Iterable[bytes]) -> bool:
+        """False: the call is over."""
+        for message in messages:
+            if not await call.write(message):
+                return False
+            self._report()
+        return True
 
     async def _wait_for_unsent(self, sending: Sending) -> bool:
         """False: there will be no more."""
@@ -174,7 +199,7 @@ class AioStream(StreamRunner):
 
     async def _lives(self, seconds: float) -> bool:
         try:
-            return await self._ask(seconds) is not None
+            return await self._channel.ask(seconds, self._headers) is not None
         except Exception:  # grpc.aio's own, of many kinds
             return False
 
@@ -188,31 +213,6 @@ class AioStream(StreamRunner):
         self._changed.set()
         if self._call is not None:
             self._call.cancel()
-
-
-async def _send_entry(call: StreamCall, sending: Sending, entry: Entry) -> bool:
-    """False: the call is over."""
-    if not entry.in_chunks:
-        return await _write(call, sending.array(entry))
-    if not await _write(call, sending.flush()):  # each chunk may be long in coming
-        return False
-    if not sending.is_over(entry):
-        async with aclosing(_each(entry.sequence)) as chunks:
-            async for chunk in chunks:
-                if not await _write(call, sending.chunk(entry, chunk)):
-                    return False
-                if sending.is_over(entry):
-                    break
-    sending.end(entry)
-    return True
-
-
-async def _write(call: StreamCall, messages: Iterable[bytes]) -> bool:
-    """False: the call is over."""
-    for message in messages:
-        if not await call.write(message):
-            return False
-    return True
 
 
 async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,16 +15,14 @@ import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls.connection import BaseClient
+from .._calls.blocking import BlockingChannel
+from ..types import Metadata
 from .entries import Entry
+from .options import StreamOptions
 from .runner import LOST, Lost, StreamRunner
 from .sending import Sending
 from .silence import Step
 from .stream import Stream
-
-OpenCall = Callable[[Iterator[bytes]], "Iterator[pb.EncodeStreamResponse]"]
-
-Ask = Callable[[float], "grpc.Future[Any]"]  # the server for a sign of life, within so many seconds
 
 
 class SyncStream(StreamRunner):
@@ -32,22 +30,24 @@ class SyncStream(StreamRunner):
 
     def __init__(
         self,
-        client: BaseClient[SyncStream],
-        open_call: OpenCall,
-        ask: Ask,
-        stream: Stream,
+        channel: BlockingChannel,
+        options: StreamOptions,
         source: Iterable[Any],
+        timeout_seconds: float | None,
+        metadata: Metadata | None,
     ):
-        super().__init__(client, stream)
-        self._streams = client.streams
-        self._open_call = open_call
+        call = channel.session.begin(timeout_seconds, metadata)
+        has_length = hasattr(source, "__len__")
+        super().__init__(channel.session, Stream(options, call.timeout_seconds, has_length))
+        self._channel = channel
+        self._headers = call.headers
         self._source = source
         self._changed = threading.Condition()  # guards the stream, and all below
+        self._reports = threading.Lock()  # one at a time, and not under the other lock
         self._call: Any = None
         self._in_source = True
         # A source that blocks for ever must not keep the process from its end.
         self._puller = threading.Thread(target=self._pull, name="bilstm-source", daemon=True)
-        self._ask = ask
         self._question: grpc.Future[Any] | None = None
         self._ends = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="bilstm-watch", daemon=True)
@@ -56,8 +56,8 @@ class SyncStream(StreamRunner):
 
     def results(self) -> Generator[Any, None, None]:
         """What the caller iterates; the stream begins with its first step, and ends with it."""
-        self._client.check_process()
-        self._streams.add(self)
+        self._session.check_process()
+        self._channel.streams.add(self)
         self._puller.start()
         self._watcher.start()
         try:
@@ -67,12 +67,13 @@ class SyncStream(StreamRunner):
                     with self._changed:
                         received = self._stream.receive(response, time.monotonic())
                         self._changed.notify_all()
+                    self._report()
                     for entry, value in received:
-                        self._client.check_process()
+                        self._session.check_process()
                         yield self._stream.result(entry, value)
         finally:
-            if not self._client.is_inherited:
-                self._streams.discard(self)
+            if not self._session.is_inherited:
+                self._channel.streams.discard(self)
                 with self._changed:
                     self._stopped = True
                     self._stream.close()
@@ -95,7 +96,7 @@ class SyncStream(StreamRunner):
                 thread.join()
 
     def _connect(self) -> None:
-        self._client.check_process()  # before the lock, which a fork may have caught
+        self._session.check_process()  # before the lock, which a fork may have caught
         with self._changed:
             self._check()
             sending = self._stream.begin_call()
@@ -104,7 +105,7 @@ class SyncStream(StreamRunner):
         requests = iter(partial(self._request, sending, self._requests(sending)), None)
         try:
             with self._calling():
-                call = self._open_call(requests)
+                call = self._channel.open_stream(requests, self._headers)
         except ValueError:  # the channel is closed
             self._check()
             raise
@@ -116,7 +117,7 @@ class SyncStream(StreamRunner):
         """The next reply; None: the call is over, and if there is need another is to be made."""
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
-        self._client.check_process()
+        self._session.check_process()
         self._is_reading = True
         try:
             with self._calling():
@@ -131,6 +132,13 @@ class SyncStream(StreamRunner):
                 self._changed.wait_for(lambda: self._is_over, seconds)
                 self._check()
         return response
+
+    def _report(self) -> None:
+        if self._stream.options.progress is not None:
+            with self._reports:
+                with self._changed:
+                    progress = self._stream.progress()
+                self._stream.options.progress(progress)
 
     # -- the thread that sees to it that the server lives
 
@@ -147,7 +155,7 @@ class SyncStream(StreamRunner):
 
     def _lives(self, seconds: float) -> bool:
         try:
-            self._question = self._ask(seconds)
+            self._question = self._channel.ask(seconds, self._headers)
             return not self._ends.is_set() and self._question.exception() is None
         except Exception:  # grpc's own, of many kinds: it was cancelled, or the client is closed
             return False
@@ -198,9 +206,10 @@ class SyncStream(StreamRunner):
 
     def _request(self, sending: Sending, requests: Iterator[bytes]) -> bytes | None:
         """The next one; None: no more."""
-        if sending.is_writing:
-            sending.wrote()
         try:
+            if sending.is_writing:
+                sending.wrote()
+                self._report()
             request = next(requests, None)
             if request is not None:
                 sending.writes()

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .._calls.connection import DEFAULT_TIMEOUT_SECONDS, finite_seconds
 from .._calls.messages import output_numbers
+from .._calls.session import DEFAULT_TIMEOUT_SECONDS, finite_seconds
 from .._calls.target import Target
 from ..types import DEFAULT_IN_FLIGHT, OUTPUTS
 from .tables import check_table

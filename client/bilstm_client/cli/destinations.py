@@ -13,7 +13,7 @@ from ..types import Encoding, OutputName
 from .files import FileError
 from .folders import Place, Target
 from .report import Report
-from .results import ResultArchive, arrays_of, unwritable
+from .result_files import ResultArchive, arrays_of, unwritable
 from .scores import ScoreTable
 
 
@@ -93,7 +93,6 @@ class Scores:
         pass
 
     def add(self, place: Place, encoding: Encoding) -> None:
-        assert encoding.logits is not None
         self._table.add(place.target.path, place.name or "", place.steps, encoding.logits)
 
     def end(self) -> None:

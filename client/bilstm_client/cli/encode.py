@@ -16,7 +16,7 @@ from ..errors import InvalidInput
 from ..types import Array, Encoding
 from .files import FileError, SequenceFile
 from .report import Report, reporting
-from .results import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result, writing
+from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result, writing
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -70,7 +70,6 @@ class _Job:
         with writing(path), ScoreTable(path, labels) as table:
             for file in files:
                 for name, encoding in self._encodings(file):
-                    assert encoding.logits is not None
                     table.add(file.path, name, file.steps[name], encoding.logits)
         self._report.written(path)
 

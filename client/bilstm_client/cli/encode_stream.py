@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
-from ..types import Encoding
+from ..types import Encoding, Progress
 from .destinations import Destination, ResultFiles, Scores
 from .files import FileError
 from .folders import (
@@ -27,7 +27,7 @@ from .folders import (
     steps_of,
 )
 from .report import Report, reporting
-from .results import unwritable, writing
+from .result_files import unwritable, writing
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -89,7 +89,7 @@ def _encode(
         _destination(client, parsed, wanted, report, failures) as destination,
         _StepsBar(targets) as bar,
         _showing_waits(),
-        closing(_results(client, parsed, wanted, targets)) as results,
+        closing(_results(client, parsed, wanted, targets, bar.follow)) as results,
     ):
         for place, result in results:
             destination.begin(place.target)
@@ -98,7 +98,6 @@ def _encode(
             else:
                 destination.add(place, result)
                 report.encoded(str(place), place.steps, getattr(result, "logits", None))
-                bar.encoded(place)
         destination.end()
     return failures.count
 
@@ -125,7 +124,11 @@ def _destination(
 
 
 def _results(
-    client: Client, parsed: argparse.Namespace, wanted: Wanted, targets: Sequence[Target]
+    client: Client,
+    parsed: argparse.Namespace,
+    wanted: Wanted,
+    targets: Sequence[Target],
+    progress: Callable[[Progress], None] | None,
 ) -> Generator[tuple[Place, Encoding | SequenceFailure], None, None]:
     return client.encode_stream(
         # What can't be read is given as no array, which is refused: so it has its turn, too.
@@ -133,6 +136,7 @@ def _results(
         in_flight=parsed.in_flight,
         on_error="return",
         save_states=_states_path if "states" in wanted.written else None,
+        progress=progress,
         **wanted.options,
     )
 
@@ -160,14 +164,19 @@ class _Failures:
 
 
 class _StepsBar:
-    """On a terminal, a bar over the steps of all files; they are looked into before the first is
-    sent."""
+    """On a terminal, a bar over the steps of all files, which are looked into before the first is
+    sent. It counts steps whose results have come, and says how many were sent."""
 
     def __init__(self, targets: Sequence[Target]):
         is_shown = sys.stderr.isatty()
-        total = sum(map(_count_steps, targets)) if is_shown else None
-        self._bar: Any = tqdm(total=total, unit=" steps", unit_scale=True, disable=not is_shown)
-        self._sequences = self._bytes = 0
+        self._bar: Any = tqdm(
+            total=sum(map(_count_steps, targets)) if is_shown else None,
+            unit=" steps",
+            unit_scale=True,
+            miniters=1,  # a long sequence's results come in a burst, after a long silence
+            disable=not is_shown,
+        )
+        self.follow: Callable[[Progress], None] | None = self._follow if is_shown else None
 
     def __enter__(self) -> Self:
         return self
@@ -175,14 +184,12 @@ class _StepsBar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def encoded(self, place: Place) -> None:
-        """A sequence has its results."""
-        self._sequences += 1
-        self._bytes += place.size
-        size = tqdm.format_sizeof(self._bytes, "B", 1024)
-        s = "" if self._sequences == 1 else "s"
-        self._bar.set_postfix_str(f"{self._sequences:,} sequence{s}, {size}", refresh=False)
-        self._bar.update(place.steps)
+    def _follow(self, progress: Progress) -> None:
+        """Called by the stream's threads, one at a time."""
+        s = "" if progress.sequences_done == 1 else "s"
+        sent = tqdm.format_sizeof(progress.steps_sent)
+        self._bar.set_postfix_str(f"{sent} sent, {progress.sequences_done:,} sequence{s}", False)
+        self._bar.update(progress.steps_done - self._bar.n)
 
 
 def _count_steps(target: Target) -> int:

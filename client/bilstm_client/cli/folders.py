@@ -22,7 +22,7 @@ from .files import (
     read_array,
     read_steps,
 )
-from .results import RESULT_SUFFIX, STATES_SUFFIX, holds_results, holds_states, is_result
+from .result_files import RESULT_SUFFIX, STATES_SUFFIX, holds_results, holds_states, is_result
 
 _SUFFIXES = (".npy", ".npz")
 
@@ -44,7 +44,6 @@ class Place:
     target: Target
     name: str | None  # of the array
     steps: int = 0
-    size: int = 0  # bytes
     error: FileError | None = None  # why it can't be read
 
     def __str__(self) -> str:
@@ -168,4 +167,4 @@ def _read(target: Target, name: str | None, open_array: OpenArray) -> tuple[Plac
             array = read_array(target.path, name, open_array)
     except FileError as error:
         return Place(target, name, error=error), None
-    return Place(target, name, len(array) if array.ndim else 0, array.nbytes), array
+    return Place(target, name, len(array) if array.ndim else 0), array

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from ..types import Array
-from .results import temporary_path
+from .result_files import temporary_path
 from .tables import Table, Value, open_table, read_table
 
 

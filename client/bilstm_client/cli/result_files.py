@@ -32,9 +32,9 @@ def arrays_of(encoding: Encoding, outputs: Collection[str]) -> Iterator[tuple[st
     for output in outputs:
         if output != "state":
             yield output, getattr(encoding, output)
-        elif encoding.state is not None:
-            state = encoding.state
-            yield from zip(_STATE_ARRAYS, (state.hidden, state.cell), strict=True)
+        else:
+            arrays = (encoding.state.hidden, encoding.state.cell)
+            yield from zip(_STATE_ARRAYS, arrays, strict=True)
 
 
 def temporary_path(path: Path) -> Path:
