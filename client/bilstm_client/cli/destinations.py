@@ -13,7 +13,7 @@ from ..types import Encoding, OutputName
 from .files import FileError
 from .folders import Place, Target
 from .report import Report
-from .result_files import ResultArchive, arrays_of, unwritable
+from .result_files import ResultArchive, arrays_of
 from .scores import ScoreTable
 
 
@@ -75,12 +75,11 @@ class ResultFiles:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            assert self._target is not None
+        except FileError as error:
             if self._archive is not None:
                 self._archive.discard()
             self._archive, self._is_lost = None, True
-            self._failed(unwritable(self._target.encoded, error))
+            self._failed(error)
 
 
 class Scores:

@@ -16,7 +16,7 @@ from ..errors import InvalidInput
 from ..types import Array, Encoding
 from .files import FileError, SequenceFile
 from .report import Report, reporting
-from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result, writing
+from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -58,7 +58,7 @@ class _Job:
 
     def write_results(self, file: SequenceFile, target: Path) -> None:
         """Encode a file, and write what is wanted of all its sequences to an archive."""
-        with writing(target), ResultArchive(target) as archive:
+        with ResultArchive(target) as archive:
             for name, encoding in self._encodings(file):
                 for output, array in arrays_of(encoding, self._wanted.written):
                     archive.add(name, output, array)
@@ -67,7 +67,7 @@ class _Job:
     def write_scores(self, files: Sequence[SequenceFile], path: Path) -> None:
         """Encode the files, and write the scores of all their sequences to one table."""
         labels = self._wanted.ask_labels(self._client)
-        with writing(path), ScoreTable(path, labels) as table:
+        with ScoreTable(path, labels) as table:
             for file in files:
                 for name, encoding in self._encodings(file):
                     table.add(file.path, name, file.steps[name], encoding.logits)

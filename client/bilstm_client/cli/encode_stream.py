@@ -27,7 +27,7 @@ from .folders import (
     steps_of,
 )
 from .report import Report, reporting
-from .result_files import unwritable, writing
+from .result_files import unwritable
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -117,7 +117,7 @@ def _destination(
         finally:
             files.discard()
         return
-    with writing(parsed.out), ScoreTable(parsed.out, wanted.ask_labels(client)) as table:
+    with ScoreTable(parsed.out, wanted.ask_labels(client)) as table:
         yield Scores(table)
     if not table.is_empty:
         report.written(parsed.out)

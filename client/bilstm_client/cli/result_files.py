@@ -59,15 +59,16 @@ def writing(path: Path) -> Iterator[None]:
 class ResultArchive:
     """An .npz file that arrays are added to one at a time; whole, or not there.
 
-    As a context it is put in its place at the end, and removed with an exception. What can't be
-    written is an `OSError`.
+    As a context it is put in its place at the end, and removed with an exception. Where it can't
+    be written each method raises `FileError`.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._temporary = temporary_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._archive = ZipFile(self._temporary, "w")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._archive = ZipFile(self._temporary, "w")
 
     def __enter__(self) -> Self:
         return self
@@ -81,13 +82,15 @@ class ResultArchive:
 
     def add(self, name: str, output: str, array: Array) -> None:
         """Write one sequence's array; `name` is empty for the one of an .npy file."""
-        with self._archive.open(_member(name, output), "w", force_zip64=True) as file:
+        member = _member(name, output)
+        with writing(self.path), self._archive.open(member, "w", force_zip64=True) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
     def close(self) -> None:
         """Put the file in its place: every array is in it."""
-        self._archive.close()
-        self._temporary.replace(self.path)
+        with writing(self.path):
+            self._archive.close()
+            self._temporary.replace(self.path)
 
     def discard(self) -> None:
         """Remove what is half written; a file that was there before stays."""

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from ..types import Array
-from .result_files import temporary_path
+from .result_files import temporary_path, writing
 from .tables import Table, Value, open_table, read_table
 
 
@@ -35,8 +35,8 @@ def best_class(logits: Array, names: Sequence[str]) -> tuple[str | None, float]:
 class ScoreTable:
     """A table of scores that rows are added to one at a time; whole, or not there.
 
-    As a context it is put in its place at the end, and removed with an exception. What can't be
-    written is an `OSError`.
+    As a context it is put in its place at the end, and removed with an exception. Where it can't
+    be written each method raises `FileError`.
     """
 
     def __init__(self, path: Path, labels: Callable[[], Sequence[str]]):
@@ -46,8 +46,9 @@ class ScoreTable:
         self._names: Sequence[str] = ()
         self._table: Table | None = None
         self._temporary = temporary_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary.touch()  # what can't be written is known before anything is encoded
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch()  # what can't be written is known before anything is encoded
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +56,9 @@ class ScoreTable:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
             if error is None and self._table is not None:
-                self._table.close()
-                self._temporary.replace(self.path)
+                with writing(self.path):
+                    self._table.close()
+                    self._temporary.replace(self.path)
         finally:
             self._discard()
 
@@ -69,14 +71,19 @@ class ScoreTable:
         """Write a row: `array` is the sequence's name in an .npz file, "" in an .npy file."""
         if self._table is None:
             self._names = class_names(self._labels(), len(logits))
-            columns: dict[str, type] = {"file": str, "array": str, "steps": int, "label": str}
-            columns |= {"score": float} | {f"logits.{name}": float for name in self._names}
-            self._table = open_table(self._temporary, self.path.suffix, columns)
+            with writing(self.path):
+                self._table = self._open()
         label, score = best_class(logits, self._names)
         row: dict[str, Value] = {"file": _text(file), "array": array or None, "steps": steps}
         row |= {"label": label, "score": score}
         scores = zip(self._names, map(_number, logits), strict=True)
-        self._table.add(row | {f"logits.{name}": score for name, score in scores})
+        with writing(self.path):
+            self._table.add(row | {f"logits.{name}": score for name, score in scores})
+
+    def _open(self) -> Table:
+        columns: dict[str, type] = {"file": str, "array": str, "steps": int, "label": str}
+        columns |= {"score": float} | {f"logits.{name}": float for name in self._names}
+        return open_table(self._temporary, self.path.suffix, columns)
 
     def _discard(self) -> None:
         with suppress(OSError):  # what could not be written still can't be
