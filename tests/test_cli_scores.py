@@ -238,6 +238,18 @@ def test_skip_existing(suffix: str, stream: list[str], encode: Run, folder: Path
     assert encode(*arguments, folder / "b.npz")[1] == []
 
 
+def test_skip_existing_and_an_unreadable_file(encode: Run, folder: Path) -> None:
+    """A file that can't be read is said to be so, whatever table is there."""
+    table = folder / "scores.csv"
+    arguments = ["--stream", "--out", table, "--skip-existing", folder]
+    assert encode(*arguments)[0] == 0
+    (folder / "b.npz").write_bytes(b"")
+    for _ in range(2):
+        code, _, errors = encode(*arguments)
+        assert code == 1
+        assert errors[0] == f"bilstm: {folder}/b.npz: not an .npy or .npz file"
+
+
 def test_any_name(encode: Run, tmp_path: Path) -> None:
     """A file whose name is no text has a row in every format, and is found there again."""
     path = os.fsencode(tmp_path) + b"/\xff.npy"

@@ -74,8 +74,9 @@ examples:
     add(
         "--skip-existing",
         action="store_true",
-        help="leave out files whose results are there, with all sequences and outputs that are "
-        "asked for, whichever model made them; with --out: all files, if the table has them all",
+        help="leave out each file that has its results already: of every sequence, and every "
+        "output asked for, by whichever model; with --out, leave out all if the table has a row "
+        "for each sequence",
     )
     add(
         "--stream",
@@ -145,7 +146,8 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="of one call; of a stream: without a server; default: %(default)s",
+        help="how long a call may take, a stream may be without a server, or --wait waits; "
+        "default: %(default)s",
     )
 
 
