@@ -814,6 +814,14 @@ def test_request_too_large(count: int, limited_client: AnyClient) -> None:
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.field == f"sequences[{count - 1}]"
     assert "the request is larger than the server takes: " in caught.value.expected
+    assert caught.value.expected.endswith("; encode_stream sends it in pieces")
+
+
+def test_sequence_too_long(limited_client: AnyClient) -> None:
+    """Where a sequence is longer than a call takes, the error names the method that takes it."""
+    with pytest.raises(InvalidInput, match="encode_stream") as caught:
+        limited_client.encode_batch([X, sequence(60)])
+    assert caught.value.field == "sequences[1].shape"
 
 
 def test_model_not_found(client: AnyClient) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, assert_type, cast
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -33,45 +33,14 @@ from streaming import HANGS_AFTER_SECONDS, INPUT_SIZE, Break, FakeServer, sums
 from bilstm_client import (
     AsyncClient,
     Client,
-    EncodingChunk,
     InvalidInput,
     Live,
     NotRequested,
     Unavailable,
 )
-from bilstm_client.errors import SequenceFailure
 from bilstm_client.types import Array, Encoding
 
 # -- what a source may be ----------------------------------------------------------------------
-
-
-def static_types(client: Client, aio: AsyncClient, x: Array) -> None:
-    """Never run: what a type checker knows of a stream's results."""
-    pairs = [("a", x)]
-    assert_type(client.encode_stream([x]), Generator[Encoding, None, None])
-    assert_type(client.encode_stream(x), Generator[Encoding, None, None])
-    assert_type(
-        client.encode_stream(x, on_error="return"),
-        Generator[Encoding | SequenceFailure, None, None],
-    )
-    assert_type(client.encode_chunks(x), Generator[EncodingChunk[int], None, None])
-    for chunk in client.encode_chunks(x):
-        assert_type(chunk.error, SequenceFailure | None)
-    assert_type(client.encode_stream(pairs), Generator[tuple[str, Encoding], None, None])
-    assert_type(
-        client.encode_stream(pairs, on_error="return"),
-        Generator[tuple[str, Encoding | SequenceFailure], None, None],
-    )
-    assert_type(
-        client.encode_stream([x], on_error="return"),
-        Generator[Encoding | SequenceFailure, None, None],
-    )
-    assert_type(client.encode_chunks(pairs), Generator[EncodingChunk[str], None, None])
-    assert_type(client.encode_chunks([x]), Generator[EncodingChunk[int], None, None])
-    assert_type(aio.encode_stream([x]), AsyncGenerator[Encoding, None])
-    assert_type(aio.encode_stream(x), AsyncGenerator[Encoding, None])
-    assert_type(aio.encode_chunks(x), AsyncGenerator[EncodingChunk[int], None])
-    assert_type(aio.encode_stream(pairs), AsyncGenerator[tuple[str, Encoding], None])
 
 
 def test_plain_sequences(client: Streams) -> None:

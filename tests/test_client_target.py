@@ -67,6 +67,23 @@ def test_broken_target(text: str, kind: Callable[[str], Any]) -> None:
     assert str(caught.value).startswith(f"target {text!r}: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http://host:50051", "write 'host:50051', without http://"),
+        ("grpc://localhost", "write 'localhost', without grpc://"),
+        ("http://user:word@[::1]:7/v1?x=1", "write '[::1]:7', without http://"),
+        ("https://host", "write 'host', without https:// (the connection is plain, without TLS)"),
+        ("http://", "write HOST:PORT, without http://"),
+    ],
+)
+def test_url(text: str, words: str) -> None:
+    """A URL is refused in words that say what to write."""
+    with pytest.raises(ValueError, match=r"^target ") as caught:
+        Client(text)
+    assert str(caught.value) == f"target {text!r}: {words}"
+
+
 def test_target_of_no_text() -> None:
     """A target that is no text is a TypeError."""
     wrong: Any

@@ -213,8 +213,7 @@ class AsyncClient:
 
         The stream ends with its generator, at its end or when it is closed, and with the client;
         async generators that it reads are closed. Leave a loop early in `contextlib.aclosing`.
-        The other options are those of `encode`. Raises what it does, and `NotAnArray`, a
-        `TypeError`, for a sequence that is none.
+        Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(

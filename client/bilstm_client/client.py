@@ -211,8 +211,7 @@ class Client:
 
         The stream ends with its generator: at its end, when it is closed or no longer referred to,
         and with the client. If a variable holds it, leave a loop early in `contextlib.closing`.
-        The other options are those of `encode`. Raises what it does, and `NotAnArray`, a
-        `TypeError`, for a sequence that is none.
+        Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(

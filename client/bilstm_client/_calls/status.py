@@ -133,11 +133,15 @@ def _by_code(
             return InvalidInput(code, message)
         violation = bad.field_violations[0]
         field = violation.field.removeprefix("options.")  # of a stream; the caller has no other
-        return _invalid(code, _shifted(field, part.start), violation.description)
+        expected = violation.description
+        if part.stop > part.start:  # no stream; the server has no names of this client's methods
+            expected = re.sub(r"\ba stream\b", "encode_stream", expected)
+        return _invalid(code, _shifted(field, part.start), expected)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if status is None and "larger than max" in message:  # gRPC's words, not the service's
             field = f"sequences[{part.start}]" if part.stop - part.start == 1 else "sequences"
-            expected = f"the request is larger than the server takes: {message}"
+            instead = "; encode_stream sends it in pieces" if part.stop > part.start else ""
+            expected = f"the request is larger than the server takes: {message}{instead}"
             return _invalid(code, field, expected)
         if "metadata size exceeds" in message:  # gRPC's words of what the server has said
             return ServerError(code, message)
