@@ -51,7 +51,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "no server": (["--server", ""], "argument --server: target '': must have a host"),
     "web server": (
         ["--server", "http://localhost:50051"],
-        "argument --server: target 'http://localhost:50051': must be HOST:PORT, without http://",
+        "argument --server: target 'http://localhost:50051': write 'localhost:50051', without http://",
     ),
     "nothing in flight": (["--in-flight", "0"], "argument --in-flight: must be 1 or more, got 0"),
     "endless": (["--timeout-seconds", "inf"], "argument --timeout-seconds: timeout_seconds must"),
