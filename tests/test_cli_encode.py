@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from client_commands import (
     ALL_OUTPUTS,
     BROKEN,
+    COMMANDS,
     GOOD,
     assert_file,
     floats,
@@ -242,6 +244,21 @@ def test_no_progress_bar_in_a_pipe(server: RunningServer, tmp_path: Path) -> Non
     np.save(tmp_path / "x.npy", floats(2))
     done = run("bilstm", "encode", tmp_path / "x.npy", "--server", server.target)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["calls", "stream"])
+def test_no_standard_output(stream: list[str], server: RunningServer, tmp_path: Path) -> None:
+    """A command whose standard output is closed writes its results all the same."""
+    np.savez(tmp_path / "x.npz", s=floats(2))
+    given = ["encode", *stream, tmp_path / "x.npz", "--server", server.target]
+    closed = 'exec 1>&- "$0" "$@"'
+    done = subprocess.run(
+        ["sh", "-c", closed, COMMANDS / "bilstm", *map(str, given)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "x.encoded.npz").exists()
 
 
 def test_folder_without_stream(

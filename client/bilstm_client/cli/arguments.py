@@ -16,7 +16,7 @@ from .tables import check_table
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What was typed; `command` is the subcommand's name. Leaves the process where it is wrong."""
+    """What was typed; `command` is the subcommand's name. `SystemExit` where it is wrong."""
     parser = argparse.ArgumentParser(
         prog="bilstm", description="Encode sequences on a BiLSTM encoding server."
     )

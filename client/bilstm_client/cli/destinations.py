@@ -36,7 +36,7 @@ class ResultFiles:
     def __init__(
         self, outputs: Sequence[OutputName], report: Report, failed: Callable[[FileError], None]
     ):
-        """`failed` is told of a file that can't be written, once."""
+        """`failed` is called with the error of each file that can't be written, once."""
         self._outputs = outputs
         self._report = report
         self._failed = failed

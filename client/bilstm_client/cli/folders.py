@@ -94,7 +94,7 @@ def has_results(target: Target, outputs: Sequence[str]) -> bool:
     """Whether all that is asked for was written before: of each of the file's sequences."""
     try:
         steps = steps_of(target)
-    except FileError:  # it is told of in its turn
+    except FileError:  # it is said in its turn
         return False
     if set(steps) != {""}:
         return holds_results(target.encoded, steps, outputs)

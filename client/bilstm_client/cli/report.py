@@ -39,7 +39,8 @@ class WrittenFiles:
         pass
 
     def written(self, path: Path) -> None:
-        tqdm.write(str(path), file=sys.stdout)
+        if sys.stdout is not None:  # closed
+            tqdm.write(str(path), file=sys.stdout)
 
     def skipped(self, path: Path) -> None:
         pass
