@@ -277,5 +277,5 @@ def test_without_pyarrow(
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "bilstm encode: error: argument --out: .parquet needs the package pyarrow: "
-        "pip install 'bilstm[parquet]'"
+        "pip install pyarrow"
     )

@@ -118,7 +118,7 @@ def check_table(path: Path) -> None:
     if path.suffix not in _FORMATS:
         raise ValueError(f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got '{path}'")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ValueError(".parquet needs the package pyarrow: pip install 'bilstm[parquet]'")
+        raise ValueError(".parquet needs the package pyarrow: pip install pyarrow")
 
 
 def open_table(path: Path, suffix: str, columns: Columns) -> Table:
