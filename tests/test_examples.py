@@ -238,6 +238,14 @@ def test_a_live_stream() -> None:
     assert last == "steps 180 to 200: forward exact True, reverse exact True"
 
 
+@pytest.mark.parametrize("name", ["endless", "folder", "live"])
+def test_help_of_the_streaming_examples(name: str) -> None:
+    """--help says what a program shows and what may be typed, without a server."""
+    printed = run(sys.executable, str(STREAMING / f"{name}.py"), "--help")
+    assert "[HOST:PORT]" in printed
+    assert f"python examples/streaming/{name}.py" in printed
+
+
 @pytest.mark.parametrize(
     "target", ["demo", "test", "serve", "check", "proto", "docs", "parity", "bench"]
 )
