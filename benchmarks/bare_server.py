@@ -15,7 +15,7 @@ import grpc
 from bilstm_server import app
 from bilstm_server.__main__ import main
 from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
-from bilstm_server.rpc.interceptors import Handler, RpcInterceptor, current_call
+from bilstm_server.rpc.interceptors.chain import Handler, RpcInterceptor, current_call
 
 
 class BareModelMetrics(ModelMetrics):

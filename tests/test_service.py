@@ -35,9 +35,9 @@ from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig
-from bilstm_server.rpc.interceptors import RpcInterceptor
-from bilstm_server.rpc.receiving import Receiving
-from bilstm_server.rpc.untaken import UntakenReplies
+from bilstm_server.rpc.flow.receiving import Receiving
+from bilstm_server.rpc.flow.untaken import UntakenReplies
+from bilstm_server.rpc.interceptors.chain import RpcInterceptor
 from bilstm_server.settings import Settings
 
 POOLINGS = ("last", "final", "mean", "max")

@@ -24,7 +24,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from bilstm_server.app import App
-from bilstm_server.rpc.streams.progress import Progress
+from bilstm_server.rpc.encoder.streams.progress import Progress
 
 Array = NDArray[Any]
 STEP_BYTES = 4 * 2 * 12  # held of each step, as test_stream.py has it

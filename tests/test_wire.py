@@ -17,8 +17,8 @@ from bilstm import wire as parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
 from bilstm_server.metrics import Metrics
-from bilstm_server.rpc import wire
-from bilstm_server.rpc.requests import RequestLimits
+from bilstm_server.rpc.encoder import reader
+from bilstm_server.rpc.encoder.requests import RequestLimits
 
 MAX_SEQUENCES = 16
 LIMITS = RequestLimits(
@@ -32,8 +32,8 @@ LIMITS = RequestLimits(
 )
 NO_MODEL = Metrics().no_model
 READERS = {
-    pb.EncodeRequest: wire.encode_request_decoder(LIMITS, NO_MODEL),
-    pb.EncodeStreamRequest: wire.stream_request_decoder(LIMITS, NO_MODEL),
+    pb.EncodeRequest: reader.encode_request_decoder(LIMITS, NO_MODEL),
+    pb.EncodeStreamRequest: reader.stream_request_decoder(LIMITS, NO_MODEL),
 }
 
 int32s, int64s = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
@@ -184,7 +184,7 @@ def field(number: int, *inner: bytes) -> bytes:
     return b"".join(parts.delimited(number, inner))
 
 
-MOST = wire._OTHER_FIELDS + wire._SEQUENCE_FIELDS * MAX_SEQUENCES
+MOST = reader._OTHER_FIELDS + reader._SEQUENCE_FIELDS * MAX_SEQUENCES
 # By what they are made of: more fields than a good message has, wherever they lie.
 FLOODS = {
     "strings": field(1) * (MOST + 1),

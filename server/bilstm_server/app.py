@@ -29,18 +29,18 @@ from .model.device import (
     utilization,
 )
 from .probes import Probes
-from .rpc.connections import end_connection
+from .rpc.encoder.reader import encode_request_decoder, stream_request_decoder
+from .rpc.encoder.requests import RequestLimits
+from .rpc.encoder.service import EncoderService
+from .rpc.encoder.streams.memory import MemoryLimits, StreamMemory
+from .rpc.encoder.streams.opening import StreamBounds, Streams
+from .rpc.encoder.streams.watch import Patience
+from .rpc.flow.connections import end_connection
+from .rpc.flow.receiving import Receiving
+from .rpc.flow.untaken import UntakenReplies
 from .rpc.health import HealthService
-from .rpc.interceptors import Method, RpcInterceptor
-from .rpc.receiving import Receiving
-from .rpc.requests import RequestLimits
+from .rpc.interceptors.chain import Method, RpcInterceptor
 from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
-from .rpc.service import EncoderService
-from .rpc.streams.admission import StreamBounds, Streams
-from .rpc.streams.memory import MemoryLimits, StreamMemory
-from .rpc.streams.watch import Patience
-from .rpc.untaken import UntakenReplies
-from .rpc.wire import encode_request_decoder, stream_request_decoder
 from .serving.registry import ModelRegistry, ServedModel
 from .settings import Settings
 from .sources import ModelSource

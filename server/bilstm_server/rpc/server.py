@@ -12,10 +12,10 @@ from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 
 from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
+from .encoder.service import EncoderService
 from .health import HealthService
-from .interceptors import RpcInterceptor
+from .interceptors.chain import RpcInterceptor
 from .reflection import ReflectionService
-from .service import EncoderService
 
 SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...batching.jobs import BatchTiming, Result
-from ...engine.sequences import Array, BlockInput, SequenceOutput
-from ...errors import InvalidInput
-from ...model.config import ModelConfig
+from ....batching.jobs import BatchTiming, Result
+from ....engine.sequences import Array, BlockInput, SequenceOutput
+from ....errors import InvalidInput
+from ....model.config import ModelConfig
 from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
 from .requests import LiveOptions

@@ -14,10 +14,10 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ...batching.jobs import Result
-from ...engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
-from ...errors import InvalidInput, OutOfMemory
-from ...serving.registry import ServedModel
+from ....batching.jobs import Result
+from ....engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
+from ....errors import InvalidInput, OutOfMemory
+from ....serving.registry import ServedModel
 from ..replies import error_chunk
 from .memory import StreamRoom
 from .outbox import Answer, Outbox, result_chunks

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from ..errors import ServiceError
-from ..metrics import RpcMetrics
-from .deadline import Deadline
-from .internal import Context, log_internal_error
-from .status import internal_status, status_of
+from ...errors import ServiceError
+from ...metrics import RpcMetrics
+from ..deadline import Deadline
+from ..internal import Context, log_internal_error
+from ..status import internal_status, status_of
 
 if TYPE_CHECKING:
-    from ..tracing import RequestTrace
-    from .untaken import Reply
+    from ...tracing import RequestTrace
+    from ..flow.untaken import Reply
 
 
 class Call:

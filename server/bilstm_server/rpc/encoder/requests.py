@@ -15,9 +15,9 @@ from bilstm import tensors
 from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..engine.sequences import Array, SequenceInput
-from ..errors import InvalidInput
-from ..model.config import ModelConfig, Output
+from ...engine.sequences import Array, SequenceInput
+from ...errors import InvalidInput
+from ...model.config import ModelConfig, Output
 from .messages import EncodeRequest, State, Tensor
 
 # The one place where the wire's outputs meet the model's.

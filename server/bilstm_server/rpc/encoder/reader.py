@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..errors import InvalidInput
-from ..metrics import DropMetrics
+from ...errors import InvalidInput
+from ...metrics import DropMetrics
 from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
 from .requests import RequestLimits
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...model.config import Output
-from ...serving.registry import ServedModel
+from ....model.config import Output
+from ....serving.registry import ServedModel
 from .requests import StreamOptions
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ...engine.sequences import Array
-from ...errors import InvalidInput
-from ...model.config import ModelConfig, Output
+from ....engine.sequences import Array
+from ....errors import InvalidInput
+from ....model.config import ModelConfig, Output
 from ..messages import SequenceChunk, Tensor
 from ..requests import (
     RequestLimits,

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import grpc
 
-from ..errors import Overloaded, ServiceError, Unavailable, forget_locals
-from ..metrics import Metrics, RpcMetrics
-from .call import Call
-from .internal import Context
-from .receiving import Receiving
-from .status import drop_reason
-from .streams.outbox import CHUNK_BYTES
-from .untaken import UntakenReplies
-from .wire import Decode, plain_decoder
+from ...errors import Overloaded, ServiceError, Unavailable, forget_locals
+from ...metrics import Metrics, RpcMetrics
+from ..encoder.reader import Decode, plain_decoder
+from ..encoder.streams.outbox import CHUNK_BYTES
+from ..flow.receiving import Receiving
+from ..flow.untaken import UntakenReplies
+from ..internal import Context
+from ..status import drop_reason
+from .outcomes import Call
 
 if TYPE_CHECKING:
-    from ..tracing import Tracer
+    from ...tracing import Tracer
 
 # That the present task answers.
 current_call: ContextVar[Call] = ContextVar("current_call")

@@ -9,18 +9,18 @@ from contextlib import aclosing
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
-from ..errors import ServiceError
-from ..metrics import DropMetrics, Metrics
-from ..serving.registry import ModelRegistry
-from .deadline import Deadline
-from .interceptors import current_call
-from .internal import Context
+from ...errors import ServiceError
+from ...metrics import DropMetrics, Metrics
+from ...serving.registry import ModelRegistry
+from ..deadline import Deadline
+from ..flow.untaken import UntakenReplies
+from ..interceptors.chain import current_call
+from ..internal import Context
+from ..status import drop_reason
 from .messages import EncodeRequest, EncodeStreamRequest
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
-from .status import drop_reason
-from .streams.admission import Streams
-from .untaken import UntakenReplies
+from .streams.opening import Streams
 
 _LARGE_BYTES = 1024 * 1024  # of a reply, that to copy takes a while
 

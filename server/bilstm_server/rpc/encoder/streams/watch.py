@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import structlog
 
-from ...errors import DeadlineExpired, ServiceError, Stalled
-from ...metrics import Metrics
+from ....errors import DeadlineExpired, ServiceError, Stalled
+from ....metrics import Metrics
 from .progress import Progress, Stall
 from .stream import Stream
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import structlog
 
-from ..errors import Overloaded
-from ..metrics import DropMetrics
+from ...errors import Overloaded
+from ...metrics import DropMetrics
+from ..internal import Context
 from .connections import has_name
-from .internal import Context
 
 log = structlog.get_logger()
 

@@ -10,9 +10,9 @@ from google.protobuf.duration_pb2 import Duration
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.jobs import BatchTiming, Result
-from ..engine.sequences import Array, SequenceOutput
-from ..serving.registry import ServedModel
+from ...batching.jobs import BatchTiming, Result
+from ...engine.sequences import Array, SequenceOutput
+from ...serving.registry import ServedModel
 from .requests import OUTPUTS, RequestLimits
 
 _FIELDS = {

@@ -8,15 +8,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ...errors import InvalidInput, Overloaded, Unavailable
-from ...metrics import DropMetrics, Metrics
-from ...serving.registry import ModelRegistry
-from ..connections import has_name
-from ..interceptors import current_end
-from ..internal import Context
+from ....errors import InvalidInput, Overloaded, Unavailable
+from ....metrics import DropMetrics, Metrics
+from ....serving.registry import ModelRegistry
+from ...flow.connections import has_name
+from ...interceptors.chain import current_end
+from ...internal import Context
+from ...status import drop_reason
 from ..messages import EncodeStreamRequest
 from ..requests import RequestLimits
-from ..status import drop_reason
 from .memory import StreamMemory
 from .requests import parse_stream_options
 from .stream import Stream

@@ -13,9 +13,9 @@ import numpy as np
 
 from bilstm import wire
 
-from ...batching.jobs import Result
-from ...engine.sequences import SequenceOutput
-from ...model.config import Output
+from ....batching.jobs import Result
+from ....engine.sequences import SequenceOutput
+from ....model.config import Output
 from ..replies import encoding_chunk
 
 CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
