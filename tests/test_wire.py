@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from bilstm import wire as parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
-from bilstm_server.metrics import Metrics
 from bilstm_server.rpc.encoder import reader
 from bilstm_server.rpc.encoder.requests import RequestLimits
 
@@ -30,10 +29,9 @@ LIMITS = RequestLimits(
     max_stream_sequences=10,
     max_block_tokens=100,
 )
-NO_MODEL = Metrics().no_model
 READERS = {
-    pb.EncodeRequest: reader.encode_request_decoder(LIMITS, NO_MODEL),
-    pb.EncodeStreamRequest: reader.stream_request_decoder(LIMITS, NO_MODEL),
+    pb.EncodeRequest: reader.encode_request_decoder(LIMITS),
+    pb.EncodeStreamRequest: reader.stream_request_decoder(LIMITS),
 }
 
 int32s, int64s = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)

@@ -29,7 +29,6 @@ from .model.device import (
     utilization,
 )
 from .probes import Probes
-from .rpc.encoder.reader import encode_request_decoder, stream_request_decoder
 from .rpc.encoder.requests import RequestLimits
 from .rpc.encoder.service import EncoderService
 from .rpc.encoder.streams.memory import MemoryLimits, StreamMemory
@@ -39,8 +38,13 @@ from .rpc.flow.connections import end_connection
 from .rpc.flow.receiving import Receiving
 from .rpc.flow.untaken import UntakenReplies
 from .rpc.health import HealthService
-from .rpc.interceptors.chain import Method, RpcInterceptor
-from .rpc.server import SERVICE, ConnectionLimits, listen, make_server
+from .rpc.interceptors.chain import InterceptorChain
+from .rpc.interceptors.decoding import Decoding
+from .rpc.interceptors.in_flight import CallsInFlight
+from .rpc.interceptors.open_streams import OpenStreams
+from .rpc.interceptors.outcomes import Outcomes
+from .rpc.interceptors.traces import Traces
+from .rpc.server import ConnectionLimits, listen, make_server
 from .serving.registry import ModelRegistry, ServedModel
 from .settings import Settings
 from .sources import ModelSource
@@ -103,7 +107,6 @@ class App:
         self._registry = ModelRegistry()
         limits = self._request_limits
         self._tracer = make_tracer(settings)
-        self._health = HealthService([SERVICE])
         self._streams = Streams(
             self._registry,
             limits,
@@ -121,26 +124,26 @@ class App:
             settings.reply_seconds,
             end_connection,
         )
-        self._service = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
+        encoder = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
+        self._services = [encoder.definition()]
+        self._health = HealthService([service.name for service in self._services])
         self._receiving = receiving = Receiving(
             settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
         )
-        unread = self.metrics.no_model  # what can't be read
-        self._interceptor = RpcInterceptor(
-            self.metrics,
-            {
-                f"/{SERVICE}/Encode": Method(
-                    encode_request_decoder(limits, unread), self._service.admit
-                ),
-                f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(limits, unread)),
-            },
-            receiving,
-            replies,
-            settings.max_calls,
-            self._tracer,
+        self._calls = CallsInFlight(settings.max_calls, self.metrics.no_model)
+        self._open_streams = OpenStreams(settings.max_calls, replies)
+        self._interceptors = InterceptorChain(
+            self._services,
+            [
+                Outcomes(self.metrics),
+                self._calls,
+                self._open_streams,
+                *([Traces(self._tracer)] if self._tracer is not None else []),
+            ],
+            Decoding(receiving, replies, self.metrics.no_model),
         )
         self.metrics.watch_calls(
-            lambda: self._interceptor.calls, lambda: receiving.slow, lambda: replies.used
+            lambda: self._calls.count, lambda: receiving.slow, lambda: replies.used
         )
         self._batchers: dict[Batcher, asyncio.Task[None]] = {}
         self._lifetime = AsyncExitStack()
@@ -180,7 +183,7 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             max_metadata_bytes=settings.max_metadata_bytes,
         )
-        self._server = make_server(self._service, self._health, self._interceptor, limits)
+        self._server = make_server(self._services, self._health, self._interceptors, limits)
         self.port = await listen(self._server, settings.host, settings.port)
 
     async def load(self) -> None:
@@ -259,13 +262,13 @@ class App:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._streams.ended()
-                await self._interceptor.idle()
+                await self._calls.ended()
                 for batcher in self._batchers:
                     batcher.drain()
                 if self._batchers:
                     await asyncio.wait(self._batchers.values())
         finished = self._streams.idle and all(batcher.idle for batcher in self._batchers)
-        self._interceptor.end_streams()
+        self._open_streams.end_all()
         if not finished:
             await self._server.stop(None)
         await stopping
@@ -277,12 +280,12 @@ class App:
         A call that gRPC has at that moment, and nobody here has seen, ends as CANCELLED, which few
         clients retry. So there is a short time before in which calls are refused as UNAVAILABLE.
         """
-        await self._interceptor.quiet(_QUIET_SECONDS, _REFUSING_SECONDS)
+        await self._calls.pause(_QUIET_SECONDS, _REFUSING_SECONDS)
         await self._server.stop(grace_seconds)
 
     async def _stop(self) -> None:
         if not self._streams.idle:  # cancelled, they would leave gRPC's own words in the log
-            self._interceptor.end_streams()
+            self._open_streams.end_all()
             await asyncio.sleep(_ENDING_SECONDS)
         await self._server.stop(None)
         for task in self._batchers.values():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-import grpc
+from .context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,8 @@ class Deadline:
     timeout: float  # seconds from the request's arrival
 
     @classmethod
-    def of(
-        cls, context: grpc.aio.ServicerContext[Any, Any], arrived_at: float | None = None
-    ) -> Self:
-        """`arrived_at`: if that is not now, in the loop's time."""
+    def of(cls, context: Context, arrived_at: float | None = None) -> Self:
+        """The deadline of a call, which arrived at `arrived_at` in the loop's time, or now."""
         remaining = context.time_remaining()
         if remaining is None:
             return cls(math.inf, math.inf)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..probes import SERVING
+from .context import Context
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Status = health_pb2.HealthCheckResponse
 
 

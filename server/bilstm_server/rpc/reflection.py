@@ -11,15 +11,16 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf import descriptor_pool, text_format
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf import text_format
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from ..errors import InvalidInput
-from .internal import Context
+from .context import Context
 
-V1ALPHA = pb.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+_V1ALPHA: Any = pb.DESCRIPTOR.services_by_name["ServerReflection"]
+V1ALPHA = _V1ALPHA.full_name
 V1 = V1ALPHA.replace("v1alpha", "v1")
 _REQUEST_BYTES = 4 * 1024  # a name, and what stands around it; it is sent back with the answer
 
@@ -29,15 +30,16 @@ Extension: TypeAlias = "tuple[str, int]"  # the extended type's name, and the fi
 class ReflectionService:
     """Answers from tables that are made once."""
 
-    def __init__(self, services: Collection[str]):
-        """`services`: full names of those that are served beside this one."""
+    def __init__(self, services: Collection[ServiceDescriptor]):
+        """`services`: those that are served beside this one."""
         protos: dict[str, FileDescriptorProto] = {}
-        for name in (*services, V1ALPHA):
-            _collect(descriptor_pool.Default().FindServiceByName(name).file, protos)
+        for service in (*services, _V1ALPHA):
+            _collect(service.file, protos)
         renamed = _v1()
         protos[renamed.name] = renamed
+        names = {*(service.full_name for service in services), V1, V1ALPHA}
         self._services = pb.ListServiceResponse(
-            service=[pb.ServiceResponse(name=name) for name in sorted({*services, V1, V1ALPHA})]
+            service=[pb.ServiceResponse(name=name) for name in sorted(names)]
         )
         self._files = {name: _with_dependencies(name, protos) for name in protos}
         self._symbols = {s: name for name, file in protos.items() for s in _symbols(file)}

@@ -13,68 +13,37 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from bilstm.v1 import encoder_pb2 as pb
 
 from ...errors import InvalidInput
-from ...metrics import DropMetrics
+from ..definitions import Decode
+from ..interceptors.decoding import PLAIN_BYTES, malformed
 from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
 from .requests import RequestLimits
 
-Decode = Callable[[bytes], Any]
 M = TypeVar("M")
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_NUMBER = 2**29 - 1  # of a field
 _NAME_BYTES = 1024  # of a model's name or version
 _NUMBERS = 64  # more than a good shape or list of outputs has
-_PLAIN_BYTES = 64 * 1024  # of a message without tensors, or of a part that has none
 _SEQUENCE_FIELDS = 16  # more than a good sequence has with its initial state
 _OTHER_FIELDS = 64
 _SEQUENCE_BYTES = 256  # more than it takes beside its numbers, with its initial state
 
 
-def plain_decoder(decode: Decode) -> Decode:
-    """`decode`, of messages without tensors: raises `InvalidInput` for bytes that are none of its
-    type, or more than such a message can need."""
-
-    def call(data: bytes) -> Any:
-        if len(data) > _PLAIN_BYTES:
-            raise InvalidInput("", f"the request must be at most {_PLAIN_BYTES} bytes")
-        try:
-            return decode(data)
-        except DecodeError as error:
-            raise _malformed() from error
-
-    return call
+def encode_request_decoder(limits: RequestLimits) -> Decode:
+    """A decoder of `EncodeRequest`s that raises `InvalidInput` for what can't be one."""
+    return lambda data: _Reader(data, limits).encode_request()
 
 
-def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
-    """Decodes an `EncodeRequest`; `metrics` count what can't be read."""
-    return _counted(lambda data: _Reader(data, limits).encode_request(), metrics)
-
-
-def stream_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
-    """Decodes an `EncodeStreamRequest`; `metrics` count what can't be read."""
-    return _counted(lambda data: _Reader(data, limits).stream_request(), metrics)
-
-
-def _counted(decode: Decode, metrics: DropMetrics) -> Decode:
-    def call(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except InvalidInput:
-            metrics.drop("invalid")
-            raise
-
-    return call
-
-
-def _malformed() -> InvalidInput:
-    return InvalidInput("", "the request's bytes are no message of its type")
+def stream_request_decoder(limits: RequestLimits) -> Decode:
+    """A decoder of `EncodeStreamRequest`s that raises `InvalidInput` for what can't be one."""
+    return lambda data: _Reader(data, limits).stream_request()
 
 
 class _Reader:
@@ -125,8 +94,8 @@ class _Reader:
 
     def _check_rest(self) -> None:
         """All of the message stays in memory as long as one of its tensors does."""
-        most = _PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
-        if len(self._data) - self._tensor_bytes > most:
+        allowed = PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
+        if len(self._data) - self._tensor_bytes > allowed:
             raise InvalidInput("", "has more beside its tensors than a good request can need")
 
     def _chunk(self, chunk: SequenceChunk, start: int, stop: int) -> None:
@@ -161,12 +130,12 @@ class _Reader:
 
     def _merge_options(self, options: pb.StreamOptions, start: int, stop: int) -> None:
         self._options_bytes += stop - start
-        if self._options_bytes > _PLAIN_BYTES:
-            raise InvalidInput("options", f"must be at most {_PLAIN_BYTES} bytes")
+        if self._options_bytes > PLAIN_BYTES:
+            raise InvalidInput("options", f"must be at most {PLAIN_BYTES} bytes")
         try:
             options.MergeFromString(self._data[start:stop])
         except DecodeError as error:
-            raise _malformed() from error
+            raise malformed() from error
 
     # -- parts of them ----------------------------------------------------------------------------
 
@@ -203,7 +172,7 @@ class _Reader:
         try:
             return self._data[start:stop].decode()
         except UnicodeDecodeError as error:
-            raise _malformed() from error
+            raise malformed() from error
 
     def _numbers(
         self,
@@ -245,9 +214,9 @@ class _Reader:
             elif kind in (_FIXED32, _FIXED64):
                 start, at = at, at + (4 if kind == _FIXED32 else 8)
             else:
-                raise _malformed()
+                raise malformed()
             if at > end or not 0 < number <= _MAX_NUMBER:
-                raise _malformed()
+                raise malformed()
             yield number, kind, start, at
 
 
@@ -267,7 +236,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place + 1
         shift += 7
-    raise _malformed()
+    raise malformed()
 
 
 def _int64(value: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
@@ -12,16 +13,19 @@ from bilstm.v1 import encoder_pb2_grpc
 from ...errors import ServiceError
 from ...metrics import DropMetrics, Metrics
 from ...serving.registry import ModelRegistry
+from ..context import Context
 from ..deadline import Deadline
+from ..definitions import ServiceDefinition, TensorMethod
 from ..flow.untaken import UntakenReplies
-from ..interceptors.chain import current_call
-from ..internal import Context
+from ..interceptors.outcomes import current_call
 from ..status import drop_reason
 from .messages import EncodeRequest, EncodeStreamRequest
+from .reader import encode_request_decoder, stream_request_decoder
 from .replies import encode_response, model_message
 from .requests import RequestLimits, parse_encode_request
 from .streams.opening import Streams
 
+_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["EncoderService"]
 _LARGE_BYTES = 1024 * 1024  # of a reply, that to copy takes a while
 
 
@@ -40,7 +44,18 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         self._limits = limits
         self._metrics = metrics
 
-    def admit(self) -> None:
+    def definition(self) -> ServiceDefinition:
+        """What the server is to know of it."""
+        return ServiceDefinition(
+            descriptor=_DESCRIPTOR,
+            add_to=partial(encoder_pb2_grpc.add_EncoderServiceServicer_to_server, self),
+            tensor_methods={
+                "Encode": TensorMethod(encode_request_decoder(self._limits), self._admit),
+                "EncodeStream": TensorMethod(stream_request_decoder(self._limits)),
+            },
+        )
+
+    def _admit(self) -> None:
         """Raise what any `Encode` would be told now: saying so before it is read costs little."""
         try:
             self._registry.check_room()

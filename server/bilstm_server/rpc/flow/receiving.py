@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from ...errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
-from ..internal import Context
+from ..context import Context
 
 _GRACE_SECONDS = 0.25  # what has come by then counts for nothing
 _ENDING_SECONDS = 0.05

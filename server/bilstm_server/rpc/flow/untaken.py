@@ -19,7 +19,7 @@ import structlog
 
 from ...errors import Overloaded
 from ...metrics import DropMetrics
-from ..internal import Context
+from ..context import Context
 from .connections import has_name
 
 log = structlog.get_logger()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ....errors import InvalidInput, Overloaded, Unavailable
 from ....metrics import DropMetrics, Metrics
 from ....serving.registry import ModelRegistry
+from ...context import Context
 from ...flow.connections import has_name
-from ...interceptors.chain import current_end
-from ...internal import Context
+from ...interceptors.outcomes import current_call
 from ...status import drop_reason
 from ..messages import EncodeStreamRequest
 from ..requests import RequestLimits
@@ -65,7 +65,9 @@ class Streams:
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
         """One stream's replies."""
-        call = OpenCall(context.peer(), current_end.get())
+        end = current_call.get().end
+        assert end is not None  # it is a stream
+        call = OpenCall(context.peer(), end)
         self._admit(call.peer)
         self._of_connection[call.peer] += 1
         # Not by the context's own `peer()`: by then it may have no call, and would crash.

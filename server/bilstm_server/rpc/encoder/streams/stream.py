@@ -15,8 +15,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from ....batching.jobs import Result
 from ....errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
 from ....serving.registry import ServedModel
+from ...context import Context
 from ...deadline import Deadline
-from ...internal import Context, log_internal_error
+from ...internal import log_internal_error
 from ...status import drop_reason, internal_sequence_error, sequence_error
 from ..messages import EncodeStreamRequest, SequenceChunk
 from ..replies import error_chunk, stream_opened
