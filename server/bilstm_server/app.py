@@ -29,6 +29,7 @@ from .model.device import (
     utilization,
 )
 from .probes import Probes
+from .rpc.definitions import ServiceDefinition
 from .rpc.encoder.requests import RequestLimits
 from .rpc.encoder.service import EncoderService
 from .rpc.encoder.streams.memory import MemoryLimits, StreamMemory
@@ -124,8 +125,7 @@ class App:
             settings.reply_seconds,
             end_connection,
         )
-        encoder = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
-        self._services = [encoder.definition()]
+        self._services = self._make_services(replies)
         self._health = HealthService([service.name for service in self._services])
         self._receiving = receiving = Receiving(
             settings.max_receive_bytes, settings.max_message_bytes, settings.receive_seconds
@@ -150,6 +150,12 @@ class App:
         self._said: set[str] = set()  # warnings
         self.port = 0
         self.metrics_port = 0
+
+    def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
+        """Every service that is served; health and reflection are there besides."""
+        limits = self._request_limits
+        encoder = EncoderService(self._registry, limits, self.metrics, self._streams, replies)
+        return [encoder.definition()]
 
     async def __aenter__(self) -> Self:
         """Raises `ListenError` if a port can't be had."""
