@@ -11,10 +11,10 @@ from bilstm.v1 import encoder_pb2 as pb
 from ....engine.sequences import Array
 from ....errors import InvalidInput
 from ....model.config import ModelConfig, Output
+from ....serving.checks import check_token_ids
 from ..messages import SequenceChunk, Tensor
 from ..requests import (
     RequestLimits,
-    check_ids,
     check_steps,
     decode,
     parse_outputs,
@@ -86,7 +86,7 @@ def parse_steps(chunk: SequenceChunk, config: ModelConfig) -> Array | None:
     steps = decode(chunk.steps, "steps")
     if not len(steps):
         return None
-    check_ids(steps, "steps.data", config)
+    check_token_ids(steps, "steps.data", config)
     return _own(steps, chunk.steps)
 
 
