@@ -288,7 +288,7 @@ def test_turns() -> None:
     assert progress.turn(half_sent=0, complete=0) == "quiet"
     assert progress.turn(half_sent=1, complete=0) == "sending"
     assert progress.turn(half_sent=1, complete=1) is None
-    progress.telling = True
+    progress.answering = True
     assert progress.turn(half_sent=1, complete=1) == "reading"
 
 

@@ -19,7 +19,7 @@ from ....model.config import ModelConfig
 from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
 from .requests import LiveOptions
-from .whole import Shared, State, check_type
+from .shared import Shared, State, check_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,10 @@ class LiveSequence:
             self._complete()
             self.failed = True
             self._changed.set()
-            chunk = error_chunk(self._id, self._shared.told(error))
-            self._shared.outbox.send(iter([chunk]), self._let_go)
+            chunk = error_chunk(self._id, self._shared.report(error))
+            self._shared.outbox.send(iter([chunk]), self._release)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._shared.room.give(self._held, sequences=1)
 
     async def _next_block(self, first: bool) -> _Block | None:
@@ -189,11 +189,11 @@ class LiveSequence:
             result.timing if block.closes else None,
             block.exact(self._shared.model.config),
         )
-        written = self._let_go if block.closes else lambda: None
+        written = self._release if block.closes else lambda: None
         self._last = self._shared.outbox.send(iter([chunk]), written)
 
     def _close(self, step: int, timing: BatchTiming) -> None:
         """The sequence has ended where all of it was answered: say so in a chunk of no steps."""
         reply_dtype = self._shared.options.reply_dtype
         chunk = encoding_chunk(self._id, SequenceOutput(), reply_dtype, step, timing)
-        self._shared.outbox.send(iter([chunk]), self._let_go)
+        self._shared.outbox.send(iter([chunk]), self._release)

@@ -16,7 +16,7 @@ Stall = Literal["opening", "reading", "sending", "quiet"]
 class Progress:
     def __init__(self) -> None:
         self.asking = False  # the server waits for the client's next message
-        self.telling = False  # it waits until the client has taken a reply
+        self.answering = False  # it waits until the client has taken a reply
         self.idle_seconds = 0.0  # in which it was the client's turn, since it moved last
         self.asked_seconds = 0.0  # in all, in which the server was asking
         self._moved = 0  # bytes, since `idle_seconds` was 0
@@ -28,7 +28,7 @@ class Progress:
     def turn(self, half_sent: int, complete: int) -> Stall | None:
         """What the client does not do now, if it is its turn; of the sequences in flight, so many
         are half-sent, and so many complete."""
-        if self.telling:
+        if self.answering:
             return "reading"
         if not self.asking or complete:
             return None
