@@ -14,7 +14,7 @@ def reply_elements(
     num_classes: int,
     state_elements: int,
 ) -> int:
-    """Elements in all tensors of a reply.
+    """Return how many elements all tensors of a reply have.
 
     `outputs` are named as the fields of `Encoding`; `tokens` are the steps of all sequences;
     `encoding_size` is K*P; `state_elements` is L*K*(P + H), one sequence's hidden and cell state.

@@ -19,15 +19,16 @@ Status = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """NOT_SERVING until `set_serving`."""
+    """Tells NOT_SERVING until `set_serving`."""
 
     def __init__(self, services: Collection[str]):
-        """`services`: their full names; `""`, the server as a whole, is added."""
+        """Take the full names of the services; `""`, the server as a whole, is added."""
         self._services = frozenset(services) | {""}
         self.state = "loading"  # in a word
         self._changed = asyncio.Condition()
 
     async def set_serving(self, serving: bool) -> None:
+        """Tell SERVING from now on, or NOT_SERVING, to those that watch, too."""
         async with self._changed:
             self.state = SERVING if serving else "draining"
             self._changed.notify_all()
@@ -37,6 +38,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         return self.state == SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:
+        """Tell the status of a service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
         return _status(self._serving)
@@ -44,6 +46,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[Status]:
+        """Tell the status of a service now, and whenever it changes."""
         if request.service not in self._services:
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added

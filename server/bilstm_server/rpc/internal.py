@@ -26,7 +26,7 @@ def log_internal_error(error: Exception, context: Context, trace_id: str | None 
 
 
 def _request_id(context: Context) -> str:
-    """The caller's own name for its request; empty if it gave none that can be logged."""
+    """Return the caller's own name for its request; empty if it gave none that can be logged."""
     for key, value in context.invocation_metadata() or ():
         if key == _REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_CHARACTERS:
             return value if value.isascii() and value.isprintable() else ""

@@ -31,7 +31,7 @@ class ReflectionService:
     """Answers from tables that are made once."""
 
     def __init__(self, services: Collection[ServiceDescriptor]):
-        """`services`: those that are served beside this one."""
+        """Take the services that are served beside this one."""
         protos: dict[str, FileDescriptorProto] = {}
         for service in (*services, _V1ALPHA):
             _collect(service.file, protos)
@@ -46,7 +46,7 @@ class ReflectionService:
         self._extensions = {e: name for name, file in protos.items() for e in _extensions(file)}
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve it, under both names."""
+        """Serve reflection under both of its names."""
         method = grpc.stream_stream_rpc_method_handler(
             self.ServerReflectionInfo,
             request_deserializer=_decode,
@@ -62,7 +62,7 @@ class ReflectionService:
     async def ServerReflectionInfo(
         self, requests: AsyncIterator[pb.ServerReflectionRequest], context: Context
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """One answer at a time: who doesn't read them is asked no further."""
+        """Give one answer at a time: a client that doesn't read them is asked no further."""
         async for request in requests:
             answer = self._answer(request)
             answer.valid_host = request.host
@@ -117,7 +117,7 @@ def _error(code: grpc.StatusCode, message: str) -> pb.ServerReflectionResponse:
 
 
 def _collect(file: FileDescriptor, protos: dict[str, FileDescriptorProto]) -> None:
-    """The file and all that it imports."""
+    """Collect the file and all that it imports."""
     if file.name not in protos:
         proto = FileDescriptorProto()
         file.CopyToProto(proto)
@@ -136,7 +136,7 @@ def _v1() -> FileDescriptorProto:
 def _with_dependencies(
     name: str, protos: dict[str, FileDescriptorProto]
 ) -> pb.FileDescriptorResponse:
-    """The file first, then all that it imports, each once."""
+    """Return the file, and then all that it imports, each once."""
     names = [name]
     for each in names:  # grows
         names += [imported for imported in protos[each].dependency if imported not in names]
@@ -146,7 +146,7 @@ def _with_dependencies(
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Full names of all that the file declares."""
+    """Give the full names of all that the file declares."""
     scope = file.package
     for name, message in _messages(scope, file.message_type):
         yield name
@@ -170,7 +170,7 @@ def _extensions(file: FileDescriptorProto) -> Iterator[Extension]:
 def _messages(
     scope: str, messages: Iterable[DescriptorProto]
 ) -> Iterator[tuple[str, DescriptorProto]]:
-    """At all depths, with their full names."""
+    """Give messages at all depths, with their full names."""
     for message in messages:
         name = f"{scope}.{message.name}"
         yield name, message
@@ -178,7 +178,8 @@ def _messages(
 
 
 def _in_enums(scope: str, enums: Iterable[EnumDescriptorProto]) -> Iterator[str]:
-    """An enum's values are named in the scope that it stands in, as in C++."""
+    """Give the names of enums and of their values, which stand in the scope of their enum, as in
+    C++."""
     for enum in enums:
         yield f"{scope}.{enum.name}"
         yield from (f"{scope}.{value.name}" for value in enum.value)

@@ -41,7 +41,7 @@ def make_server(
     interceptors: InterceptorChain,
     limits: ConnectionLimits,
 ) -> grpc.aio.Server:
-    """A server of these services, with health and reflection, that does not listen yet."""
+    """Return a server of these services, with health and reflection, that does not listen yet."""
     server = grpc.aio.server(
         interceptors=[interceptors],
         options=[
@@ -77,8 +77,8 @@ def make_server(
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Start it there. Returns the port, if that was 0; of a unix socket, 0. Raises
-    `ListenError`."""
+    """Listen on the address, and serve there. Returns the port, which gRPC has chosen if `port` was
+    0; it is 0 for a Unix socket. Raises `ListenError`."""
     # gRPC itself would say on standard error, in words of its own, why it can't listen.
     open_socket(host, port, "gRPC", "--host", "--port").close()
     try:

@@ -37,12 +37,14 @@ _SEQUENCE_BYTES = 256  # more than it takes beside its numbers, with its initial
 
 
 def encode_request_decoder(limits: RequestLimits) -> Decode:
-    """A decoder of `EncodeRequest`s that raises `InvalidInput` for what can't be one."""
+    """Return a decoder of `EncodeRequest`s. It raises `InvalidInput` for bytes that are none, or
+    that have more in them than a good one can need."""
     return lambda data: _Reader(data, limits).encode_request()
 
 
 def stream_request_decoder(limits: RequestLimits) -> Decode:
-    """A decoder of `EncodeStreamRequest`s that raises `InvalidInput` for what can't be one."""
+    """Return a decoder of `EncodeStreamRequest`s. It raises `InvalidInput` for bytes that are none,
+    or that have more in them than a good one can need."""
     return lambda data: _Reader(data, limits).stream_request()
 
 
@@ -62,6 +64,7 @@ class _Reader:
     # -- messages ---------------------------------------------------------------------------------
 
     def encode_request(self) -> EncodeRequest:
+        """Read all bytes as an `EncodeRequest`."""
         request = EncodeRequest()
         for number, kind, start, stop in self._fields(0, len(self._data)):
             if number == 3 and kind == _BYTES:
@@ -82,6 +85,7 @@ class _Reader:
         return request
 
     def stream_request(self) -> EncodeStreamRequest:
+        """Read all bytes as an `EncodeStreamRequest`."""
         request = EncodeStreamRequest()
         for number, kind, start, stop in self._fields(0, len(self._data)):
             if number == 2 and kind == _BYTES:
@@ -93,7 +97,8 @@ class _Reader:
         return request
 
     def _check_rest(self) -> None:
-        """All of the message stays in memory as long as one of its tensors does."""
+        """Check what the message has beside its tensors: all of it stays in memory as long as one
+        of its tensors does."""
         allowed = PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
         if len(self._data) - self._tensor_bytes > allowed:
             raise InvalidInput("", "has more beside its tensors than a good request can need")
@@ -148,7 +153,7 @@ class _Reader:
         start: int,
         stop: int,
     ) -> None:
-        """One more of a repeated message."""
+        """Read one more of a repeated message."""
         if len(items) >= self._max_sequences:
             raise InvalidInput(name, f"must be at most {self._max_sequences}, got more")
         items.append(item)
@@ -160,7 +165,7 @@ class _Reader:
     def _part(
         self, name: str, part: M, read: Callable[[M, int, int], None], start: int, stop: int
     ) -> None:
-        """A message, or more of one that was there before."""
+        """Read a message, or more of one that was there before."""
         try:
             read(part, start, stop)
         except InvalidInput as error:
@@ -183,7 +188,7 @@ class _Reader:
         start: int,
         stop: int,
     ) -> None:
-        """More of a repeated integer: one, or several packed into bytes."""
+        """Read more of a repeated integer: one, or several packed into bytes."""
         if kind == _VARINT:
             numbers.append(meaning(start))
         elif kind == _BYTES:
@@ -194,8 +199,8 @@ class _Reader:
             raise InvalidInput(name, "has more in it than a good one can need")
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Each field's number and type, and where its bytes begin and end. Of a varint, its value
-        stands in the place of the beginning."""
+        """Give each field's number and type, and where its bytes begin and end. A varint's value
+        stands in the place of its beginning."""
         data = self._data
         while at < end:
             self._left -= 1
@@ -221,12 +226,13 @@ class _Reader:
 
 
 def _inside(name: str, error: InvalidInput) -> InvalidInput:
-    """The same error of a part that has this name; one of the whole request stays as it is."""
+    """Return the same error with its field inside of a part that has this name. An error of the
+    whole request stays as it is."""
     return InvalidInput(f"{name}.{error.field}", error.expected) if error.field else error
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends. Raises `InvalidInput`."""
+    """Return the number that begins at `at`, and where it ends. Raises `InvalidInput`."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1
     value = shift = 0
@@ -240,12 +246,12 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _int64(value: int) -> int:
-    """What a varint means as an int64: negative ones take all 64 bits."""
+    """Return what a varint means as an int64: negative numbers take all 64 bits."""
     value &= 0xFFFF_FFFF_FFFF_FFFF
     return value - (1 << 64) if value >> 63 else value
 
 
 def _int32(value: int) -> int:
-    """The same as an int32 or an enum's value."""
+    """Return what a varint means as an int32 or an enum's value."""
     value &= 0xFFFF_FFFF
     return value - (1 << 32) if value >> 31 else value

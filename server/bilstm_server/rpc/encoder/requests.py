@@ -46,6 +46,8 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParsedRequest:
+    """An `EncodeRequest` that was found to be good."""
+
     sequences: list[SequenceInput]
     reply_dtype: np.dtype[np.generic]
     reply_bytes: int  # of its tensors
@@ -54,8 +56,8 @@ class ParsedRequest:
 def parse_encode_request(
     request: EncodeRequest, config: ModelConfig, limits: RequestLimits
 ) -> ParsedRequest:
-    """What an `EncodeRequest` asks for. Raises `InvalidInput`, naming the first field that is not
-    what it must be."""
+    """Return what an `EncodeRequest` asks for. Raises `InvalidInput`, naming the first field that
+    is not what it must be."""
     reply_dtype = parse_reply_dtype(request.output_data_type, "output_data_type")
     outputs = parse_outputs(request.outputs, "outputs", config)
     count = len(request.sequences)
@@ -92,7 +94,8 @@ def _sequences(
 
 
 def parse_outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozenset[Output]:
-    """The outputs that have these numbers; without any, the states. Raises `InvalidInput`."""
+    """Return the outputs that have these numbers; the states if there are none. Raises
+    `InvalidInput`."""
     if len(numbers) > len(OUTPUTS):
         raise InvalidInput(field, f"must be at most {len(OUTPUTS)} outputs, got {len(numbers)}")
     for index, number in enumerate(numbers):
@@ -104,7 +107,7 @@ def parse_outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> fr
 
 
 def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
-    """The type of a reply's tensors, float32 unless another one is asked for. Raises
+    """Return the type of a reply's tensors, float32 unless another one is asked for. Raises
     `InvalidInput`."""
     data_type = data_type or pb.DATA_TYPE_FLOAT32
     if data_type not in tensors.FLOATS:
@@ -113,7 +116,8 @@ def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
 
 
 def check_steps(steps: Tensor, field: str, config: ModelConfig) -> int:
-    """Check the type and shape of a sequence, or of a part of one. Returns its steps."""
+    """Check the type and shape of a sequence, or of a part of one. Returns its steps; raises
+    `InvalidInput`."""
     if config.embedding:
         _check_type(steps, field, tensors.INTEGERS, _INTEGER_NAMES)
     else:
@@ -122,7 +126,7 @@ def check_steps(steps: Tensor, field: str, config: ModelConfig) -> int:
 
 
 def parse_state(state: State, field: str, config: ModelConfig) -> tuple[Array, Array]:
-    """The hidden state, [L*K, P], and the cell state, [L*K, H]. Raises `InvalidInput`."""
+    """Return an initial hidden state, [L*K, P], and cell state, [L*K, H]. Raises `InvalidInput`."""
     hidden, cell = f"{field}.hidden", f"{field}.cell"
     _check_type(state.hidden, hidden, tensors.FLOATS, _FLOAT_NAMES)
     checks.check_hidden_shape(state.hidden.shape, f"{hidden}.shape", config)
@@ -132,7 +136,7 @@ def parse_state(state: State, field: str, config: ModelConfig) -> tuple[Array, A
 
 
 def decode(message: Tensor, field: str) -> Array:
-    """The tensor's array, over the message's bytes. Raises `InvalidInput`."""
+    """Return a tensor's array, over the message's bytes. Raises `InvalidInput`."""
     try:
         return tensors.decode(message)
     except tensors.TensorError as error:

@@ -30,6 +30,8 @@ _LARGE_BYTES = 1024 * 1024  # of a reply, that to copy takes a while
 
 
 class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
+    """Serves `bilstm.v1.EncoderService`."""
+
     def __init__(
         self,
         registry: ModelRegistry,
@@ -45,7 +47,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         self._metrics = metrics
 
     def definition(self) -> ServiceDefinition:
-        """What the server is to know of it."""
+        """Tell the server of the service."""
         return ServiceDefinition(
             descriptor=_DESCRIPTOR,
             add_to=partial(encoder_pb2_grpc.add_EncoderServiceServicer_to_server, self),
@@ -56,7 +58,8 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _admit(self) -> None:
-        """Raise what any `Encode` would be told now: saying so before it is read costs little."""
+        """Raise what any `Encode` would be told now. Saying so before the request is read costs
+        little."""
         try:
             self._registry.check_room()
         except ServiceError as error:
@@ -66,6 +69,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def Encode(  # type: ignore[override]
         self, request: EncodeRequest, context: Context
     ) -> bytes:  # an EncodeResponse's: built as a message, its tensors would be copied four times
+        """Encode the sequences of one request. All of them get a result, or the call fails."""
         deadline = Deadline.of(context)
         metrics: DropMetrics = self._metrics.no_model
         call = current_call.get()
@@ -97,6 +101,8 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def EncodeStream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:  # EncodeStreamResponses', as above
+        """Encode the sequences of one stream, each of which gets a result or an error of its
+        own."""
         async with aclosing(self._streams.serve(request_iterator, context)) as messages:
             async for message in messages:
                 yield message
@@ -104,10 +110,12 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
+        """Describe all models, the default one first."""
         return pb.ListModelsResponse(
             models=[model_message(model, self._limits) for model in self._registry.all()]
         )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """Describe one model."""
         model = self._registry.get(request.model, request.version)
         return pb.GetModelResponse(model=model_message(model, self._limits))

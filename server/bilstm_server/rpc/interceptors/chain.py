@@ -40,7 +40,7 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
     def __init__(
         self, services: Iterable[ServiceDefinition], layers: Sequence[Layer], decoding: Decoding
     ):
-        """`layers`: the outermost first."""
+        """Take the layers, the outermost first. `decoding` is the innermost."""
         self._layers = tuple(layers)
         self._decoding = decoding
         self._tensor_methods = {
@@ -55,7 +55,8 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The method's handler with all layers around it; None if there is no such method."""
+        """Return the method's handler with all layers around it, or None if there is no such
+        method."""
         path = handler_call_details.method
         if wrapped := self._wrapped.get(path):
             return wrapped

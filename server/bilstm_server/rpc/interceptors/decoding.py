@@ -30,12 +30,12 @@ Replies = Callable[[Any, Context], AsyncGenerator[Any]]
 
 
 def malformed() -> InvalidInput:
-    """What a caller is told whose bytes are no message of the method's type."""
+    """Return what a caller is told whose bytes are no message of the method's type."""
     return InvalidInput("", "the request's bytes are no message of its type")
 
 
 def plain_decoder(decode: Decode) -> Decode:
-    """A decoder of messages without tensors, which are small.
+    """Return a decoder of messages without tensors, which are small.
 
     It raises `InvalidInput` for bytes that are no message of `decode`'s type, and for more of them
     than such a message can need.
@@ -56,14 +56,14 @@ class Decoding:
     """Reads, decodes and answers the calls of all methods."""
 
     def __init__(self, receiving: Receiving, replies: UntakenReplies, no_model: DropMetrics):
-        """`no_model` counts the requests with tensors that can't be read."""
+        """Count requests with tensors that can't be read in `no_model`."""
         self._receiving = receiving
         self._replies = replies
         self._no_model = no_model
 
     def respond(self, method: Method) -> Respond:
-        """What answers the method's calls. Raises `TypeError` for a method that takes a stream and
-        answers once."""
+        """Return what answers the method's calls. Raises `TypeError` for a method that takes a
+        stream and answers once."""
         match method.kind:
             case "unary":
                 return self._one_reply(method)
@@ -148,7 +148,7 @@ class Decoding:
         return replies_of
 
     def _counted(self, decode: Decode) -> Decode:
-        """The same, and what can't be read is counted."""
+        """Return a decoder that does the same, and counts what can't be read."""
 
         def call(data: bytes) -> Any:
             try:

@@ -24,7 +24,8 @@ class CallsInFlight:
     """The layer that counts unary calls. A drain waits for those of tensor methods."""
 
     def __init__(self, max_calls: int, no_model: DropMetrics):
-        """`max_calls`: of each kind. `no_model` counts the calls with tensors that are refused."""
+        """Allow `max_calls` of each kind. `no_model` counts the calls with tensors that are
+        refused."""
         self._max_calls = max_calls
         self._no_model = no_model
         self._counts: dict[Kind, int] = {"tensor": 0, "plain": 0}
@@ -58,12 +59,12 @@ class CallsInFlight:
 
     @property
     def count(self) -> int:
-        """Calls of tensor methods that are in flight."""
+        """The calls of tensor methods that are in flight."""
         return self._counts["tensor"]
 
     async def pause(self, seconds: float, at_most: float) -> None:
-        """Wait until no call of a tensor method has begun for `seconds`, but for `at_most` seconds
-        at the most."""
+        """Wait until no call of a tensor method has begun for `seconds`, but no longer than
+        `at_most` seconds."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + at_most
         while (now := loop.time()) < give_up_at and now < self._started_at + seconds:  # noqa: ASYNC110

@@ -32,12 +32,13 @@ class Method:
 
     @property
     def full_name(self) -> str:
-        """PACKAGE.SERVICE/METHOD."""
+        """Its name as PACKAGE.SERVICE/METHOD."""
         return f"{self.service}/{self.name}"
 
     @property
     def kind(self) -> str:
-        """The label `grpc_type` of its metrics."""
+        """What gRPC's metrics call it: `unary`, `client_stream`, `server_stream` or
+        `bidi_stream`."""
         return _KINDS[self.handler.request_streaming, self.handler.response_streaming]
 
     @property
@@ -50,6 +51,6 @@ class Layer(Protocol):
     """One thing that happens around every call of the methods that it concerns."""
 
     def around(self, method: Method, respond: Respond) -> Respond:
-        """Put this layer around `respond`, once for each method; `respond` itself if the method is
-        none of its concern, so that its calls cost nothing here."""
+        """Put this layer around `respond`, once for each method. Returns `respond` itself if the
+        method is none of its concern, so that the method's calls cost nothing here."""
         ...

@@ -100,9 +100,9 @@ class Call:
     async def abort(self) -> NoReturn:
         """End the call with its error's status, by raising.
 
-        Behind the block and not in it: gRPC keeps what is raised here, and with it would keep the
-        error that is handled there, its frames, and the request in them, until the next garbage
-        collection.
+        It is called behind the block and not in it: gRPC keeps what is raised here, and with it
+        would keep the error that is handled there, its frames, and the request in them, until the
+        next garbage collection.
         """
         assert self._status is not None
         await self._context.abort_with_status(self._status)

@@ -34,6 +34,8 @@ class StreamBounds:
 
 
 class Streams:
+    """Opens, counts and ends the streams of all clients."""
+
     def __init__(
         self,
         registry: ModelRegistry,
@@ -64,7 +66,7 @@ class Streams:
     async def serve(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
-        """One stream's replies."""
+        """Give one stream's replies."""
         end = current_call.get().end
         assert end is not None  # it is a stream
         call = OpenCall(context.peer(), end)
@@ -96,7 +98,7 @@ class Streams:
                 self._ended.set()
 
     def drain(self) -> None:
-        """Refuse new streams; those that there are end when what was complete is answered."""
+        """Refuse new streams. Those that are open end when what was complete is answered."""
         self._draining = True
         for opening in self._opening:
             opening.cancel()
@@ -105,14 +107,15 @@ class Streams:
 
     @property
     def idle(self) -> bool:
-        """Whether there is none."""
+        """Whether no stream is open."""
         return not self._calls
 
     async def ended(self) -> None:
-        """Wait until there is none."""
+        """Wait until no stream is open."""
         await self._ended.wait()
 
     def _admit(self, peer: str) -> None:
+        """Raise `Unavailable` or `Overloaded` where one more stream of the peer has no place."""
         count, own = self._watch.count, self._of_connection[peer]
         try:
             if self._draining:
@@ -135,7 +138,7 @@ class Streams:
     async def _opened(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
-        """What `_open` gives, unless a drain comes before."""
+        """Wait for the first message, and open the stream, unless a drain comes before."""
         opening = asyncio.create_task(self._open(requests, context))
         self._opening.add(opening)
         try:
@@ -150,7 +153,7 @@ class Streams:
     async def _open(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
-        """By the first message; None if there is none."""
+        """Open a stream as its first message asks. Returns None if the client sends none."""
         metrics: DropMetrics = self._metrics.no_model
         request = await anext(aiter(requests), None)
         if request is None:

@@ -36,6 +36,7 @@ class WholeSequence:
         self.failed = False
 
     async def add(self, steps: Array, last: bool) -> None:
+        """Take more of its steps, once there is room for them and for their results."""
         shared = self._shared
         check_type(steps, self._dtype)
         self._dtype = steps.dtype
@@ -61,6 +62,7 @@ class WholeSequence:
             raise OutOfMemory("out of memory") from error
 
     async def end(self) -> None:
+        """Hand the sequence to the batcher, and expect its answer."""
         shared = self._shared
         if self._steps is None or self._dtype is None:
             raise InvalidInput("steps", "the sequence must have at least one step")
@@ -93,6 +95,7 @@ class WholeSequence:
         shared.outbox.put(answer, result_chunks(self._id, encoded, shared.options.reply_dtype))
 
     def fail(self, error: Exception) -> Answer | None:
+        """Answer with the error, and let go of the steps that are there."""
         self.failed = True
         self._steps = None
         room = self._shared.room
