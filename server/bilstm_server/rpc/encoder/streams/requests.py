@@ -23,7 +23,7 @@ from ..requests import (
 )
 
 MAX_LOOKAHEAD = 32  # blocks
-_SHARE = 2  # from which part of its message on a chunk's steps are not copied
+_OWN_MEMORY_RATIO = 2  # a message so many times as large as its steps is not kept for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +107,4 @@ def _own(steps: Array, message: Tensor) -> Array:
     """Return the steps in memory of their own where they are a small part of their message: all of
     it would stay as long as they do, and be counted nowhere."""
     whole = memoryview(message.data.obj).nbytes
-    return steps.copy() if whole > _SHARE * steps.nbytes else steps
+    return steps.copy() if whole > _OWN_MEMORY_RATIO * steps.nbytes else steps
