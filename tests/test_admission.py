@@ -26,8 +26,8 @@ from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.errors import Overloaded
 from bilstm_server.metrics import Metrics
-from bilstm_server.rpc.connections import end_connection
-from bilstm_server.rpc.untaken import UntakenReplies
+from bilstm_server.rpc.flow.connections import end_connection
+from bilstm_server.rpc.flow.untaken import UntakenReplies
 from bilstm_server.settings import ReplyLimits
 
 ENCODE = "/bilstm.v1.EncoderService/Encode"
@@ -364,7 +364,7 @@ def context(peer: str) -> Any:
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that take nothing beside their replies."""
-    monkeypatch.setattr("bilstm_server.rpc.untaken._CALL_BYTES", 0)
+    monkeypatch.setattr("bilstm_server.rpc.flow.untaken._CALL_BYTES", 0)
 
 
 def untaken_replies(

@@ -9,6 +9,8 @@ from bilstm.v1 import encoder_pb2 as pb
 
 @dataclass(slots=True)
 class Tensor:
+    """A `Tensor`, whose bytes lie in the request's own."""
+
     data_type: int = 0
     shape: list[int] = field(default_factory=list)
     data: memoryview = field(default=memoryview(b""))
@@ -16,12 +18,16 @@ class Tensor:
 
 @dataclass(slots=True)
 class State:
+    """A `State`: what a sequence's layers begin with."""
+
     hidden: Tensor = field(default_factory=Tensor)
     cell: Tensor = field(default_factory=Tensor)
 
 
 @dataclass(slots=True)
 class EncodeRequest:
+    """An `EncodeRequest`, as `reader` has read it."""
+
     model: str = ""
     version: str = ""
     sequences: list[Tensor] = field(default_factory=list)
@@ -32,6 +38,8 @@ class EncodeRequest:
 
 @dataclass(slots=True)
 class SequenceChunk:
+    """A `SequenceChunk`: a part of one sequence of a stream."""
+
     id: int = 0
     steps: Tensor | None = None
     last: bool = False
@@ -40,5 +48,7 @@ class SequenceChunk:
 
 @dataclass(slots=True)
 class EncodeStreamRequest:
+    """An `EncodeStreamRequest`, as `reader` has read it."""
+
     options: pb.StreamOptions | None = None
     chunks: list[SequenceChunk] = field(default_factory=list)

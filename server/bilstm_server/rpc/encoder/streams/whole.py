@@ -1,92 +1,23 @@
-"""`WholeSequence`: a stream's sequence that is encoded once its last step has come; and what it
-shares with the stream's other sequences.
-"""
+"""`WholeSequence`: a stream's sequence that is encoded once its last step has come."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
-from bilstm.v1 import encoder_pb2 as pb
-
-from ...batching.jobs import Result
-from ...engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
-from ...errors import InvalidInput, OutOfMemory
-from ...serving.registry import ServedModel
+from ....batching.jobs import Result
+from ....engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
+from ....errors import InvalidInput, OutOfMemory
 from ..replies import error_chunk
-from .memory import StreamRoom
-from .outbox import Answer, Outbox, result_chunks
-from .progress import Progress
-from .requests import StreamOptions
-from .sizes import StepBytes
-
-State = tuple[Array, Array]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shared:
-    """What all sequences of a stream have in common."""
-
-    model: ServedModel
-    options: StreamOptions
-    max_bytes: int  # of one sequence, with its result
-    room: StreamRoom
-    outbox: Outbox
-    progress: Progress
-    deadline: float  # in the event loop's time
-    step_bytes: StepBytes
-    told: Callable[[BaseException], pb.SequenceError]  # an error as the client is told it
-
-
-class StreamSequence(Protocol):
-    """A sequence that has begun, and so has its place among the stream's."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether what still comes of it is to be ignored."""
-        ...
-
-    async def add(self, steps: Array, last: bool) -> None:
-        """More of it. Raises `InvalidInput`, `OutOfMemory`, or `NoRoom`."""
-        ...
-
-    async def end(self) -> None:
-        """There is no more. Raises `InvalidInput` or `Unavailable`."""
-        ...
-
-    def fail(self, error: Exception) -> Answer | None:
-        """Answer with the error, and let go what is there."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A sequence that is not complete yet."""
-
-    id: int
-    has_place: bool = False  # among the stream's sequences
-    body: StreamSequence | None = None
-    refused: bool = False  # before it had a body
-    moved_at: float = 0.0  # in seconds that the server has asked for more
-
-    @property
-    def failed(self) -> bool:
-        """And answered: what still comes of it is ignored."""
-        return self.refused or (self.body is not None and self.body.failed)
-
-
-def check_type(steps: Array, known: np.dtype[np.generic] | None) -> None:
-    """Raises `InvalidInput` for another type than that of the steps before."""
-    if known is not None and steps.dtype != known:
-        raise InvalidInput("steps.data_type", "must be that of the sequence's first steps")
+from .outbox import Answer, result_chunks
+from .shared import Shared, State, check_type
 
 
 class WholeSequence:
+    """Gathers a sequence's steps, has them encoded, and puts the result into the outbox."""
+
     def __init__(
         self,
         shared: Shared,
@@ -94,7 +25,7 @@ class WholeSequence:
         initial_state: State | None,
         results: set[asyncio.Future[Result]],
     ):
-        """`results`: of the stream, while they are waited for."""
+        """`results` are the stream's results that are waited for; this one's joins them."""
         self._shared = shared
         self._id = sequence_id
         self._initial_state = initial_state
@@ -105,6 +36,7 @@ class WholeSequence:
         self.failed = False
 
     async def add(self, steps: Array, last: bool) -> None:
+        """Take more of its steps, once there is room for them and for their results."""
         shared = self._shared
         check_type(steps, self._dtype)
         self._dtype = steps.dtype
@@ -130,6 +62,7 @@ class WholeSequence:
             raise OutOfMemory("out of memory") from error
 
     async def end(self) -> None:
+        """Hand the sequence to the batcher, and expect its answer."""
         shared = self._shared
         if self._steps is None or self._dtype is None:
             raise InvalidInput("steps", "the sequence must have at least one step")
@@ -146,14 +79,14 @@ class WholeSequence:
     def _answer(
         self, answer: Answer, tokens: int, taken: int, result: asyncio.Future[Result]
     ) -> None:
-        """What became of it; `taken`: bytes of its steps, which are let go."""
+        """Put what became of it into the outbox. Its steps, `taken` bytes, are let go."""
         shared = self._shared
         self._results.discard(result)
         if result.cancelled():
             return
         shared.room.give(taken)
         if error := result.exception():
-            chunk = error_chunk(self._id, shared.told(error))
+            chunk = error_chunk(self._id, shared.report(error))
             shared.outbox.put(answer, iter([chunk]), is_result=False)
             return
         encoded = result.result()
@@ -162,10 +95,11 @@ class WholeSequence:
         shared.outbox.put(answer, result_chunks(self._id, encoded, shared.options.reply_dtype))
 
     def fail(self, error: Exception) -> Answer | None:
+        """Answer with the error, and let go of the steps that are there."""
         self.failed = True
         self._steps = None
         room = self._shared.room
         room.complete(self._size)
         room.give(self._size)
-        chunk = error_chunk(self._id, self._shared.told(error))
+        chunk = error_chunk(self._id, self._shared.report(error))
         return self._shared.outbox.send(iter([chunk]), partial(room.give, 0, sequences=1))

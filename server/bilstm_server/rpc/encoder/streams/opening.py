@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from ...errors import InvalidInput, Overloaded, Unavailable
-from ...metrics import DropMetrics, Metrics
-from ...serving.registry import ModelRegistry
-from ...settings import RequestLimits
-from ..connections import has_name
-from ..interceptors import current_end
-from ..internal import Context
+from ....errors import InvalidInput, Overloaded, Unavailable
+from ....metrics import DropMetrics, Metrics
+from ....serving.registry import ModelRegistry
+from ....settings import RequestLimits
+from ...context import Context
+from ...flow.connections import has_name
+from ...interceptors.outcomes import current_call
+from ...status import drop_reason
 from ..messages import EncodeStreamRequest
-from ..status import drop_reason
 from .memory import StreamMemory
 from .requests import parse_stream_options
 from .stream import Stream
@@ -26,6 +26,8 @@ _DRAINING = "the server is draining; try another one"
 
 
 class Streams:
+    """Opens, counts and ends the streams of all clients."""
+
     def __init__(
         self,
         registry: ModelRegistry,
@@ -52,8 +54,10 @@ class Streams:
     async def serve(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
-        """One stream's replies."""
-        call = OpenCall(context.peer(), current_end.get())
+        """Give one stream's replies."""
+        end = current_call.get().end
+        assert end is not None  # it is a stream
+        call = OpenCall(context.peer(), end)
         self._admit(call.peer)
         self._of_connection[call.peer] += 1
         # Not by the context's own `peer()`: by then it may have no call, and would crash.
@@ -82,7 +86,7 @@ class Streams:
                 self._ended.set()
 
     def drain(self) -> None:
-        """Refuse new streams; those that there are end when what was complete is answered."""
+        """Refuse new streams. Those that are open end when what was complete is answered."""
         self._draining = True
         for opening in self._opening:
             opening.cancel()
@@ -91,14 +95,15 @@ class Streams:
 
     @property
     def idle(self) -> bool:
-        """Whether there is none."""
+        """Whether no stream is open."""
         return not self._calls
 
     async def ended(self) -> None:
-        """Wait until there is none."""
+        """Wait until no stream is open."""
         await self._ended.wait()
 
     def _admit(self, peer: str) -> None:
+        """Raise `Unavailable` or `Overloaded` where one more stream of the peer has no place."""
         count, own = self._watch.count, self._of_connection[peer]
         try:
             if self._draining:
@@ -121,7 +126,7 @@ class Streams:
     async def _opened(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
-        """What `_open` gives, unless a drain comes before."""
+        """Wait for the first message, and open the stream, unless a drain comes before."""
         opening = asyncio.create_task(self._open(requests, context))
         self._opening.add(opening)
         try:
@@ -136,7 +141,7 @@ class Streams:
     async def _open(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> Stream | None:
-        """By the first message; None if there is none."""
+        """Open a stream as its first message asks. Returns None if the client sends none."""
         metrics: DropMetrics = self._metrics.no_model
         request = await anext(aiter(requests), None)
         if request is None:

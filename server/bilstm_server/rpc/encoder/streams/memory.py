@@ -13,15 +13,17 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from ...settings import StreamLimits
+from ....settings import StreamLimits
 
 
 class NoRoom(Exception):
-    """A stream is full of sequences of which none is complete: waiting would not help."""
+    """A stream is full of sequences of which none is complete, so waiting would not help."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    """A stream that waits for room."""
+
     room: StreamRoom
     size: int
     last: bool
@@ -31,7 +33,7 @@ class _Waiting:
 
 
 class StreamMemory:
-    """The room of all streams."""
+    """The room of all streams, which it shares out."""
 
     def __init__(self, limits: StreamLimits):
         self.limits = limits
@@ -42,17 +44,19 @@ class StreamMemory:
         self._waiting: deque[_Waiting] = deque()
 
     def open(self) -> StreamRoom:
+        """Return the room of one more stream, which holds nothing yet."""
         return StreamRoom(self)
 
     def wanted(self, room: StreamRoom) -> bool:
-        """Whether another stream than `room`'s waits."""
+        """Tell whether another stream than `room`'s waits."""
         return any(w.room is not room and not w.turn.done() for w in self._waiting)
 
     async def take(self, room: StreamRoom, size: int, last: bool, stays: bool) -> None:
-        """Wait until `room` holds so much more.
+        """Wait until `room` holds so many bytes more.
 
-        `last`: it completes a sequence. `stays`: it is held until a client ends what may be
-        without an end."""
+        `last` says that they complete a sequence. `stays` says that they are held until their
+        client ends a sequence that may have no end.
+        """
         if not self._waiting and self._fits(room, size):
             self._grant(room, size)
             return
@@ -68,11 +72,13 @@ class StreamMemory:
             raise
 
     def give(self, size: int) -> None:
+        """Take so many bytes back, and share them out to those that wait."""
         self.used -= size
         self._admit()
 
     def settle(self, room: StreamRoom) -> None:
-        """None of `room`'s sequences will take more: another one may have the reserve."""
+        """Note that none of `room`'s sequences will take more, so that another room may have the
+        reserve."""
         if self._favoured is room:
             self._favoured = None
             self._admit()
@@ -82,7 +88,8 @@ class StreamMemory:
         room.used += size
 
     def _fits(self, room: StreamRoom, size: int) -> bool:
-        """Whether it may hold so much more and leave the favoured one all that it may need."""
+        """Tell whether `room` may hold so many bytes more and leave the favoured one all that it
+        may need."""
         if room is self._favoured:
             return self.used + size <= self.limits.max_streams_bytes
         of_favoured = 0 if self._favoured is None else self._favoured.used
@@ -92,19 +99,21 @@ class StreamMemory:
         )
 
     def _suffices(self, waiting: _Waiting) -> bool:
-        """Whether what is free is all that the stream may need before it lets go of something."""
+        """Tell whether what is free is all that the stream may need before it lets go of
+        something."""
         needs = self._reserve - waiting.room.used
         if waiting.last and waiting.room.needing == 1:
             needs = waiting.size
         return self.used + needs <= self.limits.max_streams_bytes
 
     def _may_use_reserve(self, waiting: _Waiting) -> bool:
-        """Not for what might never be let go, unless it finds room nowhere else."""
+        """Tell whether the reserve is for this. It is not for what might never be let go of, unless
+        that finds room nowhere else."""
         return not waiting.stays or waiting.size > self._general
 
     def _admit(self) -> None:
-        """Let in those that find room now. Who waits longest is asked first, and may be passed by
-        one that wants less; by one that wants it of the reserve only for a time."""
+        """Let those take room that find it now. Whoever waits longest is asked first, and may be
+        passed by one that wants less; by one that wants it of the reserve only for a time."""
         if not self._waiting:
             return
         now = asyncio.get_running_loop().time()
@@ -144,7 +153,7 @@ class StreamRoom:
 
     @property
     def wanted(self) -> bool:
-        """Whether another stream waits for room, such as this one holds."""
+        """Tell whether another stream waits for room while this one holds some."""
         return self.used > 0 and self._memory.wanted(self)
 
     async def begin(self) -> None:
@@ -158,10 +167,10 @@ class StreamRoom:
         self.needing += 1
 
     async def take(self, size: int, last: bool = False, stays: bool = False) -> None:
-        """Wait until so much more of a half-sent sequence may be held. Raises `NoRoom`.
+        """Wait until so many bytes more of a half-sent sequence may be held. Raises `NoRoom`.
 
-        `last`: with it the sequence is complete. `stays`: it will take no more, and hold this until
-        its client ends it.
+        `last` says that the sequence is complete with them. `stays` says that it will take no more,
+        and holds them until its client ends it.
         """
         while self.used + size > self._limits.max_stream_bytes:
             if self._half_sent >= self.used:
@@ -173,8 +182,8 @@ class StreamRoom:
             self._settle(1)
 
     def complete(self, size: int, settled: bool = False) -> None:
-        """A sequence that held `size` is complete, or given up. `settled`: it has said before that
-        it would take no more."""
+        """Note that a sequence that held `size` bytes is complete, or given up. `settled` says that
+        it has said before that it would take no more."""
         if self._closed:
             return
         self._half_sent -= size
@@ -187,7 +196,7 @@ class StreamRoom:
             self._memory.settle(self)
 
     def give(self, size: int, sequences: int = 0) -> None:
-        """So much of a complete sequence, or those sequences, are held no longer."""
+        """Let go of so many bytes of complete sequences, and of so many sequences."""
         if self._closed:
             return
         self.used -= size
@@ -196,7 +205,7 @@ class StreamRoom:
         self._memory.give(size)
 
     def close(self) -> None:
-        """The stream has ended: nothing is held any more, and what it still does has no effect."""
+        """Let go of everything: the stream has ended, and what it still does has no effect."""
         self.give(self.used, self.sequences)
         self._closed = True
         self._memory.settle(self)

@@ -10,10 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from bilstm import tensors, wire
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..batching.jobs import BatchTiming, Result
-from ..engine.sequences import Array, SequenceOutput
-from ..serving.registry import ServedModel
-from ..settings import RequestLimits
+from ...batching.jobs import BatchTiming, Result
+from ...engine.sequences import Array, SequenceOutput
+from ...serving.registry import ServedModel
+from ...settings import RequestLimits
 from .requests import OUTPUTS
 
 _FIELDS = {
@@ -25,7 +25,8 @@ _CHUNKS = pb.EncodeStreamResponse.CHUNKS_FIELD_NUMBER
 def encode_response(
     model: ServedModel, results: Sequence[Result], dtype: np.dtype[np.generic]
 ) -> bytes:
-    """An EncodeResponse as bytes, its tensors in `dtype`. An array that has it is copied once."""
+    """Return an `EncodeResponse` as bytes, its tensors in `dtype`. An array that has that type is
+    copied once."""
     last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
     head = pb.EncodeResponse(model=model.name, version=model.version, timing=_timing(last))
     parts: list[wire.Part] = [head.SerializeToString()]
@@ -43,10 +44,11 @@ def encoding_chunk(
     timing: BatchTiming | None,
     exact: tuple[bool, bool] = (True, True),
 ) -> list[wire.Part]:
-    """An EncodingChunk, delimited as an EncodeStreamResponse has it.
+    """Return an `EncodingChunk` as a field of an `EncodeStreamResponse`.
 
-    `output`: of the steps from `first_step` on. `timing`: with the last chunk; None: more come.
-    `exact`: the forward direction's states, and the reverse one's.
+    `output` is that of the steps from `first_step` on. `timing` comes with the sequence's last
+    chunk; None means that more chunks follow. `exact` says whether the forward direction's states,
+    and the reverse one's, are those of the whole sequence.
     """
     head = pb.EncodingChunk(
         id=sequence_id,
@@ -61,18 +63,20 @@ def encoding_chunk(
 
 
 def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
-    """The same of a sequence that has no result."""
+    """Return the only chunk of a sequence that has no result, as a field of an
+    `EncodeStreamResponse`."""
     chunk = pb.EncodingChunk(id=sequence_id, last=True, error=error)
     return wire.delimited(_CHUNKS, [chunk.SerializeToString()])
 
 
 def stream_opened(model: ServedModel) -> bytes:
-    """The first EncodeStreamResponse."""
+    """Return a stream's first `EncodeStreamResponse` as bytes: which model answers."""
     opened = pb.StreamOpened(model=model.name, version=model.version)
     return pb.EncodeStreamResponse(opened=opened).SerializeToString()
 
 
 def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
+    """Return a model's description, with the limits that callers must keep."""
     config = model.config
     return pb.Model(
         name=model.name,

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from ...batching.jobs import BatchTiming, Result
-from ...engine.sequences import Array, BlockInput, SequenceOutput
-from ...errors import InvalidInput
-from ...model.config import ModelConfig
+from ....batching.jobs import BatchTiming, Result
+from ....engine.sequences import Array, BlockInput, SequenceOutput
+from ....errors import InvalidInput
+from ....model.config import ModelConfig
 from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
 from .requests import LiveOptions
-from .whole import Shared, State, check_type
+from .shared import Shared, State, check_type
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
+    """A block of a live sequence that is there in full, and its look-ahead."""
+
     steps: Array  # its own, then those after it that the reverse direction begins with
     own: int
     first: bool
@@ -31,7 +33,7 @@ class _Block:
     closes: bool  # and no block follows
 
     def exact(self, config: ModelConfig) -> tuple[bool, bool]:
-        """Whether each direction's states are those of the whole sequence."""
+        """Tell for each direction whether its states are those of the whole sequence."""
         if not config.bidirectional:
             return True, True
         if config.num_layers > 1:  # upper layers read both directions of the lower ones
@@ -40,6 +42,8 @@ class _Block:
 
 
 class LiveSequence:
+    """Encodes a live sequence block by block, in a task of its own."""
+
     def __init__(
         self, shared: Shared, live: LiveOptions, sequence_id: int, initial_state: State | None
     ):
@@ -62,6 +66,7 @@ class LiveSequence:
     # -- what comes -------------------------------------------------------------------------------
 
     async def add(self, steps: Array, last: bool) -> None:
+        """Take steps into the buffer. Where it is full, wait until a block has left it."""
         if self._buffer is None:
             self._buffer = await self._begin(steps)
         check_type(steps, self._buffer.dtype)
@@ -77,7 +82,8 @@ class LiveSequence:
                 await self._change()
 
     async def _begin(self, steps: Array) -> Array:
-        """Take room, once and for all: for the buffer, and for the blocks that are on their way."""
+        """Take room once and for all, for the buffer and for the blocks that are on their way.
+        Returns the buffer."""
         shared, live = self._shared, self._live
         capacity = live.block_steps + live.lookahead_steps
         size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(steps.dtype)
@@ -90,6 +96,7 @@ class LiveSequence:
         return np.empty((capacity, *steps.shape[1:]), steps.dtype)
 
     async def end(self) -> None:
+        """Take note that the sequence has no more steps."""
         if self._buffer is None:
             raise InvalidInput("steps", "the sequence must have at least one step")
         self._complete()
@@ -97,7 +104,7 @@ class LiveSequence:
         self._changed.set()
 
     def fail(self, error: Exception) -> Answer | None:
-        """It ends once all that is due before is answered."""
+        """End the sequence with the error, once all that is due before is answered."""
         self._complete()
         self.failed = True
         self._error = error
@@ -135,14 +142,15 @@ class LiveSequence:
             self._complete()
             self.failed = True
             self._changed.set()
-            chunk = error_chunk(self._id, self._shared.told(error))
-            self._shared.outbox.send(iter([chunk]), self._let_go)
+            chunk = error_chunk(self._id, self._shared.report(error))
+            self._shared.outbox.send(iter([chunk]), self._release)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._shared.room.give(self._held, sequences=1)
 
     async def _next_block(self, first: bool) -> _Block | None:
-        """Once its steps are there; None behind the last one, or where the sequence has failed."""
+        """Wait for a block's steps. Returns None behind the last block, or where the sequence has
+        failed."""
         wanted = self._live.block_steps + self._live.lookahead_steps
         while self._filled < wanted and not self.ended and self._error is None:
             await self._change()
@@ -167,7 +175,8 @@ class LiveSequence:
             self.computing = False
 
     def _state_of(self, block: _Block) -> State | None:
-        """The initial states that the directions have in the block: each only where it begins."""
+        """Return the initial states that the directions have in the block. Each has its own only
+        where it begins."""
         if self._initial_state is None or not (block.first or block.reaches_end):
             return None
         config = self._shared.model.config
@@ -178,7 +187,8 @@ class LiveSequence:
         return hidden, cell
 
     async def _send(self, block: _Block, result: Result, step: int) -> None:
-        """Once the one before has gone: so that no more than two are on their way."""
+        """Send a block's result, once the one before has gone: so no more than two are on their
+        way."""
         if self._last is not None:
             await self._last.sent.wait()
         chunk = encoding_chunk(
@@ -189,11 +199,12 @@ class LiveSequence:
             result.timing if block.closes else None,
             block.exact(self._shared.model.config),
         )
-        written = self._let_go if block.closes else lambda: None
+        written = self._release if block.closes else lambda: None
         self._last = self._shared.outbox.send(iter([chunk]), written)
 
     def _close(self, step: int, timing: BatchTiming) -> None:
-        """The sequence has ended where all of it was answered: say so in a chunk of no steps."""
+        """Say in a chunk of no steps that the sequence has ended, where all of it was answered
+        before."""
         reply_dtype = self._shared.options.reply_dtype
         chunk = encoding_chunk(self._id, SequenceOutput(), reply_dtype, step, timing)
-        self._shared.outbox.send(iter([chunk]), self._let_go)
+        self._shared.outbox.send(iter([chunk]), self._release)

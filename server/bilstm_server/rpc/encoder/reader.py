@@ -13,68 +13,39 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..errors import InvalidInput
-from ..metrics import DropMetrics
-from ..settings import RequestLimits
+from ...errors import InvalidInput
+from ...settings import RequestLimits
+from ..definitions import Decode
+from ..interceptors.decoding import PLAIN_BYTES, malformed
 from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
 
-Decode = Callable[[bytes], Any]
 M = TypeVar("M")
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_NUMBER = 2**29 - 1  # of a field
 _NAME_BYTES = 1024  # of a model's name or version
 _NUMBERS = 64  # more than a good shape or list of outputs has
-_PLAIN_BYTES = 64 * 1024  # of a message without tensors, or of a part that has none
 _SEQUENCE_FIELDS = 16  # more than a good sequence has with its initial state
 _OTHER_FIELDS = 64
 _SEQUENCE_BYTES = 256  # more than it takes beside its numbers, with its initial state
 
 
-def plain_decoder(decode: Decode) -> Decode:
-    """`decode`, of messages without tensors: raises `InvalidInput` for bytes that are none of its
-    type, or more than such a message can need."""
-
-    def call(data: bytes) -> Any:
-        if len(data) > _PLAIN_BYTES:
-            raise InvalidInput("", f"the request must be at most {_PLAIN_BYTES} bytes")
-        try:
-            return decode(data)
-        except DecodeError as error:
-            raise _malformed() from error
-
-    return call
+def encode_request_decoder(limits: RequestLimits) -> Decode:
+    """Return a decoder of `EncodeRequest`s. It raises `InvalidInput` for bytes that are none, or
+    that have more in them than a good one can need."""
+    return lambda data: _Reader(data, limits).encode_request()
 
 
-def encode_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
-    """Decodes an `EncodeRequest`; `metrics` count what can't be read."""
-    return _counted(lambda data: _Reader(data, limits).encode_request(), metrics)
-
-
-def stream_request_decoder(limits: RequestLimits, metrics: DropMetrics) -> Decode:
-    """Decodes an `EncodeStreamRequest`; `metrics` count what can't be read."""
-    return _counted(lambda data: _Reader(data, limits).stream_request(), metrics)
-
-
-def _counted(decode: Decode, metrics: DropMetrics) -> Decode:
-    def call(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except InvalidInput:
-            metrics.drop("invalid")
-            raise
-
-    return call
-
-
-def _malformed() -> InvalidInput:
-    return InvalidInput("", "the request's bytes are no message of its type")
+def stream_request_decoder(limits: RequestLimits) -> Decode:
+    """Return a decoder of `EncodeStreamRequest`s. It raises `InvalidInput` for bytes that are none,
+    or that have more in them than a good one can need."""
+    return lambda data: _Reader(data, limits).stream_request()
 
 
 class _Reader:
@@ -93,6 +64,7 @@ class _Reader:
     # -- messages ---------------------------------------------------------------------------------
 
     def encode_request(self) -> EncodeRequest:
+        """Read all bytes as an `EncodeRequest`."""
         request = EncodeRequest()
         for number, kind, start, stop in self._fields(0, len(self._data)):
             if number == 3 and kind == _BYTES:
@@ -113,6 +85,7 @@ class _Reader:
         return request
 
     def stream_request(self) -> EncodeStreamRequest:
+        """Read all bytes as an `EncodeStreamRequest`."""
         request = EncodeStreamRequest()
         for number, kind, start, stop in self._fields(0, len(self._data)):
             if number == 2 and kind == _BYTES:
@@ -124,9 +97,10 @@ class _Reader:
         return request
 
     def _check_rest(self) -> None:
-        """All of the message stays in memory as long as one of its tensors does."""
-        most = _PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
-        if len(self._data) - self._tensor_bytes > most:
+        """Check what the message has beside its tensors: all of it stays in memory as long as one
+        of its tensors does."""
+        allowed = PLAIN_BYTES + _SEQUENCE_BYTES * self._max_sequences
+        if len(self._data) - self._tensor_bytes > allowed:
             raise InvalidInput("", "has more beside its tensors than a good request can need")
 
     def _chunk(self, chunk: SequenceChunk, start: int, stop: int) -> None:
@@ -161,12 +135,12 @@ class _Reader:
 
     def _merge_options(self, options: pb.StreamOptions, start: int, stop: int) -> None:
         self._options_bytes += stop - start
-        if self._options_bytes > _PLAIN_BYTES:
-            raise InvalidInput("options", f"must be at most {_PLAIN_BYTES} bytes")
+        if self._options_bytes > PLAIN_BYTES:
+            raise InvalidInput("options", f"must be at most {PLAIN_BYTES} bytes")
         try:
             options.MergeFromString(self._data[start:stop])
         except DecodeError as error:
-            raise _malformed() from error
+            raise malformed() from error
 
     # -- parts of them ----------------------------------------------------------------------------
 
@@ -179,7 +153,7 @@ class _Reader:
         start: int,
         stop: int,
     ) -> None:
-        """One more of a repeated message."""
+        """Read one more of a repeated message."""
         if len(items) >= self._max_sequences:
             raise InvalidInput(name, f"must be at most {self._max_sequences}, got more")
         items.append(item)
@@ -191,7 +165,7 @@ class _Reader:
     def _part(
         self, name: str, part: M, read: Callable[[M, int, int], None], start: int, stop: int
     ) -> None:
-        """A message, or more of one that was there before."""
+        """Read a message, or more of one that was there before."""
         try:
             read(part, start, stop)
         except InvalidInput as error:
@@ -203,7 +177,7 @@ class _Reader:
         try:
             return self._data[start:stop].decode()
         except UnicodeDecodeError as error:
-            raise _malformed() from error
+            raise malformed() from error
 
     def _numbers(
         self,
@@ -214,7 +188,7 @@ class _Reader:
         start: int,
         stop: int,
     ) -> None:
-        """More of a repeated integer: one, or several packed into bytes."""
+        """Read more of a repeated integer: one, or several packed into bytes."""
         if kind == _VARINT:
             numbers.append(meaning(start))
         elif kind == _BYTES:
@@ -225,8 +199,8 @@ class _Reader:
             raise InvalidInput(name, "has more in it than a good one can need")
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Each field's number and type, and where its bytes begin and end. Of a varint, its value
-        stands in the place of the beginning."""
+        """Give each field's number and type, and where its bytes begin and end. A varint's value
+        stands in the place of its beginning."""
         data = self._data
         while at < end:
             self._left -= 1
@@ -245,19 +219,20 @@ class _Reader:
             elif kind in (_FIXED32, _FIXED64):
                 start, at = at, at + (4 if kind == _FIXED32 else 8)
             else:
-                raise _malformed()
+                raise malformed()
             if at > end or not 0 < number <= _MAX_NUMBER:
-                raise _malformed()
+                raise malformed()
             yield number, kind, start, at
 
 
 def _inside(name: str, error: InvalidInput) -> InvalidInput:
-    """The same error of a part that has this name; one of the whole request stays as it is."""
+    """Return the same error with its field inside of a part that has this name. An error of the
+    whole request stays as it is."""
     return InvalidInput(f"{name}.{error.field}", error.expected) if error.field else error
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends. Raises `InvalidInput`."""
+    """Return the number that begins at `at`, and where it ends. Raises `InvalidInput`."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1
     value = shift = 0
@@ -267,16 +242,16 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place + 1
         shift += 7
-    raise _malformed()
+    raise malformed()
 
 
 def _int64(value: int) -> int:
-    """What a varint means as an int64: negative ones take all 64 bits."""
+    """Return what a varint means as an int64: negative numbers take all 64 bits."""
     value &= 0xFFFF_FFFF_FFFF_FFFF
     return value - (1 << 64) if value >> 63 else value
 
 
 def _int32(value: int) -> int:
-    """The same as an int32 or an enum's value."""
+    """Return what a varint means as an int32 or an enum's value."""
     value &= 0xFFFF_FFFF
     return value - (1 << 32) if value >> 31 else value

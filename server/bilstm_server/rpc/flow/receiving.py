@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from ..errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
-from ..settings import ReceiveLimits
-from .internal import Context
+from ...errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
+from ...settings import ReceiveLimits
+from ..context import Context
 
 _GRACE_SECONDS = 0.25  # what has come by then counts for nothing
 _ENDING_SECONDS = 0.05
@@ -37,7 +37,7 @@ class _Request:
 
 
 class Receiving:
-    """The requests of all callers."""
+    """The requests of all callers that have not come yet."""
 
     def __init__(self, limits: ReceiveLimits):
         self._limits = limits
@@ -50,13 +50,13 @@ class Receiving:
         return len(self._slow)
 
     def drain(self) -> None:
-        """Those that are slow are waited for no longer."""
+        """Refuse the requests that come slowly, now and from now on."""
         self._draining = True
         for request in list(self._slow):
             self._end(request, self._is_draining())
 
     async def message(self, context: Context) -> bytes:
-        """The one message of a call.
+        """Wait for the one message of a call, and return its bytes.
 
         Raises `InvalidInput` if there is none, `DeadlineExpired` if it does not come in time, and
         `Overloaded` if others need its room.
@@ -84,7 +84,7 @@ class Receiving:
         return data
 
     def _is_slow(self, request: _Request) -> None:
-        """It counts from now on."""
+        """Count a request that has not come at once, and refuse one if there are too many."""
         if self._draining:
             self._end(request, self._is_draining())
             return
@@ -100,9 +100,10 @@ class Receiving:
             self._end(self._one_to_give_way(), self._no_room())
 
     def _one_to_give_way(self) -> _Request:
+        """Return the request that has taken longest, of the connection that has most of them."""
         counts = Counter(request.peer for request in self._slow)
-        most = max(counts.values())
-        return next(request for request in self._slow if counts[request.peer] == most)
+        largest = max(counts.values())
+        return next(request for request in self._slow if counts[request.peer] == largest)
 
     def _end(self, request: _Request, error: ServiceError) -> None:
         self._slow.pop(request, None)

@@ -13,9 +13,9 @@ import numpy as np
 
 from bilstm import wire
 
-from ...batching.jobs import Result
-from ...engine.sequences import SequenceOutput
-from ...model.config import Output
+from ....batching.jobs import Result
+from ....engine.sequences import SequenceOutput
+from ....model.config import Output
 from ..replies import encoding_chunk
 
 CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
@@ -25,7 +25,7 @@ Chunks = Iterator[list[wire.Part]]
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """A place in the order of results, and when it is done what to send."""
+    """A place in the order of results, and what to send there once it is known."""
 
     written: Callable[[], None]  # called once all of it has been sent
     chunks: Chunks | None = None
@@ -34,56 +34,61 @@ class Answer:
 
 
 class Outbox:
+    """The results of one stream, until its client has taken them."""
+
     def __init__(self, any_order: bool):
         self._any_order = any_order
-        self._expected: dict[int, Answer] = {}  # by identity, in their order
+        self._expected: dict[Answer, None] = {}  # in their order
         self._ready: deque[Answer] = deque()
         self.results = 0  # that are not sent, or not all of them
         self._changed = asyncio.Event()
         self._closed = False
 
     def expect(self, answer: Answer) -> None:
-        """Its turn is behind all that were expected before, unless any order will do."""
-        self._expected[id(answer)] = answer
+        """Give an answer its turn behind all that are expected already. Where any order will do, it
+        has none."""
+        self._expected[answer] = None
 
     def put(self, answer: Answer, chunks: Chunks, is_result: bool = True) -> None:
-        """What an expected answer is."""
+        """Say what an expected answer is."""
         answer.chunks = chunks
         answer.is_result = is_result
         self.results += is_result
         if self._any_order:
-            self._ready.append(self._expected.pop(id(answer)))
+            del self._expected[answer]
+            self._ready.append(answer)
         else:
             self._move_ready()
         self._changed.set()
 
     def send(self, chunks: Chunks, written: Callable[[], None] = lambda: None) -> Answer:
-        """Out of any order: an answer that nobody expects."""
+        """Send chunks that have no turn in the order. Returns their answer."""
         answer = Answer(written, chunks)
         self._ready.append(answer)
         self._changed.set()
         return answer
 
     def close(self) -> None:
-        """No answer is expected any more, beyond those that are."""
+        """Expect no more answers than there are, so that `messages` ends with the last of them."""
         self._closed = True
         self._changed.set()
 
     def clear(self) -> None:
-        """Let go of all that is there: nobody takes it any more."""
+        """Let go of all that is there, because nobody takes it any more."""
         self._expected.clear()
         self._ready.clear()
 
     def _move_ready(self) -> None:
         while self._expected:
-            key, first = next(iter(self._expected.items()))
+            first = next(iter(self._expected))
             if first.chunks is None:
                 return
-            del self._expected[key]
+            del self._expected[first]
             self._ready.append(first)
 
     async def messages(self) -> AsyncGenerator[bytes]:
-        """EncodeStreamResponses, each of what is ready, until all is sent after `close`."""
+        """Give `EncodeStreamResponse`s as bytes, each of what is ready, until all is sent after
+        `close`."""
         while True:
             parts: list[wire.Part] = []
             size = 0
@@ -118,7 +123,7 @@ class Outbox:
 
 
 def result_chunks(sequence_id: int, result: Result, dtype: np.dtype[np.generic]) -> Chunks:
-    """A sequence's result, its states cut into chunks."""
+    """Give the chunks of a sequence's result, with its states cut into parts."""
     output = result.output
     states = output.arrays.get(Output.STATES)
     step = 0

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 import structlog
 
-from ...errors import DeadlineExpired, ServiceError, Stalled
-from ...metrics import Metrics
-from ...settings import StreamLimits
+from ....errors import DeadlineExpired, ServiceError, Stalled
+from ....metrics import Metrics
+from ....settings import StreamLimits
 from .progress import Progress, Stall
 from .stream import Stream
 
@@ -34,7 +34,7 @@ _STALLS: dict[Stall, str] = {
 
 @dataclass(slots=True, eq=False)
 class OpenCall:
-    """A call from its start; its stream is there once the first message is."""
+    """A call of `EncodeStream` from its start. It has a stream once its first message has come."""
 
     peer: str
     end: asyncio.Future[ServiceError]  # ends it, wherever it waits
@@ -43,16 +43,18 @@ class OpenCall:
 
     @property
     def turn(self) -> Stall | None:
+        """What its client does not do now, if it is the client's turn."""
         return "opening" if self.stream is None else self.stream.turn
 
     @property
     def idle_seconds(self) -> float:
-        """For how long its client has stood still, if it is its turn."""
+        """The seconds for which its client has stood still, if it is its turn."""
         if self.stream is None:
             return self.opening.idle_seconds
         return 0.0 if self.turn is None else self.stream.progress.idle_seconds
 
     def pass_time(self, seconds: float, limits: StreamLimits) -> None:
+        """Note that so many seconds have passed."""
         if self.stream is None:
             self.opening.pass_time(seconds, "opening")
             return
@@ -62,6 +64,8 @@ class OpenCall:
 
 
 class StreamWatch:
+    """Watches the open calls, and ends those whose clients stand still for too long."""
+
     def __init__(self, limits: StreamLimits, metrics: Metrics):
         self._limits = limits
         self._metrics = metrics
@@ -70,11 +74,12 @@ class StreamWatch:
 
     @property
     def count(self) -> int:
-        """Calls that are open, and not about to end."""
+        """The calls that are open and not about to end."""
         return len(self._calls)
 
     @contextmanager
     def watching(self, call: OpenCall) -> Iterator[None]:
+        """Watch a call for as long as the block lasts."""
         self._calls.add(call)
         if self._rounds is None:
             self._rounds = asyncio.create_task(self._watch(), name="watch streams")
@@ -87,8 +92,8 @@ class StreamWatch:
                 self._rounds = None
 
     def make_place(self) -> bool:
-        """End a call whose client has stood still for long enough, of the connection that has most
-        of them. False if there is none."""
+        """End a call whose client has stood still for long enough, one of the connection that has
+        most of them. Returns False if there is none."""
         idle = [c for c in self._calls if c.idle_seconds >= self._limits.stream_wanted_seconds]
         if not idle:
             return False
@@ -111,7 +116,7 @@ class StreamWatch:
         return min(limit, _OPENING_SECONDS) if call.stream is None else limit
 
     def _make_room(self) -> None:
-        """Where streams wait for room, end the one that holds most of those that stand still."""
+        """End the stream that holds most of those that stand still, where others wait for room."""
         holding = [
             (call.stream.room.used, call.idle_seconds, call)
             for call in self._calls

@@ -17,11 +17,11 @@ from typing import Any
 
 import structlog
 
-from ..errors import Overloaded
-from ..metrics import DropMetrics
-from ..settings import ReplyLimits
+from ...errors import Overloaded
+from ...metrics import DropMetrics
+from ...settings import ReplyLimits
+from ..context import Context
 from .connections import has_name
-from .internal import Context
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _RELIEF_SECONDS = 0.1  # from one of them to the next
 
 @dataclass(slots=True, eq=False)
 class Reply:
-    """One call's reply."""
+    """What one call's reply holds of memory."""
 
     peer: str
     size: int  # bytes
@@ -43,12 +43,12 @@ class Reply:
     lost: bool = False  # its connection was ended, because it was not taken
 
     def give(self) -> None:
-        """It is computed, and goes to gRPC now."""
+        """Note that the reply is computed, and goes to gRPC now."""
         self.given_at = asyncio.get_running_loop().time()
 
 
 class UntakenReplies:
-    """The replies of all calls."""
+    """The replies of all calls that their callers have not taken."""
 
     def __init__(self, limits: ReplyLimits, end_connection: Callable[[str], bool]):
         self._limits = limits
@@ -60,29 +60,30 @@ class UntakenReplies:
         self.used = 0  # bytes
 
     def begin(self, context: Context, size: int, metrics: DropMetrics | None = None) -> Reply:
-        """A reply of so many bytes is to be made, and holds them until the call has ended;
-        `metrics` count it if it is not taken.
+        """Hold so many bytes for a reply that is to be made, until its call has ended. `metrics`
+        count it if it is not taken.
 
-        Raises `Overloaded` if its connection has too many already.
+        Raises `Overloaded` if its connection holds too many already.
         """
         size += _CALL_BYTES
         if self.used + size > _PRESSURE * self._limits.max_reply_bytes:
             self._relieve()
         peer = context.peer()
-        mine = self._by_peer[peer] + size
-        most = self._limits.max_reply_bytes - self.used - size
+        held = self._by_peer[peer] + size
+        room = self._limits.max_reply_bytes - self.used - size
         if has_name(peer):
-            most = min(most, self._limits.max_connection_reply_bytes)
-        if mine > most:
+            room = min(room, self._limits.max_connection_reply_bytes)
+        if held > room:
             raise Overloaded(
-                f"the replies that this connection has not taken would be {mine} bytes; there is "
-                f"room for {max(most, 0)}",
+                f"the replies that this connection has not taken would be {held} bytes; there is "
+                f"room for {max(room, 0)}",
                 _RETRY_SECONDS,
             )
         return self._hold(context, peer, size, metrics)
 
     def hold(self, context: Context, size: int) -> Reply:
-        """So many bytes are there already, whatever the bounds, until the call has ended."""
+        """Hold so many bytes that are there already, whatever the bounds, until the call has
+        ended."""
         return self._hold(context, context.peer(), size + _CALL_BYTES, None)
 
     def _hold(self, context: Context, peer: str, size: int, metrics: DropMetrics | None) -> Reply:
@@ -97,7 +98,7 @@ class UntakenReplies:
         return reply
 
     def _end(self, reply: Reply) -> None:
-        """Its call has ended: it was taken, or nobody waits for it."""
+        """Let go of a reply whose call has ended: it was taken, or nobody waits for it."""
         del self._replies[reply]
         self.used -= reply.size
         self._by_peer[reply.peer] -= reply.size
@@ -115,7 +116,8 @@ class UntakenReplies:
             self._end_peer(max(peers, key=self._by_peer.__getitem__))
 
     def _given_before(self, time: float) -> list[Reply]:
-        """Replies that gRPC has since then, and whose connections are not ended yet."""
+        """Return the replies that gRPC has had since then, and whose connections are not ended
+        yet."""
         return [
             reply
             for reply in self._replies

@@ -17,15 +17,15 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 def has_name(peer: str) -> bool:
-    """Whether the peer's connection can be told from others: those of a Unix socket can't."""
+    """Tell whether the peer's connection can be told from others. Those of a Unix socket can't."""
     return not peer.startswith("unix")
 
 
 def end_connection(peer: str) -> bool:
-    """Shut down the connection of the peer, as a call's context names it; of a Unix socket, whose
-    peers have no names, all of them.
+    """Shut down the connection of the peer, named as a call's context names it. Of a Unix socket,
+    whose peers have no names, shut down all connections.
 
-    gRPC finds it closed, and ends its calls. False if there is none.
+    gRPC finds it closed, and ends its calls. Returns False if there is none.
     """
     address = _address(peer) if has_name(peer) else None
     if address is None and has_name(peer):
@@ -67,7 +67,7 @@ def _is_of(connection: socket.socket, address: tuple[str, int] | None) -> bool:
 
 
 def _address(peer: str) -> tuple[str, int] | None:
-    """`ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000` -> host and port."""
+    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     scheme, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
@@ -76,7 +76,7 @@ def _address(peer: str) -> tuple[str, int] | None:
 
 
 def _host(host: str) -> str:
-    """One spelling for an address, whether IPv4 comes as such or inside of IPv6."""
+    """Return the one spelling of an address, whether IPv4 comes as such or inside of IPv6."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
