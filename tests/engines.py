@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from bilstm_server.app import App
-from bilstm_server.engine.engine import Engine, StagedBatch
+from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model.slices import SlicedRun
 from bilstm_server.settings import Settings
 
@@ -35,7 +36,7 @@ class GatedEngine(Engine):
     called in the compute thread when one does, and `fault` may raise in place of computing.
     """
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
@@ -85,7 +86,7 @@ class HeldEngine(GatedEngine):
     `slices` are the lengths of the sequences of each slice. `refuses` may raise in its place.
     """
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.held = False
         self.slices: list[list[int]] = []
         self._lengths: dict[SlicedRun, int] = {}

@@ -23,8 +23,8 @@ from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
 from bilstm_server.batching.queue import QueueLimits
-from bilstm_server.engine.engine import StagedBatch
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import (
     DeadlineExpired,
     DeviceLost,

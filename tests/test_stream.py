@@ -27,8 +27,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from bilstm_server.app import App
-from bilstm_server.engine.engine import Engine, StagedBatch
+from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model.config import Output
 
 Array = NDArray[Any]

@@ -23,7 +23,7 @@ from torch import nn
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
-from bilstm_server.engine.engine import StagedBatch
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model import load_model
 
 Array = NDArray[Any]

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..engine.engine import StagedBatch
 from ..engine.sequences import Input, SequenceInput
+from ..engine.staging import StagedBatch
 from ..errors import Overloaded, Unavailable
 from ..metrics import ModelMetrics
 from .computing import ComputeEngine, Computing

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..engine.engine import StagedBatch
 from ..engine.sequences import Input, SequenceOutput
+from ..engine.staging import StagedBatch
 from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
