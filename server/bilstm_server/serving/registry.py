@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..batching.batcher import Batcher
+from ..batching.intake import Intake
 from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
@@ -15,7 +15,7 @@ from ..model.config import ModelConfig
 class ServedModel:
     name: str
     config: ModelConfig
-    batcher: Batcher
+    batcher: Intake
     metrics: ModelMetrics
     itemsize: int  # bytes of one number, in the type that it computes in
 
@@ -43,9 +43,7 @@ class ModelRegistry:
         one says if none has room."""
         self._require_complete()
         if not self.has_room:
-            first = next(self._every()).batcher
-            first.check_open()
-            first.check_room(1, 1)
+            next(self._every()).batcher.check_room()
 
     @property
     def has_room(self) -> bool:

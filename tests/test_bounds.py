@@ -202,7 +202,7 @@ async def full_server(model_folder: Path, **values: object) -> AsyncIterator[tup
 
 
 def _waiting(app: App) -> int:
-    return sum(batcher._callers for batcher in app._batchers)
+    return sum(batcher._calls for batcher in app._batchers)
 
 
 async def test_full_queue_refuses_before_a_request_is_read(model_folder: Path) -> None:
