@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import RunningServer, settings
-from engines import HANGS_AFTER_SECONDS, gated_server, until
+from engines import HANGS_AFTER_SECONDS, first_batcher, gated_server, until
 
 from benchmarks.faults.wire import PatientConnection, RawConnection
 from bilstm import tensors
@@ -203,7 +203,7 @@ async def full_server(model_folder: Path, **values: object) -> AsyncIterator[tup
 
 
 def _waiting(app: App) -> int:
-    return sum(model.batcher._callers for model in app.models)
+    return first_batcher(app)._calls
 
 
 async def test_full_queue_refuses_before_a_request_is_read(model_folder: Path) -> None:
