@@ -25,7 +25,8 @@ import triton
 from benchmarks.listing_driver import HOPPER, HOPPER_CAPABILITY, ListingDriver
 from bilstm_server.model.kernels.gpu_layer import GpuLayer
 from bilstm_server.model.kernels.gpu_plans import Cost, CostTable, Plan, Shape, candidates
-from bilstm_server.model.kernels.interface import DirectionWeights, RaggedBatch
+from bilstm_server.model.kernels.interface import DirectionWeights
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 TYPES = {
     "float32": (torch.float32, "tf32x3"),

@@ -12,7 +12,8 @@ import torch
 from benchmarks.listing_driver import HOPPER, ListingDriver
 from bilstm_server.model.kernels.gpu_layer import GpuLayer
 from bilstm_server.model.kernels.gpu_plans import Cost, CostTable, Plan, Shape, candidates
-from bilstm_server.model.kernels.interface import DirectionWeights, Part, RaggedBatch
+from bilstm_server.model.kernels.interface import DirectionWeights, Part
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 SEQUENCES = (1, 2, 3, 5, 16, 17, 32, 100, 333)
 HIDDEN = 40  # not of the sizes that loads like

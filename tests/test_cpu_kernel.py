@@ -35,8 +35,8 @@ from torch.autograd import forward_ad
 
 from bilstm_server.model import ModelConfig, Output, Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.bilstm import BiLSTM, States
-from bilstm_server.model.kernels.cpu import CpuKernel
-from bilstm_server.model.kernels.cpu_build import VARIANTS, Variant
+from bilstm_server.model.kernels.cpu.build import VARIANTS, Variant
+from bilstm_server.model.kernels.cpu.kernel import CpuKernel
 from bilstm_server.model.kernels.interface import KernelUnavailable, Part, Results
 
 pytestmark = [

@@ -14,7 +14,8 @@ from lstms import assert_within, draw_states, examples, judged, pair, seeds
 
 from bilstm_server.model.bilstm import BiLSTM
 from bilstm_server.model.kernels import choose_kernel
-from bilstm_server.model.kernels.interface import Part, RaggedBatch
+from bilstm_server.model.kernels.interface import Part
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 triton = pytest.importorskip("triton", reason="needs Triton")
 

@@ -25,8 +25,8 @@ from bilstm_server.model.kernels.interface import (
     DirectionWeights,
     KernelUnavailable,
     Part,
-    RaggedBatch,
 )
+from bilstm_server.model.kernels.ragged import RaggedBatch
 from bilstm_server.model.kernels.reference import ReferenceLayer
 
 interpreted = pytest.importorskip("interpreted", reason="needs Triton")
@@ -76,6 +76,7 @@ class OnePlan:
 
     plan: Plan
     processor: Processor = FEW
+    name: str = "gpu"
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> GpuLayer:
         costs = {self.plan: Cost(0.0, 1.0, 1.0)}
@@ -322,15 +323,15 @@ def test_gradients() -> None:
     assert torch.equal(gradient, torch.autograd.grad(y.sum(), x)[0])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies(copied: Callable[[GpuLayer], Any]) -> None:
-    """A copy is made for the machine it finds: here the reference's, with the same weights."""
-    layer = OnePlan(alone(6))(draw_directions(6, torch.float32))
-    x, batch = torch.randn(3, 3), RaggedBatch([2, 1])
-    states = torch.randn(2, 2, 6), torch.randn(2, 2, 6)
-    twin = copied(layer)
-    assert (layer.kernel, twin.kernel) == ("gpu", "reference")
-    for one, other in zip(layer(x, batch, *states), twin(x, batch, *states), strict=True):
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_copies(copied: Callable[[BiLSTM], BiLSTM]) -> None:
+    """A copy is frozen for the machine it finds: here the reference's, with the same weights."""
+    lstm = BiLSTM(3, 6).requires_grad_(False).freeze(OnePlan(alone(6)))
+    x, lengths = torch.randn(3, 3), [2, 1]
+    twin = copied(lstm)
+    assert (lstm.layers()[0].kernel, twin.layers()[0].kernel) == ("gpu", "reference")
+    (y, states), (other_y, other_states) = (own.forward_ragged(x, lengths) for own in (lstm, twin))
+    for one, other in zip((y, *states), (other_y, *other_states), strict=True):
         assert_within(1e-6, one, other)
 
 

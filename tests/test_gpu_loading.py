@@ -14,7 +14,7 @@ from conftest import settings, write_model
 
 from bilstm_server.app import load_engine
 from bilstm_server.errors import ModelError
-from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
+from bilstm_server.model.kernels import Choice, KernelUnavailable, choose_kernel
 from bilstm_server.model.kernels.interface import DirectionWeights, Layer
 from bilstm_server.model.kernels.reference import ReferenceLayer
 
@@ -150,6 +150,8 @@ def test_kernel_that_is_asked_for(tmp_path: Path) -> None:
 class Unfit:
     """A kernel that leaves every layer to the reference."""
 
+    name = "gpu"
+
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
         return ReferenceLayer(directions, "no projection")
 
@@ -160,9 +162,7 @@ def test_layer_that_it_has_no_plan_for(tmp_path: Any, monkeypatch: pytest.Monkey
     """The same where it is a model's layers that it can't run; `auto` goes on without it."""
 
     def choose(name: str, device: torch.device) -> Any:
-        choice = choose_kernel("reference", device)
-
-        return choice._replace(name="gpu", kernel=Unfit())
+        return Choice(Unfit())
 
     monkeypatch.setattr("bilstm_server.engine.engine.choose_kernel", choose)
     write_model(tmp_path, proj_size=2)

@@ -23,7 +23,7 @@ from bilstm_server.model.kernels.gpu_plans import (
     Shape,
     candidates,
 )
-from bilstm_server.model.kernels.interface import RaggedBatch
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 pytest.importorskip("triton")
 

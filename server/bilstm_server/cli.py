@@ -22,8 +22,8 @@ from .errors import DeviceLost, StartError, first_problem, one_line
 from .lifecycle import serve
 from .logs import configure_logs
 from .model import Pooling, import_checkpoint, lookahead
-from .model.kernels.cpu import compile_fastest
-from .model.kernels.cpu_build import VARIANTS, BuildError, build
+from .model.kernels.cpu.build import VARIANTS, BuildError, build
+from .model.kernels.cpu.kernel import compile_fastest
 from .settings import Settings, check_environment
 
 log = structlog.get_logger()

@@ -41,7 +41,7 @@ class BiLSTM(LstmParameters):
     `bidirectional=False`).
     """
 
-    _frozen: Frozen[list[Layer]] | None = None
+    _frozen: Frozen[BiLSTM, list[Layer]] | None = None
 
     # -- inference with packed weights ---------------------------------------------------------
 
@@ -59,10 +59,7 @@ class BiLSTM(LstmParameters):
         self.eval()
         if isinstance(kernel, str):
             kernel = choose_kernel(kernel, self.weight_ih_l0.device).kernel
-        # Tensors made in inference mode could take no part in autograd later.
-        with torch.inference_mode(False), torch.no_grad():
-            layers = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
-        self._frozen = Frozen(layers, dict(self._parameters))
+        self._frozen = Frozen.make(self, kernel, _make_layers)
         return self
 
     @property
@@ -88,9 +85,8 @@ class BiLSTM(LstmParameters):
 
     def layers(self) -> list[Layer]:
         """The layers in order; unless frozen they hold the parameters of this moment."""
-        if self._frozen is not None and self._frozen.is_of(self):
-            return self._frozen.packed
-        return [ReferenceLayer(self.directions(layer)) for layer in range(self.num_layers)]
+        frozen = None if self._frozen is None else self._frozen.packed_of(self)
+        return _make_layers(self, ReferenceLayer) if frozen is None else frozen
 
     # -- running it ----------------------------------------------------------------------------
 
@@ -257,6 +253,10 @@ class BiLSTM(LstmParameters):
         for name, state, shape in zip(("h_0", "c_0"), hx, shapes, strict=True):
             if state.shape != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(state.shape)}")
+
+
+def _make_layers(lstm: BiLSTM, kernel: Kernel) -> list[Layer]:
+    return [kernel(lstm.directions(layer)) for layer in range(lstm.num_layers)]
 
 
 def _batch(lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device) -> RaggedBatch:

@@ -39,7 +39,7 @@ class SequenceEncoder(nn.Module):
     and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
     """
 
-    _frozen_head: Frozen[Linear] | None = None  # in use as long as `lstm` is frozen
+    _frozen_head: Frozen[nn.Linear, Linear] | None = None  # in use as long as `lstm` is frozen
 
     def __init__(
         self,
@@ -86,9 +86,7 @@ class SequenceEncoder(nn.Module):
         self.eval()
         self.lstm.freeze(kernel)
         if self.head is not None:
-            with torch.inference_mode(False):
-                linear = kernel.linear(self.head.weight, self.head.bias)
-            self._frozen_head = Frozen(linear, dict(self.head._parameters))
+            self._frozen_head = Frozen.make(self.head, kernel, _pack_head)
         return self
 
     def forward(
@@ -147,7 +145,11 @@ class SequenceEncoder(nn.Module):
     def classify(self, pooled: Tensor) -> Tensor:
         """The head's logits: [B, K*P] -> [B, classes]"""
         assert self.head is not None
-        frozen = self._frozen_head
-        if frozen is not None and frozen.is_of(self.head) and self.lstm.is_frozen:
-            return frozen.packed(pooled)
-        return self.head(pooled)  # type: ignore[no-any-return]
+        linear: Linear | None = None
+        if self._frozen_head is not None and self.lstm.is_frozen:
+            linear = self._frozen_head.packed_of(self.head)
+        return self.head(pooled) if linear is None else linear(pooled)
+
+
+def _pack_head(head: nn.Linear, kernel: Kernel) -> Linear:
+    return kernel.linear(head.weight, head.bias)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import cpu
+from .cpu import kernel as cpu
 from .interface import (
     DirectionWeights,
     Kernel,
@@ -18,22 +18,25 @@ from .interface import (
     Layer,
     Linear,
     Part,
-    RaggedBatch,
     Results,
+    needs_operations,
     rounded,
     state_type,
-    to_device,
 )
+from .ragged import RaggedBatch, to_device
 from .reference import ReferenceLayer
 
 NAMES = ("gpu", "cpu", "reference")  # fastest first
 
 
 class Choice(NamedTuple):
-    name: str
     kernel: Kernel
     instructions: str | None = None  # that it was compiled for
     missed: str | None = None  # why it is not a faster one
+
+    @property
+    def name(self) -> str:
+        return self.kernel.name
 
 
 def choose_kernel(name: str, device: torch.device) -> Choice:
@@ -46,18 +49,18 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
         try:
             return choose_kernel("cpu" if device.type == "cpu" else "gpu", device)
         except KernelUnavailable as error:
-            return Choice("reference", ReferenceLayer, missed=str(error))
+            return Choice(ReferenceLayer, missed=str(error))
     if name == "gpu":
         if device.type != "cuda":
             raise KernelUnavailable(f"the gpu kernel can't run on {device.type}")
-        return Choice(name, _load_gpu(device))
+        return Choice(_load_gpu(device))
     if name == "cpu":
         if device.type != "cpu":
             raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
         kernel = cpu.load()
-        return Choice(name, kernel, kernel.instructions, kernel.missed)
+        return Choice(kernel, kernel.instructions, kernel.missed)
     if name == "reference":
-        return Choice(name, ReferenceLayer)
+        return Choice(ReferenceLayer)
     raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
 
 
@@ -83,6 +86,7 @@ __all__ = [
     "RaggedBatch",
     "Results",
     "choose_kernel",
+    "needs_operations",
     "rounded",
     "state_type",
     "to_device",

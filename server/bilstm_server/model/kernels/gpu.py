@@ -27,6 +27,8 @@ class GpuKernel:
     reference layers out of weights that it has no plan for.
     """
 
+    name = "gpu"
+
     def __init__(self, device: torch.device):
         """Raises `KernelUnavailable` if it can't run there."""
         if torch.version.cuda is None:

@@ -21,11 +21,11 @@ from .gpu_recurrence import COUNTER_SPACING, recurrence_alone, recurrence_shared
 from .interface import (
     DirectionWeights,
     Part,
-    RaggedBatch,
     Results,
     needs_operations,
     state_type,
 )
+from .ragged import RaggedBatch
 from .reference import ReferenceLayer
 
 

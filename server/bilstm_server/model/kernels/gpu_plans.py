@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from .interface import RaggedBatch
+from .ragged import RaggedBatch
 
 _LEAST_DEPTH = 16  # of a product on the tensor cores
 _STREAMED_BYTES = 128  # of a weight's row that are read at a time

@@ -11,7 +11,8 @@ from triton import TritonError
 
 from .gpu_layer import GpuLayer
 from .gpu_plans import Cost, CostTable, Plan, Processor, Shape, candidates
-from .interface import DirectionWeights, KernelUnavailable, Part, RaggedBatch, Results, state_type
+from .interface import DirectionWeights, KernelUnavailable, Part, Results, state_type
+from .ragged import RaggedBatch
 from .reference import ReferenceLayer
 
 Run = Callable[[], object]

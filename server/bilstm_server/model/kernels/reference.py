@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import DirectionWeights, Linear, Part, RaggedBatch, Results, state_type
+from .interface import DirectionWeights, Linear, Part, Results, state_type
+from .ragged import RaggedBatch
 
 # Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
@@ -35,7 +36,7 @@ class ReferenceLayer:
     K is the number of directions, `live` how many sequences have the step.
     """
 
-    kernel = "reference"
+    name = kernel = "reference"
 
     def __init__(self, directions: Sequence[DirectionWeights], missed: str | None = None):
         """`missed`: why it is not a faster kernel's layer."""

@@ -1,4 +1,4 @@
-// One LSTM layer, all its directions, over ragged batches: the kernel behind cpu.py.
+// One LSTM layer, all its directions, over ragged batches: the kernel behind kernel.py.
 //
 // Each direction's sequences, longest first, are split into groups; a work item is one direction of
 // one group. It walks its own steps, without padding and without a barrier: the sequences alive at
@@ -8,7 +8,7 @@
 //
 // Every number is the result of the same operations in the same order, wherever its row lies in a
 // batch: a sequence has the same bits alone and in company. That is why the compiler may not
-// contract expressions (cpu_build.py) and every fused multiply-add is written out.
+// contract expressions (build.py) and every fused multiply-add is written out.
 
 #include <algorithm>
 #include <atomic>
@@ -21,9 +21,9 @@
 #include <unistd.h>
 #endif
 
-#include "cpu_pool.h"
-#include "cpu_products.h"
-#include "cpu_recurrence.h"
+#include "pool.h"
+#include "products.h"
+#include "recurrence.h"
 
 namespace bilstm {
 namespace {
@@ -127,7 +127,7 @@ auto with_products(int number, const Call& call) {
 }  // namespace
 }  // namespace bilstm
 
-// -- what cpu.py calls --------------------------------------------------------------------------------
+// -- what library.py calls --------------------------------------------------------------------------------
 //
 // `number` is 0 for float32 and 1 for bfloat16. `gates` says whether a matrix [columns, depth] is
 // that of the four gates, i, f, g and o one below the other.

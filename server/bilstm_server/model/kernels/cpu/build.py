@@ -1,6 +1,6 @@
 """Compiles the CPU kernel, ahead of time and for each instruction set, and finds what was compiled.
 
-The libraries lie in this package's `build` folder, named by instruction set and by a digest of the
+The libraries lie in the folder `compiled` here, named by instruction set and by a digest of the
 source and the flags: one of another version is never loaded. They need nothing of torch or Python.
 """
 
@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_BUILD = _HERE / "build"
+_COMPILED = _HERE / "compiled"
 _SOURCE = _HERE / "cpu.cpp"
 # No contraction: where it happens would depend on how the compiler inlines, and so would results.
 _FLAGS = [
@@ -43,7 +43,7 @@ class Variant:
 
     def library(self) -> Path:
         """Where it lies, if it was compiled."""
-        return _BUILD / f"cpu-{self.name}-{_digest(*self.flags, *self.macros)}.so"
+        return _COMPILED / f"cpu-{self.name}-{_digest(*self.flags, *self.macros)}.so"
 
 
 def _variants() -> list[Variant]:
@@ -103,14 +103,14 @@ def build(variant: Variant) -> Path:
         return library
     compiler = find_compiler()
     try:
-        _BUILD.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_BUILD) as folder:
+        _COMPILED.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_COMPILED) as folder:
             unfinished = Path(folder) / library.name
             compile_library(variant.command(compiler), unfinished)
             unfinished.rename(library)
     except OSError as error:
-        raise BuildError(f"cannot write to {_BUILD}: {error.strerror}") from error
-    for other in _BUILD.glob(f"cpu-{variant.name}-*.so"):
+        raise BuildError(f"cannot write to {_COMPILED}: {error.strerror}") from error
+    for other in _COMPILED.glob(f"cpu-{variant.name}-*.so"):
         if other != library:
             other.unlink(missing_ok=True)
     return library

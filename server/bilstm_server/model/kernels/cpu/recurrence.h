@@ -9,12 +9,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "cpu_products.h"
-#include "cpu_vectors.h"
+#include "products.h"
+#include "vectors.h"
 
 namespace bilstm {
 
-// -- what cpu.py passes; ctypes structures of the same fields -------------------------------------
+// -- what layer.py passes; ctypes structures of the same fields -------------------------------------
 
 struct Direction {
   const char* w_ih;   // packed [4 hidden, input]

@@ -1,11 +1,11 @@
-// Products of bfloat16 by AMX: see cpu_products.h, which includes this.
+// Products of bfloat16 by AMX: see products.h, which includes this.
 
 #pragma once
 
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 #else
-#include "cpu_tiles_emulated.h"
+#include "emulated_tiles.h"  // the tests' own, who check all but the instructions on any CPU
 #endif
 
 namespace bilstm {
@@ -22,10 +22,6 @@ struct alignas(64) TileConfig {
   std::uint16_t row_bytes[16] = {};
   std::uint8_t rows[16] = {};
 };
-
-#if !defined(__AMX_BF16__)
-using namespace emulated;
-#endif
 
 // Has all stores done. The compilers' intrinsics do not tell them that tiles are read from memory.
 inline void finish_stores(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }

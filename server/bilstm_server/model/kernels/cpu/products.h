@@ -1,13 +1,13 @@
 // Rows times panels of weights, for each instruction set.
 //
 // BILSTM_BFLOAT16_DOT and BILSTM_BFLOAT16_TILES, if defined, say that bfloat16 products are
-// computed by AVX512_BF16 or by AMX (cpu_build.py).
+// computed by AVX512_BF16 or by AMX (build.py).
 
 #pragma once
 
 #include <type_traits>
 
-#include "cpu_vectors.h"
+#include "vectors.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -209,7 +209,7 @@ struct DotTraits {
 }  // namespace bilstm
 
 #if defined(BILSTM_BFLOAT16_TILES)
-#include "cpu_tiles.h"
+#include "tiles.h"
 #endif
 
 namespace bilstm {

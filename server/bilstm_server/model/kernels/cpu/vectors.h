@@ -1,6 +1,6 @@
 // Vectors of floats, the conversions of numbers, and an LSTM's activations.
 //
-// BILSTM_LANES is the number of floats in a vector (cpu_build.py). The loops over lanes are single
+// BILSTM_LANES is the number of floats in a vector (build.py). The loops over lanes are single
 // instructions when compiled.
 
 #pragma once

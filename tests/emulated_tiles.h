@@ -73,3 +73,7 @@ inline void _tile_dpbf16ps(int to, int left, int right) {
 }
 
 }  // namespace bilstm::emulated
+
+namespace bilstm {
+using namespace emulated;
+}
