@@ -63,7 +63,7 @@ def measure(case: Case, rates: Rates) -> Row:
     use(case.arithmetic)
     lengths = case.lengths()
     batch = RaggedBatch(lengths, CUDA)
-    x = torch.randn(batch.tokens, case.hidden, device=CUDA).to(DTYPES[case.arithmetic])
+    x = torch.randn(batch.steps, case.hidden, device=CUDA).to(DTYPES[case.arithmetic])
     error = error_of_ours(own, x, batch)  # before anything that could leave its results in memory
     if not error <= TOLERANCES[case.arithmetic]:
         raise ValueError(f"ours is {error:.1e} off nn.LSTM in float64")
@@ -74,7 +74,7 @@ def measure(case: Case, rates: Rates) -> Row:
         host = {name: host_microseconds(run) for name, run in (runs | with_index).items()}
     return Row(
         case,
-        batch.tokens,
+        batch.steps,
         int(lengths.max()),
         error,
         floor=case.floor(rates),
@@ -100,9 +100,9 @@ def no_gpu() -> str:
 
 def watch_tuner(journal: Journal) -> None:
     """Have the plans that it tries written down."""
-    from bilstm_server.model.kernels import gpu
-    from bilstm_server.model.kernels.gpu_plans import Shape
-    from bilstm_server.model.kernels.gpu_tuning import Tuner
+    from bilstm_server.model.kernels.gpu import kernel as gpu
+    from bilstm_server.model.kernels.gpu.plans import Shape
+    from bilstm_server.model.kernels.gpu.tuning import Tuner
 
     arithmetics = {"tf32": "tf32", "tf32x3": "float32"}  # of Triton's precisions
 

@@ -23,8 +23,8 @@ import torch
 import triton
 
 from benchmarks.listing_driver import HOPPER, HOPPER_CAPABILITY, ListingDriver
-from bilstm_server.model.kernels.gpu_layer import GpuLayer
-from bilstm_server.model.kernels.gpu_plans import Cost, CostTable, Plan, Shape, candidates
+from bilstm_server.model.kernels.gpu.layer import GpuLayer
+from bilstm_server.model.kernels.gpu.plans import Cost, CostTable, Plan, Shape, candidates
 from bilstm_server.model.kernels.interface import DirectionWeights
 from bilstm_server.model.kernels.ragged import RaggedBatch
 

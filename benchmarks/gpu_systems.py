@@ -57,7 +57,7 @@ def left_to(ours: BiLSTM) -> str:
     """What runs it, if that is not the gpu kernel."""
     return "; ".join(
         dict.fromkeys(
-            f"ours is the {layer.kernel} kernel's: {layer.missed}"
+            f"ours is the {layer.kernel} kernel's: {layer.fallback_reason}"
             for layer in ours.layers()
             if layer.kernel != "gpu"
         )
@@ -66,7 +66,7 @@ def left_to(ours: BiLSTM) -> str:
 
 def packed(x: Tensor, batch: RaggedBatch) -> PackedSequence:
     """Sorted, as nn.LSTM likes it best."""
-    return PackedSequence(x[batch.forward_rows], torch.tensor(batch.live))
+    return PackedSequence(x[batch.forward_rows], torch.tensor(batch.batch_sizes))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

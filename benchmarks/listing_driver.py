@@ -13,7 +13,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from bilstm_server.model.kernels.gpu_plans import Processor
+from bilstm_server.model.kernels.gpu.plans import Processor
 
 HOPPER = Processor(multiprocessors=132, shared_bytes=227 * 1024)
 HOPPER_CAPABILITY = 90

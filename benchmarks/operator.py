@@ -114,7 +114,7 @@ def about(rounds: int, dtypes: list[str]) -> list[str]:
         f"BiLSTM, width = hidden, {LAYERS} layers, 2 directions. torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; its "
         f"threads wait as in the server, GOMP_SPINCOUNT {os.environ['GOMP_SPINCOUNT']}.",
-        f"Ours: the {chosen.name} kernel" + (f"; {chosen.missed}." if chosen.missed else "."),
+        "; ".join(filter(None, [f"Ours: the {chosen.name} kernel", chosen.fallback_reason])) + ".",
         f"Medians over {rounds} rounds of blocks of {DISCARDED} discarded and {TIMED} timed "
         f"repetitions, fewer of slow ones. GFLOP/s count real tokens; matmul: {MATMUL_SIZE}³, "
         "torch, same dtype.",

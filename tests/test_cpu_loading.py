@@ -49,7 +49,7 @@ def assert_refused(reason: str) -> None:
     assert reason in str(refused.value)
     choice = choose("auto", CPU)
     assert (choice.name, choice.kernel) == ("reference", ReferenceLayer)
-    assert choice.missed == str(refused.value)
+    assert choice.fallback_reason == str(refused.value)
 
 
 # -- finding and loading ----------------------------------------------------------------------
@@ -58,7 +58,7 @@ def assert_refused(reason: str) -> None:
 def test_chosen(installed: Path) -> None:
     """`auto` is the compiled kernel where there is one, and nothing faster was missed."""
     choice = choose("auto", CPU)
-    assert (choice.name, choice.missed) == ("cpu", None)
+    assert (choice.name, choice.fallback_reason) == ("cpu", None)
     assert choice == choose("cpu", CPU)
     assert isinstance(choice.kernel, CpuKernel)
 
@@ -142,7 +142,7 @@ def test_next_variant(
         patch.setattr(build, "VARIANTS", [better, *build.VARIANTS])
         choice = choose("auto", CPU)
     assert (choice.name, choice.instructions) == ("cpu", fastest().name)
-    assert reason in str(choice.missed)
+    assert reason in str(choice.fallback_reason)
 
 
 def test_other_cpu(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,9 +310,9 @@ def test_a_kernel_that_loses_the_gpu_at_once_costs_the_floors_one_term(
 def test_the_tuner_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from bilstm_server.model.kernels import KernelUnavailable
-    from bilstm_server.model.kernels import gpu as kernel
-    from bilstm_server.model.kernels.gpu_plans import Cost, Processor, Shape, candidates
-    from bilstm_server.model.kernels.gpu_tuning import Tuner
+    from bilstm_server.model.kernels.gpu import kernel
+    from bilstm_server.model.kernels.gpu.plans import Cost, Processor, Shape, candidates
+    from bilstm_server.model.kernels.gpu.tuning import Tuner
 
     shape, processor = Shape(64, 2, torch.float32, "tf32x3"), Processor(132, 227 * 1024)
     first, second = itertools.islice(candidates(shape, processor), 2)

@@ -20,8 +20,8 @@ from bilstm_server.model.kernels.reference import ReferenceLayer
 
 pytest.importorskip("triton", reason="needs Triton")
 
-from bilstm_server.model.kernels import gpu
-from bilstm_server.model.kernels.gpu_plans import Processor
+from bilstm_server.model.kernels.gpu import kernel as gpu
+from bilstm_server.model.kernels.gpu.plans import Processor
 
 GPU = torch.device("cuda")
 
@@ -49,7 +49,7 @@ def refused(name: str = "gpu") -> str:
 def test_chosen(hopper: pytest.MonkeyPatch) -> None:
     """`auto` is the gpu kernel on CUDA, and knows what plans must fit in."""
     choice = choose_kernel("auto", GPU)
-    assert (choice.name, choice.missed) == ("gpu", None)
+    assert (choice.name, choice.fallback_reason) == ("gpu", None)
     assert isinstance(choice.kernel, gpu.GpuKernel)
     assert choice.kernel.processor == Processor(132, 227 * 1024)
 
@@ -60,8 +60,8 @@ def test_on_a_cpu() -> None:
 
 
 def test_without_triton(hopper: pytest.MonkeyPatch) -> None:
-    hopper.setitem(sys.modules, "bilstm_server.model.kernels.gpu", None)
-    hopper.delattr("bilstm_server.model.kernels.gpu")
+    hopper.setitem(sys.modules, "bilstm_server.model.kernels.gpu.kernel", None)
+    hopper.delattr("bilstm_server.model.kernels.gpu.kernel")
     assert refused().startswith("the gpu kernel needs Triton, which comes with torch for CUDA")
 
 
@@ -89,7 +89,11 @@ def test_without_a_compiler(hopper: pytest.MonkeyPatch) -> None:
     assert "it needs gcc or clang (or CC to name one), Python's headers" in message
     assert "TRITON_CACHE_DIR" in message
     choice = choose_kernel("auto", GPU)
-    assert (choice.name, choice.kernel, choice.missed) == ("reference", ReferenceLayer, message)
+    assert (choice.name, choice.kernel, choice.fallback_reason) == (
+        "reference",
+        ReferenceLayer,
+        message,
+    )
 
 
 def directions(**changes: Any) -> list[DirectionWeights]:
@@ -120,7 +124,7 @@ def test_left_to_the_reference(
     """A layer that it has no plan for, the reference runs, and knows why."""
     hopper.setattr(gpu, "Tuner", no_plan)
     layer = choose_kernel("gpu", GPU).kernel(weights)
-    assert (layer.kernel, layer.missed) == ("reference", reason)
+    assert (layer.kernel, layer.fallback_reason) == ("reference", reason)
 
 
 def test_tables_are_made_once(hopper: pytest.MonkeyPatch) -> None:
@@ -129,7 +133,7 @@ def test_tables_are_made_once(hopper: pytest.MonkeyPatch) -> None:
 
     def tuner(shape: Any, processor: Any, device: Any) -> Any:
         made.append((shape, processor, device))
-        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}, missed=None))
+        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}, fallback_reason=None))
 
     hopper.setattr(gpu, "Tuner", tuner)
     kernel = choose_kernel("gpu", GPU).kernel

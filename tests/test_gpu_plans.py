@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lstms import examples
 
-from bilstm_server.model.kernels.gpu_plans import (
+from bilstm_server.model.kernels.gpu.plans import (
     Cost,
     CostTable,
     Phase,

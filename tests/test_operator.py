@@ -36,9 +36,9 @@ import bilstm_server.model
 from bilstm_server.model.bilstm import BiLSTM, States
 from bilstm_server.model.kernels import (
     NAMES,
+    DirectionInput,
     Kernel,
     KernelUnavailable,
-    Part,
     RaggedBatch,
     choose_kernel,
     reference,
@@ -943,11 +943,11 @@ def test_run_is_from_scratch(kernel: Kernel) -> None:
 # -- each direction over rows of its own ------------------------------------------------------
 
 
-def draw_part(lstm: BiLSTM, lengths: list[int]) -> Part:
+def draw_direction(lstm: BiLSTM, lengths: list[int]) -> DirectionInput:
     dtype = lstm.weight_ih_l0.dtype
     x = torch.randn(sum(lengths), lstm.input_size, dtype=dtype)
     h_0, c_0 = draw_states(lstm, len(lengths))
-    return Part(x, RaggedBatch(lengths), h_0[0], c_0[0])
+    return DirectionInput(x, RaggedBatch(lengths), h_0[0], c_0[0])
 
 
 @every_kernel
@@ -966,8 +966,8 @@ def test_apart(
     judge, ours = pair(dtype, seed, **architecture | {"num_layers": 1})
     [layer] = ours.freeze(kernel).layers()
     directions, width = ours.num_directions, ours.output_size
-    parts = [draw_part(ours, own) if own else None for own in lengths[:directions]]
-    for k, (part, result) in enumerate(zip(parts, layer.apart(parts), strict=True)):
+    parts = [draw_direction(ours, own) if own else None for own in lengths[:directions]]
+    for k, (part, result) in enumerate(zip(parts, layer.per_direction(parts), strict=True)):
         if part is None:
             assert result is None
             continue
@@ -983,11 +983,11 @@ def test_apart_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
     """In half precision states come and go in float32, outputs in the weights' type."""
     judge, ours = pair(dtype, input_size=20, hidden_size=24, proj_size=16)
     [layer] = ours.freeze(kernel).layers()
-    part = draw_part(ours, [9, 4, 7])
+    part = draw_direction(ours, [9, 4, 7])
     part = part._replace(h_0=part.h_0.float(), c_0=part.c_0.float())
     hx = (torch.stack([part.h_0] * 2).double(), torch.stack([part.c_0] * 2).double())
     y, (h_n, c_n) = judged(judge.double(), part.x.double(), [9, 4, 7], hx)
-    for k, result in enumerate(layer.apart([part, part])):
+    for k, result in enumerate(layer.per_direction([part, part])):
         assert result is not None
         assert [tensor.dtype for tensor in result] == [dtype, torch.float32, torch.float32]
         expected = (y[:, k * 16 : (k + 1) * 16], h_n[k], c_n[k])
@@ -1005,16 +1005,16 @@ def test_ragged_batch(lengths: list[int]) -> None:
     batch = RaggedBatch(lengths)
     assert len(batch) == len(lengths)
     assert batch.lengths.tolist() == lengths
-    assert batch.tokens == sum(lengths)
+    assert batch.steps == sum(lengths)
     order = batch.order.tolist()
     assert order == sorted(range(len(lengths)), key=lambda index: -lengths[index])
     assert [order[rank] for rank in batch.rank.tolist()] == list(range(len(lengths)))
-    counts = batch.live
+    counts = batch.batch_sizes
     assert counts == [sum(n > step for n in lengths) for step in range(max(lengths))]
     assert counts == sorted(counts, reverse=True)
     first = [sum(lengths[:index]) for index in range(len(lengths))]
-    forward, reverse = batch.forward_rows.tolist(), batch.reverse_rows.tolist()
-    assert sorted(forward) == sorted(reverse) == list(range(batch.tokens))
+    forward, reverse = batch.forward_rows.tolist(), batch.backward_rows.tolist()
+    assert sorted(forward) == sorted(reverse) == list(range(batch.steps))
     for step, live in enumerate(counts):
         start = sum(counts[:step])
         for column, index in enumerate(order[:live]):

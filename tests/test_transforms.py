@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bilstm_server.model import BiLSTM, ModelConfig, Output, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels import (
+    DirectionInput,
     KernelUnavailable,
-    Part,
     choose_kernel,
     to_device,
 )
@@ -217,7 +217,9 @@ def test_parts_under_vmap(module: BiLSTM) -> None:
     h, c = torch.zeros(1, 4), torch.zeros(1, 4)
 
     def run(x: Tensor) -> Tensor:
-        forward, reverse = module.layers()[0].apart([Part(x, batch, h, c), Part(x, batch, h, c)])
+        forward, reverse = module.layers()[0].per_direction(
+            [DirectionInput(x, batch, h, c), DirectionInput(x, batch, h, c)]
+        )
         assert forward is not None
         assert reverse is not None
         return torch.cat([forward[0], reverse[0]], dim=1)

@@ -77,9 +77,10 @@ class Engine:
         encoder.freeze(choice.kernel)
         layer = encoder.layers()[0]  # as are the others
         if kernel not in ("auto", layer.kernel):
-            raise ModelError(f"--kernel {kernel}: {layer.missed}")
+            raise ModelError(f"--kernel {kernel}: {layer.fallback_reason}")
         self.kernel = layer.kernel
-        self.missed_kernel = choice.missed or layer.missed  # why it is not a faster one
+        # Why it is not a faster one:
+        self.missed_kernel = choice.fallback_reason or layer.fallback_reason
         self.instructions = choice.instructions  # that it was compiled for
         self._transfer = transfer_for(self.device)
 

@@ -110,8 +110,8 @@ class BiLSTM(LstmParameters):
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
-        if batch.tokens != x.shape[0]:
-            raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
+        if batch.steps != x.shape[0]:
+            raise ValueError(f"lengths add up to {batch.steps}, but x has {x.shape[0]} rows")
         self._check_state_shapes(len(batch), hx)
         weights = self.weight_ih_l0
         for name, tensor in zip(("x", "h_0", "c_0"), (x, *(hx or ())), strict=False):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .bilstm import States
 from .encoder import SequenceEncoder
-from .kernels import Layer, Part, RaggedBatch, state_type, to_device
+from .kernels import DirectionInput, Layer, RaggedBatch, state_type, to_device
 
 
 class LiveState(NamedTuple):
@@ -82,8 +82,10 @@ def _run_lower(
     forward_y = block_y.new_empty(len(x), block_y.shape[1])
     forward_y[layout.block_rows] = block_y
     if layout.context is not None:
-        part = Part(x[layout.context_rows], layout.context, h[layout.ahead], c[layout.ahead])
-        onward = layer.apart([part, *[None] * (len(h_0) - 1)])[0]
+        part = DirectionInput(
+            x[layout.context_rows], layout.context, h[layout.ahead], c[layout.ahead]
+        )
+        onward = layer.per_direction([part, *[None] * (len(h_0) - 1)])[0]
         assert onward is not None
         forward_y[layout.context_rows] = onward[0]
     return _join(forward_y, reverse_y), (h, c)
@@ -104,10 +106,10 @@ def _run_blocks(
     [sum of blocks, P] and [N, P], and forward's final states.
     """
     parts = [
-        Part(x[layout.block_rows], layout.block, h_0[0], c_0[0]),
-        *(Part(x, layout.all, h, c) for h, c in zip(h_0[1:], c_0[1:], strict=True)),
+        DirectionInput(x[layout.block_rows], layout.block, h_0[0], c_0[0]),
+        *(DirectionInput(x, layout.all, h, c) for h, c in zip(h_0[1:], c_0[1:], strict=True)),
     ]
-    forward, *reverse = layer.apart(parts)
+    forward, *reverse = layer.per_direction(parts)
     assert forward is not None
     y, h_n, c_n = forward
     return y, reverse[0][0] if reverse and reverse[0] else None, (h_n, c_n)

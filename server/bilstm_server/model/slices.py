@@ -18,7 +18,7 @@ from torch import Tensor
 from .bilstm import States
 from .config import Output
 from .encoder import POOLED, Encodings, SequenceEncoder
-from .kernels import Part, RaggedBatch, rounded, state_type
+from .kernels import DirectionInput, RaggedBatch, rounded, state_type
 from .pooling import BLOCK_STEPS, SlicedPooling
 
 SLICE_UNIT = BLOCK_STEPS  # steps
@@ -177,7 +177,7 @@ def advance(runs: Sequence[SlicedRun], steps: int) -> int:
         _slices(runs, direction, steps)
         for direction in range(runs[0].encoder.config.num_directions)
     ]
-    results = layer.apart([_part(direction, own) for direction, own in enumerate(slices)])
+    results = layer.per_direction([_part(direction, own) for direction, own in enumerate(slices)])
     moves: list[tuple[SlicedRun, int, int, States]] = []
     for direction, (own, result) in enumerate(zip(slices, results, strict=True)):
         if result is None:
@@ -200,13 +200,13 @@ def _slices(runs: Sequence[SlicedRun], direction: int, steps: int) -> list[_Slic
     return [_Slice(run, start, stop) for run, start, stop in bounds if start < stop]
 
 
-def _part(direction: int, slices: Sequence[_Slice]) -> Part | None:
+def _part(direction: int, slices: Sequence[_Slice]) -> DirectionInput | None:
     if not slices:
         return None
     x = _join([run.read(start, stop) for run, start, stop in slices])
     states = [run.states_of(direction) for run, _, _ in slices]
     batch = _batch(tuple(stop - start for _, start, stop in slices), x.device)
-    return Part(x, batch, _join([h for h, _ in states]), _join([c for _, c in states]))
+    return DirectionInput(x, batch, _join([h for h, _ in states]), _join([c for _, c in states]))
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 
 from .cpu import kernel as cpu
 from .interface import (
+    DirectionInput,
     DirectionWeights,
     Kernel,
     KernelUnavailable,
     Layer,
     Linear,
-    Part,
     Results,
     needs_operations,
     rounded,
@@ -32,7 +32,7 @@ NAMES = ("gpu", "cpu", "reference")  # fastest first
 class Choice(NamedTuple):
     kernel: Kernel
     instructions: str | None = None  # that it was compiled for
-    missed: str | None = None  # why it is not a faster one
+    fallback_reason: str | None = None  # why it is not a faster one
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
         try:
             return choose_kernel("cpu" if device.type == "cpu" else "gpu", device)
         except KernelUnavailable as error:
-            return Choice(ReferenceLayer, missed=str(error))
+            return Choice(ReferenceLayer, fallback_reason=str(error))
     if name == "gpu":
         if device.type != "cuda":
             raise KernelUnavailable(f"the gpu kernel can't run on {device.type}")
@@ -58,7 +58,7 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
         if device.type != "cpu":
             raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
         kernel = cpu.load()
-        return Choice(kernel, kernel.instructions, kernel.missed)
+        return Choice(kernel, kernel.instructions, kernel.fallback_reason)
     if name == "reference":
         return Choice(ReferenceLayer)
     raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
@@ -66,23 +66,23 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
 
 def _load_gpu(device: torch.device) -> Kernel:
     try:
-        from . import gpu
+        from .gpu import kernel
     except ImportError as error:
         raise KernelUnavailable(
             f"the gpu kernel needs Triton, which comes with torch for CUDA on Linux: {error}"
         ) from error
-    return gpu.load(device)
+    return kernel.load(device)
 
 
 __all__ = [
     "NAMES",
     "Choice",
+    "DirectionInput",
     "DirectionWeights",
     "Kernel",
     "KernelUnavailable",
     "Layer",
     "Linear",
-    "Part",
     "RaggedBatch",
     "Results",
     "choose_kernel",

@@ -36,12 +36,12 @@ class DirectionWeights:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that there are, without their gradients."""
+        """The tensors that are not None, without their gradients."""
         own = (self.w_ih, self.w_hh, self.b_ih, self.b_hh, self.w_hr)
         return [tensor.detach() for tensor in own if tensor is not None]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> DirectionWeights:
-        """These with each tensor's image."""
+        """The same weights with `function` applied to each tensor."""
         optional = (self.b_ih, self.b_hh, self.w_hr)
         return DirectionWeights(
             function(self.w_ih),
@@ -50,13 +50,13 @@ class DirectionWeights:
         )
 
     def copy(self) -> DirectionWeights:
-        """The numbers of this moment."""
+        """A copy of the numbers of this moment, without gradients."""
         return self.map(lambda tensor: tensor.detach().clone())
 
 
 def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Converted to a type. Every NaN of half precision has the same bits, while torch's own
-    conversion gives them by where they lie.
+    """Convert numbers to a type, so that every NaN of half precision has the same bits: torch's own
+    conversion gives them bits that depend on where they lie.
     """
     converted = numbers.to(dtype)
     if converted is numbers or dtype.itemsize >= torch.float32.itemsize:
@@ -65,9 +65,10 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def needs_operations(*tensors: Tensor) -> bool:
-    """Whether they must be computed with by torch's own operations, and not at their addresses.
+    """Whether only torch's own operations can compute with these tensors, so that a kernel that
+    reads their memory must leave them to the reference.
 
-    So it is where a gradient is to reach one of them, or comes from it in forward mode; where a
+    That is so where a gradient is to reach one of them, or comes from it in forward mode; where a
     transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation; and
     where one is no ordinary tensor, and has its numbers elsewhere or none.
     """
@@ -85,14 +86,14 @@ def _has_gradient(tensor: Tensor) -> bool:
 
 
 class KernelUnavailable(Exception):
-    """A kernel can't run here; the message says why, and what to do about it."""
+    """A kernel can't run on this machine. The message says why, and what to do about it."""
 
 
 Results = tuple[Tensor, Tensor, Tensor]  # y, h_n and c_n
 
 
-class Part(NamedTuple):
-    """What one direction runs over: B sequences with N steps in all, and their states."""
+class DirectionInput(NamedTuple):
+    """What one direction runs over: B sequences with N steps in all, and their initial states."""
 
     x: Tensor  # [N, D], the sequences one after the other
     batch: RaggedBatch
@@ -105,32 +106,32 @@ class Part(NamedTuple):
 
 
 def state_type(weights: torch.dtype) -> torch.dtype:
-    """What states have on their way from one `Part` to the next: float32 at least."""
+    """The type of states that go from one `DirectionInput` to the next: float32 at least."""
     return torch.float32 if weights.itemsize < torch.float32.itemsize else weights
 
 
 class Layer(Protocol):
     """A layer with its weights packed, ready to run."""
 
-    kernel: str  # that runs it: a kernel may leave a layer to a slower one
-    missed: str | None  # and why
+    kernel: str  # the name of the one that runs it: a kernel may leave a layer to a slower one
+    fallback_reason: str | None  # why the kernel that was chosen does not run it
 
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """Run every direction over the batch.
 
-        `x` [N, D], the sequences one after the other; `h_0` [directions, B, P] and
-        `c_0` [directions, B, H] in the caller's order. Returns `y` [N, directions * P] in x's
-        order, and `h_n`, `c_n` shaped and ordered as `h_0`, `c_0`.
+        `x` is [N, D], the sequences one after the other; `h_0` [directions, B, P] and
+        `c_0` [directions, B, H] are in the caller's order. Returns `y` [N, directions * P] in x's
+        order, and `h_n` and `c_n`, shaped and ordered as `h_0` and `c_0`.
         """
         ...
 
-    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
-        """Run each direction over rows of its own, without gradients.
+    def per_direction(self, inputs: Sequence[DirectionInput | None]) -> list[Results | None]:
+        """Run each direction over an input of its own, without gradients.
 
-        `parts` [directions]: the forward direction's, and the reverse's, which reads each sequence
-        from its end; a direction of None has nothing to do. Returns of each direction `y` [N, P],
-        `h_n` [B, P] and `c_n` [B, H]. States have `state_type`, so that a sequence that is
-        continued from them is computed as one that is run whole.
+        `inputs` are the forward direction's and the backward one's, which reads each sequence from
+        its end; None leaves a direction out. Returns each direction's `y` [N, P], `h_n` [B, P] and
+        `c_n` [B, H], or None. States have `state_type`, so that a sequence that is continued from
+        them has the results of one that is run whole.
         """
         ...
 
@@ -139,12 +140,14 @@ Linear = Callable[[Tensor], Tensor]  # [B, D] -> [B, columns]
 
 
 class Kernel(Protocol):
-    """Makes a layer out of its directions' weights: forward, and reverse where there is one."""
+    """A way to compute layers: makes one out of the weights of its directions, the forward one and,
+    where there is one, the backward one.
+    """
 
     name: str  # that `choose_kernel` knows it by
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer: ...
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """What computes x weightᵀ + bias, with copies of them: weight [columns, D]."""
+        """Make what computes x weightᵀ + bias, with copies of both: `weight` is [columns, D]."""
         ...

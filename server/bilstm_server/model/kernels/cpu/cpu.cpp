@@ -1,8 +1,8 @@
 // One LSTM layer, all its directions, over ragged batches: the kernel behind kernel.py.
 //
 // Each direction's sequences, longest first, are split into groups; a work item is one direction of
-// one group. It walks its own steps, without padding and without a barrier: the sequences alive at
-// a step are a prefix of the group that shrinks, and a reverse direction reads each sequence from
+// one group. It walks its own steps, without padding and without a barrier: the sequences that have
+// a step are a prefix of the group that shrinks, and the backward direction reads each sequence from
 // its own end. The input's products with W_ih are computed for the rows of several steps
 // together, just ahead of the steps, so that they stay in the cache.
 //
@@ -21,9 +21,12 @@
 #include <unistd.h>
 #endif
 
+#include "layer.h"
+#include "packing.h"
 #include "pool.h"
 #include "products.h"
 #include "recurrence.h"
+#include "workspace.h"
 
 namespace bilstm {
 namespace {

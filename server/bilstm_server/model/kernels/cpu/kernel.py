@@ -28,12 +28,12 @@ class CpuKernel:
 
     name = "cpu"
 
-    def __init__(self, library: Path, missed: str | None = None):
-        """`missed`: why it is not a faster one.
+    def __init__(self, library: Path, fallback_reason: str | None = None):
+        """`fallback_reason`: why it is not a faster one.
 
         Raises `KernelUnavailable` if the library does not load, or does not compute rightly.
         """
-        self.missed = missed
+        self.fallback_reason = fallback_reason
         self._library = Library(library)
         self._check()
 
@@ -75,7 +75,7 @@ class CpuKernel:
                 )
                 for _ in range(2)
             ]
-            inputs = draw(batch.tokens, width), draw(2, 40, output), draw(2, 40, hidden)
+            inputs = draw(batch.steps, width), draw(2, 40, output), draw(2, 40, hidden)
             x, h_0, c_0 = (t.double() for t in inputs)
             exact = ReferenceLayer([d.map(Tensor.double) for d in directions])(x, batch, h_0, c_0)
             actual = CpuLayer(directions, self._library)(inputs[0], batch, *inputs[1:])
@@ -98,7 +98,7 @@ def load() -> CpuKernel:
     variants = build.runnable()
     if not variants:
         raise KernelUnavailable(f"the cpu kernel: {build.NO_VARIANT}")
-    missed: str | None = None
+    fallback_reason: str | None = None
     for variant in variants:
         try:
             if not variant.library().exists():
@@ -106,10 +106,10 @@ def load() -> CpuKernel:
                     f"the cpu kernel for {variant.name} is not compiled: "
                     "run `bilstm-server compile`"
                 )
-            return CpuKernel(variant.library(), missed)
+            return CpuKernel(variant.library(), fallback_reason)
         except KernelUnavailable as error:
-            missed = missed or str(error)
-    raise KernelUnavailable(missed)
+            fallback_reason = fallback_reason or str(error)
+    raise KernelUnavailable(fallback_reason)
 
 
 def compile_fastest() -> tuple[Path, dict[str, Exception]]:

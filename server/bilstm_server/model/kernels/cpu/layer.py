@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..interface import DirectionWeights, Part, Results, needs_operations
+from ..interface import DirectionInput, DirectionWeights, Results, needs_operations
 from ..ragged import RaggedBatch
 from ..reference import ReferenceLayer
 from .library import NUMBERS, BatchStruct, BatchStructs, LayerStruct, Library
@@ -19,7 +19,7 @@ class CpuLayer:
     """One layer with its weights packed for the kernel."""
 
     kernel = "cpu"
-    missed: str | None = None
+    fallback_reason: str | None = None
 
     def __init__(self, directions: Sequence[DirectionWeights], library: Library):
         first = directions[0]
@@ -52,7 +52,7 @@ class CpuLayer:
             return ReferenceLayer(self._directions)(x, batch, h_0, c_0)
         x, h_0, c_0 = x.contiguous(), h_0.contiguous(), c_0.contiguous()
         sequences, directions = len(batch), len(self._packed)
-        y = x.new_empty(batch.tokens, directions * self._output)
+        y = x.new_empty(batch.steps, directions * self._output)
         h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
         start, addresses = x.data_ptr(), batch.addresses
         ys, hs, cs, h_ns, c_ns = map(Tensor.data_ptr, (y, h_0, c_0, h_n, c_n))
@@ -68,20 +68,20 @@ class CpuLayer:
         self._library.run(self._number, self._layer, passed)
         return y, h_n, c_n
 
-    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
-        """See `Layer`. Raises `MemoryError`. The reference computes what it computes of a call."""
-        if needs_operations(*(tensor for part in parts if part for tensor in part.tensors)):
-            return ReferenceLayer(self._directions).apart(parts)
+    def per_direction(self, inputs: Sequence[DirectionInput | None]) -> list[Results | None]:
+        """See `Layer`. Raises `MemoryError`. The reference may run, as in a call."""
+        if needs_operations(*(tensor for given in inputs if given for tensor in given.tensors)):
+            return ReferenceLayer(self._directions).per_direction(inputs)
         results: list[Results | None] = []
         passed = BatchStructs()
         read: list[Tensor] = []  # by the kernel: not to be freed before
-        for k, part in enumerate(parts):
-            if part is None:
+        for k, given in enumerate(inputs):
+            if given is None:
                 results.append(None)
                 continue
-            x, batch = part.x.contiguous(), part.batch
-            h_0, c_0 = part.h_0.to(x.dtype).contiguous(), part.c_0.float().contiguous()
-            y = x.new_empty(batch.tokens, self._output)
+            x, batch = given.x.contiguous(), given.batch
+            h_0, c_0 = given.h_0.to(x.dtype).contiguous(), given.c_0.float().contiguous()
+            y = x.new_empty(batch.steps, self._output)
             h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
             states = (state.data_ptr() for state in (h_0, c_0, h_n, c_n))
             passed[k] = BatchStruct(

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "vectors.h"
@@ -15,8 +16,6 @@
 
 namespace bilstm {
 
-// -- products -----------------------------------------------------------------------------------
-//
 // How rows are multiplied with panels. Any class of products has:
 //   Number, Operand   what the caller has, and what a product reads of a row
 //   kAhead            rows whose input is multiplied together, if a step has fewer
@@ -223,29 +222,13 @@ using Bfloat16Products = VectorProducts<DotTraits>;
 using Bfloat16Products = VectorProducts<WidenedTraits>;
 #endif
 
-// -- packing --------------------------------------------------------------------------------------
-
-template <class Products>
-Index packed_bytes(Index columns, Index depth) {
-  return divide_up(columns, kPanel) * Products::panel_bytes(depth);
-}
-
-// A matrix [columns, depth] as nn.LSTM has it. A panel of the gates' takes kLanes units' i, f, g
-// and o; one of a projection's takes kPanel columns as they come. `packed` is zeroed.
-template <class Products>
-void pack(const typename Products::Number* weights, Index columns, Index depth, bool gates,
-          char* packed) {
-  const Index units = columns / kGates;
-  for (Index panel = 0; panel * kPanel < columns; ++panel, packed += Products::panel_bytes(depth)) {
-    for (int column = 0; column < kPanel; ++column) {
-      const int gate = column / kLanes, lane = column % kLanes;
-      const Index unit = panel * kLanes + lane;
-      const Index from = gates ? gate * units + unit : panel * kPanel + column;
-      if (gates ? unit >= units : from >= columns) continue;
-      for (Index k = 0; k < depth; ++k)
-        Products::put(packed, k, gate, lane, weights[from * depth + k]);
-    }
-  }
+// Calls block(row, count) for rows in equal blocks of up to kBlock; the last may be smaller.
+template <class Products, class Block>
+void in_blocks(Index rows, const Block& block) {
+  const Index blocks = divide_up(rows, Products::kBlock);
+  const Index most = blocks == 1 ? rows : round_up(divide_up(rows, blocks), Products::kShare);
+  Products::prepare(most);
+  for (Index row = 0; row < rows; row += most) block(row, std::min(most, rows - row));
 }
 
 }  // namespace bilstm

@@ -3,104 +3,16 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <type_traits>
 #include <utility>
 
+#include "layer.h"
+#include "packing.h"
 #include "products.h"
 #include "vectors.h"
+#include "workspace.h"
 
 namespace bilstm {
-
-// -- what layer.py passes; ctypes structures of the same fields -------------------------------------
-
-struct Direction {
-  const char* w_ih;   // packed [4 hidden, input]
-  const char* w_hh;   // packed [4 hidden, output]
-  const char* w_hr;   // packed [output, hidden], null without a projection
-  const float* bias;  // b_ih + b_hh, [panels, panel]
-};
-
-struct Layer {
-  Index input, hidden, output, directions;
-  Direction direction[2];
-};
-
-// What one direction runs over: B sequences with N steps in all, or none. x, y and h are of the
-// layer's type; so are cells, unless they are carried on and may lose nothing: then floats.
-struct Batch {
-  Index sequences;
-  const Index* lengths;     // [B], longest first
-  const Index* first_rows;  // [B], in the same order
-  const Index* positions;   // [B], in the same order: the caller's
-  const void* x;            // [N, input]
-  void* y;                  // [N, output], a row y_stride numbers after the other
-  Index y_stride;
-  const void* h_0;          // [B, output], in the caller's order
-  const void* c_0;          // [B, hidden]
-  void* h_n;                // as h_0
-  void* c_n;                // as c_0
-  Index float_cells;
-};
-
-// -- memory ---------------------------------------------------------------------------------------
-
-// A thread keeps its buffers; their size is bounded by the model's and by kGroup.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
-
-  T* reserve(Index count) {
-    if (count > capacity_) {
-      std::free(data_);
-      capacity_ = 0;
-      data_ = static_cast<T*>(std::aligned_alloc(64, round_up(count * Index(sizeof(T)), 64)));
-      if (data_ == nullptr) throw std::bad_alloc();
-      capacity_ = count;
-    }
-    return data_;
-  }
-
- private:
-  T* data_ = nullptr;
-  Index capacity_ = 0;
-};
-
-template <class Operand>
-struct Workspace {
-  Buffer<Operand> inputs, states, outputs;
-  Buffer<float> cells, hidden, sums, block;
-};
-
-// Calls block(row, count) for rows in equal blocks of up to kBlock; the last may be smaller.
-template <class Products, class Block>
-void in_blocks(Index rows, const Block& block) {
-  const Index blocks = divide_up(rows, Products::kBlock);
-  const Index most = blocks == 1 ? rows : round_up(divide_up(rows, blocks), Products::kShare);
-  Products::prepare(most);
-  for (Index row = 0; row < rows; row += most) block(row, std::min(most, rows - row));
-}
-
-template <class Products>
-Panels panels_of(const char* packed, Index first, Index count, Index depth) {
-  const Index bytes = Products::panel_bytes(depth);
-  return {packed + first * bytes, count, depth, bytes};
-}
-
-template <class Operand>
-void zero_padding(Operand* to, Index rows, Index used, Index stride) {
-  if (used == stride) return;
-  for (Index row = 0; row < rows; ++row)
-    std::fill(to + row * stride + used, to + (row + 1) * stride, Operand(0));
-}
-
-// -- one direction of one group -------------------------------------------------------------------
 
 template <class Products>
 class Recurrence {
@@ -110,11 +22,11 @@ class Recurrence {
   static constexpr bool kSwaps = std::is_same_v<Operand, float>;
 
  public:
-  // The sequences from `first` up to `last`, longest first, in direction 0 or 1, the reverse.
+  // The sequences from `first` up to `last`, longest first, in direction 0 or 1, the backward one.
   Recurrence(const Layer& layer, const Batch& batch, Index direction, Index first, Index last)
       : layer_(layer),
         weights_(layer.direction[direction]),
-        reverse_(direction == 1),
+        backward_(direction == 1),
         rows_(last - first),
         lengths_(batch.lengths + first),
         first_rows_(batch.first_rows + first),
@@ -151,14 +63,14 @@ class Recurrence {
 
   void run() {
     load_states();
-    Index live = rows_;
-    for (Index step = 0; live > 0;) {
-      const Index steps = project_input(step, live);
+    Index active = rows_;
+    for (Index step = 0; active > 0;) {
+      const Index steps = project_input(step, active);
       for (Index end = step + steps, row = 0; step < end; ++step) {
-        advance(step, live, row);
-        publish(live, step);
-        row += live;
-        live = alive(live, step + 1);
+        advance(step, active, row);
+        publish(active, step);
+        row += active;
+        active = active_at(active, step + 1);
       }
     }
     Products::release();
@@ -166,14 +78,14 @@ class Recurrence {
   }
 
  private:
-  // How many of the first `live` sequences have more than `step` steps.
-  Index alive(Index live, Index step) const {
-    while (live > 0 && lengths_[live - 1] <= step) --live;
-    return live;
+  // How many of the first `active` sequences have more than `step` steps.
+  Index active_at(Index active, Index step) const {
+    while (active > 0 && lengths_[active - 1] <= step) --active;
+    return active;
   }
 
   Index input_row(Index sequence, Index step) const {
-    return first_rows_[sequence] + (reverse_ ? lengths_[sequence] - 1 - step : step);
+    return first_rows_[sequence] + (backward_ ? lengths_[sequence] - 1 - step : step);
   }
 
   void load_states() {
@@ -205,16 +117,16 @@ class Recurrence {
 
   // W_ih x + b of this step, and of those after it that fit into kAhead rows -> sums_ [panels, rows,
   // panel]. Returns the number of steps.
-  Index project_input(Index step, Index live) {
+  Index project_input(Index step, Index active) {
     Index rows = 0, steps = 0;
     do {
-      for (Index row = 0; row < live; ++row)
+      for (Index row = 0; row < active; ++row)
         convert(x_ + input_row(row, step + steps) * layer_.input, layer_.input,
                 inputs_ + (rows + row) * input_stride_);
-      rows += live;
+      rows += active;
       ++steps;
-      live = alive(live, step + steps);
-    } while (live > 0 && rows + live <= Products::kAhead);
+      active = active_at(active, step + steps);
+    } while (active > 0 && rows + active <= Products::kAhead);
     // Few rows meet all panels in one go; more of them meet one, while it is in the cache.
     const Index panels = unit_stride_ / kLanes;
     const Index together = rows <= Products::kBlock ? panels : 1;
@@ -236,17 +148,17 @@ class Recurrence {
     return {sums_ + (panel * sum_rows_ + row) * kPanel, kPanel, sum_rows_ * kPanel};
   }
 
-  // One step of `live` rows, whose input's products are in sums_ from `first` on: cells_ and
+  // One step of `active` rows, whose input's products are in sums_ from `first` on: cells_ and
   // hidden_ (o * tanh(c)) of the step before -> of this one.
-  void advance(Index step, Index live, Index first) {
+  void advance(Index step, Index active, Index first) {
     const Index panels = unit_stride_ / kLanes;
     // Of few rows, several panels together, so that an activation has enough to overlap.
-    const Index together = std::max<Index>(Products::kBlock / live, 1);
+    const Index together = std::max<Index>(Products::kBlock / active, 1);
     for (Index done = 0; done < panels; done += together) {
       const Index count = std::min(together, panels - done);
       // To and fro: the panels that a step ends with are still in the cache when the next begins.
       const Index panel = step % 2 == 0 ? done : panels - done - count;
-      in_blocks<Products>(live, [&](Index row, Index rows) {
+      in_blocks<Products>(active, [&](Index row, Index rows) {
         Products::multiply(rows, states_ + row * state_stride_, state_stride_,
                            panels_of<Products>(weights_.w_hh, panel, count, layer_.output),
                            as_input(sums(panel, first + row)), {block_, kPanel, rows * kPanel});
@@ -257,9 +169,9 @@ class Recurrence {
   }
 
   // hidden_ -> y and states_, by way of the projection if there is one. hidden_ is used up.
-  void publish(Index live, Index step) {
-    if (weights_.w_hr != nullptr) project_outputs(live);
-    for (Index row = 0; row < live; ++row) {
+  void publish(Index active, Index step) {
+    if (weights_.w_hr != nullptr) project_outputs(active);
+    for (Index row = 0; row < active; ++row) {
       Number* y = y_ + input_row(row, step) * y_stride_;
       float* hidden = hidden_ + row * unit_stride_;
       convert(hidden, layer_.output, y);
@@ -273,13 +185,13 @@ class Recurrence {
   }
 
   // W_hr hidden_ -> the first of hidden_'s columns.
-  void project_outputs(Index live) {
-    for (Index row = 0; row < live; ++row)
+  void project_outputs(Index active) {
+    for (Index row = 0; row < active; ++row)
       convert(hidden_ + row * unit_stride_, layer_.hidden, outputs_ + row * output_stride_);
     static constexpr float zeros[kPanel] = {};
     for (Index panel = 0; panel * kPanel < layer_.output; ++panel) {
       const Index columns = std::min<Index>(kPanel, layer_.output - panel * kPanel);
-      in_blocks<Products>(live, [&](Index row, Index count) {
+      in_blocks<Products>(active, [&](Index row, Index count) {
         Products::multiply(count, outputs_ + row * output_stride_, output_stride_,
                            panels_of<Products>(weights_.w_hr, panel, 1, layer_.hidden), {zeros, 0, 0},
                            {block_, kPanel, 0});
@@ -292,7 +204,7 @@ class Recurrence {
 
   const Layer& layer_;
   const Direction& weights_;
-  const bool reverse_;
+  const bool backward_;
   const Index rows_;
   const Index* const lengths_;
   const Index* const first_rows_;

@@ -1,6 +1,6 @@
 """How a layer's recurrence can be cut into programs, and which way is the fastest for a batch.
 
-Knows sizes and measured costs; knows no tensor and launches nothing. `gpu_tuning` measures.
+Knows sizes and measured costs; knows no tensor and launches nothing. `tuning` measures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from .ragged import RaggedBatch
+from ..ragged import RaggedBatch
 
 _LEAST_DEPTH = 16  # of a product on the tensor cores
 _STREAMED_BYTES = 128  # of a weight's row that are read at a time
@@ -137,7 +137,7 @@ class CostTable:
     directions: int
     processor: Processor
     costs: Mapping[Plan, Cost]
-    missed: str | None = None  # a plan that ran and was not right there, and why
+    fallback_reason: str | None = None  # a plan that ran and was not right there, and why
     _schedules: WeakKeyDictionary[RaggedBatch, tuple[Phase, ...]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -176,9 +176,9 @@ class CostTable:
             programs = sum(lengths[:: plan.rows]) * self.directions
             return cost.start + cost.step * max(end, programs / self.processor.multiprocessors)
         # Groups are alike: the first one's chunks live as long as their first sequence.
-        living = bisect_left(lengths, -begin, key=neg)
-        chunk = plan.rows * plan.groups(living, self.directions, self.processor)
-        further = sum(min(n, end) - begin for n in lengths[chunk:living:chunk])
+        active = bisect_left(lengths, -begin, key=neg)
+        chunk = plan.rows * plan.groups(active, self.directions, self.processor)
+        further = sum(min(n, end) - begin for n in lengths[chunk:active:chunk])
         return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from triton import TritonError
 
-from .gpu_layer import GpuLayer
-from .gpu_plans import Cost, CostTable, Plan, Processor, Shape, candidates
-from .interface import DirectionWeights, KernelUnavailable, Part, Results, state_type
-from .ragged import RaggedBatch
-from .reference import ReferenceLayer
+from ..interface import DirectionInput, DirectionWeights, KernelUnavailable, Results, state_type
+from ..ragged import RaggedBatch
+from ..reference import ReferenceLayer
+from .layer import GpuLayer
+from .plans import Cost, CostTable, Plan, Processor, Shape, candidates
 
 Run = Callable[[], object]
 
@@ -28,7 +28,7 @@ _BUSY_CYCLES = 5_000_000  # some milliseconds
 
 
 def microseconds(run: Run) -> float:
-    """That the device takes for what `run` launches: the least of some times."""
+    """The microseconds that the device takes for what `run` launches: the least of some times."""
     run()
     times: list[float] = []
     for _ in range(_TIMES):
@@ -65,30 +65,31 @@ class Tuner:
         self._exact = ReferenceLayer([d.map(Tensor.double) for d in self._directions])
 
     def table(self) -> CostTable:
-        """Of the plans that are the fastest for some batch; all that they need is compiled.
+        """Measure the plans, and compile and keep those that are the fastest for some batch.
 
         Raises `KernelUnavailable` if there is none.
         """
         costs: dict[Plan, Cost] = {}
         problems: list[str] = []
-        missed: str | None = None
+        fallback_reason: str | None = None
         for plan, found in self.trials():
             if isinstance(found, Cost):
                 costs[plan] = found
                 continue
             problems.append(f"{plan}: {found}")
             if isinstance(found, KernelUnavailable):
-                missed = missed or f"the gpu kernel does without a plan: {problems[-1]}"
+                reason = f"the gpu kernel does without a plan: {problems[-1]}"
+                fallback_reason = fallback_reason or reason
         if not costs:
             why = problems[0] if problems else f"it does not fit in {self._processor}"
             raise KernelUnavailable(f"the gpu kernel has no plan for {self._shape}: {why}")
-        table = CostTable(self._shape.directions, self._processor, costs, missed).of_use()
+        table = CostTable(self._shape.directions, self._processor, costs, fallback_reason).of_use()
         for plan in table.costs:
-            self._check_apart(self._layer(plan), self._batch(plan))
+            self._check_per_direction(self._layer(plan), self._batch(plan))
         return table
 
     def trials(self) -> Iterator[tuple[Plan, Cost | Exception]]:
-        """Each plan, and its cost or what is wrong with it."""
+        """Try each plan: gives it with its cost, or with what is wrong with it."""
         for plan in candidates(self._shape, self._processor):
             try:
                 layer = self._layer(plan)
@@ -113,14 +114,15 @@ class Tuner:
         if not all(map(torch.equal, first, second)):
             raise KernelUnavailable("two runs gave different results")
 
-    def _check_apart(self, layer: GpuLayer, batch: RaggedBatch) -> None:
+    def _check_per_direction(self, layer: GpuLayer, batch: RaggedBatch) -> None:
         x, h_0, c_0 = self._draw_operands(batch)
         wide = state_type(self._shape.dtype)
-        parts = [Part(x, batch, h, c) for h, c in zip(h_0.to(wide), c_0.to(wide), strict=True)]
-        exact = self._exact.apart(
-            [Part(p.x.double(), batch, p.h_0.double(), p.c_0.double()) for p in parts]
+        states = zip(h_0.to(wide), c_0.to(wide), strict=True)
+        inputs = [DirectionInput(x, batch, h, c) for h, c in states]
+        exact = self._exact.per_direction(
+            [DirectionInput(x.double(), batch, i.h_0.double(), i.c_0.double()) for i in inputs]
         )
-        for actual, expected in zip(layer.apart(parts), exact, strict=True):
+        for actual, expected in zip(layer.per_direction(inputs), exact, strict=True):
             assert actual is not None
             assert expected is not None
             self._compare(actual, expected)
@@ -134,8 +136,8 @@ class Tuner:
                 raise KernelUnavailable(f"its results are off by {error:.1e}")
 
     def _batch(self, plan: Plan) -> RaggedBatch:
-        """One for which a group has three products' sequences, and each product's last so long that
-        programs wait for each other, and end at steps of their own.
+        """A batch of which a group has the sequences of three products, the last of each so long
+        that programs wait for each other, and end at steps of their own.
         """
         sequences = 2 * self._full(plan) + 3
         return RaggedBatch([3 + index % 7 for index in range(sequences)], self._device)
@@ -156,13 +158,13 @@ class Tuner:
         return Cost(start, step, max(twice - once, 0.0) / _MANY_STEPS)
 
     def _time(self, layer: GpuLayer, sequences: int, steps: int) -> float:
-        """Of the recurrence alone."""
+        """The microseconds of the recurrence alone."""
         batch = RaggedBatch([steps] * sequences, self._device)
         x, h_0, c_0 = self._draw_operands(batch)
         return self._measure(layer.prepare(x, batch, h_0, c_0))
 
     def _full(self, plan: Plan) -> int:
-        """Sequences that keep all multiprocessors at work with one product a step."""
+        """The number of sequences that keep all multiprocessors at work with one product a step."""
         at_once = self._processor.multiprocessors // (plan.slices * self._shape.directions)
         return plan.rows * max(at_once, 1)
 
@@ -185,7 +187,7 @@ class Tuner:
 
     def _draw_operands(self, batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor]:
         states = (self._shape.directions, len(batch), self._shape.hidden)
-        return self._draw(batch.tokens, _WIDTH), self._draw(*states), self._draw(*states)
+        return self._draw(batch.steps, _WIDTH), self._draw(*states), self._draw(*states)
 
     def _draw(self, *shape: int) -> Tensor:
         numbers = torch.randn(shape, generator=self._generator)

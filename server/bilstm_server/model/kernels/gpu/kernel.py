@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from .gpu_layer import GpuLayer, shape_of
-from .gpu_plans import CostTable, Processor, Shape
-from .gpu_tuning import Tuner
-from .interface import DirectionWeights, KernelUnavailable, Layer, Linear, needs_operations
-from .reference import ReferenceLayer
+from ..interface import DirectionWeights, KernelUnavailable, Layer, Linear, needs_operations
+from ..reference import ReferenceLayer
+from .layer import GpuLayer, shape_of
+from .plans import CostTable, Processor, Shape
+from .tuning import Tuner
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
@@ -84,14 +84,6 @@ class GpuKernel:
 def load(device: torch.device) -> GpuKernel:
     """The kernel for this GPU. Raises `KernelUnavailable`, with what to do about it."""
     return GpuKernel(device)
-
-
-def make_layer(directions: Sequence[DirectionWeights]) -> Layer:
-    """A layer by the fastest kernel that the weights' device has for it."""
-    try:
-        return load(directions[0].w_hh.device)(directions)
-    except KernelUnavailable:
-        return ReferenceLayer(directions)
 
 
 def _start_triton(device: torch.device) -> Processor:

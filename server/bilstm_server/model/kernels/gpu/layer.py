@@ -1,7 +1,7 @@
-"""`GpuLayer`: one matrix product projects all steps, and one launch of `gpu_recurrence` does the
+"""`GpuLayer`: one matrix product projects all steps, and one launch of `recurrence` does the
 rest, for both directions.
 
-Packs weights as the launch reads them, and chooses for each batch how to cut it into programs.
+Chooses for each batch how to cut it into programs. Knows no kernel that made it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .gpu_plans import CostTable, Phase, Shape
-from .gpu_recurrence import COUNTER_SPACING, recurrence_alone, recurrence_shared
-from .interface import (
+from ..interface import (
+    DirectionInput,
     DirectionWeights,
-    Part,
     Results,
     needs_operations,
     state_type,
 )
-from .ragged import RaggedBatch
-from .reference import ReferenceLayer
+from ..ragged import RaggedBatch
+from ..reference import ReferenceLayer
+from .barrier import COUNTER_SPACING
+from .packing import Packed, pack
+from .plans import CostTable, Phase, Shape
+from .recurrence import recurrence_alone, recurrence_shared
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -50,14 +51,14 @@ class GpuLayer:
 
     def __init__(self, directions: Sequence[DirectionWeights], shape: Shape, table: CostTable):
         """`shape` is `shape_of` them, and what the table was made for."""
-        # The weights of this moment: for gradients and for copies.
+        # The weights of this moment, for the reference.
         self._directions = [direction.copy() for direction in directions]
         self._shape = shape
         self._table = table
-        self.missed = table.missed
+        self.fallback_reason = table.fallback_reason
         self._compiled: dict[Any, Any] = {}
         self._packed = {
-            packing: _pack(self._directions, *packing)
+            packing: pack(self._directions, *packing)
             for packing in {plan.packing for plan in table.costs}
         }
 
@@ -84,7 +85,7 @@ class GpuLayer:
             packed,
             inputs=_product(x, packed.w_ih),
             index=batch.index,
-            y=x.new_empty(batch.tokens, directions * hidden),
+            y=x.new_empty(batch.steps, directions * hidden),
             h_0=_aligned(h_0.flatten(0, 1)),
             c=_cells(c_0.flatten(0, 1)),
             h_n=torch.empty_like(h_0, memory_format=torch.contiguous_format),
@@ -95,40 +96,40 @@ class GpuLayer:
             y_column_1=hidden,
         )
 
-    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
+    def per_direction(self, inputs: Sequence[DirectionInput | None]) -> list[Results | None]:
         """See `Layer`."""
-        given = [(k, part) for k, part in enumerate(parts) if part is not None]
-        if needs_operations(*(tensor for _, part in given for tensor in part.tensors)):
-            return ReferenceLayer(self._directions).apart(parts)
-        results: list[Results | None] = [None] * len(parts)
+        given = [(k, own) for k, own in enumerate(inputs) if own is not None]
+        if needs_operations(*(tensor for _, own in given for tensor in own.tensors)):
+            return ReferenceLayer(self._directions).per_direction(inputs)
+        results: list[Results | None] = [None] * len(inputs)
         if not given:
             return results
-        batches = [part.batch for _, part in given]
-        phases = self._table.schedule(max(batches, key=lambda batch: batch.tokens))
+        batches = [own.batch for _, own in given]
+        phases = self._table.schedule(max(batches, key=lambda batch: batch.steps))
         packed = self._packed[phases[0].plan.packing]
-        columns = packed.w_ih.chunk(len(parts))
-        tokens = [batch.tokens for batch in batches]
+        columns = packed.w_ih.chunk(len(inputs))
+        steps = [batch.steps for batch in batches]
         counts = [len(batch) for batch in batches]
         dtype, hidden = packed.w_ih.dtype, self._shape.hidden
         run = _Run(
             phases,
             packed,
-            inputs=_join([_product(part.x, columns[k]) for k, part in given]),
+            inputs=_join([_product(own.x, columns[k]) for k, own in given]),
             index=_join([batch.index for batch in batches], dim=1),
-            y=packed.w_ih.new_empty(sum(tokens), hidden),
-            h_0=_aligned(_join([part.h_0 for _, part in given]).to(dtype)),
-            c=_cells(_join([part.c_0 for _, part in given])),
+            y=packed.w_ih.new_empty(sum(steps), hidden),
+            h_0=_aligned(_join([own.h_0 for _, own in given]).to(dtype)),
+            c=_cells(_join([own.c_0 for _, own in given])),
             h_n=packed.w_ih.new_empty(sum(counts), hidden, dtype=state_type(dtype)),
             batches=(batches[0], batches[-1]),
             directions=range(given[0][0], given[-1][0] + 1),
             ranks_1=counts[0],
-            rows_1=tokens[0],
+            rows_1=steps[0],
             states_1=counts[0],
         )
         self._launch(run)
         pieces = (
             torch.split(rows, sizes)
-            for rows, sizes in ((run.y, tokens), (run.h_n, counts), (run.c, counts))
+            for rows, sizes in ((run.y, steps), (run.h_n, counts), (run.c, counts))
         )
         for (k, _), y, h_n, c_n in zip(given, *pieces, strict=True):
             results[k] = y, h_n, c_n
@@ -144,12 +145,12 @@ class GpuLayer:
 
     def _launch_phase(self, phase: Phase, run: _Run) -> None:
         plan, packed, directions = phase.plan, run.packed, len(run.directions)
-        living = [batch.count_longer(phase.begin) for batch in run.batches]
-        groups = plan.groups(max(living), directions, self._table.processor)
+        active = [batch.count_longer(phase.begin) for batch in run.batches]
+        groups = plan.groups(max(active), directions, self._table.processor)
         lengths, first_rows, positions = run.index
         operands: tuple[Any, ...] = (
             *(run.inputs, packed.w_hh, packed.bias, run.h_0, run.c, run.h_n, run.y),
-            *(lengths, first_rows, positions, *living, run.ranks_1, run.rows_1, run.states_1),
+            *(lengths, first_rows, positions, *active, run.ranks_1, run.rows_1, run.states_1),
             *(run.inputs.shape[1], run.inputs_column_1, run.y.shape[1], run.y_column_1),
             *(run.directions.start, groups),
         )
@@ -162,7 +163,7 @@ class GpuLayer:
         kernel, programs = recurrence_alone, groups * directions
         if not plan.alone:
             kernel, programs = recurrence_shared, plan.slices * groups * directions
-            chunks = ceil(ceil(max(living) / groups) / plan.rows)
+            chunks = ceil(ceil(max(active) / groups) / plan.rows)
             counters = directions * groups * chunks * COUNTER_SPACING.value
             arrived = torch.zeros(counters, dtype=torch.int32, device=run.y.device)
             operands += (phase.begin, phase.end, arrived, chunks)
@@ -186,19 +187,13 @@ class GpuLayer:
         else:  # the same, without Triton's search for it
             compiled[programs, 1, 1](*operands, *constants.values())
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy is made anew: perhaps on another machine."""
-        from .gpu import make_layer  # which makes these
-
-        return make_layer, (self._directions,)
-
 
 @dataclass(slots=True)
 class _Run:
     """What a launch works on: one direction, or two with states one below the other."""
 
     phases: Sequence[Phase]
-    packed: _Packed
+    packed: Packed
     inputs: Tensor  # [N, 4 * padded units], side by side for directions of one batch
     index: Tensor  # [3, ranks]
     y: Tensor
@@ -213,51 +208,6 @@ class _Run:
     states_1: int = 0
     inputs_column_1: int = 0
     y_column_1: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """Weights as `gate_order` has them, with zeros for units that there are not."""
-
-    w_ih: Tensor  # [directions * lines, D]
-    w_hh: Tensor  # [directions, lines, depth]
-    bias: Tensor  # [directions, lines] float32
-
-
-def gate_order(hidden: int, units: int) -> Tensor:
-    """[lines]: the row that nn.LSTM has for each line of the packed weights; 4 * hidden where
-    there is none.
-
-    A slice's 4 * units lines are [gate / 2, unit / 8, gate % 2, unit % 8]: see `step`.
-    """
-    slices = -(-hidden // units)
-    slice_, gate_high, unit_high, gate_low, unit_low = torch.meshgrid(
-        *map(torch.arange, (slices, 2, units // 8, 2, 8)), indexing="ij"
-    )
-    unit = slice_ * units + unit_high * 8 + unit_low
-    row = (2 * gate_high + gate_low) * hidden + unit
-    return row.where(unit < hidden, 4 * hidden).flatten()
-
-
-def _pack(directions: Sequence[DirectionWeights], units: int, depth: int) -> _Packed:
-    hidden = directions[0].w_hh.shape[1]
-    order = gate_order(hidden, units).to(directions[0].w_hh.device)
-
-    def ordered(rows: Tensor) -> Tensor:
-        return F.pad(rows, (0, 0, 0, 1)).index_select(0, order)
-
-    def bias(direction: DirectionWeights) -> Tensor:
-        total = direction.w_hh.new_zeros(4 * hidden, 1, dtype=torch.float32)
-        for own in (direction.b_ih, direction.b_hh):
-            if own is not None:
-                total += own[:, None]
-        return ordered(total).squeeze(1)
-
-    return _Packed(
-        torch.cat([ordered(d.w_ih) for d in directions]),
-        torch.stack([F.pad(ordered(d.w_hh), (0, depth - hidden)) for d in directions]),
-        torch.stack([bias(d) for d in directions]),
-    )
 
 
 def _product(x: Tensor, w_ih: Tensor) -> Tensor:
