@@ -13,7 +13,7 @@ from typing import TypeVar
 from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine, StagedBatch
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import Settings
 
 G = TypeVar("G", bound="Gated")

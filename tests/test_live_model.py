@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from bilstm_server.model import Encodings, Output, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
+from bilstm_server.model.incremental.live import LiveState, encode_blocks
 from bilstm_server.model.kernels import NAMES
-from bilstm_server.model.live import LiveState, encode_blocks
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bilstm_server.cli import main
 from bilstm_server.model import Output, RaggedBatch, load_model
-from bilstm_server.model.live import encode_blocks
+from bilstm_server.model.incremental.live import encode_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

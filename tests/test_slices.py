@@ -24,8 +24,8 @@ from torch import Tensor
 from bilstm_server.model import Encodings, Output, Pooling, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
+from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
 from bilstm_server.model.pooling import SlicedPooling, pool
-from bilstm_server.model.slices import SLICE_UNIT, SlicedRun, advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

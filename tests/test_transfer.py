@@ -49,7 +49,7 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 
 HANGS_AFTER_SECONDS = 60
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)

@@ -21,7 +21,8 @@ from pydantic_settings import CliSettingsSource
 from .errors import DeviceLost, StartError, first_problem, one_line
 from .lifecycle import serve
 from .logs import configure_logs
-from .model import Pooling, import_checkpoint, lookahead
+from .model import Pooling, import_checkpoint
+from .model.incremental import lookahead
 from .model.kernels.cpu.build import VARIANTS, BuildError, build
 from .model.kernels.cpu.kernel import compile_fastest
 from .settings import Settings, check_environment

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..model.checkpoint import load_model
 from ..model.config import ModelConfig, Output
 from ..model.device import choose_device, device_errors
 from ..model.encoder import Encodings, SequenceEncoder
+from ..model.incremental.live import LiveState, encode_blocks
+from ..model.incremental.slices import SLICE_UNIT, SlicedRun, advance
 from ..model.kernels import KernelUnavailable, RaggedBatch, choose_kernel
-from ..model.live import LiveState, encode_blocks
-from ..model.slices import SLICE_UNIT, SlicedRun, advance
+from ..model.storage.folder import load_model
 from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .transfer import Item, Upload, as_array, transfer_for
 
@@ -222,7 +222,7 @@ class Engine:
             return SlicedRun(self._encoder, rows, sequence.tokens, sequence.outputs, hx)
 
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
-        """See `model.slices.advance`. Raises `OutOfMemory`."""
+        """See `model.incremental.slices.advance`. Raises `OutOfMemory`."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
             advance(runs, steps)
 

@@ -54,7 +54,9 @@ class BiLSTM(LstmParameters):
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
         dtype or device, loading a state_dict, or other parameters in the place of these thaw the
-        module again; numbers that are changed in place are not seen.
+        module again; numbers that are changed in place are not seen. A copy and a pickle are frozen
+        too: they pack their own weights when they first run, for the same kernel if it can run
+        where they are, else for `reference`.
         """
         self.eval()
         if isinstance(kernel, str):
@@ -64,6 +66,7 @@ class BiLSTM(LstmParameters):
 
     @property
     def is_frozen(self) -> bool:
+        """Whether packed weights run, and not the parameters as they are."""
         return self._frozen is not None and self._frozen.is_of(self)
 
     def reset_parameters(self) -> None:
@@ -84,7 +87,9 @@ class BiLSTM(LstmParameters):
         super()._load_from_state_dict(*args, **kwargs)
 
     def layers(self) -> list[Layer]:
-        """The layers in order; unless frozen they hold the parameters of this moment."""
+        """Make the layers that run, in order: packed ones if frozen, or else reference layers of
+        the parameters of this moment.
+        """
         frozen = None if self._frozen is None else self._frozen.packed_of(self)
         return _make_layers(self, ReferenceLayer) if frozen is None else frozen
 
@@ -225,8 +230,8 @@ class BiLSTM(LstmParameters):
         self, packed: PackedSequence, hx: States | None
     ) -> tuple[PackedSequence, States]:
         # PackedSequence.data is in step order, its sequences the longest first.
-        live = packed.batch_sizes.numpy()
-        lengths = (live[:, None] > np.arange(live[0])).sum(axis=0)
+        sizes = packed.batch_sizes.numpy()
+        lengths = (sizes[:, None] > np.arange(sizes[0])).sum(axis=0)
         batch = RaggedBatch(lengths, packed.data.device)
         rows = packed.data.index_select(0, batch.forward_rows.argsort())
         self._check_state_shapes(len(batch), hx)  # before they are sorted: is there one for each?

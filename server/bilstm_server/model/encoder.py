@@ -24,7 +24,7 @@ POOLED = {Output.FINAL: Pooling.FINAL, Output.MEAN: Pooling.MEAN, Output.MAX: Po
 
 @dataclass(slots=True)
 class Encodings:
-    """The outputs of a batch of B sequences with N steps in all; what was not asked is None."""
+    """The outputs of a batch of B sequences with N steps in all. What was not asked for is None."""
 
     states: Tensor | None = None  # [N, K*P]
     final: Tensor | None = None  # [B, K*P]
@@ -48,7 +48,7 @@ class SequenceEncoder(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """`dropout`: between the layers, in training only."""
+        """`dropout` acts between the layers, in training only."""
         super().__init__()
         self.config = config
         self.embedding = (
@@ -121,29 +121,30 @@ class SequenceEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of inputs and outputs."""
+        """The type of the weights, and so of inputs and outputs."""
         return self.lstm.weight_ih_l0.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are, and so inputs and outputs."""
         return self.lstm.weight_ih_l0.device
 
     def layers(self) -> list[Layer]:
-        """The BiLSTM's; see `BiLSTM.layers`."""
+        """The BiLSTM's layers; see `BiLSTM.layers`."""
         return self.lstm.layers()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Token ids [N] -> [N, input_size], where the model has an embedding."""
+        """Look up token ids [N] -> [N, input_size]; without an embedding `x` is given back."""
         return x if self.embedding is None else self.embedding(x)
 
     def head_pooling(self) -> Pooling:
-        """What the head reads. Raises `ValueError` if there is none."""
+        """How the head reads one vector off a sequence. Raises `ValueError` without a head."""
         if self.config.head is None:
             raise ValueError("logits need a head, and this model has none")
         return self.config.head.pooling
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """The head's logits: [B, K*P] -> [B, classes]"""
+        """Compute the head's logits: [B, K*P] -> [B, classes]."""
         assert self.head is not None
         linear: Linear | None = None
         if self._frozen_head is not None and self.lstm.is_frozen:

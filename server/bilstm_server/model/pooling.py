@@ -21,7 +21,10 @@ _REDUCTIONS = {Pooling.MEAN: "sum", Pooling.MAX: "max"}
 
 
 def pool(pooling: Pooling, y: Tensor, h_n: Tensor, lengths: np.ndarray) -> Tensor:
-    """[N, K*P] -> [B, K*P]; `h_n` [K, B, P] is the top layer's, `lengths` [B]."""
+    """Reduce each sequence's outputs to one vector: `y` [N, K*P] -> [B, K*P].
+
+    `h_n` [K, B, P] are the top layer's final states, `lengths` [B] the sequences' steps.
+    """
     if pooling is Pooling.FINAL:
         return _final(h_n)
     if pooling is Pooling.LAST:
@@ -43,7 +46,8 @@ class SlicedPooling:
         self._last = torch.empty(1, width, dtype=dtype)
 
     def add(self, y: Tensor, start: int, column: int) -> None:
-        """`y` [n, columns] on the CPU, from a step that begins a block, to one that ends one or the
+        """Take the outputs `y` [n, columns] of the steps from `start` on, in the columns from
+        `column` on. They are on the CPU, begin with a block of steps, and end with one or with the
         sequence.
         """
         columns = slice(column, column + y.shape[1])
@@ -55,7 +59,7 @@ class SlicedPooling:
             blocks[first : first + len(reduced), columns] = reduced
 
     def result(self, pooling: Pooling, h_n: Tensor) -> Tensor:
-        """[1, K*P], once all is there; what `pool` gives for the sequence alone."""
+        """The vector [1, K*P] that `pool` gives for the whole sequence, once all was added."""
         if pooling is Pooling.FINAL:
             return _final(h_n)
         if pooling is Pooling.LAST:
@@ -65,7 +69,7 @@ class SlicedPooling:
 
 
 def _final(h_n: Tensor) -> Tensor:
-    return torch.cat(list(h_n), dim=1)  # forward's last step, reverse's first
+    return torch.cat(list(h_n), dim=1)  # forward's last step, backward's first
 
 
 def _reduce_blocks(pooling: Pooling, y: Tensor, lengths: np.ndarray) -> Tensor:

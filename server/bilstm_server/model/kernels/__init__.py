@@ -30,17 +30,20 @@ NAMES = ("gpu", "cpu", "reference")  # fastest first
 
 
 class Choice(NamedTuple):
+    """A kernel that can run, and what there is to say of it."""
+
     kernel: Kernel
-    instructions: str | None = None  # that it was compiled for
+    instructions: str | None = None  # the instruction set that it was compiled for
     fallback_reason: str | None = None  # why it is not a faster one
 
     @property
     def name(self) -> str:
+        """The kernel's name."""
         return self.kernel.name
 
 
 def choose_kernel(name: str, device: torch.device) -> Choice:
-    """The kernel that `name` stands for on the device; `auto` is the fastest one there.
+    """Choose the kernel that `name` stands for on the device; `auto` is the fastest one there.
 
     Raises `KernelUnavailable`, with the reason, if it can't run there, and `ValueError` for a name
     that is no kernel.

@@ -38,11 +38,11 @@ class Variant:
     flags: list[str]
 
     def command(self, compiler: list[str]) -> list[str]:
-        """What compiles it, but for the output's `-o NAME`."""
+        """The command that compiles it, but for the output's `-o NAME`."""
         return [*compiler, *_FLAGS, *self.flags, *(f"-D{m}" for m in self.macros), str(_SOURCE)]
 
     def library(self) -> Path:
-        """Where it lies, if it was compiled."""
+        """Where its library lies, once it was compiled."""
         return _COMPILED / f"cpu-{self.name}-{_digest(*self.flags, *self.macros)}.so"
 
 
@@ -117,7 +117,7 @@ def build(variant: Variant) -> Path:
 
 
 def compile_library(command: list[str], library: Path) -> None:
-    """Raises `BuildError`."""
+    """Run a command that compiles, with `library` as its output. Raises `BuildError`."""
     done = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True)
     if done.returncode:
         reason = next(
@@ -127,7 +127,7 @@ def compile_library(command: list[str], library: Path) -> None:
 
 
 def find_compiler() -> list[str]:
-    """The command and its own arguments. Raises `BuildError`."""
+    """Find a compiler: its command and the arguments of its own. Raises `BuildError`."""
     named = shlex.split(os.environ.get("CXX", ""))
     for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         if path := shutil.which(command[0]):

@@ -22,14 +22,16 @@ from .library import NUMBERS, Library
 
 
 class CpuKernel:
-    """A compiled library. As a `Kernel` it makes layers out of weights: reference layers out of
-    those that are neither float32 nor bfloat16, or not on the CPU.
+    """The kernel of a compiled library.
+
+    It makes reference layers out of weights that are neither float32 nor bfloat16, or not on the
+    CPU.
     """
 
     name = "cpu"
 
     def __init__(self, library: Path, fallback_reason: str | None = None):
-        """`fallback_reason`: why it is not a faster one.
+        """`fallback_reason` says why it is not a faster library.
 
         Raises `KernelUnavailable` if the library does not load, or does not compute rightly.
         """
@@ -39,16 +41,17 @@ class CpuKernel:
 
     @property
     def instructions(self) -> str:
-        """The instruction set that it was compiled for."""
+        """The name of the instruction set that the library was compiled for."""
         return self._library.instructions
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
+        """See `Kernel`."""
         if not _can_pack(*(tensor for own in directions for tensor in own.tensors)):
             return ReferenceLayer(directions)
         return CpuLayer(directions, self._library)
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """See `Kernel`. A row has the same bits whatever the others are."""
+        """See `Kernel`. A row of the result has the same bits whatever the other rows are."""
         if not _can_pack(weight.detach()):
             return ReferenceLayer.linear(weight, bias)
         return CpuLinear(weight, bias, self._library)
@@ -94,7 +97,7 @@ def _can_pack(*weights: Tensor) -> bool:
 
 @cache
 def load() -> CpuKernel:
-    """The kernel for this machine. Raises `KernelUnavailable`, with what to do about it."""
+    """Load the kernel for this machine. Raises `KernelUnavailable`, with what to do about it."""
     variants = build.runnable()
     if not variants:
         raise KernelUnavailable(f"the cpu kernel: {build.NO_VARIANT}")

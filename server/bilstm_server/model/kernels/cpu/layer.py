@@ -105,7 +105,7 @@ class CpuLinear:
         self._packed = (library.pack(weight, False), library.pack_bias(len(weight), False, bias))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[B, D] -> [B, columns]. Raises `MemoryError`."""
+        """Compute x weightᵀ + bias: [B, D] -> [B, columns]. Raises `MemoryError`."""
         if needs_operations(x):
             return F.linear(x, *self._copies)
         x = x.contiguous()

@@ -23,8 +23,9 @@ _LEAST_CAPABILITY = (8, 0)
 
 
 class GpuKernel:
-    """A GPU, and what plans cost on it, once a layer of that shape was made. As a `Kernel` it makes
-    reference layers out of weights that it has no plan for.
+    """The kernel for one GPU, and what plans cost on it for the shapes of layers that were made.
+
+    It makes reference layers out of weights that it has no plan for.
     """
 
     name = "gpu"
@@ -44,8 +45,8 @@ class GpuKernel:
         self._tables: dict[Shape, CostTable | KernelUnavailable] = {}
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
-        """The first layer of a shape takes as long as all its plans take to compile and to run a
-        few times.
+        """Make a layer. The first one of a shape takes as long as all its plans take to compile and
+        to run a few times.
         """
         weights = directions[0]
         if weights.w_hr is not None:

@@ -31,8 +31,8 @@ from .recurrence import recurrence_alone, recurrence_shared
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of products, in Triton's words. float32 has three products of TF32 for each, whose error is
-    that of float32, unless torch may use TF32 alone.
+    """The precision of products, in Triton's words. float32 has three products of TF32 for each,
+    whose error is that of float32, unless torch may use TF32 alone.
     """
     if dtype != torch.float32:
         return "ieee"
@@ -40,6 +40,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def shape_of(directions: Sequence[DirectionWeights]) -> Shape:
+    """The shape of the layer that has these weights."""
     w_hh = directions[0].w_hh
     return Shape(w_hh.shape[1], len(directions), w_hh.dtype, precision(w_hh.dtype))
 
@@ -50,7 +51,7 @@ class GpuLayer:
     kernel = "gpu"
 
     def __init__(self, directions: Sequence[DirectionWeights], shape: Shape, table: CostTable):
-        """`shape` is `shape_of` them, and what the table was made for."""
+        """`shape` is `shape_of(directions)`, and what the table was made for."""
         # The weights of this moment, for the reference.
         self._directions = [direction.copy() for direction in directions]
         self._shape = shape
@@ -73,7 +74,7 @@ class GpuLayer:
     def prepare(
         self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
     ) -> Callable[[], None]:
-        """What launches the recurrence of a call: to be timed, not for its results."""
+        """Make what launches the recurrence of a call: to be timed, not for its results."""
         return partial(self._launch, self._together(x, batch, h_0, c_0))
 
     def _together(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> _Run:
@@ -136,7 +137,7 @@ class GpuLayer:
         return results
 
     def _launch(self, run: _Run) -> None:
-        """All steps: those that are left after the phases are the last one's."""
+        """Launch all steps: those that are left after the phases are the last one's."""
         longest = max(int(batch.descending[0]) for batch in run.batches)
         with torch.cuda.device_of(run.y):  # type: ignore[no-untyped-call]
             for phase in run.phases:

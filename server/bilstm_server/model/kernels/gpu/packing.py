@@ -22,8 +22,8 @@ class Packed:
 
 
 def gate_order(hidden: int, units: int) -> Tensor:
-    """[lines]: the row that nn.LSTM has for each line of the packed weights; 4 * hidden where
-    there is none.
+    """Order nn.LSTM's rows: [lines], the row for each line of the packed weights, or 4 * hidden
+    where there is none.
 
     A slice's 4 * units lines are [gate / 2, unit / 8, gate % 2, unit % 8]: see `step`.
     """
@@ -37,6 +37,7 @@ def gate_order(hidden: int, units: int) -> Tensor:
 
 
 def pack(directions: Sequence[DirectionWeights], units: int, depth: int) -> Packed:
+    """Pack the weights for plans with so many units of a program and this padded depth."""
     hidden = directions[0].w_hh.shape[1]
     order = gate_order(hidden, units).to(directions[0].w_hh.device)
 

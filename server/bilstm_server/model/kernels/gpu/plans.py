@@ -25,7 +25,7 @@ _SCRATCH_BYTES = 24 * 1024  # on chip, for what moves between a program's thread
 
 
 class Processor(NamedTuple):
-    """What a plan must fit in."""
+    """What a GPU has that a plan must fit in."""
 
     multiprocessors: int
     shared_bytes: int  # on chip, of one program
@@ -61,11 +61,11 @@ class Plan:
 
     @property
     def packing(self) -> tuple[int, int]:
-        """Plans that have it in common read the same weights."""
+        """The order of the weights. Plans that have it in common read the same ones."""
         return self.units, self.depth
 
     def groups(self, sequences: int, directions: int, processor: Processor) -> int:
-        """Of each direction, for a batch of so many sequences: tiles, if alone."""
+        """The groups of each direction for a batch of so many sequences; if alone, the tiles."""
         wanted = ceil(sequences / self.rows)
         if self.alone:
             return wanted
@@ -79,7 +79,7 @@ class Plan:
 
 
 def candidates(shape: Shape, processor: Processor) -> Iterator[Plan]:
-    """Plans that may fit; those that do not are found when they are compiled."""
+    """The plans that may fit. Those that do not are found when they are compiled."""
     itemsize = shape.dtype.itemsize
     # A product made of three has two parts of each weight, in registers, and so fewer for the rest.
     three = shape.precision == "tf32x3"
@@ -115,7 +115,7 @@ def candidates(shape: Shape, processor: Processor) -> Iterator[Plan]:
 
 
 class Cost(NamedTuple):
-    """Microseconds."""
+    """What a plan costs, in microseconds."""
 
     start: float  # of a launch
     step: float  # of each step, with one product's sequences in each group
@@ -123,7 +123,7 @@ class Cost(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A launch: a plan, and the steps that it runs."""
+    """One launch: a plan, and the steps that it runs."""
 
     plan: Plan
     begin: int
@@ -143,8 +143,9 @@ class CostTable:
     )
 
     def schedule(self, batch: RaggedBatch) -> tuple[Phase, ...]:
-        """The fastest way to run a batch: one plan, or another one for the last steps, which fewer
-        sequences have. Plans that follow each other have their units, and so the weights, alike.
+        """Choose the fastest way to run a batch: one plan, or another one for the last steps, which
+        fewer sequences have. Plans that follow each other have their units, and so the weights,
+        alike.
         """
         if batch not in self._schedules:
             lengths = batch.descending.tolist()
@@ -168,7 +169,7 @@ class CostTable:
                         yield Phase(first, 0, end), Phase(last, end, lengths[0])
 
     def predict(self, phase: Phase, lengths: Sequence[int]) -> float:
-        """Microseconds of some steps of a batch's recurrence."""
+        """Estimate the microseconds of some steps of a batch's recurrence."""
         plan, begin, end = phase
         cost = self.costs[plan]
         if plan.alone:
@@ -182,7 +183,7 @@ class CostTable:
         return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:
-        """Without the plans that none of many batches, small and large, is run by."""
+        """Leave out the plans that no batch, small or large, of many that are tried would run by."""
         batches = [
             RaggedBatch([max(1, longest * (i + 1) // count) for i in range(count)])
             for count in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
@@ -194,5 +195,5 @@ class CostTable:
 
 
 def _power_of_two(number: int) -> int:
-    """The least that is not below it."""
+    """The least power of two that is not below `number`."""
     return 1 << (number - 1).bit_length()

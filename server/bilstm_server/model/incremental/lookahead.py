@@ -1,4 +1,5 @@
-"""How far live states are from the exact ones, by how many steps the reverse direction looks ahead.
+"""How far live states are from the exact ones, by the steps that the backward direction looks
+ahead.
 
 Runs sample sequences both ways on the model itself. Whatever can't be used raises a one-line
 `StartError`.
@@ -17,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ModelError, StartError
-from .checkpoint import load_model
-from .config import ModelConfig
-from .device import choose_device
-from .encoder import Encodings, SequenceEncoder
-from .files import open_regular, unpacked_bytes
-from .kernels import KernelUnavailable, RaggedBatch, choose_kernel
+from ...errors import ModelError, StartError
+from ..config import ModelConfig
+from ..device import choose_device
+from ..encoder import Encodings, SequenceEncoder
+from ..kernels import KernelUnavailable, RaggedBatch, choose_kernel
+from ..storage.files import open_regular, unpacked_bytes
+from ..storage.folder import load_model
 from .live import LiveState, encode_blocks
 
 Steps = NDArray[np.generic]
@@ -33,7 +34,7 @@ _MOST_BYTES = 2**32  # of a file of samples, unpacked
 
 @dataclass(slots=True)
 class Deviation:
-    """Of live states from exact ones, over the steps and columns of all sequences."""
+    """How far live states are from exact ones, over the steps and columns of all sequences."""
 
     largest: float = 0.0  # of the absolute ones; NaN if one is
     squares: float = 0.0
@@ -51,8 +52,9 @@ class Deviation:
 
 
 def load_encoder(folder: Path, device: str, dtype: str, kernel: str) -> SequenceEncoder:
-    """The model in `folder`, ready to run. Raises `ModelError`, for one of a single direction too,
-    whose live states are exact.
+    """Load the model in `folder`, ready to run.
+
+    Raises `ModelError`, for a model of a single direction too, whose live states are exact.
     """
     encoder = load_model(folder, choose_device(device), getattr(torch, dtype))
     if not encoder.config.bidirectional:
@@ -64,7 +66,8 @@ def load_encoder(folder: Path, device: str, dtype: str, kernel: str) -> Sequence
 
 
 def read_sequences(files: Sequence[Path], config: ModelConfig) -> list[Steps]:
-    """The sequence of each .npy, and those of each .npz: [T, input_size] floats, or [T] token ids.
+    """Read the sequence of each .npy, and those of each .npz: [T, input_size] floats, or [T] token
+    ids.
 
     Raises `StartError` if a file can't be read, or has something else.
     """
@@ -124,7 +127,7 @@ def _described(steps: Steps) -> str:
 def measure(
     encoder: SequenceEncoder, sequences: Sequence[Steps], block_steps: int, lookahead_steps: int
 ) -> tuple[Deviation, Deviation]:
-    """The forward direction's columns' deviation, and the reverse one's."""
+    """Measure the deviation of the forward direction's columns, and of the backward one's."""
     deviations = (Deviation(), Deviation())
     for steps in sequences:
         x = torch.from_numpy(np.ascontiguousarray(steps)).to(encoder.device)
@@ -138,7 +141,7 @@ def measure(
 def encode_live(
     encoder: SequenceEncoder, x: Tensor, block_steps: int, lookahead_steps: int
 ) -> Tensor:
-    """One sequence's states [T, K*P], block by block."""
+    """Compute one sequence's states [T, K*P], block by block."""
     carried: LiveState | None = None
     found: list[Tensor] = []
     for start in range(0, len(x), block_steps):
@@ -162,8 +165,8 @@ def table(
     block_steps: int,
     lookaheads: Sequence[int],
 ) -> str:
-    """A line for each look-ahead: the largest deviation and the root mean square, of the forward
-    columns and of the reverse ones.
+    """Write a line for each look-ahead: the largest deviation and the root mean square, of the
+    forward columns and of the backward ones.
     """
     kinds = ("largest", "rms")
     head = ("look-ahead", *(f"{k} {kind}" for k in ("forward", "reverse") for kind in kinds))

@@ -13,10 +13,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..errors import ModelError, first_problem
-from .checkpoint import CONFIG, write_folder
-from .config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
-from .encoder import SequenceEncoder
+from ...errors import ModelError, first_problem
+from ..config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
+from ..encoder import SequenceEncoder
+from .folder import CONFIG, write_folder
 from .leftovers import computing, perhaps_before
 from .weights import check_tensors, read_tensors, some
 
@@ -245,7 +245,7 @@ def _choices(body: ModelConfig) -> str:
     """The poolings, in the words of a module with this LSTM (`batch_first`)."""
     if body.bidirectional:
         last = (
-            "last (output[:, -1], of the reverse direction too), "
+            "last (output[:, -1], of the backward direction too), "
             "final (torch.cat((h_n[-2], h_n[-1]), 1))"
         )
     else:

@@ -1,6 +1,6 @@
 """Latency-controlled encoding: blocks of sequences that are still going on.
 
-The forward direction is carried from block to block; the reverse one begins, in every layer anew,
+The forward direction is carried from block to block; the backward one begins, in every layer anew,
 at the end of the context, some steps that follow the block (Zhang et al. 2015, arXiv 1510.08983).
 Pure: what is carried is the caller's to keep.
 """
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bilstm import States
-from .encoder import SequenceEncoder
-from .kernels import DirectionInput, Layer, RaggedBatch, state_type, to_device
+from ..bilstm import States
+from ..encoder import SequenceEncoder
+from ..kernels import DirectionInput, Layer, RaggedBatch, state_type, to_device
 
 
 class LiveState(NamedTuple):
@@ -52,7 +52,7 @@ def encode_blocks(
     `contexts[i]` steps that follow them, perhaps none. `carried` is what the block before returned,
     or None at a sequence's beginning. `hx`, as `BiLSTM.forward_ragged` takes it, has the forward
     direction's initial states, for sequences of which nothing is carried, and those that the
-    reverse direction has at the end of a sequence's steps in `x`: other than zero only where the
+    backward direction has at the end of a sequence's steps in `x`: other than zero only where the
     sequence itself ends there.
 
     Returns the blocks' states [sum of blocks, K*P], and what to carry on.
@@ -75,48 +75,47 @@ def encode_blocks(
 def _run_lower(
     layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
 ) -> tuple[Tensor, States]:
-    """[N, D] -> every row's outputs [N, K*P], and the forward direction's states at the blocks'
-    ends; `h_0` is [K, B, P] and `c_0` [K, B, H].
+    """Run a layer whose outputs another one reads: [N, D] -> every step's outputs [N, K*P], and the
+    forward direction's states at the blocks' ends. `h_0` is [K, B, P] and `c_0` [K, B, H].
     """
-    block_y, reverse_y, (h, c) = _run_blocks(layer, x, layout, h_0, c_0)
+    block_y, backward_y, (h, c) = _run_blocks(layer, x, layout, h_0, c_0)
     forward_y = block_y.new_empty(len(x), block_y.shape[1])
     forward_y[layout.block_rows] = block_y
     if layout.context is not None:
-        part = DirectionInput(
-            x[layout.context_rows], layout.context, h[layout.ahead], c[layout.ahead]
-        )
-        onward = layer.per_direction([part, *[None] * (len(h_0) - 1)])[0]
+        states = h[layout.ahead], c[layout.ahead]
+        context = DirectionInput(x[layout.context_rows], layout.context, *states)
+        onward = layer.per_direction([context, *[None] * (len(h_0) - 1)])[0]
         assert onward is not None
         forward_y[layout.context_rows] = onward[0]
-    return _join(forward_y, reverse_y), (h, c)
+    return _join(forward_y, backward_y), (h, c)
 
 
 def _run_top(
     layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
 ) -> tuple[Tensor, States]:
-    """As `_run_lower`, but only the blocks' outputs: no layer reads the contexts'."""
-    block_y, reverse_y, end = _run_blocks(layer, x, layout, h_0, c_0)
-    return _join(block_y, None if reverse_y is None else reverse_y[layout.block_rows]), end
+    """Run the top layer: as `_run_lower`, but only for the blocks' outputs."""
+    block_y, backward_y, end = _run_blocks(layer, x, layout, h_0, c_0)
+    return _join(block_y, None if backward_y is None else backward_y[layout.block_rows]), end
 
 
 def _run_blocks(
     layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
 ) -> tuple[Tensor, Tensor | None, States]:
-    """Forward over the blocks, and reverse over contexts and on over the blocks: outputs
-    [sum of blocks, P] and [N, P], and forward's final states.
+    """Run the forward direction over the blocks, and the backward one over the contexts and on over
+    the blocks. Returns outputs [sum of blocks, P] and [N, P], and forward's final states.
     """
-    parts = [
+    inputs = [
         DirectionInput(x[layout.block_rows], layout.block, h_0[0], c_0[0]),
         *(DirectionInput(x, layout.all, h, c) for h, c in zip(h_0[1:], c_0[1:], strict=True)),
     ]
-    forward, *reverse = layer.per_direction(parts)
+    forward, *backward = layer.per_direction(inputs)
     assert forward is not None
     y, h_n, c_n = forward
-    return y, reverse[0][0] if reverse and reverse[0] else None, (h_n, c_n)
+    return y, backward[0][0] if backward and backward[0] else None, (h_n, c_n)
 
 
-def _join(forward: Tensor, reverse: Tensor | None) -> Tensor:
-    return forward if reverse is None else torch.cat([forward, reverse], dim=1)
+def _join(forward: Tensor, backward: Tensor | None) -> Tensor:
+    return forward if backward is None else torch.cat([forward, backward], dim=1)
 
 
 def _lay_out(blocks: Sequence[int], contexts: Sequence[int], device: torch.device) -> _Layout:

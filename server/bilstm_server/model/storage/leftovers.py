@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from .config import ModelConfig
+from ..config import ModelConfig
 
 _RECURRENT = ("weight_hh_l0", "weight_hh")  # of a layer, and of a cell
 
 
 def computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without counters (`num_batches_tracked`, `step`), which no result depends on."""
+    """The tensors without counters (`num_batches_tracked`, `step`), which no result depends on."""
     return {
         key: tensor
         for key, tensor in tensors.items()
@@ -25,7 +25,7 @@ def computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def perhaps_before(tensors: Mapping[str, Tensor], config: ModelConfig) -> list[str]:
-    """The names of those whose modules may compute the LSTM's input or its initial states."""
+    """The names of the tensors whose modules may compute the LSTM's input or its initial states."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in computing(tensors).items():
         module, dot, name = key.rpartition(".")
@@ -35,8 +35,8 @@ def perhaps_before(tensors: Mapping[str, Tensor], config: ModelConfig) -> list[s
 
 
 def _may_precede(module: Mapping[str, Tensor], config: ModelConfig) -> bool:
-    """What ends in the LSTM's input has its width in some shape; a convolution's channels may be
-    joined to it, and single numbers may scale it.
+    """Judge one module. What ends in the LSTM's input has its width in some shape; a convolution's
+    channels may be joined to it, and single numbers may scale it.
     """
     tensors = module.values()
     return (
@@ -49,7 +49,7 @@ def _may_precede(module: Mapping[str, Tensor], config: ModelConfig) -> bool:
 
 
 def _recurrent_widths(module: Mapping[str, Tensor]) -> Iterable[int]:
-    """What another recurrence puts out at a step: the matrix that reads its state tells."""
+    """The width of another recurrence's output, by the matrix that reads its state."""
     for name in _RECURRENT:
         if name in module and module[name].dim() == 2:
             directions = 2 if f"{name}_reverse" in module else 1

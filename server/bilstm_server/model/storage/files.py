@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -53,7 +53,7 @@ def open_regular(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
 
 
 def read_whole(path: Path, most_bytes: int) -> tuple[bytes, Version]:
-    """What a file holds, of one moment, and which version of it this is."""
+    """Read what a file holds at one moment, and which version of it this is."""
     with open_regular(path, most_bytes) as file:
         before = os.fstat(file.fileno())
         try:
@@ -76,6 +76,7 @@ def is_still(path: Path, version: Version) -> bool:
 
 
 def changed(path: Path) -> ModelError:
+    """The error for a file that was changed while it was read."""
     return ModelError(f"{path}: was changed while it was read; try again once it is written")
 
 
@@ -85,7 +86,7 @@ def memory_bytes() -> int:
 
 
 def members(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
-    """The directory of a zip archive; leaves the file at its beginning."""
+    """Read the directory of a zip archive. The file is left at its beginning."""
     try:
         return zipfile.ZipFile(file).infolist()
     except Exception as error:  # of many types, whatever the damage
@@ -95,7 +96,7 @@ def members(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
 
 
 def unpacked_bytes(archive: Iterable[zipfile.ZipInfo]) -> int:
-    """What the members of an archive take, by its directory. Readers read no more of them."""
+    """The bytes that an archive's members take, by its directory. Readers read no more of them."""
     return sum(member.file_size for member in archive)
 
 

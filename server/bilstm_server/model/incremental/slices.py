@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bilstm import States
-from .config import Output
-from .encoder import POOLED, Encodings, SequenceEncoder
-from .kernels import DirectionInput, RaggedBatch, rounded, state_type
-from .pooling import BLOCK_STEPS, SlicedPooling
+from ..bilstm import States
+from ..config import Output
+from ..encoder import POOLED, Encodings, SequenceEncoder
+from ..kernels import DirectionInput, RaggedBatch, rounded, state_type
+from ..pooling import BLOCK_STEPS, SlicedPooling
 
 SLICE_UNIT = BLOCK_STEPS  # steps
 
@@ -28,7 +28,7 @@ Rows = Callable[[int, int], Tensor]
 
 class SlicedRun:
     """One long sequence of T steps, layer by layer. In each the forward direction goes on from the
-    first step, the reverse one from the last.
+    first step, the backward one from the last.
 
     It holds a layer's input and output [T, K*P] in host memory: layer 0's input as long as `layer`
     is 0, and the top layer's output only where states are asked for.
@@ -63,12 +63,14 @@ class SlicedRun:
         self._states = _initial_states(encoder, hx)
         self._input: Tensor | None = None  # of a layer after the first
         self._output: Tensor | None = None
-        # What forward comes to next, and what reverse has come to: 0 where there is none.
+        # Where the forward direction goes on, and what the backward one has come to (0: none).
         self._first_bounds = (0, steps if encoder.config.bidirectional else 0)
         self._bounds = self._first_bounds
 
     def encodings(self) -> Encodings:
-        """In host memory, of a batch of this one sequence. Raises `ValueError` until done."""
+        """The outputs of a batch of this one sequence, in host memory. Raises `ValueError` until
+        done.
+        """
         if not self.done:
             raise ValueError("the sequence is not encoded yet")
         h_n, c_n = (
@@ -96,9 +98,9 @@ class SlicedRun:
 
     @property
     def tokens_left(self) -> int:
-        """Steps of layers, in all their directions, that are still to do."""
-        forward, reverse = self._bounds
-        left = self._steps - forward + reverse
+        """The tokens that are still to do: steps of layers, in all their directions."""
+        forward, backward = self._bounds
+        left = self._steps - forward + backward
         layers_after = len(self.layers) - 1 - self.layer
         return layers_after * self._steps + ceil(left / self.encoder.config.num_directions)
 
@@ -107,26 +109,28 @@ class SlicedRun:
         return self.layer == len(self.layers) - 1
 
     def next_slice(self, direction: int, steps: int) -> tuple[int, int]:
-        """Where up to so many steps begin and end, cut at units from the sequence's first step;
-        the reverse direction's first ones take the rest of a unit in addition."""
-        forward, reverse = self._bounds
+        """Give where up to `steps` more steps begin and end. They are cut at units from the
+        sequence's first step; the backward direction's first ones take the rest of a unit in
+        addition.
+        """
+        forward, backward = self._bounds
         if direction == 0:
             return forward, min(forward + steps, self._steps)
-        return max(reverse // SLICE_UNIT * SLICE_UNIT - steps, 0), reverse
+        return max(backward // SLICE_UNIT * SLICE_UNIT - steps, 0), backward
 
     def read(self, start: int, stop: int) -> Tensor:
-        """The layer's input, [n, D] on the encoder's device."""
+        """Read the layer's input of some steps: [n, D], on the encoder's device."""
         if self._rows is not None:
             return self.encoder.embed(self._rows(start, stop))
         assert self._input is not None
         return self._input[start:stop].to(self.encoder.device)
 
     def states_of(self, direction: int) -> States:
-        """[1, P] and [1, H]"""
+        """The states h [1, P] and c [1, H] that a direction has come to."""
         return self._states[self.layer][direction]
 
     def store(self, direction: int, start: int, y: Tensor) -> None:
-        """Keep what is needed of a slice's outputs [n, P]; once more does no harm."""
+        """Keep what is needed of a slice's outputs [n, P]. Storing it again does no harm."""
         column = direction * y.shape[1]
         if self.is_top:
             self._pooling.add(y, start, column)
@@ -137,9 +141,9 @@ class SlicedRun:
             self._output[start : start + len(y), column : column + y.shape[1]] = y
 
     def move(self, direction: int, bound: int, states: States) -> None:
-        """The direction has come to `bound`, in `states`."""
-        forward, reverse = self._bounds
-        self._bounds = (bound, reverse) if direction == 0 else (forward, bound)
+        """Note that the direction has come to `bound`, in `states`."""
+        forward, backward = self._bounds
+        self._bounds = (bound, backward) if direction == 0 else (forward, bound)
         self._states[self.layer][direction] = states
         if self._bounds != (self._steps, 0):
             return

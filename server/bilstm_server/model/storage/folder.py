@@ -1,4 +1,4 @@
-"""Models on disk: a folder of `config.json` and `model.safetensors`.
+"""Model folders: `config.json` and `model.safetensors`.
 
 Owns the two files' names and how they are written and read. Every folder that can't be used
 raises a one-line `ModelError`. How a checkpoint becomes one is in `importing`.
@@ -17,9 +17,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..errors import ModelError, first_problem
-from .config import ModelConfig
-from .encoder import SequenceEncoder
+from ...errors import ModelError, first_problem
+from ..config import ModelConfig
+from ..encoder import SequenceEncoder
 from .files import Version, changed, is_still, read_whole
 from .weights import check_tensors, read_tensors
 
@@ -72,8 +72,8 @@ def write_folder(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Pat
 
 
 def _most_bytes(expected: Mapping[str, Tensor]) -> int:
-    """Of a file of weights: more than these take in float64, so that a file with some tensors too
-    many is read and they are named.
+    """The most bytes that a file of weights may have: more than these take in float64, so that a
+    file with some tensors too many is read, and they are named.
     """
     numbers = sum(tensor.numel() for tensor in expected.values())
     return 2 * numbers * torch.float64.itemsize + _MOST_HEADER_BYTES

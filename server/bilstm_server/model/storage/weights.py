@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ...errors import ModelError
 from .files import members, memory_bytes, open_regular, read_whole, unpacked_bytes
 from .formats import SAVE, is_safetensors, other_archive, other_format, refused_class
 
@@ -34,8 +34,8 @@ _WEIGHT = "weight_ih_l0"  # every LSTM has one
 
 
 def read_tensors(path: Path, most_bytes: int | None = None) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a state_dict saved with `torch.save`, in memory
-    of their own. `most_bytes` is the file's; unless given, all that the machine has.
+    """Read the tensors of a `.safetensors` file, or of a state_dict saved with `torch.save`, into
+    memory of their own. The file may have `most_bytes`, or if None what the machine has.
 
     Nothing in the file is executed: pickled objects other than tensors are refused.
     """
@@ -70,7 +70,7 @@ def check_tensors(
 
 
 def some(names: Iterable[object], most: int = 6) -> str:
-    """The first of the names, for an error message."""
+    """List the first `most` of the names, for an error message."""
     listed = [str(name) for name in names]
     return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
 
