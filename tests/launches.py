@@ -9,7 +9,7 @@ import json
 
 import torch
 
-from benchmarks.listing_driver import HOPPER, ListingDriver
+from benchmarks.gpu.listing import HOPPER, ListingDriver
 from bilstm_server.model.kernels.gpu.layer import GpuLayer
 from bilstm_server.model.kernels.gpu.plans import Cost, CostTable, Plan, Shape, candidates
 from bilstm_server.model.kernels.interface import DirectionInput, DirectionWeights

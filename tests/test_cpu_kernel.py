@@ -391,7 +391,9 @@ def draw_reading(drawn: Drawn, direction: int) -> Reading:
 @every_dtype
 @examples(15)
 @given(cases(), st.integers(1, 3))
-def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, count: int) -> None:
+def test_same_bits_per_direction(
+    kernel: CpuKernel, dtype: torch.dtype, case: Case, count: int
+) -> None:
     """A direction has the same bits over rows of its own, of any of the sequences, and where it
     is continued from its states as where it runs on."""
     one_layer = case.architecture | {"num_layers": 1}
@@ -418,7 +420,7 @@ def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, coun
 
 @every_dtype
 @pytest.mark.parametrize("count", [1, 2])
-def test_nothing_apart(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
+def test_nothing_per_direction(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
     """A direction that has nothing to do gives None, and changes nothing for the other."""
     _, ours = pair(dtype, input_size=24, hidden_size=40)
     [layer] = ours.freeze(kernel).layers()

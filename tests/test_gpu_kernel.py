@@ -282,14 +282,14 @@ def test_states_that_lie_otherwise(plan: Plan) -> None:
 
 @every_dtype
 @pytest.mark.parametrize("plan", [alone(20), shared(20, 32, False)], ids=str)
-def test_apart(plan: Plan, dtype: torch.dtype) -> None:
+def test_per_direction(plan: Plan, dtype: torch.dtype) -> None:
     """Directions run over batches of their own, or only one does; states are float32."""
     torch.manual_seed(0)
     directions = draw_directions(20, dtype)
     layer = OnePlan(plan)(directions)
     exact = ReferenceLayer([d.map(Tensor.double) for d in directions])
-    forward, reverse = draw_input([2, 5, 1], 20, dtype), draw_input([3, 3] * 9, 20, dtype)
-    for parts in ([forward, reverse], [forward, None], [None, reverse], [None, None]):
+    forward, backward = draw_input([2, 5, 1], 20, dtype), draw_input([3, 3] * 9, 20, dtype)
+    for parts in ([forward, backward], [forward, None], [None, backward], [None, None]):
         expected = exact.per_direction([double(part) for part in parts])
         for result, right in zip(layer.per_direction(parts), expected, strict=True):
             assert (result is None) == (right is None)

@@ -157,7 +157,7 @@ def test_compiled_for_hopper(kind: str) -> None:
     """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
     cores, and its registers as good as never spill."""
     options = ("--check", "--type", kind, "--hidden", "64", "128", "256", "512", "1024")
-    found = compiling("-m", "benchmarks.gpu_resources", *options)
+    found = compiling("-m", "benchmarks.gpu.resources", *options)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

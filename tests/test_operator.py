@@ -703,17 +703,18 @@ def test_neighbours_of_a_poisoned_sequence(
 @every_dtype
 @pytest.mark.parametrize("step", [0, 2, 6])
 def test_nan_shows(step: int, dtype: torch.dtype, kernel: Kernel) -> None:
-    """A NaN shows forward from its step on, in reverse up to it, and in all its final states."""
+    """A NaN shows in forward columns from its step on, in backward ones up to it, and in all its
+    final states."""
     _, ours = pair(dtype)
     ours.freeze(kernel)
     x = torch.randn(sum(LENGTHS), 3, dtype=dtype)
     torch.split(x, LENGTHS)[2][step, 1] = float("nan")
     y, h_n, c_n = by_sequence(ours.forward_ragged(x, LENGTHS), LENGTHS)[2]
-    forward, reverse = y.isnan().chunk(2, dim=1)
+    forward, backward = y.isnan().chunk(2, dim=1)
     assert forward[step:].all()
     assert not forward[:step].any()
-    assert reverse[: step + 1].all()
-    assert not reverse[step + 1 :].any()
+    assert backward[: step + 1].all()
+    assert not backward[step + 1 :].any()
     assert h_n.isnan().all()
     assert c_n.isnan().all()
 
@@ -954,7 +955,7 @@ def draw_direction(lstm: BiLSTM, lengths: list[int]) -> DirectionInput:
 @every_dtype
 @examples(25)
 @given(architectures(), st.lists(ragged_lengths | st.just([]), min_size=2, max_size=2), seeds)
-def test_apart(
+def test_per_direction(
     kernel: Kernel,
     dtype: torch.dtype,
     architecture: dict[str, Any],
@@ -979,7 +980,7 @@ def test_apart(
 
 @every_kernel
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_apart_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
+def test_per_direction_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
     """In half precision states come and go in float32, outputs in the weights' type."""
     judge, ours = pair(dtype, input_size=20, hidden_size=24, proj_size=16)
     [layer] = ours.freeze(kernel).layers()
@@ -1013,13 +1014,13 @@ def test_ragged_batch(lengths: list[int]) -> None:
     assert counts == [sum(n > step for n in lengths) for step in range(max(lengths))]
     assert counts == sorted(counts, reverse=True)
     first = [sum(lengths[:index]) for index in range(len(lengths))]
-    forward, reverse = batch.forward_rows.tolist(), batch.backward_rows.tolist()
-    assert sorted(forward) == sorted(reverse) == list(range(batch.steps))
+    forward, backward = batch.forward_rows.tolist(), batch.backward_rows.tolist()
+    assert sorted(forward) == sorted(backward) == list(range(batch.steps))
     for step, live in enumerate(counts):
         start = sum(counts[:step])
         for column, index in enumerate(order[:live]):
             assert forward[start + column] == first[index] + step
-            assert reverse[start + column] == first[index] + lengths[index] - 1 - step
+            assert backward[start + column] == first[index] + lengths[index] - 1 - step
 
 
 @pytest.mark.parametrize("lengths", [[], [[1]], [0], [3, -1]])

@@ -217,12 +217,12 @@ def test_parts_under_vmap(module: BiLSTM) -> None:
     h, c = torch.zeros(1, 4), torch.zeros(1, 4)
 
     def run(x: Tensor) -> Tensor:
-        forward, reverse = module.layers()[0].per_direction(
+        forward, backward = module.layers()[0].per_direction(
             [DirectionInput(x, batch, h, c), DirectionInput(x, batch, h, c)]
         )
         assert forward is not None
-        assert reverse is not None
-        return torch.cat([forward[0], reverse[0]], dim=1)
+        assert backward is not None
+        return torch.cat([forward[0], backward[0]], dim=1)
 
     xs = torch.randn(6, 5, 3)
     assert_close(vmap(run)(xs), torch.stack([run(x) for x in xs]), 1e-5)

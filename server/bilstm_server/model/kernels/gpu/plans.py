@@ -183,7 +183,7 @@ class CostTable:
         return cost.start + cost.step * (end - begin) + cost.more * further
 
     def of_use(self) -> CostTable:
-        """Leave out the plans that no batch, small or large, of many that are tried would run by."""
+        """Leave out the plans that none of many batches, small and large, would run by."""
         batches = [
             RaggedBatch([max(1, longest * (i + 1) // count) for i in range(count)])
             for count in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)

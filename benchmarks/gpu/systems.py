@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_sequence
 
 from benchmarks.competitors import OURS, PACKED, PADDED
-from benchmarks.gpu_clock import Run
-from benchmarks.gpu_results import GRAPH, PACKED_GRAPH
+from benchmarks.gpu.results import GRAPH, PACKED_GRAPH, Trial
 from benchmarks.operator_results import LAYERS
 from bilstm_server.model import BiLSTM, RaggedBatch
 from bilstm_server.model.kernels import choose_kernel
+from bilstm_server.model.kernels.gpu.kernel import load
+from bilstm_server.model.kernels.gpu.layer import precision
+from bilstm_server.model.kernels.gpu.plans import Cost, Shape
+from bilstm_server.model.kernels.gpu.tuning import Run, Tuner
 
 CUDA = torch.device("cuda")
 DTYPES = {"bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
@@ -51,6 +54,24 @@ def models(arithmetic: str, hidden: int, layers: int = LAYERS) -> Models:
     judge.load_state_dict(lstm.state_dict())
     ours = BiLSTM.from_torch(lstm.to(CUDA)).freeze(choose_kernel("auto", CUDA).kernel)
     return Models(lstm, judge.to(CUDA), ours)
+
+
+def trials(arithmetic: str, hidden: int) -> list[Trial]:
+    """Every plan that the kernel's tuner tries for a bidirectional layer of this size."""
+    use(arithmetic)
+    dtype = DTYPES[arithmetic]
+    shape = Shape(hidden, 2, dtype, precision(dtype))
+    return [
+        Trial(arithmetic, hidden, str(plan), _found(found))
+        for plan, found in Tuner(shape, load(CUDA).processor, CUDA).trials()
+    ]
+
+
+def _found(found: Cost | Exception) -> str:
+    if isinstance(found, Cost):
+        return ", ".join(f"{part} {cost:.2f}" for part, cost in found._asdict().items())
+    first_line = str(found).split("\n", 1)[0]
+    return f"{type(found).__name__}: {first_line}".replace("|", "/")[:200]
 
 
 def left_to(ours: BiLSTM) -> str:

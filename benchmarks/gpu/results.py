@@ -1,23 +1,19 @@
-"""What the operator benchmark on a GPU measures and found: its cases, records and targets.
+"""What the operator benchmark on a GPU measures and found: its cases, rows and targets.
 
-Owns all that can be made of the medians without a GPU. Records are lines of JSON, written as they
-come: what was measured before a run was cut off is kept, and the next run goes on from there.
+Owns all that can be made of the medians without a GPU.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.competitors import OURS, PACKED, PADDED
-from benchmarks.gpu_floor import DIRECTIONS, Rates, floor
+from benchmarks.gpu.floor import DIRECTIONS, Rates, floor
 from benchmarks.operator_results import LAYERS, Checked, number, operations_per_token
 from benchmarks.workload import lengths
 
@@ -33,9 +29,6 @@ MEANS = (29, 200)  # steps
 STEP_TARGET = 2.5  # microseconds of a step and layer, both directions
 SPEED_UP_TARGET = 3.0  # over nn.LSTM packed
 RATE_TARGET = 0.4  # of the rate of a bfloat16 matrix product
-
-
-# -- records ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +62,15 @@ class Case:
         return lengths(np.random.default_rng(self.sequences), self.sequences, self.mean)
 
     def floor(self, rates: Rates) -> float:
-        """Microseconds of a forward pass; see `gpu_floor.floor`."""
+        """Microseconds of a forward pass; see `floor.floor`."""
         own = self.lengths()
-        live = [int((own > step).sum()) for step in range(own.max())]
+        sizes = [int((own > step).sum()) for step in range(own.max())]
         widths = [self.hidden] + [DIRECTIONS * self.hidden] * (LAYERS - 1)
-        return sum(floor(self.arithmetic, width, self.hidden, live, rates) for width in widths)
+        return sum(floor(self.arithmetic, width, self.hidden, sizes, rates) for width in widths)
 
 
 def cases() -> list[Case]:
-    """Those with a target of their own first, and in bfloat16 before other arithmetics."""
+    """All cases: those with a target of their own first, and in bfloat16 first."""
     every = (
         Case(arithmetic, hidden, sequences, mean)
         for arithmetic, hidden, mean, sequences in product(ARITHMETICS, HIDDEN, MEANS, SEQUENCES)
@@ -88,19 +81,13 @@ def cases() -> list[Case]:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    lines: list[str]  # on the machine, and how it was measured
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """A plan that the kernel's tuner tried."""
 
     arithmetic: str
     hidden: int
     plan: str
-    cost: dict[str, float]  # microseconds; empty if it was dropped
-    dropped: str = ""  # why
+    found: str  # its cost in microseconds, or why it was dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +95,7 @@ class Row:
     """One case's medians, in microseconds of a forward pass."""
 
     case: Case
-    tokens: int
+    steps: int  # of all sequences
     longest: int
     error: float  # of ours, as a relative norm
     floor: float
@@ -118,18 +105,18 @@ class Row:
     note: str = ""  # what else is to be known of it
 
     def step(self, system: str) -> float | None:
-        """Of a step of the longest sequence and a layer."""
+        """Microseconds of a step of the longest sequence and a layer."""
         return over(self.device.get(system), self.longest * LAYERS)
 
     @property
     def floor_step(self) -> float:
+        """The floor of `step`."""
         return self.floor / (self.longest * LAYERS)
 
     def rate(self, system: str) -> float | None:
-        """TFLOP/s, on real tokens."""
-        return over(
-            self.tokens * operations_per_token(self.case.hidden) / 1e6, self.device.get(system)
-        )
+        """TFLOP/s, on real steps."""
+        operations = self.steps * operations_per_token(self.case.hidden)
+        return over(operations / 1e6, self.device.get(system))
 
     def speed_up(self, other: str, host: bool = False) -> float | None:
         """Our speed, in the other's."""
@@ -141,78 +128,19 @@ class Row:
         return over(self.floor, self.device.get(OURS))
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A case that could not be measured."""
-
-    case: Case
-    why: str
-    lost_device: bool = False  # an error after which nothing more runs in that process
-
-
-Record = About | Rates | Trial | Row | Failure
-_KINDS: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (About, Rates, Trial, Row, Failure)
-}
-
-
-class Journal:
-    """The file of a run's records."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def append(self, record: Record) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({type(record).__name__: asdict(record)}) + "\n")
-
-    def read(self) -> Results:
-        """What it has so far; a line that was cut off is none."""
-        results = Results()
-        if self._path.exists():
-            text = self._path.read_text(encoding="utf-8")
-            for line in text[: text.rfind("\n") + 1].splitlines():
-                results.add(_record(json.loads(line)))
-        return results
-
-
-def _record(stored: dict[str, dict[str, Any]]) -> Record:
-    ((kind, values),) = stored.items()
-    if "case" in values:
-        values["case"] = Case(**values["case"])
-    return _KINDS[kind](**values)
-
-
 @dataclass(slots=True)
 class Results:
-    """A run's records. What was found again replaces what was found before."""
+    """What a run found."""
 
-    about: list[str] = field(default_factory=list)
-    rates: Rates | None = None
-    trials: dict[tuple[str, int, str], Trial] = field(default_factory=dict)
+    about: list[str]  # lines on the machine, and how it was measured
+    rates: Rates
+    trials: list[Trial] = field(default_factory=list)
     rows: dict[Case, Row] = field(default_factory=dict)
-    failures: dict[Case, Failure] = field(default_factory=dict)
-
-    def add(self, record: Record) -> None:
-        match record:
-            case About():
-                self.about = record.lines
-            case Rates():
-                self.rates = record
-            case Trial():
-                self.trials[record.arithmetic, record.hidden, record.plan] = record
-            case Row():
-                self.rows[record.case] = record
-            case Failure():
-                self.failures[record.case] = record
+    failures: dict[Case, str] = field(default_factory=dict)  # cases that could not be measured
 
     def unmeasured(self) -> list[Case]:
+        """The cases that there was no time for."""
         return [case for case in cases() if case not in self.rows and case not in self.failures]
-
-    def to_measure(self) -> list[Case]:
-        """Without the cases of a size and arithmetic that has cost a process its device."""
-        lost = {(f.case.arithmetic, f.case.hidden) for f in self.failures.values() if f.lost_device}
-        return [c for c in self.unmeasured() if (c.arithmetic, c.hidden) not in lost]
 
 
 # -- targets ---------------------------------------------------------------------------------------
@@ -224,8 +152,7 @@ def check(results: Results) -> Checked:
     for case in cases():
         row = results.rows.get(case)
         if row is None:
-            failure = results.failures.get(case)
-            unmeasured.append(f"{case}: {failure.why if failure else 'not measured'}")
+            unmeasured.append(f"{case}: {results.failures.get(case, 'not measured')}")
             continue
         for met, words in _comparisons(row, results.rates):
             if met is None:
@@ -237,7 +164,7 @@ def check(results: Results) -> Checked:
     return Checked(compared, missed, unmeasured)
 
 
-def _comparisons(row: Row, rates: Rates | None) -> Iterator[tuple[bool | None, str]]:
+def _comparisons(row: Row, rates: Rates) -> Iterator[tuple[bool | None, str]]:
     """Whether each target is met, None where that was not measured, and in words."""
     case = row.case
     speed_up = row.speed_up(PACKED)
@@ -258,7 +185,7 @@ def _comparisons(row: Row, rates: Rates | None) -> Iterator[tuple[bool | None, s
             f"ours takes {number(step)} µs for a step and layer, allowed {STEP_TARGET}",
         )
     if case.must_fill:
-        share = over(row.rate(OURS), rates.bfloat16 if rates else None)
+        share = over(row.rate(OURS), rates.bfloat16)
         yield (
             None if share is None else share >= RATE_TARGET,
             f"ours has {number(share)} of a bfloat16 product's rate, required {RATE_TARGET}",
@@ -266,4 +193,5 @@ def _comparisons(row: Row, rates: Rates | None) -> Iterator[tuple[bool | None, s
 
 
 def over(dividend: float | None, divisor: float | None) -> float | None:
+    """The quotient, or None where a part of it is missing."""
     return None if dividend is None or divisor is None else dividend / divisor

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_clock import median
-from benchmarks.gpu_floor import Rates
-from benchmarks.gpu_systems import CUDA, DTYPES, left_to, models, use
+from benchmarks.gpu.clock import median
+from benchmarks.gpu.floor import Rates
+from benchmarks.gpu.systems import CUDA, DTYPES, left_to, models, use
 from bilstm_server.model import RaggedBatch
 
 MATMUL_SIZE = 8192

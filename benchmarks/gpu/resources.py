@@ -1,6 +1,6 @@
 """What the gpu kernel's plans take of a GPU, by the compiler: needs none.
 
-    python -m benchmarks.gpu_resources [--hidden 256] [--type bfloat16] [--capability 90]
+    python -m benchmarks.gpu.resources [--hidden 256] [--type bfloat16] [--capability 90]
 
 Compiles what each plan would launch, and reads registers, shared memory and, from the machine code,
 what is in the loop over the steps: spills, barriers, products on the tensor cores.
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import triton
 
-from benchmarks.listing_driver import HOPPER, HOPPER_CAPABILITY, ListingDriver
+from benchmarks.gpu.listing import HOPPER, HOPPER_CAPABILITY, ListingDriver
 from bilstm_server.model.kernels.gpu.layer import GpuLayer
 from bilstm_server.model.kernels.gpu.plans import Cost, CostTable, Plan, Shape, candidates
 from bilstm_server.model.kernels.interface import DirectionWeights

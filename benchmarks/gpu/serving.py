@@ -1,9 +1,9 @@
 """Throughput of a model served from a GPU, and where the time of a lone request goes.
 
-    python -m benchmarks.gpu_serving [--device cpu]
+    python -m benchmarks.gpu.serving [--device cpu]
 
 The server runs in a process of its own, callers in several, and the engine alone in this one, all
-on the same machine. What was found is written after each measurement (`--json`).
+on the same machine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.gpu_tables import markdown
+from benchmarks.gpu.tables import markdown
 from benchmarks.operator_results import number
 from benchmarks.serving import HIDDEN, LAYERS, WIDTH, feed
 from benchmarks.workload import lengths
@@ -46,8 +46,6 @@ WHOLE = "whole, as the client sees it"
 WIRE = "wire: client, network, server, until it is queued and from its result on"
 QUEUE = "queue, staging included"
 COMPUTE = "compute: launches, kernels, the result's copy"
-STAGE_ALONE = "engine alone: staging, with the copy in"
-COMPUTE_ALONE = "engine alone: compute, with the copy out"
 COPY_IN, KERNELS, COPY_OUT = (
     "on the device: copy in",
     "on the device: kernels",
@@ -75,16 +73,6 @@ class Results:
     engine: list[float] = field(default_factory=list)  # sequences a second, of each round
     loads: dict[str, Load] = field(default_factory=dict)
     lone: dict[str, float] = field(default_factory=dict)  # medians of a lone request's parts, ms
-
-    def write(self, path: Path | None) -> None:
-        if path is not None:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Results:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        loads = {output: Load(**load) for output, load in stored.pop("loads").items()}
-        return cls(**stored, loads=loads)
 
 
 # -- throughput ------------------------------------------------------------------------------------
@@ -133,33 +121,8 @@ def lone_requests(
     return {part: 1e3 * statistics.median(own) for part, own in parts.items()}
 
 
-def engine_parts(
-    engine: Engine, inputs: Sequence[SequenceInput], seconds: float
-) -> dict[str, float]:
-    """Median milliseconds of what the server does between `queue` and `compute`, one sequence at a
-    time; and, on a GPU, the mean of what the device does for it.
-    """
-    staging, computing = [], []
-    give_up_at = time.perf_counter() + seconds
-    for sequence in cycle(inputs):
-        started_at = time.perf_counter()
-        if started_at > give_up_at:
-            break
-        staged = engine.stage([sequence])
-        if engine.device.type == "cuda":
-            torch.cuda.synchronize()
-        staged_at = time.perf_counter()
-        engine.compute(staged)
-        staging.append(staged_at - started_at)
-        computing.append(time.perf_counter() - staged_at)
-    parts = {
-        STAGE_ALONE: 1e3 * statistics.median(staging),
-        COMPUTE_ALONE: 1e3 * statistics.median(computing),
-    }
-    return parts | (_profiled(engine, inputs) if engine.device.type == "cuda" else {})
-
-
-def _profiled(engine: Engine, inputs: Sequence[SequenceInput]) -> dict[str, float]:
+def profiled(engine: Engine, inputs: Sequence[SequenceInput]) -> dict[str, float]:
+    """Mean milliseconds of what the device does for one request after the other."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for sequence in inputs[:PROFILED]:
             engine.run([sequence])
@@ -190,7 +153,6 @@ def measure(chosen: argparse.Namespace) -> Results:
     sequences = [
         rng.standard_normal((steps, WIDTH), dtype=np.float32) for steps in lengths(rng, 512)
     ]
-    inputs = [SequenceInput(sequence, frozenset({Output.STATES})) for sequence in sequences]
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         config = ModelConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS)
@@ -199,22 +161,21 @@ def measure(chosen: argparse.Namespace) -> Results:
         engine = Engine.load(Path(folder), chosen.device, chosen.dtype, "auto")
         engine.warm_up()
         results = Results(_about(engine, chosen))
-        results.lone = engine_parts(engine, inputs, chosen.seconds)
-        results.write(chosen.json)
         options = (
             f"--model=bench={folder}",
             f"--device={chosen.device}",
             f"--dtype={chosen.dtype}",
         )
         with server_process(*options) as server:
-            results.lone |= lone_requests(server, sequences, chosen.seconds)
-            results.write(chosen.json)
+            results.lone = lone_requests(server, sequences, chosen.seconds)
+            if engine.device.type == "cuda":
+                inputs = [SequenceInput(own, frozenset({Output.STATES})) for own in sequences]
+                results.lone |= profiled(engine, inputs)
             for _ in range(chosen.rounds):
                 results.engine.append(feed(engine, sequences, BATCH_SEQUENCES, chosen.seconds))
                 for output in OUTPUTS:
                     load = results.loads.setdefault(output, Load())
                     call(server.target, output, chosen.processes, chosen.seconds, load)
-                    results.write(chosen.json)
     return results
 
 
@@ -262,18 +223,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=int, default=min(4, max(1, cores // 4)), help="callers'"
     )
-    parser.add_argument("--json", type=Path, help="write the results there")
-    parser.add_argument("--read", type=Path, help="what --json wrote, instead of measuring")
     parser.add_argument("--check", action="store_true", help="exit 1 where the target is missed")
     return parser.parse_args()
 
 
 def main() -> int:
     chosen = arguments()
-    if not chosen.read and chosen.device == "cuda" and not torch.cuda.is_available():
+    if chosen.device == "cuda" and not torch.cuda.is_available():
         print("no GPU: torch finds no GPU of NVIDIA's that it can use", file=sys.stderr)
         return 2
-    results = Results.read(chosen.read) if chosen.read else measure(chosen)
+    results = measure(chosen)
     print("\n".join(report(results)))
     misses = missed(results) if chosen.check else []
     for miss in misses:

@@ -39,15 +39,15 @@ class Rates:
 H200 = Rates(989, 494, 67, memory=4.8, l2=5, on_chip_bytes=132 * 227 * 1024)
 
 
-def floor(arithmetic: str, width: int, hidden: int, live: Sequence[int], rates: Rates) -> float:
+def floor(arithmetic: str, width: int, hidden: int, sizes: Sequence[int], rates: Rates) -> float:
     """Microseconds of one bidirectional layer with W inputs and H hidden units, over a ragged batch
-    with N steps in all and `live[t]` sequences that have a step t:
+    with N steps in all and `sizes[t]` sequences that have a step t:
 
         max(project, input) + max(sum over t of max(product[t], weights, step), output)
 
         project      2·2·4H·W·N operations: W_ih x of all steps, before the first one is computed
         input        N·W numbers, read from memory once
-        product[t]   2·2·4H·H·live[t] operations: W_hh h
+        product[t]   2·2·4H·H·sizes[t] operations: W_hh h
         weights      bytes of W_hh, 2·4H·H numbers, that do not fit in shared memory: they come
                      from L2 in each step, once for all its sequences
         step         what a step waits for the one before, however little there is to compute
@@ -58,16 +58,16 @@ def floor(arithmetic: str, width: int, hidden: int, live: Sequence[int], rates: 
     weights: one that keeps some there can be below it, where there is a term `weights`.
     """
     item = ITEM_BYTES[arithmetic]
-    tokens = sum(live)
+    total = sum(sizes)
     operations = 1e6 * rates.products(arithmetic)  # a microsecond
     memory = 1e6 * rates.memory  # bytes a microsecond, and so the next one
     l2 = 1e6 * rates.l2
 
     lines = DIRECTIONS * 4 * hidden
-    project = 2 * lines * width * tokens / operations
+    project = 2 * lines * width * total / operations
     excess = max(0, lines * hidden * item - rates.on_chip_bytes)
     least = max(excess / l2, rates.step or 0.0)
-    steps = sum(max(2 * lines * hidden * count / operations, least) for count in live)
-    return max(project, tokens * width * item / memory) + max(
-        steps, tokens * DIRECTIONS * hidden * item / memory
+    steps = sum(max(2 * lines * hidden * count / operations, least) for count in sizes)
+    return max(project, total * width * item / memory) + max(
+        steps, total * DIRECTIONS * hidden * item / memory
     )

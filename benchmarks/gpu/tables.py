@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 from benchmarks.competitors import OURS, PACKED
-from benchmarks.gpu_floor import H200, Rates
-from benchmarks.gpu_results import (
+from benchmarks.gpu.floor import H200, Rates
+from benchmarks.gpu.results import (
     ARITHMETICS,
     HIDDEN,
     MEANS,
@@ -25,8 +25,7 @@ from benchmarks.operator_results import LAYERS, number
 def tables(results: Results) -> Iterator[str]:
     """Lines of Markdown."""
     yield from results.about
-    if results.rates is not None:
-        yield from _ceilings(results.rates)
+    yield from _ceilings(results.rates)
     for arithmetic in ARITHMETICS:
         rows = [
             row
@@ -37,12 +36,12 @@ def tables(results: Results) -> Iterator[str]:
             yield from _device_table(arithmetic, rows)
             yield from _host_table(arithmetic, [row for row in rows if row.host])
     if results.trials:
-        yield from _trials_table(results.trials.values())
+        yield from _trials_table(results.trials)
     for row in results.rows.values():
         if row.note:
             yield f"\n{row.case}: {row.note}."
-    for failure in results.failures.values():
-        yield f"\nFailed: {failure.case}: {failure.why}"
+    for case, why in results.failures.items():
+        yield f"\nFailed: {case}: {why}"
     if unmeasured := results.unmeasured():
         yield f"\nNot measured: {'; '.join(map(str, unmeasured))}."
 
@@ -102,15 +101,7 @@ def _trials_table(trials: Iterable[Trial]) -> Iterator[str]:
     yield "\nPlans that the tuner tried: microseconds, or why it was dropped\n"
     yield from markdown(
         ("arithmetic", "hidden", "plan", "cost"),
-        (
-            (
-                trial.arithmetic,
-                str(trial.hidden),
-                trial.plan,
-                trial.dropped or ", ".join(f"{k} {v:.2f}" for k, v in trial.cost.items()),
-            )
-            for trial in trials
-        ),
+        ((trial.arithmetic, str(trial.hidden), trial.plan, trial.found) for trial in trials),
         words=4,
     )
 

@@ -1,15 +1,14 @@
-"""How long a GPU takes for what a host launches. Knows CUDA's events; knows no model."""
+"""How long a GPU, or a host that waits for it, takes. Knows no model."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
-Run = Callable[[], Any]
+from bilstm_server.model.kernels.gpu.tuning import Run, device_microseconds
 
 ROUNDS, TIMED = 3, 3  # blocks of each run, and repetitions of a block, after one discarded
 PATIENCE_SECONDS = 0.5  # of a run: it starts no further block
@@ -21,29 +20,18 @@ CYCLES_PER_SECOND = 2e9
 LEAST_WAIT_SECONDS, MOST_WAIT_SECONDS = 50e-6, 50e-3
 
 
-def device_microseconds(run: Run, wait_seconds: float) -> float:
-    """Of what `run` launches, without the host's part of it."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda._sleep(int(wait_seconds * CYCLES_PER_SECOND))  # type: ignore[no-untyped-call]
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return 1e3 * float(start.elapsed_time(end))
-
-
-def launch_seconds(run: Run) -> float:
-    """That the host takes to launch it, and some more."""
+def launch_cycles(run: Run) -> int:
+    """The cycles for which the device must wait while the host launches `run`, and some more."""
     torch.cuda.synchronize()
     started_at = time.perf_counter()
     run()
     seconds = time.perf_counter() - started_at
     torch.cuda.synchronize()
-    return min(max(1.5 * seconds, LEAST_WAIT_SECONDS), MOST_WAIT_SECONDS)
+    return int(CYCLES_PER_SECOND * min(max(1.5 * seconds, LEAST_WAIT_SECONDS), MOST_WAIT_SECONDS))
 
 
 def host_microseconds(run: Run) -> float:
-    """Median, from an idle device to a result that was waited for."""
+    """The median time from an idle device to a result that was waited for."""
     times = []
     for _ in range(HOST_TIMES):
         torch.cuda.synchronize()
@@ -58,7 +46,7 @@ def medians(runs: Mapping[str, Run]) -> dict[str, float]:
     """Each one's microseconds on the device. They take turns in blocks."""
     for run in runs.values():
         run()  # whatever the first one alone has to do
-    waits = {name: launch_seconds(run) for name, run in runs.items()}
+    waits = {name: launch_cycles(run) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     spent = dict.fromkeys(runs, 0.0)
     for _ in range(ROUNDS):
