@@ -35,8 +35,9 @@ class Encodings:
 
 
 class SequenceEncoder(nn.Module):
-    """The whole model. Its state_dict has nn.LSTM's names under `lstm.`, and nn.Embedding's
-    and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
+    """A whole model: embedding (optional), BiLSTM, head (optional). Its state_dict has nn.LSTM's
+    names under `lstm.`, and nn.Embedding's and nn.Linear's under `embedding.` and `head.`; it
+    trains through autograd like any module.
     """
 
     _frozen_head: Frozen[nn.Linear, Linear] | None = None  # in use as long as `lstm` is frozen
@@ -82,7 +83,7 @@ class SequenceEncoder(nn.Module):
         )
 
     def freeze(self, kernel: Kernel) -> Self:
-        """Run with the weights of this moment, packed for the kernel; see `BiLSTM.freeze`."""
+        """Pack the weights of this moment for the kernel, and run them; see `BiLSTM.freeze`."""
         self.eval()
         self.lstm.freeze(kernel)
         if self.head is not None:

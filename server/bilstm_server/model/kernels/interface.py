@@ -102,6 +102,7 @@ class DirectionInput(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x, h_0 and c_0."""
         return self.x, self.h_0, self.c_0
 
 
@@ -114,7 +115,7 @@ class Layer(Protocol):
     """A layer with its weights packed, ready to run."""
 
     kernel: str  # the name of the one that runs it: a kernel may leave a layer to a slower one
-    fallback_reason: str | None  # why the kernel that was chosen does not run it
+    fallback_reason: str | None  # why it is not as fast as it could be: what a kernel left out
 
     def __call__(self, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor) -> Results:
         """Run every direction over the batch.
@@ -146,7 +147,11 @@ class Kernel(Protocol):
 
     name: str  # that `choose_kernel` knows it by
 
-    def __call__(self, directions: Sequence[DirectionWeights]) -> Layer: ...
+    def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
+        """Make a layer of the weights of this moment. What the kernel can't run, it leaves to the
+        reference.
+        """
+        ...
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make what computes x weightᵀ + bias, with copies of both: `weight` is [columns, D]."""

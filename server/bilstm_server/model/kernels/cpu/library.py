@@ -45,7 +45,7 @@ BatchStructs = BatchStruct * 2  # the forward direction's and the backward one's
 
 
 class Library:
-    """A library of compiled functions."""
+    """The functions of a compiled library, loaded into this process."""
 
     def __init__(self, path: Path):
         """Raises `KernelUnavailable` if it does not load, or may not run here."""
@@ -81,7 +81,7 @@ class Library:
         _check(self._linear(number, *sizes, *addresses))
 
     def pack(self, matrix: Tensor, gates: bool) -> Tensor:
-        """A weight matrix [columns, depth] in the order in which the kernel reads it, as bytes."""
+        """Pack a weight matrix [columns, depth] into bytes, in the order that the kernel reads."""
         matrix = matrix.detach().contiguous()
         columns, depth = matrix.shape
         number = NUMBERS[matrix.dtype]
@@ -90,7 +90,7 @@ class Library:
         return packed
 
     def pack_bias(self, columns: int, gates: bool, *biases: Tensor | None) -> Tensor:
-        """The biases' sum, in float32 and ordered as `pack` orders the columns."""
+        """Pack the biases' sum, in float32 and ordered as `pack` orders the columns."""
         total = torch.zeros(columns)
         for bias in biases:
             if bias is not None:

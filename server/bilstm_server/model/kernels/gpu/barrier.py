@@ -11,8 +11,8 @@ MOST_POLLS = tl.constexpr(1 << 27)  # minutes: what a program waits for will nev
 
 @triton.jit
 def wait(arrived, target):
-    """Until so many have arrived in all: what they wrote before can then be read. One that waits
-    for nothing ends with an error of the device, not never."""
+    """Wait until `target` programs have arrived in all: what they wrote before can then be read. A
+    wait for what never comes ends with an error of the device."""
     polls = 0
     while _arrivals(arrived) < target:
         polls += 1

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def load_chunk(lengths, first_rows, positions, chunk, groups, size, ROWS: tl.constexpr):
-    """Length, first row and position of a chunk's sequences, [ROWS] each."""
+    """Load the length, first row and position of a chunk's sequences, [ROWS] each."""
     local = chunk * ROWS + tl.arange(0, ROWS)
     ranks = local * groups
     there = local < size
@@ -20,13 +20,14 @@ def load_chunk(lengths, first_rows, positions, chunk, groups, size, ROWS: tl.con
 
 @triton.jit
 def longest_of(lengths, chunk, groups, size, ROWS: tl.constexpr):
-    """Length of a chunk's first sequence."""
+    """The length of a chunk's first sequence, its longest."""
     return tl.load(lengths + chunk * ROWS * groups, mask=size > 0, other=0)
 
 
 @triton.jit
 def drop_ended(chunks, until, t, lengths, groups, size, ROWS: tl.constexpr):
-    """How many chunks have a sequence with step t, and the steps that the last of them has."""
+    """Drop the chunks that have no sequence with step t: how many are left, and the steps that the
+    last of them has."""
     while (until <= t) & (chunks > 1):
         chunks -= 1
         until = longest_of(lengths, chunks - 1, groups, size, ROWS)
@@ -35,12 +36,12 @@ def drop_ended(chunks, until, t, lengths, groups, size, ROWS: tl.constexpr):
 
 @triton.jit
 def row_of(first_row, length, t, direction):
-    """Of a sequence's step t, counted in its direction's order."""
+    """The row of a sequence's step t, counted in its direction's order."""
     return tl.where(direction == 0, first_row + t, first_row + length - 1 - t).to(tl.int64)
 
 
 @triton.jit
 def load_projected(inputs, row, active, stride, lines):
-    """W_ih x of some sequences' steps, [4 * UNITS, ROWS]"""
+    """Load W_ih x of a step of some sequences, [4 * UNITS, ROWS]."""
     rows = inputs + row * stride
     return tl.load(rows[None, :] + lines[:, None], mask=active[None, :], other=0.0)

@@ -83,7 +83,7 @@ class GpuKernel:
 
 @cache
 def load(device: torch.device) -> GpuKernel:
-    """The kernel for this GPU. Raises `KernelUnavailable`, with what to do about it."""
+    """Load the kernel for this GPU. Raises `KernelUnavailable`, with what to do about it."""
     return GpuKernel(device)
 
 
