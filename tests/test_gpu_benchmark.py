@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bilstm_server.model.kernels import KernelUnavailable
+from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 
 pytest.importorskip("triton", reason="needs Triton")
 
@@ -90,7 +89,7 @@ def test_a_row_counts_steps_of_the_longest_sequence_and_real_tokens() -> None:
 def test_tables_have_each_row_and_what_is_missing() -> None:
     found = results(row(SMALL, 2.0, 8.0))
     found.failures[LARGE] = "out of memory"
-    found.trials.append(Trial("bfloat16", 256, "a plan", "does not fit"))
+    found.trials.append(Trial(Shape(256, 2, torch.bfloat16, "ieee"), "a plan", "does not fit"))
     lines = list(tables(found))
     text = "\n".join(lines)
     assert "about" in lines
@@ -99,7 +98,7 @@ def test_tables_have_each_row_and_what_is_missing() -> None:
     assert cells[3:5] == ["100", "2.00"]
     assert cells[7:12] == ["8.00", "4.00", "–", "–", "4.00"]  # noqa: RUF001
     assert f"Failed: {LARGE}: out of memory" in text
-    assert "| bfloat16 | 256 | a plan | does not fit |" in lines
+    assert "| torch.bfloat16 | ieee | 256 | a plan | does not fit |" in lines
     assert "float32, hidden 1024, sequences 512, mean 200" in text  # not measured
     for table in itertools.groupby(lines, lambda line: line.startswith("|")):
         assert len({line.count("|") for line in table[1]} if table[0] else {0}) == 1
@@ -178,22 +177,15 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(gpu, "compile_ahead", lambda sizes, seconds: None)
     monkeypatch.setattr(gpu, "ceilings", lambda: H200)
     monkeypatch.setattr(gpu, "chain_step", lambda: 1.5)
-    monkeypatch.setattr(
-        gpu, "trials", lambda arithmetic, hidden: [Trial(arithmetic, hidden, "a plan", "1")]
-    )
     monkeypatch.setattr(gpu, "measure", lambda case, rates: row(case, 1.0, 3.0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return monkeypatch
 
 
 def test_a_run_measures_all(stand_ins: pytest.MonkeyPatch) -> None:
-    """Every case, and the plans of every size once."""
     found = gpu.measure_all(seconds=60)
     assert (found.about, found.rates) == (["here"], replace(H200, step=1.5))
     assert list(found.rows) == cases()
-    sizes = {(case.arithmetic, case.hidden) for case in cases()}
-    assert {(trial.arithmetic, trial.hidden) for trial in found.trials} == sizes
-    assert len(found.trials) == len(sizes)
 
 
 def test_without_time_left_no_row_begins(stand_ins: pytest.MonkeyPatch) -> None:
@@ -204,7 +196,7 @@ def fail(*_: Any) -> Any:
     raise RuntimeError("ours | is off\nby far")
 
 
-@pytest.mark.parametrize("part", ["chain_step", "trials", "measure"])
+@pytest.mark.parametrize("part", ["chain_step", "measure"])
 def test_what_fails_is_noted_and_the_others_are_measured(
     part: str, stand_ins: pytest.MonkeyPatch
 ) -> None:
@@ -231,19 +223,18 @@ def test_nothing_more_runs_on_a_gpu_that_is_lost(stand_ins: pytest.MonkeyPatch) 
     assert len(found.unmeasured()) == len(cases()) - 2
 
 
-def test_the_plans_that_the_tuner_tries_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plans_that_the_tuner_tries_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its cost, or why it was dropped."""
-    processor = Processor(132, 227 * 1024)
-    first, second = itertools.islice(candidates(Shape(64, 2, torch.float32, "tf32"), processor), 2)
+    shape, processor = Shape(64, 2, torch.float32, "tf32x3"), Processor(132, 227 * 1024)
+    first, second = itertools.islice(candidates(shape, processor), 2)
     tried = [(first, Cost(1.0, 2.0, 3.0)), (second, KernelUnavailable("too | large\nby far"))]
     monkeypatch.setattr(Tuner, "trials", lambda self: iter(tried))
-    monkeypatch.setattr(gpu_systems, "load", lambda _: SimpleNamespace(processor=processor))
-    monkeypatch.setattr(gpu_systems, "CUDA", CPU)
-    assert gpu_systems.trials("tf32", 64) == [
-        Trial("tf32", 64, str(first), "start 1.00, step 2.00, more 3.00"),
-        Trial("tf32", 64, str(second), "KernelUnavailable: too / large"),
-    ]
-    gpu_systems.use("float32")
+    monkeypatch.setattr(gpu_systems, "TRIALS", [])
+    assert list(gpu_systems.NotingTuner(shape, processor, CPU).trials()) == tried
+    assert [
+        Trial(shape, str(first), "start 1.00, step 2.00, more 3.00"),
+        Trial(shape, str(second), "KernelUnavailable: too / large"),
+    ] == gpu_systems.TRIALS
 
 
 def test_it_says_that_there_is_no_gpu() -> None:
@@ -307,6 +298,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for module in (gpu, gpu_systems):
         monkeypatch.setattr(module, "CUDA", CPU)
+    monkeypatch.setattr(gpu_systems, "kernel", lambda: choose_kernel("auto", CPU).kernel)
     monkeypatch.setattr(gpu_systems, "captured", no_graphs)
     monkeypatch.setattr(gpu, "medians", run_once)
     monkeypatch.setattr(gpu, "host_microseconds", lambda run: float(run() is not None))

@@ -406,7 +406,7 @@ def test_dropped_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(1, 1000))
     found = tuner(lambda _: float(next(times)), hidden=16)
     table = found.table()
-    layer = GpuLayer(draw_directions(16, torch.float32)[:1], found._shape, table)
+    layer = GpuLayer(draw_directions(16, torch.float32)[:1], found.shape, table)
     assert not any(plan.alone for plan in table.costs)
     assert layer.fallback_reason is not None
     assert layer.fallback_reason.startswith(

@@ -360,3 +360,16 @@ def test_copy_that_is_watched_first(module: BiLSTM, x: Tensor) -> None:
         assert_close(again(x)[0], expected, 1e-5)
     assert mode.get_total_flops() > 0
     assert [layer.kernel for layer in again.layers()] == kernels
+
+
+def test_copy_that_runs_in_inference_mode_first(module: BiLSTM, x: Tensor) -> None:
+    """What a copy packs there serves for gradients later."""
+    again = copy.deepcopy(module)
+    with torch.inference_mode():
+        again(x)
+    expected, actual = (
+        torch.autograd.grad(own(steps)[0].square().sum(), steps)[0]
+        for own in (module, again)
+        for steps in [x.clone().requires_grad_()]
+    )
+    assert_close(actual, expected, 1e-5)

@@ -29,17 +29,18 @@ from benchmarks.gpu.systems import (
     CUDA,
     DTYPES,
     TOLERANCES,
+    TRIALS,
     error_of_ours,
+    kernel,
     left_to,
     models,
     systems,
-    trials,
     use,
 )
 from benchmarks.gpu.tables import floors_table, tables
 from benchmarks.operator_results import LAYERS
 from bilstm_server.model import RaggedBatch
-from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
+from bilstm_server.model.kernels import KernelUnavailable
 
 HOST_SEQUENCES = 32  # up to which the host's time is measured too
 COMPILE_SHARE = 0.4  # of the seconds that there are, at most
@@ -82,7 +83,7 @@ def measure_all(seconds: float) -> Results:
     give_up_at = time.monotonic() + seconds
     sizes = list(dict.fromkeys((case.arithmetic, case.hidden) for case in cases()))
     compile_ahead(sizes, COMPILE_SHARE * seconds)
-    results = Results(about(), ceilings())
+    results = Results(about(), ceilings(), TRIALS)
     try:
         with noted("the chain of steps", {}):
             results.rates = replace(results.rates, step=chain_step())
@@ -90,9 +91,6 @@ def measure_all(seconds: float) -> Results:
             if time.monotonic() > give_up_at:
                 break
             with noted(case, results.failures):
-                if (size := (case.arithmetic, case.hidden)) in sizes:
-                    sizes.remove(size)
-                    results.trials += trials(*size)
                 results.rows[case] = row = measure(case, results.rates)
                 times = (f"{name} {own:.0f} µs" for name, own in row.device.items())
                 print(f"{case}: {', '.join(times)}", file=sys.stderr)
@@ -118,7 +116,12 @@ def compile_ahead(sizes: list[tuple[str, int]], seconds: float) -> None:
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(len(sizes), os.cpu_count() or 1)) as pool:
-        pool.starmap_async(trials, sizes, chunksize=1).wait(seconds)
+        pool.starmap_async(compile_for, sizes, chunksize=1).wait(seconds)
+
+
+def compile_for(arithmetic: str, hidden: int) -> None:
+    """Compile what a model of this size needs, and leave it in Triton's cache."""
+    models(arithmetic, hidden)
 
 
 def about() -> list[str]:
@@ -148,7 +151,7 @@ def no_gpu() -> str:
     if not torch.cuda.is_available():
         return "torch finds no GPU of NVIDIA's that it can use"
     try:
-        choose_kernel("gpu", CUDA)
+        kernel()
     except KernelUnavailable as error:
         return str(error)
     return ""

@@ -23,6 +23,7 @@ import torch
 import triton
 
 from benchmarks.gpu.listing import HOPPER, HOPPER_CAPABILITY, ListingDriver
+from benchmarks.tables import markdown
 from bilstm_server.model.kernels.gpu.layer import GpuLayer
 from bilstm_server.model.kernels.gpu.plans import Cost, CostTable, Plan, Shape, candidates
 from bilstm_server.model.kernels.interface import DirectionWeights
@@ -142,6 +143,17 @@ def report(shapes: list[Shape], capability: int) -> Iterator[tuple[Shape, Plan, 
             yield shape, plan, found
 
 
+def cells(found: Resources | str) -> list[str]:
+    """What a table has of a plan."""
+    if isinstance(found, str):
+        return [found]
+    return [
+        str(found.registers),
+        f"{found.shared_bytes / 1024:.0f}",
+        *map(str, (found.instructions, found.products, found.barriers, found.spills)),
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
@@ -162,21 +174,13 @@ def main() -> int:
         for name in chosen.type
         for hidden in chosen.hidden
     }
-    print("| type | hidden | plan | registers | shared KB | step | products | barriers | spills |")
-    print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    missed = 0
-    for shape, plan, found in report(list(shapes), chosen.capability):
-        cells = [shapes[shape], str(shape.hidden), str(plan)]
-        if isinstance(found, Resources):
-            cells += [
-                str(found.registers),
-                f"{found.shared_bytes / 1024:.0f}",
-                *map(str, (found.instructions, found.products, found.barriers, found.spills)),
-            ]
-        else:
-            cells.append(found)
-        print("|", " | ".join(cells), "|", flush=True)
-        missed += not isinstance(found, Resources) or not found.meets_targets
+    found = list(report(list(shapes), chosen.capability))
+    columns = ("registers", "shared KB", "step", "products", "barriers", "spills")
+    rows = (
+        [shapes[shape], str(shape.hidden), str(plan), *cells(own)] for shape, plan, own in found
+    )
+    print("\n".join(markdown(("type", "hidden", "plan", *columns), rows, words=3)))
+    missed = sum(isinstance(own, str) or not own.meets_targets for _, _, own in found)
     if missed:
         print(f"\n{missed} plans miss a target")
     return 1 if missed and chosen.check else 0

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from benchmarks.competitors import OURS, PACKED, PADDED
 from benchmarks.gpu.floor import DIRECTIONS, Rates, floor
-from benchmarks.operator_results import LAYERS, Checked, number, operations_per_token
+from benchmarks.operator_results import LAYERS, Checked, operations_per_token
+from benchmarks.tables import number
 from benchmarks.workload import lengths
+from bilstm_server.model.kernels.gpu.plans import Shape
 
 GRAPH = "nn.LSTM padded, graph"
 PACKED_GRAPH = "nn.LSTM packed, graph"
@@ -84,8 +86,7 @@ def cases() -> list[Case]:
 class Trial:
     """A plan that the kernel's tuner tried."""
 
-    arithmetic: str
-    hidden: int
+    shape: Shape
     plan: str
     found: str  # its cost in microseconds, or why it was dropped
 

@@ -24,9 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.gpu.tables import markdown
-from benchmarks.operator_results import number
 from benchmarks.serving import HIDDEN, LAYERS, WIDTH, feed
+from benchmarks.tables import markdown, number
 from benchmarks.workload import lengths
 from bilstm_client import Client
 from bilstm_server.engine.engine import Engine

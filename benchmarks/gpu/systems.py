@@ -5,7 +5,7 @@ Owns how each is fed, and how far ours is from nn.LSTM. Knows no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -17,10 +17,9 @@ from benchmarks.competitors import OURS, PACKED, PADDED
 from benchmarks.gpu.results import GRAPH, PACKED_GRAPH, Trial
 from benchmarks.operator_results import LAYERS
 from bilstm_server.model import BiLSTM, RaggedBatch
-from bilstm_server.model.kernels import choose_kernel
-from bilstm_server.model.kernels.gpu.kernel import load
-from bilstm_server.model.kernels.gpu.layer import precision
-from bilstm_server.model.kernels.gpu.plans import Cost, Shape
+from bilstm_server.model.kernels import Kernel
+from bilstm_server.model.kernels.gpu.kernel import GpuKernel
+from bilstm_server.model.kernels.gpu.plans import Cost, Plan
 from bilstm_server.model.kernels.gpu.tuning import Run, Tuner
 
 CUDA = torch.device("cuda")
@@ -43,6 +42,31 @@ def use(arithmetic: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
 
 
+TRIALS: list[Trial] = []  # what the kernel tried for the models so far
+
+
+class NotingTuner(Tuner):
+    """A tuner that notes in `TRIALS` what it tries."""
+
+    def trials(self) -> Iterator[tuple[Plan, Cost | Exception]]:
+        for plan, found in super().trials():
+            TRIALS.append(Trial(self.shape, str(plan), _words(found)))
+            yield plan, found
+
+
+def _words(found: Cost | Exception) -> str:
+    if isinstance(found, Cost):
+        return ", ".join(f"{part} {cost:.2f}" for part, cost in found._asdict().items())
+    first_line = str(found).split("\n", 1)[0]
+    return f"{type(found).__name__}: {first_line}".replace("|", "/")[:200]
+
+
+@cache
+def kernel() -> Kernel:
+    """The GPU's kernel. Raises `KernelUnavailable`."""
+    return GpuKernel(CUDA, NotingTuner)
+
+
 @cache
 @torch.inference_mode(False)
 def models(arithmetic: str, hidden: int, layers: int = LAYERS) -> Models:
@@ -52,26 +76,8 @@ def models(arithmetic: str, hidden: int, layers: int = LAYERS) -> Models:
     lstm = nn.LSTM(hidden, hidden, layers, bidirectional=True, dtype=DTYPES[arithmetic]).eval()
     judge = nn.LSTM(hidden, hidden, layers, bidirectional=True, dtype=torch.float64).eval()
     judge.load_state_dict(lstm.state_dict())
-    ours = BiLSTM.from_torch(lstm.to(CUDA)).freeze(choose_kernel("auto", CUDA).kernel)
+    ours = BiLSTM.from_torch(lstm.to(CUDA)).freeze(kernel())
     return Models(lstm, judge.to(CUDA), ours)
-
-
-def trials(arithmetic: str, hidden: int) -> list[Trial]:
-    """Every plan that the kernel's tuner tries for a bidirectional layer of this size."""
-    use(arithmetic)
-    dtype = DTYPES[arithmetic]
-    shape = Shape(hidden, 2, dtype, precision(dtype))
-    return [
-        Trial(arithmetic, hidden, str(plan), _found(found))
-        for plan, found in Tuner(shape, load(CUDA).processor, CUDA).trials()
-    ]
-
-
-def _found(found: Cost | Exception) -> str:
-    if isinstance(found, Cost):
-        return ", ".join(f"{part} {cost:.2f}" for part, cost in found._asdict().items())
-    first_line = str(found).split("\n", 1)[0]
-    return f"{type(found).__name__}: {first_line}".replace("|", "/")[:200]
 
 
 def left_to(ours: BiLSTM) -> str:

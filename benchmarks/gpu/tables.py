@@ -19,7 +19,8 @@ from benchmarks.gpu.results import (
     Row,
     Trial,
 )
-from benchmarks.operator_results import LAYERS, number
+from benchmarks.operator_results import LAYERS
+from benchmarks.tables import markdown, number
 
 
 def tables(results: Results) -> Iterator[str]:
@@ -100,9 +101,15 @@ def _host_table(arithmetic: str, rows: Sequence[Row]) -> Iterator[str]:
 def _trials_table(trials: Iterable[Trial]) -> Iterator[str]:
     yield "\nPlans that the tuner tried: microseconds, or why it was dropped\n"
     yield from markdown(
-        ("arithmetic", "hidden", "plan", "cost"),
-        ((trial.arithmetic, str(trial.hidden), trial.plan, trial.found) for trial in trials),
-        words=4,
+        ("type", "products", "hidden", "plan", "cost"),
+        (
+            (
+                *(str(trial.shape.dtype), trial.shape.precision, str(trial.shape.hidden)),
+                *(trial.plan, trial.found),
+            )
+            for trial in trials
+        ),
+        words=5,
     )
 
 
@@ -116,14 +123,3 @@ def floors_table(rates: Rates = H200, mean: int = MEANS[0]) -> Iterator[str]:
             row.append(f"{case.floor(rates) / (case.lengths().max() * LAYERS):.2g}")
         rows.append(row)
     yield from markdown(("arithmetic", "hidden", *map(str, SEQUENCES)), rows, words=1)
-
-
-def markdown(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 0
-) -> Iterator[str]:
-    """A table's lines. Numbers stand at the right, but the first so many columns are words."""
-    yield f"| {' | '.join(columns)} |"
-    numbers = len(columns) - words
-    yield f"| {' | '.join(['---'] * words + ['---:'] * numbers)} |"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

@@ -30,8 +30,11 @@ class GpuKernel:
 
     name = "gpu"
 
-    def __init__(self, device: torch.device):
-        """Raises `KernelUnavailable` if it can't run there."""
+    def __init__(self, device: torch.device, tuner: type[Tuner] | None = None):
+        """`tuner` chooses the plans; a benchmark has one that notes what it tries.
+
+        Raises `KernelUnavailable` if the kernel can't run on the device.
+        """
         if torch.version.cuda is None:
             raise KernelUnavailable("the gpu kernel needs a torch with CUDA")
         capability = torch.cuda.get_device_capability(device)
@@ -41,6 +44,7 @@ class GpuKernel:
                 f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
             )
         self._device = device
+        self._tuner = tuner or Tuner
         self.processor = _start_triton(device)
         self._tables: dict[Shape, CostTable | KernelUnavailable] = {}
 
@@ -72,7 +76,7 @@ class GpuKernel:
     def _table(self, shape: Shape) -> CostTable:
         if shape not in self._tables:
             try:
-                self._tables[shape] = Tuner(shape, self.processor, self._device).table()
+                self._tables[shape] = self._tuner(shape, self.processor, self._device).table()
             except KernelUnavailable as error:
                 self._tables[shape] = error
         found = self._tables[shape]

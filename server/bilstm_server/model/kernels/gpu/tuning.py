@@ -56,7 +56,7 @@ class Tuner:
         device: torch.device,
         measure: Callable[[Run], float] = microseconds,
     ):
-        self._shape = shape
+        self.shape = shape
         self._processor = processor
         self._device = device
         self._measure = measure
@@ -82,15 +82,15 @@ class Tuner:
                 fallback_reason = fallback_reason or reason
         if not costs:
             why = problems[0] if problems else f"it does not fit in {self._processor}"
-            raise KernelUnavailable(f"the gpu kernel has no plan for {self._shape}: {why}")
-        table = CostTable(self._shape.directions, self._processor, costs, fallback_reason).of_use()
+            raise KernelUnavailable(f"the gpu kernel has no plan for {self.shape}: {why}")
+        table = CostTable(self.shape.directions, self._processor, costs, fallback_reason).of_use()
         for plan in table.costs:
             self._check_per_direction(self._layer(plan), self._batch(plan))
         return table
 
     def trials(self) -> Iterator[tuple[Plan, Cost | Exception]]:
         """Try each plan: gives it with its cost, or with what is wrong with it."""
-        for plan in candidates(self._shape, self._processor):
+        for plan in candidates(self.shape, self._processor):
             try:
                 layer = self._layer(plan)
                 self._check(layer, self._batch(plan))
@@ -116,7 +116,7 @@ class Tuner:
 
     def _check_per_direction(self, layer: GpuLayer, batch: RaggedBatch) -> None:
         x, h_0, c_0 = self._draw_operands(batch)
-        wide = state_type(self._shape.dtype)
+        wide = state_type(self.shape.dtype)
         states = zip(h_0.to(wide), c_0.to(wide), strict=True)
         inputs = [DirectionInput(x, batch, h, c) for h, c in states]
         exact = self._exact.per_direction(
@@ -128,7 +128,7 @@ class Tuner:
             self._compare(actual, expected)
 
     def _compare(self, actual: Results, exact: Results) -> None:
-        shape = self._shape
+        shape = self.shape
         tolerance = _TOLERANCES.get(shape.precision) or _TOLERANCES[shape.dtype]
         for one, other in zip(actual, exact, strict=True):
             error = float((one.double() - other).norm() / other.norm())
@@ -165,18 +165,18 @@ class Tuner:
 
     def _full(self, plan: Plan) -> int:
         """The number of sequences that keep all multiprocessors at work with one product a step."""
-        at_once = self._processor.multiprocessors // (plan.slices * self._shape.directions)
+        at_once = self._processor.multiprocessors // (plan.slices * self.shape.directions)
         return plan.rows * max(at_once, 1)
 
     # -- with what -----------------------------------------------------------------------------
 
     def _layer(self, plan: Plan) -> GpuLayer:
         costs = {plan: Cost(0.0, 0.0, 0.0)}
-        table = CostTable(self._shape.directions, self._processor, costs)
-        return GpuLayer(self._directions, self._shape, table)
+        table = CostTable(self.shape.directions, self._processor, costs)
+        return GpuLayer(self._directions, self.shape, table)
 
     def _draw_direction(self) -> DirectionWeights:
-        lines, hidden = 4 * self._shape.hidden, self._shape.hidden
+        lines, hidden = 4 * self.shape.hidden, self.shape.hidden
         return DirectionWeights(
             self._draw(lines, _WIDTH) / _WIDTH**0.5,
             self._draw(lines, hidden) / hidden**0.5,
@@ -186,9 +186,9 @@ class Tuner:
         )
 
     def _draw_operands(self, batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        states = (self._shape.directions, len(batch), self._shape.hidden)
+        states = (self.shape.directions, len(batch), self.shape.hidden)
         return self._draw(batch.steps, _WIDTH), self._draw(*states), self._draw(*states)
 
     def _draw(self, *shape: int) -> Tensor:
         numbers = torch.randn(shape, generator=self._generator)
-        return numbers.to(self._device, self._shape.dtype)
+        return numbers.to(self._device, self.shape.dtype)
