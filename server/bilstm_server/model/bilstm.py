@@ -233,14 +233,14 @@ class BiLSTM(LstmParameters):
         sizes = packed.batch_sizes.numpy()
         lengths = (sizes[:, None] > np.arange(sizes[0])).sum(axis=0)
         batch = RaggedBatch(lengths, packed.data.device)
-        rows = packed.data.index_select(0, batch.forward_rows.argsort())
+        x = packed.data.index_select(0, batch.forward_rows.argsort())
         self._check_state_shapes(len(batch), hx)  # before they are sorted: is there one for each?
         if hx is not None and packed.sorted_indices is not None:
             hx = (
                 hx[0].index_select(1, packed.sorted_indices),
                 hx[1].index_select(1, packed.sorted_indices),
             )
-        y, (h_n, c_n) = self.forward_ragged(rows, batch, hx)
+        y, (h_n, c_n) = self.forward_ragged(x, batch, hx)
         if packed.unsorted_indices is not None:
             h_n = h_n.index_select(1, packed.unsorted_indices)
             c_n = c_n.index_select(1, packed.unsorted_indices)

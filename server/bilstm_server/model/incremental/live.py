@@ -59,13 +59,13 @@ def encode_blocks(
     """
     layout = _lay_out(blocks, contexts, encoder.device)
     h_0, c_0 = _initial_states(encoder, carried, hx)
-    rows = encoder.embed(x)
+    x = encoder.embed(x)
     layers = encoder.layers()
     ends: list[States] = []
     for layer, *initial in zip(layers[:-1], h_0, c_0, strict=False):
-        rows, end = _run_lower(layer, rows, layout, *initial)
+        x, end = _run_lower(layer, x, layout, *initial)
         ends.append(end)
-    y, end = _run_top(layers[-1], rows, layout, h_0[-1], c_0[-1])
+    y, end = _run_top(layers[-1], x, layout, h_0[-1], c_0[-1])
     ends.append(end)
     h, c = (torch.stack(states, dim=1) for states in zip(*ends, strict=True))  # [B, layers, …]
     # Copies: a state that waits for its next block holds no other sequence's memory.

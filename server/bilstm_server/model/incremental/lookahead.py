@@ -145,9 +145,9 @@ def encode_live(
     carried: LiveState | None = None
     found: list[Tensor] = []
     for start in range(0, len(x), block_steps):
-        rows = x[start : start + block_steps + lookahead_steps]
-        block = min(block_steps, len(rows))
-        states, [carried] = encode_blocks(encoder, rows, [block], [len(rows) - block], [carried])
+        steps = x[start : start + block_steps + lookahead_steps]
+        block = min(block_steps, len(steps))
+        states, [carried] = encode_blocks(encoder, steps, [block], [len(steps) - block], [carried])
         found.append(states)
     return torch.cat(found)
 

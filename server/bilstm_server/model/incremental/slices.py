@@ -1,8 +1,8 @@
 """A sequence of any length on its way through the layers, a slice of steps at a time.
 
 With the cpu kernel the results have the same bits as the whole sequence's: states are carried
-without rounding, and no slice divides a block of the pooling. Owns a run's progress; whose turn it
-is, and for how long, is decided elsewhere.
+without rounding, and no slice divides a segment of the pooling. Owns a run's progress; whose turn
+it is, and for how long, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..bilstm import States
 from ..config import Output
 from ..encoder import POOLED, Encodings, SequenceEncoder
 from ..kernels import DirectionInput, RaggedBatch, rounded, state_type
-from ..pooling import BLOCK_STEPS, SlicedPooling
+from ..pooling import SEGMENT_STEPS, SlicedPooling
 
-SLICE_UNIT = BLOCK_STEPS  # steps
+SLICE_UNIT = SEGMENT_STEPS  # steps
 
-Rows = Callable[[int, int], Tensor]
+ReadSteps = Callable[[int, int], Tensor]
 
 
 class SlicedRun:
@@ -37,13 +37,13 @@ class SlicedRun:
     def __init__(
         self,
         encoder: SequenceEncoder,
-        rows: Rows,
+        read_steps: ReadSteps,
         steps: int,
         outputs: Collection[Output],
         hx: States | None = None,
     ):
-        """`rows(start, stop)` gives steps of the sequence, [n, input_size] or token ids [n], of the
-        encoder's type and on its device. `steps` is T, at least 1; `hx` is [layers*K, P] and
+        """`read_steps(start, stop)` gives steps of the sequence, [n, input_size] or token ids [n],
+        of the encoder's type and on its device. `steps` is T, at least 1; `hx` is [layers*K, P] and
         [layers*K, H], zeros if None.
 
         Raises `ValueError` if logits are asked of a model without a head.
@@ -52,7 +52,7 @@ class SlicedRun:
         self.layer = 0
         self.done = False
         self.layers = encoder.layers()
-        self._rows: Rows | None = rows
+        self._read_steps: ReadSteps | None = read_steps
         self._steps = steps
         self._outputs = frozenset(outputs)
         poolings = {pooling for output, pooling in POOLED.items() if output in outputs}
@@ -120,8 +120,8 @@ class SlicedRun:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read the layer's input of some steps: [n, D], on the encoder's device."""
-        if self._rows is not None:
-            return self.encoder.embed(self._rows(start, stop))
+        if self._read_steps is not None:
+            return self.encoder.embed(self._read_steps(start, stop))
         assert self._input is not None
         return self._input[start:stop].to(self.encoder.device)
 
@@ -147,7 +147,7 @@ class SlicedRun:
         self._states[self.layer][direction] = states
         if self._bounds != (self._steps, 0):
             return
-        self._rows = self._input = None
+        self._read_steps = self._input = None
         if self.is_top:
             self.done = True
             return
