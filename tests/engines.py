@@ -47,6 +47,9 @@ class GatedEngine(Engine):
         self._arrived = threading.Semaphore(0)
         self.gate.clear()
 
+    def warm_thread(self) -> None:
+        """The gate is for what callers send."""
+
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         self.batches.append([s.tokens for s in staged.sequences])
         self.at_gate()

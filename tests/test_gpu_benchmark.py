@@ -105,7 +105,7 @@ def test_tables_have_each_row_and_what_is_missing() -> None:
 
 
 def test_the_documentation_has_the_floors_that_are_computed() -> None:
-    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "gpu-performance.md").read_text(encoding="utf-8")
     assert "\n".join(floors_table()) in text
 
 

@@ -70,7 +70,7 @@ async def test_long_ones_share_slices(model_folder: Path) -> None:
     arrays = [sequence(seed, LONG + 100 * seed) for seed in range(4)]
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         calls = [asyncio.create_task(client.encode(x)) for x in arrays]
-        lane = next(iter(app._batchers))._long
+        lane = next(iter(app.models)).batcher._long
         await until(lambda: len(lane._active) == 4)
         held.first.held = False
         results = await asyncio.gather(*calls)
@@ -99,7 +99,7 @@ async def test_only_the_guilty_fails(
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         held.first.refuses = refuse
         calls = [asyncio.create_task(client.encode(sequence(0, LONG + n))) for n in range(3)]
-        lane = next(iter(app._batchers))._long
+        lane = next(iter(app.models)).batcher._long
         await until(lambda: len(lane._active) == 3)
         held.first.held = False
         first, guilty, third = [await outcome(call) for call in calls]
@@ -117,7 +117,7 @@ async def test_the_dead_leave(model_folder: Path) -> None:
     async with held_server(of(model_folder)) as (app, _), client_of(app) as client:
         expiring = asyncio.create_task(client.encode(sequence(0, LONG), timeout_seconds=0.5))
         leaving = asyncio.create_task(client.encode(sequence(1, LONG)))
-        lane = next(iter(app._batchers))._long
+        lane = next(iter(app.models)).batcher._long
         await until(lambda: len(lane._active) == 2)
         assert lane.tokens == 2 * LONG
         leaving.cancel()
@@ -137,7 +137,7 @@ async def test_long_requests_take_room_in_the_queue(model_folder: Path) -> None:
         client_of(app) as client,
     ):
         calls = [asyncio.create_task(client.encode(sequence(n, LONG))) for n in range(2)]
-        lane = next(iter(app._batchers))._long
+        lane = next(iter(app.models)).batcher._long
         await until(lambda: lane.tokens == 2 * LONG and all(long.run for long in lane._all))
         layer_seconds = LONG * 0.001
         lane._seconds_per_token = 0.001  # as if slices had taken so long

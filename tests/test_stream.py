@@ -735,7 +735,7 @@ async def test_streams_have_their_turns(model_folder: Path) -> None:
         await until(lambda: metric(app, "bilstm_queue_sequences", model="small") >= 16)
         await talk.open()
         await talk.whole(0, sequence(0, 3))
-        await until(lambda: bool(next(iter(app._batchers))._streamed or talk.order))
+        await until(lambda: bool(next(iter(app.models)).batcher._streamed or talk.order))
         gated.open()
         await talk.until_answered(0)
         assert done <= 2 * 24

@@ -18,10 +18,11 @@ from ..engine.engine import StagedBatch
 from ..engine.sequences import Input, SequenceInput
 from ..errors import Overloaded, Unavailable
 from ..metrics import ModelMetrics
+from ..settings import QueueLimits
 from .computing import ComputeEngine, Computing
 from .device import Device
 from .jobs import Job, Result
-from .queue import BatchQueue, QueueLimits
+from .queue import BatchQueue
 from .slice_lane import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ class Batcher:
         self._device = device
         self._limits = limits
         self._queue: BatchQueue[Job] = BatchQueue(limits)
-        self._long = SliceLane(
-            engine, device, metrics, limits.max_batch_sequences, limits.slice_seconds
-        )
+        self._long = SliceLane(engine, device, metrics, limits)
         self._arrival = asyncio.Event()
         # Of streams, those that wait to be admitted.
         self._streamed: deque[tuple[Input, float, asyncio.Future[asyncio.Future[Result]]]] = deque()
@@ -136,7 +135,11 @@ class Batcher:
         """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
         turn among the streams' sequences that wait; its result is the future's, which is to be
         cancelled if nobody waits for it any more. The future raises what `submit` does.
+
+        Raises `Unavailable` once drained.
         """
+        if self._draining:
+            self.check_open()
         if self._is_long(sequence) or (not self._streamed and self._has_room(sequence)):
             future = self._admit_streamed(sequence, deadline)
             self._stage_ahead()
@@ -173,9 +176,7 @@ class Batcher:
         return not self._queue.full and self._queue.fits(1, sequence.tokens)
 
     def _is_long(self, sequence: Input) -> bool:
-        return sequence.tokens > self._limits.max_whole_tokens and isinstance(
-            sequence, SequenceInput
-        )
+        return sequence.tokens > self._limits.whole_tokens and isinstance(sequence, SequenceInput)
 
     def _admit(
         self,

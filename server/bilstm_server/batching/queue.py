@@ -5,10 +5,10 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from ..settings import QueueLimits
 
 
 class Job(Protocol):
@@ -20,18 +20,6 @@ class Job(Protocol):
     def admitted_at(self) -> float: ...
     @property
     def deadline(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    max_batch_tokens: int
-    max_batch_sequences: int
-    max_queue_tokens: int
-    max_queue_sequences: int
-    max_queue_delay: float = 0.0  # seconds a batch that is not full may wait for more
-    max_whole_tokens: int = 2**31 - 1  # what is longer is computed in slices
-    slice_seconds: float = 0.002  # that a slice is to take at the most
-    max_queue_seconds: float = math.inf  # that what comes may have to wait
 
 
 J = TypeVar("J", bound=Job)
@@ -101,15 +89,16 @@ class BatchQueue(Generic[J]):
         batch: list[J] = []
         expired: list[J] = []
         tokens = 0
+        max_tokens, max_sequences = self._limits.max_batch_tokens, self._limits.max_batch_sequences
         for job in self._waiting.values():
             if job.deadline <= now:
                 expired.append(job)
-            elif batch and tokens + job.tokens > self._limits.max_batch_tokens:
+            elif batch and tokens + job.tokens > max_tokens:
                 break
             else:
                 batch.append(job)
                 tokens += job.tokens
-            if len(batch) == self._limits.max_batch_sequences:
+            if len(batch) == max_sequences:
                 break
         for job in (*batch, *expired):
             self.remove(job)

@@ -18,6 +18,7 @@ from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.incremental.slices import SLICE_UNIT, SlicedRun
+from ..settings import QueueLimits
 from .device import Device
 from .jobs import BatchTiming, Job, Result
 
@@ -54,15 +55,12 @@ class SliceLane:
         engine: SliceEngine,
         device: Device,
         metrics: ModelMetrics,
-        max_sequences: int,
-        slice_seconds: float,
+        limits: QueueLimits,
     ):
-        """`max_sequences`: in one slice. `slice_seconds`: that a slice is to take at the most."""
         self._engine = engine
         self._device = device
         self._metrics = metrics
-        self._max_sequences = max_sequences
-        self._slice_seconds = slice_seconds
+        self._limits = limits
         self._rows = SLICE_UNIT  # steps in a slice, as the last ones' time suggests
         self._wanted_at = -math.inf  # when something short came last, by time.perf_counter
         self._seconds_per_token = 0.0  # of a layer, as the last slice took
@@ -179,7 +177,7 @@ class SliceLane:
 
     def _group(self) -> list[tuple[_Long, SlicedRun]]:
         """As many as a slice has rows for; their next turn is behind the others'."""
-        most = min(max(self._rows // SLICE_UNIT, 1), self._max_sequences)
+        most = min(max(self._rows // SLICE_UNIT, 1), self._limits.max_batch_sequences)
         group: list[tuple[_Long, SlicedRun]] = []
         others: list[_Long] = []
         for _ in range(len(self._active)):
@@ -200,7 +198,7 @@ class SliceLane:
         if self._device.wanted:
             self._wanted_at = now
         quiet = now - self._wanted_at > _QUIET_SECONDS
-        target = self._slice_seconds * (_QUIET_FACTOR if quiet else 1.0)
+        target = self._limits.slice_seconds * (_QUIET_FACTOR if quiet else 1.0)
         rows = int(self._rows * min(max(target / seconds, 0.5), 2.0))
         self._rows = min(max(rows, SLICE_UNIT), _MAX_ROWS)
 

@@ -96,11 +96,6 @@ class Engine:
         return self._encoder.config
 
     @property
-    def threads(self) -> int:
-        """That compute on the CPU."""
-        return torch.get_num_threads()
-
-    @property
     def dtype(self) -> str:
         return str(self._dtype).removeprefix("torch.")
 
@@ -134,6 +129,13 @@ class Engine:
         if self.device.type != "cpu":
             some = SequenceInput(steps(SLICE_UNIT), outputs)
             self.run([some] * (most_tokens // SLICE_UNIT or 1))
+
+    def warm_thread(self) -> None:
+        """Compute one step, so that what torch and its libraries keep for each thread is there for
+        the calling one. Raises `OutOfMemory`.
+        """
+        step = np.zeros((1, *self._step_shape), np.int64 if self.config.embedding else "<f4")
+        self.run([SequenceInput(step, frozenset({Output.FINAL}))])
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
         """`stage` and `compute` in one go."""

@@ -18,6 +18,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from ..engine.sequences import Array, SequenceInput
 from ..errors import InvalidInput
 from ..model.config import ModelConfig, Output
+from ..settings import RequestLimits
 from .messages import EncodeRequest, State, Tensor
 
 # The one place where the wire's outputs meet the model's.
@@ -29,17 +30,6 @@ OUTPUTS: dict[int, Output] = {
     pb.OUTPUT_LOGITS: Output.LOGITS,
     pb.OUTPUT_STATE: Output.STATE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    max_message_bytes: int
-    max_sequence_tokens: int
-    max_request_sequences: int
-    max_request_tokens: int
-    max_stream_bytes: int
-    max_stream_sequences: int
-    max_block_tokens: int  # of a live block and its look-ahead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,12 +12,13 @@ from bilstm.v1 import encoder_pb2_grpc
 from ..errors import ServiceError
 from ..metrics import DropMetrics, Metrics
 from ..serving.registry import ModelRegistry
+from ..settings import RequestLimits
 from .deadline import Deadline
 from .interceptors import current_call
 from .internal import Context
 from .messages import EncodeRequest, EncodeStreamRequest
 from .replies import encode_response, model_message
-from .requests import RequestLimits, parse_encode_request
+from .requests import parse_encode_request
 from .status import drop_reason
 from .streams.admission import Streams
 from .untaken import UntakenReplies

@@ -21,8 +21,8 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import InvalidInput
 from ..metrics import DropMetrics
+from ..settings import RequestLimits
 from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
-from .requests import RequestLimits
 
 Decode = Callable[[bytes], Any]
 M = TypeVar("M")

@@ -11,9 +11,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from ...engine.sequences import Array
 from ...errors import InvalidInput
 from ...model.config import ModelConfig, Output
+from ...settings import RequestLimits
 from ..messages import SequenceChunk, Tensor
 from ..requests import (
-    RequestLimits,
     check_ids,
     check_steps,
     decode,

@@ -15,11 +15,11 @@ from bilstm.v1 import encoder_pb2 as pb
 from ...batching.jobs import Result
 from ...errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
 from ...serving.registry import ServedModel
+from ...settings import RequestLimits
 from ..deadline import Deadline
 from ..internal import Context, log_internal_error
 from ..messages import EncodeStreamRequest, SequenceChunk
 from ..replies import error_chunk, stream_opened
-from ..requests import RequestLimits
 from ..status import drop_reason, internal_sequence_error, sequence_error
 from .live import LiveSequence
 from .memory import NoRoom, StreamRoom
