@@ -17,7 +17,7 @@ from bilstm_server.__main__ import main
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.model.config import Output
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.rpc.encoder.streams import outbox
 
 
