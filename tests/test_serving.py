@@ -176,6 +176,10 @@ async def test_a_model_that_fails_to_load_harms_no_other(
         assert list(server.models) == list(server.registry.all()) == [small]
         assert server.samples("broken") == set()
         assert server.samples("small") == before
+        limit = server.metrics.registry.get_sample_value(
+            "bilstm_queue_limit_tokens", {"model": "small"}
+        )
+        assert limit == settings().max_queue_tokens
         await encode(small)
 
 
