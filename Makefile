@@ -10,7 +10,7 @@ KERNEL := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto release docs train bench faults clean
+.PHONY: help setup demo serve test check sanitize proto release docs train parity bench faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/dashboard.py --check
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/lint-imports --no-cache
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
 sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some five minutes
@@ -70,6 +70,9 @@ docs: setup ## write README's tables and the dashboard's picture
 
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py
+
+parity: setup ## every kernel beside nn.LSTM: the largest differences, and the time; a minute
+	@$(BIN)/python -m benchmarks.parity
 
 $(BENCH): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -31,7 +31,8 @@ from engines import gated_server
 from bilstm_client import AsyncClient, Client
 from bilstm_client import cli as client_cli
 from bilstm_client.types import Array, OutputName
-from bilstm_server import cli as server_cli
+from bilstm_server.cli import main as server_cli
+from bilstm_server.cli import serve as serve_command
 from bilstm_server.errors import DeviceLost
 from bilstm_server.settings import SHIPPED_MODEL, Settings, check_environment
 
@@ -515,7 +516,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         loaded.append(settings)
         return True
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
 
     def load(*flags: str, **environment: str) -> Settings:
         for name, value in environment.items():
@@ -532,7 +533,7 @@ def test_help_has_every_setting() -> None:
     done = run("bilstm-server", "serve", "--help", COLUMNS="200")
     assert done.returncode == 0
     flags = set(re.findall(r"^\s+--([a-z0-9-]+)", done.stdout, re.MULTILINE))
-    assert flags == {name.replace("_", "-") for name in Settings.model_fields}
+    assert flags == {"config", *(name.replace("_", "-") for name in Settings.model_fields)}
     plain = " ".join(done.stdout.split())
     for name, field in Settings.model_fields.items():
         assert field.description, name
@@ -545,7 +546,7 @@ def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     async def serve(_: Settings) -> bool:
         raise DeviceLost("the GPU is lost") from RuntimeError("CUDA error: misaligned address")
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
     assert server_cli.main(["serve", "--log-format", "json"]) == 1
     event = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert (event["event"], event["level"]) == ("device lost", "error")
@@ -636,6 +637,73 @@ def test_bad_value_is_named_as_it_can_be_set(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == (
         "bilstm-server: --max-sequence-tokens (16384) must not exceed --max-batch-tokens (5)\n"
     )
+
+
+@pytest.mark.parametrize("size", ["64MiB", "1GB", "1.5gib", "1048576"])
+def test_sizes_take_units(size: str, load: Load) -> None:
+    """Bytes can be given with a unit, of 1000 or of 1024, or plainly."""
+    expected = {"64MiB": 64 * 1024**2, "1GB": 10**9, "1.5gib": 3 * 2**29, "1048576": 2**20}
+    flags = load("--max-receive-bytes", size)
+    assert flags.max_receive_bytes == expected[size]
+    assert load(BILSTM_MAX_RECEIVE_BYTES=size).max_receive_bytes == expected[size]
+
+
+@pytest.mark.parametrize("size", ["64 MiBs", "GB", "-1MiB", "1e5"])
+def test_what_is_no_size(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no size is refused, with the flag named and an example of one."""
+    assert server_cli.main(["serve", f"--max-receive-bytes={size}"]) == 1
+    assert capsys.readouterr().err == (
+        "bilstm-server: --max-receive-bytes (BILSTM_MAX_RECEIVE_BYTES): must be a number of bytes, "
+        f"such as 1048576, 64MiB or 4GB, got '{size}'\n"
+    )
+
+
+def test_config_file(load: Load, tmp_path: Path, model_folder: Path) -> None:
+    """A file's settings have the flags' names. A flag wins over a variable, and that over the
+    file, and the file over defaults."""
+    config = tmp_path / "server.toml"
+    config.write_text(
+        f"model = ['one={model_folder}', 'two={model_folder}']\n"
+        "max_receive_bytes = '64MiB'\nmax_streams = 3\nmax_calls = 3\nmax_connections = 3\n"
+    )
+    variables = {"BILSTM_MAX_CALLS": "2", "BILSTM_MAX_CONNECTIONS": "2"}
+    loaded = load("--config", str(config), "--max-calls", "1", **variables)
+    assert [source.name for source in loaded.model] == ["one", "two"]
+    assert loaded.max_receive_bytes == 64 * 1024**2
+    assert (loaded.max_calls, loaded.max_connections, loaded.max_streams) == (1, 2, 3)
+    assert loaded.max_batch_sequences == Settings.model_fields["max_batch_sequences"].default
+    assert load(BILSTM_CONFIG=str(config)).max_streams == 3
+
+
+CONFIGS: dict[str, tuple[str | bytes | None, str]] = {
+    "unknown": ("max_stream = 3", "'max_stream' is no setting; nearest: max_streams"),
+    "table": ("[server]\nmax_streams = 3", "'server' is no setting; nearest: "),
+    "flag's name": ("max-streams = 3", "'max-streams' is no setting; nearest: max_streams"),
+    "no TOML": ("max_streams: 3", "Expected '=' after a key"),
+    "no text": (b"\xff\xfe", "can't decode byte 0xff"),
+    "nothing": (None, "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_bad_config_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that can't be used is refused in one line that names it and what is wrong."""
+    content, words = CONFIGS[case]
+    config = tmp_path / "server.toml"
+    if content is not None:
+        config.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert server_cli.main(["serve", "--config", str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bilstm-server: --config {config}: ")
+    assert words in line
+
+
+def test_bad_value_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad value in a file is named as on the command line."""
+    config = tmp_path / "server.toml"
+    config.write_text("max_streams = 0")
+    assert server_cli.main(["serve", "--config", str(config)]) == 1
+    assert "--max-streams (BILSTM_MAX_STREAMS): " in capsys.readouterr().err
 
 
 def test_models_by_flags(load: Load) -> None:
@@ -801,7 +869,7 @@ def test_bad_setting(
         """Would serve: the value was taken."""
         return True
 
-    monkeypatch.setattr(server_cli, "serve", serve)
+    monkeypatch.setattr(serve_command, "serve", serve)
     try:
         code: Any = server_cli.main(["serve", *flags])
     except SystemExit as error:  # as argparse leaves, after a usage line

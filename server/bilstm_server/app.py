@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from .addresses import open_socket
 from .errors import StartError
 from .metrics import Metrics
-from .probes import Probes
+from .probes.page import Status
+from .probes.server import Probes
 from .process.heap import Heap
 from .rpc.connections import end_connection
 from .rpc.health import HealthService
@@ -61,7 +62,7 @@ class App:
         self._settings = settings
         self.metrics = Metrics()
         self._tracer = make_tracer(settings)
-        registry = ModelRegistry()
+        self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
         self._health = HealthService([SERVICE])
         self._streams = Streams(registry, settings, StreamMemory(settings), self.metrics)
@@ -109,8 +110,11 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, lambda: self._health.state)
+        probes = Probes(listening, self.metrics, self._status)
         self.metrics_port = lifetime.enter_context(probes).port
+
+    def _status(self) -> Status:
+        return Status(self._health.state, [model.summary for model in self._registry])
 
     async def _listen(self) -> None:
         settings = self._settings

@@ -9,6 +9,7 @@ from ..batching.batcher import Batcher
 from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
+from ..probes.page import ModelSummary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +25,20 @@ class ServedModel:
     @property
     def version(self) -> str:
         return str(self.config.version)
+
+    @property
+    def summary(self) -> ModelSummary:
+        """The model in words."""
+        config = self.config
+        source = config.embedding
+        parts = [
+            f"{source.num_embeddings} token ids" if source else f"{config.input_size} inputs",
+            f"{config.num_layers} layers of {config.hidden_size}",
+            "bidirectional" if config.bidirectional else "unidirectional",
+        ]
+        if config.head:
+            parts.append(f"{config.head.num_classes} classes")
+        return ModelSummary(self.name, self.version, ", ".join(parts))
 
 
 class ModelRegistry:
@@ -53,22 +68,23 @@ class ModelRegistry:
         model has room, that of the first one."""
         self._require_complete()
         if self._models and not self.has_room:
-            first = next(self._every()).batcher
+            first = next(iter(self)).batcher
             first.check_open()
             first.check_room(1, 1)
 
     @property
     def has_room(self) -> bool:
         """Whether some model has room for a small request; True until all are loaded."""
-        return not self.complete or any(model.batcher.has_room for model in self._every())
+        return not self.complete or any(model.batcher.has_room for model in self)
 
     def drops(self, no_model: DropMetrics) -> DropMetrics:
         """The metrics that count a request whose model is not known: those of the only model that
         there is, or `no_model`."""
-        models = list(self._every())
+        models = list(self)
         return models[0].metrics if len(models) == 1 else no_model
 
-    def _every(self) -> Iterator[ServedModel]:
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Those that there are, in the order in which they were added."""
         for versions in self._models.values():
             yield from versions.values()
 

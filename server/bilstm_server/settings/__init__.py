@@ -2,6 +2,7 @@
 the tables in the docs are made of `Settings`; a room takes the group of limits that it keeps to.
 """
 
+from .config_file import CONFIG_VARIABLE, load_settings
 from .environment import check_environment
 from .limits import (
     CallLimits,
@@ -17,6 +18,7 @@ from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
+    "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
     "CallLimits",
     "ConnectionLimits",
@@ -29,4 +31,5 @@ __all__ = [
     "Settings",
     "StreamLimits",
     "check_environment",
+    "load_settings",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from ..errors import StartError, quoted
+from .config_file import CONFIG_VARIABLE
 from .settings import PREFIX, Settings
 
 # Kubernetes sets these in a pod for each Service whose name begins so; the value is behind an =.
@@ -17,7 +18,7 @@ _SERVICE_LINK = re.compile(
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raise `StartError` for a variable that looks like a setting's and is none."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [CONFIG_VARIABLE, *(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)]
     for name, value in environment.items():
         upper = name.upper()
         if not upper.startswith(PREFIX) or upper in known:

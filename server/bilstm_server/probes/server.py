@@ -1,4 +1,4 @@
-"""Metrics and probes over HTTP: `/metrics`, `/livez` and `/readyz`.
+"""Metrics and probes over HTTP: `/metrics`, `/healthz`, `/livez`, `/readyz`, and a page at `/`.
 
 Served by a thread with an event loop of its own: a scrape doesn't hold the server up, and a probe
 is answered where the server's loop no longer turns. Bounded in connections, and in the bytes and
@@ -11,18 +11,20 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Self
-from urllib.parse import unquote
 
 import structlog
 
-from .metrics import Metrics
+from ..metrics import Metrics
+from .http import Reply, Request
+from .page import SERVING, Status, page
 
 log = structlog.get_logger()
 
-SERVING = "serving"
+
+HANGING = "hangs"
+PATHS = ("/", "/metrics", "/healthz", "/livez", "/readyz")
 MAX_CONNECTIONS = 64
 _REQUEST_BYTES = 8 * 1024
 _SECONDS = 5.0  # from a connection's start to its end
@@ -30,53 +32,14 @@ _TURN_SECONDS = 2.0  # in which a loop that lives comes to what it is asked
 _END_SECONDS = 5.0
 
 
-@dataclass(slots=True)
-class Request:
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]  # names in lower case
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Of the bytes up to the empty line. Raises `ValueError`."""
-        line, *lines = data.decode("latin-1").split("\r\n")
-        method, target, version = line.split(" ")
-        if not version.startswith("HTTP/1."):
-            raise ValueError("no HTTP/1")
-        path, _, query = target.partition("?")
-        headers = (header.partition(":") for header in lines if header)
-        return cls(method, unquote(path), query, {n.lower(): v.strip() for n, _, v in headers})
-
-
-@dataclass(slots=True)
-class Reply:
-    status: HTTPStatus
-    body: bytes = b""
-    headers: list[tuple[str, str]] = field(default_factory=list)
-
-    @classmethod
-    def words(cls, status: HTTPStatus, words: str = "") -> Self:
-        text = (words or status.phrase.lower()) + "\n"
-        return cls(status, text.encode(), [("Content-Type", "text/plain; charset=utf-8")])
-
-    def encode(self, with_body: bool = True) -> bytes:
-        headers = [*self.headers, ("Content-Length", len(self.body)), ("Connection", "close")]
-        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        head = "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
-        return head + self.body if with_body else head
-
-
 class Probes:
     """`with` serves, until the block's end."""
 
-    def __init__(self, listening: socket.socket, metrics: Metrics, state: Callable[[], str]):
-        """`listening`: closed at the end. `state`: SERVING, or a word for why the server is not;
-        asked in the event loop that enters."""
+    def __init__(self, listening: socket.socket, metrics: Metrics, status: Callable[[], Status]):
+        """`listening` is closed at the end. `status` is asked in the event loop that enters."""
         self._socket = listening
         self._metrics = metrics
-        self._state = state
+        self._status = status
         self._connections: dict[asyncio.StreamWriter, None] = {}  # the oldest first
         self._end = asyncio.Event()
         self.port: int = listening.getsockname()[1]
@@ -146,31 +109,34 @@ class Probes:
         return reply.encode(with_body=request.method != "HEAD")
 
     async def _reply(self, request: Request) -> Reply:
-        if request.path not in ("/metrics", "/livez", "/readyz"):
-            return Reply.words(HTTPStatus.NOT_FOUND, "there are /metrics, /livez and /readyz")
+        if request.path not in PATHS:
+            return Reply.words(HTTPStatus.NOT_FOUND, f"there are {', '.join(PATHS)}")
         if request.method not in ("GET", "HEAD"):
             return Reply.words(HTTPStatus.METHOD_NOT_ALLOWED)
         if request.path == "/metrics":
             accept, encoding = (request.headers.get(n, "") for n in ("accept", "accept-encoding"))
             headers, body = self._metrics.exposition(request.query, accept, encoding)
             return Reply(HTTPStatus.OK, body, headers)
-        state = await self._ask()
-        if state is None:
-            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, "hangs")
-        if request.path == "/readyz" and state != SERVING:
-            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, state)
-        return Reply.words(HTTPStatus.OK, state)
+        status = await self._ask()
+        if request.path == "/":
+            code = HTTPStatus.OK if status else HTTPStatus.SERVICE_UNAVAILABLE
+            return Reply.html(code, page(status or Status(HANGING), PATHS[1:]))
+        if status is None:
+            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, HANGING)
+        if request.path == "/readyz" and status.state != SERVING:
+            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, status.state)
+        return Reply.words(HTTPStatus.OK, status.state)
 
-    async def _ask(self) -> str | None:
-        """The server's state, as its event loop says; None if that doesn't turn."""
-        answer: asyncio.Future[str] = self._loop.create_future()
+    async def _ask(self) -> Status | None:
+        """The server's status, as its event loop says; None if that doesn't turn."""
+        answer: asyncio.Future[Status] = self._loop.create_future()
 
-        def tell(state: str) -> None:
+        def take(status: Status) -> None:
             if not answer.done():
-                answer.set_result(state)
+                answer.set_result(status)
 
         def ask() -> None:
-            self._loop.call_soon_threadsafe(tell, self._state())
+            self._loop.call_soon_threadsafe(take, self._status())
 
         self._watched.call_soon_threadsafe(ask)
         try:
