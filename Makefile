@@ -36,7 +36,7 @@ serve: setup ## serve the shipped model until Ctrl-C
 test: setup ## all tests
 	$(BIN)/python -m pytest
 
-check: setup ## lint, types, generated stubs, breaking changes, import layers
+check: setup ## lint, types, generated stubs, breaking changes, docs and their links, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -46,7 +46,7 @@ check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/buf breaking proto --against proto/released.json
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
-	$(BIN)/python docs/dashboard.py --check
+	$(MKDOCS) build --strict
 	$(BIN)/lint-imports --no-cache
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
@@ -64,9 +64,12 @@ proto: setup ## generate the stubs
 release: setup ## make the protos of this state those that no change may break
 	$(BIN)/buf build proto --exclude-source-info --output proto/released.json
 
-docs: setup ## write README's tables and the dashboard's picture
+# Its banner is about other software than this.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: setup ## write the tables of docs/, and serve it as a site on http://127.0.0.1:8000
 	$(BIN)/python docs/tables.py
-	$(BIN)/python docs/dashboard.py
+	$(MKDOCS) serve
 
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py

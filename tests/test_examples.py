@@ -1,4 +1,4 @@
-"""What the README and the examples say, done: every command, program and table."""
+"""What the examples say, done: every command and program."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ import torch
 
 from benchmarks.parity.__main__ import main as parity
 from benchmarks.parity.cases import CASES
-from bilstm_client import Client
 from bilstm_server.model import BiLSTM
 from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATOR = ROOT / "examples" / "operator"
 STREAMING = ROOT / "examples" / "streaming"
 EXAMPLE = ROOT / "examples" / "japanese_vowels"
@@ -40,10 +38,6 @@ def run(*command: str, cwd: Path = ROOT) -> str:
 
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -244,43 +238,12 @@ def test_a_live_stream() -> None:
     assert last == "steps 180 to 200: forward exact True, reverse exact True"
 
 
-def test_readme_python() -> None:
-    """The README's Python runs as it stands, but for the address."""
-    client, stream, operator = blocks("python")
-    names: dict[str, Any] = {}
-    with server_process() as server:
-        exec(client.replace("localhost:50051", server.target), names)
-        assert names["encoding"].states.shape == (7, 128)
-        exec(stream.replace("localhost:50051", server.target), names)
-    assert isinstance(names["client"], Client)
-    assert names["last"].shape == (128,)
-    exec(operator, names)
-    assert names["y"].shape == (10, 128)
-
-
-def test_readme_shell(tmp_path: Path) -> None:
-    """The README's commands for files and for a model of one's own run as they stand, but for
-    the address."""
-    _, _, files, streamed, own = blocks("sh")
-    (tmp_path / "recordings").mkdir()
-    np.save(tmp_path / "recordings" / "one.npy", np.zeros((3, 12), np.float32))
-    np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
-    with server_process() as server:
-        for line in (files + streamed).strip().splitlines():
-            run(*line.split(), "--server", server.target, cwd=tmp_path)
-    with np.load(tmp_path / "utterances.encoded.npz") as encoded:
-        assert encoded["first.logits"].shape == (9,)
-    assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
-    module = torch.nn.Module()
-    module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
-    module.fc = torch.nn.Linear(10, 2)
-    torch.save(module.state_dict(), tmp_path / "classifier.pt")
-    imported, served = own.strip().splitlines()
-    run(*imported.split(), cwd=tmp_path)
-    flags = served.replace("models/", f"{tmp_path}/models/").split()[2:]
-    with server_process(*flags) as server, Client(server.target) as client:
-        assert client.get_model().num_classes == 2
-        assert server.stop() == 0
+@pytest.mark.parametrize("name", ["endless", "folder", "live"])
+def test_help_of_the_streaming_examples(name: str) -> None:
+    """--help says what a program shows and what may be typed, without a server."""
+    printed = run(sys.executable, str(STREAMING / f"{name}.py"), "--help")
+    assert "[HOST:PORT]" in printed
+    assert f"python examples/streaming/{name}.py" in printed
 
 
 @pytest.mark.parametrize(
