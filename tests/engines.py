@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bilstm_server.app import App
+from bilstm_server.batching.batcher import Batcher
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
@@ -27,6 +28,13 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while not is_so():  # noqa: ASYNC110 (gRPC's threads set no event)
             await asyncio.sleep(0)
+
+
+def first_batcher(app: App) -> Batcher:
+    """The batcher of a server's default model."""
+    batcher = next(iter(app.models)).batcher
+    assert isinstance(batcher, Batcher)
+    return batcher
 
 
 class GatedEngine(Engine):
@@ -47,6 +55,9 @@ class GatedEngine(Engine):
         self.batches.clear()
         self._arrived = threading.Semaphore(0)
         self.gate.clear()
+
+    def warm_thread(self) -> None:
+        """The gate is for what callers send."""
 
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         self.batches.append([s.tokens for s in staged.sequences])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm_server.batching.admission import Admission, ClosedBatch, Kind
-from bilstm_server.batching.queue import QueueLimits
 from bilstm_server.errors import Overloaded, Unavailable
+from bilstm_server.settings import QueueLimits
 
 NEVER = 1e9
 SECONDS_PER_TOKEN = 0.001
@@ -46,11 +47,24 @@ def long_call(tokens: int) -> Job:
     return Job(tokens, is_long=True)
 
 
+def limits_of(
+    batch_tokens: int, batch_sequences: int, tokens: int, sequences: int, **more: Any
+) -> QueueLimits:
+    """Bounds of a batch, then of the queue."""
+    return QueueLimits(
+        max_batch_tokens=batch_tokens,
+        max_batch_sequences=batch_sequences,
+        max_queue_tokens=tokens,
+        max_queue_sequences=sequences,
+        **{"max_queue_seconds": 1e9} | more,
+    )
+
+
 def admission(
-    batch: tuple[int, int] = (10, 4), queue: tuple[int, int] = (40, 16), **more: float
+    batch: tuple[int, int] = (10, 4), queue: tuple[int, int] = (40, 16), **more: Any
 ) -> Admission[Job]:
     """`batch` and `queue` are bounds in tokens and in sequences."""
-    return Admission(QueueLimits(*batch, *queue, **more))  # type: ignore[arg-type]
+    return Admission(limits_of(*batch, *queue, **more))
 
 
 @dataclass
@@ -121,7 +135,7 @@ def limits(draw: st.DrawFn) -> QueueLimits:
     """A queue holds two batches at least: in a smaller one a large call may find no room."""
     tokens, sequences = draw(st.integers(8, 64)), draw(st.integers(1, 16))
     times = st.floats(2, 8)
-    return QueueLimits(tokens, sequences, int(tokens * draw(times)), int(sequences * draw(times)))
+    return limits_of(tokens, sequences, int(tokens * draw(times)), int(sequences * draw(times)))
 
 
 sizes = st.lists(st.floats(0, 1), min_size=1, max_size=5)  # of sequences; 1 fills a batch

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import RunningServer, settings
-from engines import HANGS_AFTER_SECONDS, gated_server, until
+from engines import HANGS_AFTER_SECONDS, first_batcher, gated_server, until
 
 from benchmarks.faults.wire import PatientConnection, RawConnection
 from bilstm import tensors
@@ -26,8 +26,9 @@ from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.errors import Overloaded
 from bilstm_server.metrics import Metrics
-from bilstm_server.rpc.connections import end_connection
-from bilstm_server.rpc.untaken import UntakenReplies
+from bilstm_server.rpc.flow.connections import end_connection
+from bilstm_server.rpc.flow.untaken import UntakenReplies
+from bilstm_server.settings import ReplyLimits
 
 ENCODE = "/bilstm.v1.EncoderService/Encode"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -202,7 +203,7 @@ async def full_server(model_folder: Path, **values: object) -> AsyncIterator[tup
 
 
 def _waiting(app: App) -> int:
-    return sum(batcher._calls for batcher in app._batchers)
+    return first_batcher(app)._calls
 
 
 async def test_full_queue_refuses_before_a_request_is_read(model_folder: Path) -> None:
@@ -363,12 +364,22 @@ def context(peer: str) -> Any:
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that take nothing beside their replies."""
-    monkeypatch.setattr("bilstm_server.rpc.untaken._CALL_BYTES", 0)
+    monkeypatch.setattr("bilstm_server.rpc.flow.untaken._CALL_BYTES", 0)
+
+
+def untaken_replies(
+    max_connection_reply_bytes: int, end_connection: Callable[[str], bool]
+) -> UntakenReplies:
+    """Room for a thousand bytes."""
+    limits = ReplyLimits(
+        max_reply_bytes=1000, max_connection_reply_bytes=max_connection_reply_bytes
+    )
+    return UntakenReplies(limits, end_connection)
 
 
 async def test_no_connection_may_hold_more_than_it_leaves(small_calls: None) -> None:
     """So that another one finds room, and another one after that."""
-    replies = UntakenReplies(1000, 1000, 60, lambda peer: True)
+    replies = untaken_replies(1000, lambda peer: True)
     held: dict[str, int] = {}
     for peer in ("a", "b", "c"):
         with suppress(Overloaded):
@@ -386,7 +397,7 @@ async def test_who_holds_most_and_takes_nothing_is_ended_for_others(small_calls:
         ended.append(peer)
         return True
 
-    replies = UntakenReplies(1000, 1000, 60, end)
+    replies = untaken_replies(1000, end)
     now = asyncio.get_running_loop().time()
     calls: dict[str, list[Any]] = {}
     for number in range(50):
@@ -409,13 +420,13 @@ async def test_who_holds_most_and_takes_nothing_is_ended_for_others(small_calls:
 
 async def test_peers_without_names_are_not_taken_for_one_connection(small_calls: None) -> None:
     """Those of a Unix socket are all called the same."""
-    replies = UntakenReplies(1000, 10, 60, lambda peer: True)
+    replies = untaken_replies(10, lambda peer: True)
     for _ in range(40):
         replies.begin(context("unix:"), 10, NO_MODEL)
 
 
 async def test_taken_replies_make_room(small_calls: None) -> None:
-    replies = UntakenReplies(1000, 100, 60, lambda peer: True)
+    replies = untaken_replies(100, lambda peer: True)
     first = context("ipv4:127.0.0.1:1")
     replies.begin(first, 100, NO_MODEL)
     with pytest.raises(Overloaded, match="not taken"):

@@ -383,7 +383,7 @@ from bilstm_server.__main__ import main
 
 class Signal:
     def find_spec(self, name, *_):
-        if name == "bilstm_server.cli":
+        if name == "bilstm_server.cli.main":
             os.kill(os.getpid(), {int(number)})
 
 sys.meta_path.insert(0, Signal())

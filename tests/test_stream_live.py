@@ -211,7 +211,7 @@ async def test_drain(folder: Path, leaves: bool) -> None:
         await gated.engines["one"].arrival()
         await until(lambda: held() == 2 * 14 * step_bytes)
         draining = asyncio.create_task(app.drain())
-        await until(lambda: not app._batchers or not any(b.has_room for b in app._batchers))
+        await until(lambda: not any(model.batcher.has_room for model in app.models))
         gated.open()
         if not leaves:
             await talk.until_answered(0)

@@ -384,7 +384,7 @@ def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_without_the_extra() -> None:
     """Where OpenTelemetry is not installed, traces are refused at the start in one line."""
     code = "import sys; sys.modules['opentelemetry'] = None; "
-    done = run(code + "from bilstm_server.cli import main; sys.exit(main())", ENDPOINT)
+    done = run(code + "from bilstm_server.cli.main import main; sys.exit(main())", ENDPOINT)
     assert done.returncode == 1
     reason = start_error(done.stderr)
     assert reason.startswith("--tracing-endpoint: opentelemetry")
@@ -436,7 +436,7 @@ def test_endpoint() -> None:
 
 def test_secrets_in_the_endpoint() -> None:
     """An endpoint with a password is refused without repeating it."""
-    code = "import sys; from bilstm_server.cli import main; sys.exit(main())"
+    code = "import sys; from bilstm_server.cli.main import main; sys.exit(main())"
     done = run(code, "--tracing-endpoint=http://user:hidden@collector:4317")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

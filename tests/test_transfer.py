@@ -23,10 +23,8 @@ from hypothesis import strategies as st
 from lstms import examples, seeds
 from torch import Tensor
 
-from bilstm_server.app import load_engine
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
-from bilstm_server.batching.queue import QueueLimits
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import (
     Array,
@@ -51,6 +49,8 @@ from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
 from bilstm_server.model.slices import SlicedRun
+from bilstm_server.serving.loading import load_engine
+from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
@@ -335,7 +335,9 @@ async def batched(
 ) -> list[SequenceOutput]:
     """The sequences' outputs by way of a `Batcher`, in one batch if memory allows."""
     tokens = sum(sequence.tokens for sequence in sequences)
-    limits = QueueLimits(tokens, len(sequences), tokens, len(sequences), **more)
+    limits = QueueLimits(
+        max_batch_tokens=tokens, max_batch_sequences=len(sequences), max_queue_tokens=tokens, **more
+    )
     with Device() as device:
         batcher = Batcher(engine, limits, device, Metrics().model("m"))
         running = asyncio.create_task(batcher.run())

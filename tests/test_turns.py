@@ -21,13 +21,13 @@ from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
 from bilstm_server.batching.pace import SlicePace
-from bilstm_server.batching.queue import QueueLimits
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.slices import SLICE_UNIT
+from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60
 PLENTY = 10_000

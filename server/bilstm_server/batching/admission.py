@@ -23,9 +23,10 @@ from enum import Enum, auto
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import Overloaded, Unavailable
+from ..settings import QueueLimits
 from .estimate import BatchCost
 from .long_work import LongWork
-from .queue import BatchQueue, QueueLimits, Waiting
+from .queue import BatchQueue, Waiting
 
 _LEAST_RETRY_SECONDS = 0.01
 _STREAMS_SHARE = 0.5  # of a batch, for streams where calls fill the queue

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..engine.sequences import Input, SequenceInput
 from ..metrics import ModelMetrics
+from ..settings import QueueLimits
 from .admission import Admission, Kind
 from .computing import ComputeEngine, Computing
 from .device import Device
 from .intake import Intake
 from .jobs import Job, Result
 from .pace import SlicePace
-from .queue import QueueLimits
 from .slice_lane import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Batcher(Intake):
     ):
         self._engine = engine
         self._device = device
-        self._max_whole_tokens = limits.max_whole_tokens
+        self._max_whole_tokens = limits.whole_tokens
         self._admission: Admission[Job] = Admission(limits)
         cost = self._admission.batch_cost
         self._computing = Computing(engine, device, metrics, cost, tracer)

@@ -5,10 +5,10 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from ..settings import QueueLimits
 
 
 class Waiting(Protocol):
@@ -22,18 +22,6 @@ class Waiting(Protocol):
     def admitted_at(self) -> float: ...
     @property
     def deadline(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    max_batch_tokens: int
-    max_batch_sequences: int
-    max_queue_tokens: int
-    max_queue_sequences: int
-    max_queue_delay: float = 0.0  # seconds for which a batch that is not full may wait for more
-    max_whole_tokens: int = 2**31 - 1  # a longer sequence is computed in slices
-    slice_seconds: float = 0.002  # how long a slice is to take, at most
-    max_queue_seconds: float = math.inf  # how long a call may have to wait, as far as is known
 
 
 J = TypeVar("J", bound=Waiting)
@@ -98,20 +86,21 @@ class BatchQueue(Generic[J]):
     def take(self, now: float) -> tuple[list[J], list[J]]:
         """Remove and return the next batch, and the jobs before its end that have expired.
 
-        The batch is the longest prefix of the live jobs within the bounds.
+        The batch is the longest prefix, of the jobs that have not expired, within the bounds.
         """
         batch: list[J] = []
         expired: list[J] = []
         tokens = 0
+        max_tokens, max_sequences = self._limits.max_batch_tokens, self._limits.max_batch_sequences
         for job in self._waiting:
             if job.deadline <= now:
                 expired.append(job)
-            elif batch and tokens + job.tokens > self._limits.max_batch_tokens:
+            elif batch and tokens + job.tokens > max_tokens:
                 break
             else:
                 batch.append(job)
                 tokens += job.tokens
-            if len(batch) == self._limits.max_batch_sequences:
+            if len(batch) == max_sequences:
                 break
         for job in (*batch, *expired):
             del self._waiting[job]

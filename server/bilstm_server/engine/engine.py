@@ -66,11 +66,6 @@ class Engine:
         return self._encoder.config
 
     @property
-    def threads(self) -> int:
-        """Threads that compute on the CPU."""
-        return torch.get_num_threads()
-
-    @property
     def dtype(self) -> str:
         """The type that it computes in, as settings name it."""
         return str(self._dtype).removeprefix("torch.")
@@ -102,6 +97,12 @@ class Engine:
         if self.device.type != "cpu":
             some = SequenceInput(zeros(SLICE_UNIT), outputs)
             self.run([some] * (batch_tokens // SLICE_UNIT or 1))
+
+    def warm_thread(self) -> None:
+        """Compute one step, so that what torch and its libraries keep for each thread is there for
+        the calling one. Raises `OutOfMemory`.
+        """
+        self.run([SequenceInput(self._staging.zeros(1), frozenset({Output.FINAL}))])
 
     # -- a batch ---------------------------------------------------------------------------------
 
