@@ -235,12 +235,25 @@ def test_room_is_kept_for_a_large_sequence_of_a_stream() -> None:
     policy.let_in([call() for _ in range(20)], 0.0)
     large = streamed(5)
     assert not policy.offer(large, 0.0)
-    closings = 0
-    while not policy.close_batch(0.0).let_in:
-        closings += 1
+    let_in = []
+    for _ in range(3):
+        let_in.append(policy.close_batch(0.0).let_in)
         while policy.refusal(1, 1, 0.0) is None:
             policy.let_in([call()], 0.0)
-    assert closings == 2
+    assert let_in == [[], [], [large]]
+
+
+def test_streams_that_wait_are_not_overtaken() -> None:
+    """Not even by one that comes when all those before it have left."""
+    policy = admission()
+    calls = [call() for _ in range(16)]
+    policy.let_in(calls, 0.0)
+    first, second = streamed(), streamed()
+    assert not policy.offer(first, 0.0)
+    for job in calls:
+        policy.withdraw(job)
+    assert not policy.offer(second, 0.0)
+    assert policy.let_in_streams(0.0) == [first, second]
 
 
 @pytest.mark.parametrize("left", ["waiting", "let in"])
@@ -253,8 +266,8 @@ def test_stream_that_left_keeps_no_room(left: str) -> None:
         assert not policy.close_batch(0.0).let_in  # its turn has come, but there is no room
         assert policy.refusal(1, 1, 0.0) is not None
     else:
-        while not policy.close_batch(0.0).let_in:
-            pass
+        let_in = [policy.close_batch(0.0).let_in for _ in range(3)]
+        assert let_in == [[], [], [large]]
     tokens = policy.tokens
     policy.withdraw(large)
     assert policy.tokens == tokens - (5 if left == "let in" else 0)

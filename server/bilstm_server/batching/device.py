@@ -11,14 +11,14 @@ from typing import Self
 
 
 class Device:
-    """One thread computes, for all models on the device; they have it in turn, so that each closes
-    its batch as late as it can. Another one stages meanwhile.
+    """One thread that computes, and one that stages meanwhile, for all models on the device. Models
+    have it in turn, so that each closes its batch as late as it can.
     """
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._waiting = 0  # for their turn
-        self._arrived = False  # something to compute, since the last turn began
+        self._waiting = 0  # models that wait for their turn
+        self._arrived = False  # whether something came to be computed since the last turn began
         self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
 
@@ -37,10 +37,11 @@ class Device:
 
     @property
     def busy(self) -> bool:
+        """Whether a model has its turn."""
         return self._turn.locked()
 
     def arrive(self) -> None:
-        """Something has come to be computed."""
+        """Take into account that something has come to be computed."""
         self._arrived = True
 
     @property
@@ -50,7 +51,7 @@ class Device:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Have the device for one batch, or some slices."""
+        """Wait for the device, and have it for one batch, or some slices."""
         self._waiting += 1
         try:
             await self._turn.acquire()
