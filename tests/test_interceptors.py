@@ -27,8 +27,10 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import InvalidInput, ModelNotFound, Overloaded, Unavailable
 from bilstm_server.metrics import Metrics
+from bilstm_server.model.config import Output
 from bilstm_server.rpc.context import Context
 from bilstm_server.rpc.definitions import ServiceDefinition, TensorMethod
 from bilstm_server.rpc.flow.receiving import Receiving
@@ -39,10 +41,16 @@ from bilstm_server.rpc.interceptors.in_flight import CallsInFlight
 from bilstm_server.rpc.interceptors.method import Layer, Method, Respond
 from bilstm_server.rpc.interceptors.open_streams import OpenStreams
 from bilstm_server.rpc.interceptors.outcomes import Outcomes
+from bilstm_server.serving.registry import ServedModel
 
 TOY = "toy.v1.Toy"
 DOUBLE, TELL, COUNT = (f"/{TOY}/{name}" for name in ("Double", "Tell", "Count"))
 FOUR = np.arange(4, dtype="<i4").tobytes()
+WATCH = {
+    "grpc_type": "server_stream",
+    "grpc_service": "grpc.health.v1.Health",
+    "grpc_method": "Watch",
+}
 CALL_BYTES = 24 * 1024  # that a call is taken to hold beside its reply
 
 
@@ -82,12 +90,16 @@ class Toy:
         self.gate.set()
         self.arrived = 0
         self.refusal: Exception | None = None
+        self.model: ServedModel | None = None  # that is asked for something, too
         self.events: list[str] = []
 
     async def double(self, numbers: Any, context: Context) -> bytes:
         self.arrived += 1
         self.events.append("called")
         await self.gate.wait()
+        if self.model is not None:
+            x = SequenceInput(np.ones((3, 5), "<f4"), frozenset({Output.FINAL}))
+            await self.model.batcher.submit([x])
         return (numbers * 2).tobytes()  # type: ignore[no-any-return]
 
     async def tell(self, text: str, context: Context) -> str:
@@ -239,10 +251,29 @@ async def test_replies_are_held_until_taken(model_folder: Path) -> None:
         await until(lambda: sample(app, "bilstm_reply_bytes") == 0)
 
 
+async def test_streams_that_were_ended_are_held_until_taken(model_folder: Path) -> None:
+    """A stream that makes place for another one, and whose last message nobody takes, still counts
+    among what is not taken."""
+    watch = "/grpc.health.v1.Health/Watch"
+    async with serving(model_folder, max_calls=1) as (app, _):
+        target = f"127.0.0.1:{app.port}"
+        with PatientConnection(target, stream_window=0) as peer:
+            await asyncio.to_thread(peer.call, watch, b"")
+            await until(lambda: sample(app, "grpc_server_started_total", **WATCH) == 1)
+            with PatientConnection(target) as other:
+                await asyncio.to_thread(other.call, watch, b"")
+                message = health_pb2.HealthCheckResponse(status=1).SerializeToString()
+                held = len(message) + CALL_BYTES
+                await until(lambda: sample(app, "bilstm_reply_bytes") == held)
+        await until(lambda: sample(app, "bilstm_reply_bytes") == 0)
+
+
 async def test_drain_waits_for_every_service(model_folder: Path) -> None:
-    """A call that was let in is answered, whatever its service; a stream without end is ended."""
+    """A call that was let in is answered, whatever its service and however late that asks its
+    model; a stream without end is ended."""
     async with serving(model_folder, drain_timeout_seconds=HANGS_AFTER_SECONDS) as (app, channel):
         app.toy.gate.clear()
+        app.toy.model = app._registry.get("", "")
         call = asyncio.ensure_future(channel.unary_unary(DOUBLE)(FOUR))
         stream = channel.stream_stream(COUNT)()
         await stream.write(FOUR)
