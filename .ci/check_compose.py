@@ -138,9 +138,7 @@ def check_calls() -> int:
     _, utterances = load()
     with Client(SERVER) as client:
         encodings = client.encode_batch(utterances.sequences, outputs=["logits"])
-        logits = np.stack(
-            [encoding.logits for encoding in encodings if encoding.logits is not None]
-        )
+        logits = np.stack([encoding.logits for encoding in encodings])
         accuracy = float((logits.argmax(1) == utterances.speakers).mean())
         say(f"accuracy {accuracy:.1%} of {len(logits)} utterances")
         assert accuracy > 0.97

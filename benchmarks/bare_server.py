@@ -42,10 +42,10 @@ class BareRpcMetrics(RpcMetrics):
 
 class BareMetrics(Metrics):
     def model(self, name: str) -> ModelMetrics:
-        return BareModelMetrics(self, name)
+        return BareModelMetrics(self.models, name)
 
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
-        return BareRpcMetrics(self, kind, service, method)
+        return BareRpcMetrics(self.rpcs, kind, service, method)
 
 
 class BareCall:

@@ -24,7 +24,8 @@ import torch
 from benchmarks.load import closed_loop
 from benchmarks.memory import MB, peak
 from benchmarks.workload import lengths
-from bilstm_client import AsyncClient, Client, _sending
+from bilstm_client import AsyncClient, Client
+from bilstm_client._streams import sending
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
@@ -91,7 +92,7 @@ def _rate(model: str, size: int, x: np.ndarray) -> float:
     """MB a second, both ways together."""
     with (
         mock.patch.dict(os.environ, BENCH_CHUNK_BYTES=str(size)),
-        mock.patch.object(_sending, "CHUNK_BYTES", size),
+        mock.patch.object(sending, "CHUNK_BYTES", size),
         server_process(model, module="benchmarks.wire_server") as server,
         Client(server.target) as client,
     ):
@@ -118,10 +119,9 @@ def _memory(folder: Path, steps: int) -> list[str]:
         with peak(server.pid) as server_peak, peak(os.getpid()) as client_peak:
             (encoding,) = client.encode_stream([x], save_states=lambda _: target)
         seconds = time.perf_counter() - started_at
-        assert encoding.states is not None
         last = x[-1000:]
         exact = np.array_equal(  # the last steps' reverse states are those of the last steps alone
-            client.encode(np.array(last)).states[:, WIDTH // 2 :],  # type: ignore[index]
+            client.encode(np.array(last)).states[:, WIDTH // 2 :],
             encoding.states[-1000:, WIDTH // 2 :],
         )
         size = (x.nbytes + encoding.states.nbytes) / MB

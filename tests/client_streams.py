@@ -20,10 +20,12 @@ from test_client import AwaitedClient
 
 from bilstm_client import (
     Client,
-    _stream_options,
 )
+from bilstm_client._calls.messages import EncodeOptions
+from bilstm_client._streams import patience
 from bilstm_client.types import Array, Encoding
 
+STATES = EncodeOptions.of("states", "float32", "", "")
 CANCELLED, UNAVAILABLE = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE
 
 
@@ -94,7 +96,7 @@ def faked(connect: Connect, fake: FakeServer) -> Iterator[Streams]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses before a lost server is asked again that are none."""
-    monkeypatch.setattr(_stream_options, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 def sequence(steps: int, seed: int = 0) -> Array:
@@ -102,14 +104,9 @@ def sequence(steps: int, seed: int = 0) -> Array:
     return rng.integers(-3, 4, (steps, INPUT_SIZE)).astype(np.float32)  # of sums without rounding
 
 
-def states_of(encoding: Encoding) -> Array:
-    assert encoding.states is not None
-    return encoding.states
-
-
 def assert_states(encoding: Encoding, expected: Array | None, tolerance: float = 1e-6) -> None:
     assert expected is not None
-    np.testing.assert_allclose(states_of(encoding), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(encoding.states, expected, rtol=0, atol=tolerance)
 
 
 SEQUENCES = [sequence(steps, i) for i, steps in enumerate((3, 1, 12, 5, 1, 7))]

@@ -67,6 +67,7 @@ class FakeServer(grpc.GenericRpcHandler):
         self.completed = threading.Semaphore(0)  # released for each sequence that has come
         self.answered = 0
         self.is_healthy = False  # whether it answers as to its health
+        self.is_serving = True  # what it answers
         self.checked = threading.Semaphore(0)  # released for each question
 
     def service(
@@ -84,8 +85,9 @@ class FakeServer(grpc.GenericRpcHandler):
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.checked.release()
-        serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
-        return bytes(serving.SerializeToString())
+        health = health_pb2.HealthCheckResponse
+        status = health.SERVING if self.is_serving else health.NOT_SERVING
+        return bytes(health(status=status).SerializeToString())
 
     def _stream(
         self, requests: Iterator[pb.EncodeStreamRequest], context: grpc.ServicerContext

@@ -7,6 +7,9 @@ server must misbehave in a way of its own, a small raw gRPC server stands in.
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -45,6 +48,7 @@ from bilstm_client import (
     InvalidInput,
     Model,
     ModelNotFound,
+    NotRequested,
     Overloaded,
     ServerError,
     State,
@@ -83,14 +87,17 @@ class AwaitedClient:
     def encode_batch(self, sequences: Any, **options: Any) -> list[Encoding]:
         return self._wait(self._client.encode_batch(sequences, **options))
 
-    def list_models(self, **options: float) -> list[Model]:
+    def list_models(self, **options: Any) -> list[Model]:
         return self._wait(self._client.list_models(**options))
 
-    def is_ready(self, **options: float) -> bool:
+    def is_ready(self, **options: Any) -> bool:
         return self._wait(self._client.is_ready(**options))
 
-    def get_model(self, *names: str, **options: float) -> Model:
-        return self._wait(self._client.get_model(*names, **cast(Any, options)))
+    def wait_until_ready(self, **options: Any) -> None:
+        self._wait(self._client.wait_until_ready(**options))
+
+    def get_model(self, *names: str, **options: Any) -> Model:
+        return self._wait(self._client.get_model(*names, **options))
 
     def close(self) -> None:
         self._wait(self._client.close())
@@ -132,17 +139,12 @@ def client(connect: Connect, server: RunningServer) -> AnyClient:
     return connect(server.target)
 
 
-def present(array: Array | None) -> Array:
-    assert array is not None
-    return array
-
-
 def arrays_of(encoding: Encoding) -> dict[str, Array]:
     """All that an encoding has, by name."""
-    named: dict[str, Array | None] = {o: getattr(encoding, o) for o in ALL_OUTPUTS[:-1]}
-    if encoding.state is not None:
+    named: dict[str, Array] = {o: getattr(encoding, o) for o in encoding.outputs if o != "state"}
+    if "state" in encoding.outputs:
         named |= {"hidden": encoding.state.hidden, "cell": encoding.state.cell}
-    return {name: array for name, array in named.items() if array is not None}
+    return named
 
 
 def assert_same(one: Encoding, other: Encoding) -> None:
@@ -218,9 +220,9 @@ FORMS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_a_sequence(form: str, client: AnyClient) -> None:
     """A sequence gives the same result in whatever array, tensor or list it comes."""
-    expected = present(client.encode(X).states)
+    expected = client.encode(X).states
     assert expected.shape == (len(X), 2 * HIDDEN_SIZE)
-    np.testing.assert_array_equal(present(client.encode(FORMS[form]()).states), expected)
+    np.testing.assert_array_equal(client.encode(FORMS[form]()).states, expected)
 
 
 ID_FORMS: dict[str, Callable[[], Any]] = {
@@ -241,10 +243,10 @@ ID_FORMS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("form", ID_FORMS)
 def test_forms_of_token_ids(form: str, client: AnyClient) -> None:
     """Token ids give the same result in whatever integer type or container they come."""
-    expected = present(client.encode(IDS, model="tokens").states)
+    expected = client.encode(IDS, model="tokens").states
     assert expected.shape == (len(IDS), 2 * HIDDEN_SIZE)
     served = client.encode(ID_FORMS[form](), model="tokens").states
-    np.testing.assert_array_equal(present(served), expected)
+    np.testing.assert_array_equal(served, expected)
 
 
 @pytest.mark.parametrize(
@@ -316,9 +318,7 @@ def test_negated_view(client: AnyClient) -> None:
     """A tensor that is only marked as negative is sent as what it is."""
     negated = torch.complex(torch.zeros(X.shape), torch.tensor(-X)).conj().imag
     assert negated.is_neg()
-    np.testing.assert_array_equal(
-        present(client.encode(negated).states), present(client.encode(X).states)
-    )
+    np.testing.assert_array_equal(client.encode(negated).states, client.encode(X).states)
 
 
 INTEGERS: dict[str, Any] = {
@@ -360,9 +360,7 @@ def test_beyond_float32(dtype: Any, client: AnyClient) -> None:
     """A float beyond float32's range is sent as inf, without a warning."""
     beyond, infinite = X.astype(dtype), X.copy()
     beyond[3, 1], infinite[3, 1] = -1e300, -np.inf
-    np.testing.assert_array_equal(
-        present(client.encode(beyond).states), present(client.encode(infinite).states)
-    )
+    np.testing.assert_array_equal(client.encode(beyond).states, client.encode(infinite).states)
 
 
 def test_nan_stays_in_its_sequence(client: AnyClient) -> None:
@@ -370,17 +368,17 @@ def test_nan_stays_in_its_sequence(client: AnyClient) -> None:
     broken = X.copy()
     broken[3, 1] = np.nan
     one, other = client.encode_batch([broken, X])
-    assert np.isnan(present(one.states)).any()
+    assert np.isnan(one.states).any()
     assert_same(other, client.encode(X))
 
 
 def test_outputs_of_no_list(client: AnyClient) -> None:
-    """Outputs that are no list of names are a TypeError that shows one."""
+    """Outputs that are neither a name nor a list of names are a TypeError."""
     with pytest.raises(TypeError) as caught:
-        client.encode(X, outputs=cast(Any, "final"))
-    assert str(caught.value) == "outputs must be a list of names, such as ['final'], got 'final'"
-    with pytest.raises(TypeError, match=r"such as \['final'\], got None"):
         client.encode(X, outputs=cast(Any, None))
+    assert str(caught.value) == "outputs must be a name or a list of names, got None"
+    with pytest.raises(ValueError, match="'states,final' is no output"):
+        client.encode(X, outputs=cast(Any, "states,final"))
 
 
 def test_unknown_output(client: AnyClient) -> None:
@@ -416,18 +414,36 @@ def test_all_outputs(client: AnyClient) -> None:
         "cell": (2 * LAYERS, HIDDEN_SIZE),
     }
     assert {array.dtype for array in arrays_of(encoding).values()} == {np.dtype("f4")}
-    np.testing.assert_allclose(
-        present(encoding.states).mean(0), present(encoding.mean), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(encoding.states.mean(0), encoding.mean, rtol=0, atol=1e-6)
     assert encoding.timing.batch_sequences >= 1
     assert encoding.timing.batch_tokens >= 7
 
 
 @pytest.mark.parametrize("output", ALL_OUTPUTS)
 def test_one_output(output: OutputName, client: AnyClient) -> None:
-    """What was not asked for is None."""
-    encoding = client.encode(X, outputs=[output])
-    assert [name for name in ALL_OUTPUTS if getattr(encoding, name) is not None] == [output]
+    """One output may be given as a name alone. What was not asked for raises an error that says
+    what to request, and `hasattr` says that it is not there."""
+    for outputs in (output, [output]):
+        encoding = client.encode(X, outputs=outputs)
+        assert encoding.outputs == (output,)
+        assert [name for name in ALL_OUTPUTS if hasattr(encoding, name)] == [output]
+    for name in set(ALL_OUTPUTS) - {output}:
+        with pytest.raises(NotRequested, match=re.escape(f"outputs={[output, name]}")) as caught:
+            getattr(encoding, name)
+        assert caught.value.name == name
+
+
+def test_encodings_can_be_copied(client: AnyClient) -> None:
+    """A pickled encoding, and a copy, are as it was, and so is the error of what they have not."""
+    encoding = client.encode(X, outputs=["states", "state"])
+    for duplicate in (pickle.loads(pickle.dumps(encoding)), copy.deepcopy(encoding)):
+        assert_same(duplicate, encoding)
+        assert (duplicate.timing, repr(duplicate)) == (encoding.timing, repr(encoding))
+        with pytest.raises(NotRequested) as caught:
+            _ = duplicate.logits
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(AttributeError):
+        encoding.states = X  # type: ignore[misc]
 
 
 def test_repr(client: AnyClient) -> None:
@@ -475,13 +491,12 @@ def test_initial_state(client: AnyClient, model_folder: Path) -> None:
         y, (h_n, c_n) = lstm(torch.tensor(X), (hidden, cell))
     for start in (State(hidden.numpy(), cell.numpy()), (hidden, cell)):
         encoding = client.encode(X, outputs=["states", "state"], initial_state=start)
-        assert encoding.state is not None
         for ours, theirs in (
             (encoding.states, y),
             (encoding.state.hidden, h_n),
             (encoding.state.cell, c_n),
         ):
-            np.testing.assert_allclose(present(ours), theirs, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 ZEROS = np.zeros((2 * LAYERS, HIDDEN_SIZE))
@@ -513,9 +528,9 @@ def test_initial_state_round_trip(limited_client: AnyClient) -> None:
         encoding = limited_client.encode(
             part, outputs=["states", "state"], model="forward", initial_state=state
         )
-        parts.append(present(encoding.states))
+        parts.append(encoding.states)
         state = encoding.state
-    np.testing.assert_allclose(np.concatenate(parts), present(whole.states), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(parts), whole.states, rtol=0, atol=1e-6)
 
 
 def test_models(client: AnyClient) -> None:
@@ -656,7 +671,7 @@ def test_any_batch(lengths: list[int], outputs: set[OutputName], limited_client:
         assert arrays_of(encoding).keys() == {
             name for o in asked for name in (("hidden", "cell") if o == "state" else (o,))
         }
-        if encoding.states is not None:
+        if "states" in encoding.outputs:
             assert len(encoding.states) == n
 
 
@@ -799,6 +814,14 @@ def test_request_too_large(count: int, limited_client: AnyClient) -> None:
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.field == f"sequences[{count - 1}]"
     assert "the request is larger than the server takes: " in caught.value.expected
+    assert caught.value.expected.endswith("; encode_stream sends it in pieces")
+
+
+def test_sequence_too_long(limited_client: AnyClient) -> None:
+    """Where a sequence is longer than a call takes, the error names the method that takes it."""
+    with pytest.raises(InvalidInput, match="encode_stream") as caught:
+        limited_client.encode_batch([X, sequence(60)])
+    assert caught.value.field == "sequences[1].shape"
 
 
 def test_model_not_found(client: AnyClient) -> None:
@@ -967,7 +990,7 @@ def test_closed_while_a_call_begins(server: RunningServer) -> None:
 async def test_no_loop_to_construct(server: RunningServer) -> None:
     """An `AsyncClient` made where no loop runs opens its channel in the one that does."""
     client = await asyncio.to_thread(AsyncClient, server.target)
-    assert present((await client.encode(X)).states).shape == (7, 2 * HIDDEN_SIZE)
+    assert (await client.encode(X)).states.shape == (7, 2 * HIDDEN_SIZE)
     await client.close()
 
 
@@ -981,7 +1004,7 @@ async def test_cancelled_task(gated: tuple[RunningServer, Gated]) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         gate.open()
-        assert present((await client.encode(X[:4])).states).shape == (4, 2 * HIDDEN_SIZE)
+        assert (await client.encode(X[:4])).states.shape == (4, 2 * HIDDEN_SIZE)
     assert calls(server) == 2
 
 
@@ -1098,7 +1121,7 @@ def test_retries(
     reply = pb.EncodeResponse(encodings=[encoding]).SerializeToString()
     scripted, target = script(*statuses, reply=reply)
     x = np.ones((steps, INPUT_SIZE), "f4")
-    assert len(present(connect(target).encode(x).states)) == steps
+    assert len(connect(target).encode(x).states) == steps
     assert len(scripted.sizes) == 3
     assert min(scripted.sizes) == max(scripted.sizes) >= x.nbytes
 
@@ -1160,7 +1183,7 @@ import sys
 blocked = {SERVER_ONLY!r}
 sys.modules.update(dict.fromkeys(blocked))  # None: importing it fails
 import asyncio
-import bilstm_client, bilstm_client.cli
+import bilstm_client, bilstm_client.cli.main
 
 async def encode(target):
     async with bilstm_client.AsyncClient(target) as client:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from client_streams import X, states_of
+from client_streams import X
 from conftest import RunningServer
 
 from bilstm_client import AsyncClient
@@ -152,7 +152,7 @@ def test_another_event_loop(server: RunningServer) -> None:
 
     for _ in range(3):
         encoding, streamed = asyncio.run(use())
-        assert states_of(encoding).shape == (7, 12)
+        assert encoding.states.shape == (7, 12)
         assert len(streamed) == 3
 
     async def leave() -> Any:
@@ -161,7 +161,7 @@ def test_another_event_loop(server: RunningServer) -> None:
         return results
 
     left = asyncio.run(leave())
-    assert client.streams == set()  # it has ended with its loop
+    assert client._channel.streams == set()  # it has ended with its loop
     del left
     asyncio.run(use())
     asyncio.run(client.close())

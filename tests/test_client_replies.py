@@ -30,7 +30,7 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._status import typed_errors
+from bilstm_client._calls.status import typed_errors
 
 
 @pytest.fixture(autouse=True)

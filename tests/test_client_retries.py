@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import EncoderError, Unavailable
-from bilstm_client._retries import Attempts, Retries
+from bilstm_client._calls.retries import Attempts, Retries
 
 Connect = Callable[..., Streams]
 

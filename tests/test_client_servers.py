@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from client_streams import Streams, X, assert_states, states_of
+from client_streams import Streams, X, assert_states
 from client_streams import connect as connect
 from conftest import RunningServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,7 +25,7 @@ from streaming import FakeServer, serving, sums
 from test_client_retries import Refusing
 
 from bilstm_client import Client, Unavailable
-from bilstm_client.cli import main
+from bilstm_client.cli.main import main
 
 Connect = Callable[..., Streams]
 STARTS_WITHIN_SECONDS = 120
@@ -211,4 +211,4 @@ def test_servers_without_health(connect: Connect) -> None:
         client = connect(f"ipv4:{first},{second}")
         while not (one.calls and other.calls):  # one may be connected to before the other
             (encoding,) = client.encode_stream([X])
-            np.testing.assert_array_equal(states_of(encoding), sums(X))
+            np.testing.assert_array_equal(encoding.states, sums(X))

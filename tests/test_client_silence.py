@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_streams import Streams, X, states_of
+from client_streams import STATES, Streams, X
 from client_streams import connect as connect
 from client_streams import fake as fake
 from client_streams import faked as faked
@@ -26,9 +26,9 @@ from streaming import HANGS_AFTER_SECONDS, FakeServer, sums
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import Live, Unavailable
-from bilstm_client._silence import Silence, Step
-from bilstm_client._stream import Stream
-from bilstm_client._stream_options import StreamOptions
+from bilstm_client._streams.options import StreamOptions
+from bilstm_client._streams.silence import Silence, Step
+from bilstm_client._streams.stream import Stream
 
 SECONDS = 0.5
 SILENT = r"UNAVAILABLE: no sign of life from the server for 0\.5 s"
@@ -58,7 +58,7 @@ def test_silence() -> None:
 
 def test_what_is_owed() -> None:
     """The opening, the results of what is complete, and that it reads; no more."""
-    stream = Stream(StreamOptions.of(in_chunks=False, on_error="raise"), 1.0)
+    stream = Stream(StreamOptions.of(STATES), 1.0)
     sending = stream.begin_call()
     assert stream.look(0.0, is_reading=False) is Step.WAIT
 
@@ -85,7 +85,7 @@ def test_what_is_owed() -> None:
 
 def test_what_is_owed_to_live_input() -> None:
     """A block whose look-ahead has come."""
-    stream = Stream(StreamOptions.of(in_chunks=True, on_error="raise", live=Live(5, 2)), 1.0)
+    stream = Stream(StreamOptions.of(STATES, in_chunks=True, live=Live(5, 2)), 1.0)
     stream.add(iter([X]))
     sending = stream.begin_call()
     entry = stream.take(sending)
@@ -142,7 +142,7 @@ def test_frozen_in_the_middle(connect: Connect, frozen: Frozen) -> None:
     """in its middle,"""
     client = connect(frozen.target)
     results = client.encode_stream(itertools.repeat(X), in_flight=4, timeout_seconds=SECONDS)
-    np.testing.assert_array_equal(states_of(next(results)), sums(X))
+    np.testing.assert_array_equal(next(results).states, sums(X))
     frozen.freeze()
     with pytest.raises(Unavailable, match=SILENT):
         for _ in results:
@@ -259,7 +259,7 @@ def test_long_computation(faked: Streams, fake: FakeServer) -> None:
     thread.start()
     (encoding,) = results
     thread.join()
-    np.testing.assert_array_equal(states_of(encoding), sums(X))
+    np.testing.assert_array_equal(encoding.states, sums(X))
 
 
 def test_no_answer_and_no_health(faked: Streams, fake: FakeServer) -> None:

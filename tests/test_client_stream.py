@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, assert_type, cast
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +21,6 @@ from client_streams import (
     assert_states,
     mapped,
     sequence,
-    states_of,
 )
 from client_streams import client as client
 from client_streams import connect as connect
@@ -34,44 +33,14 @@ from streaming import HANGS_AFTER_SECONDS, INPUT_SIZE, Break, FakeServer, sums
 from bilstm_client import (
     AsyncClient,
     Client,
-    EncodingChunk,
     InvalidInput,
     Live,
+    NotRequested,
     Unavailable,
 )
-from bilstm_client.errors import SequenceFailure
 from bilstm_client.types import Array, Encoding
 
 # -- what a source may be ----------------------------------------------------------------------
-
-
-def static_types(client: Client, aio: AsyncClient, x: Array) -> None:
-    """Never run: what a type checker knows of a stream's results."""
-    pairs = [("a", x)]
-    assert_type(client.encode_stream([x]), Generator[Encoding, None, None])
-    assert_type(client.encode_stream(x), Generator[Encoding, None, None])
-    assert_type(
-        client.encode_stream(x, on_error="return"),
-        Generator[Encoding | SequenceFailure, None, None],
-    )
-    assert_type(client.encode_chunks(x), Generator[EncodingChunk[int], None, None])
-    for chunk in client.encode_chunks(x):
-        assert_type(chunk.error, SequenceFailure | None)
-    assert_type(client.encode_stream(pairs), Generator[tuple[str, Encoding], None, None])
-    assert_type(
-        client.encode_stream(pairs, on_error="return"),
-        Generator[tuple[str, Encoding | SequenceFailure], None, None],
-    )
-    assert_type(
-        client.encode_stream([x], on_error="return"),
-        Generator[Encoding | SequenceFailure, None, None],
-    )
-    assert_type(client.encode_chunks(pairs), Generator[EncodingChunk[str], None, None])
-    assert_type(client.encode_chunks([x]), Generator[EncodingChunk[int], None, None])
-    assert_type(aio.encode_stream([x]), AsyncGenerator[Encoding, None])
-    assert_type(aio.encode_stream(x), AsyncGenerator[Encoding, None])
-    assert_type(aio.encode_chunks(x), AsyncGenerator[EncodingChunk[int], None])
-    assert_type(aio.encode_stream(pairs), AsyncGenerator[tuple[str, Encoding], None])
 
 
 def test_plain_sequences(client: Streams) -> None:
@@ -82,8 +51,6 @@ def test_plain_sequences(client: Streams) -> None:
     for one, other in zip(streamed, alone, strict=True):
         for name in outputs[:-1]:
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0, atol=1e-6)
-        assert one.state is not None
-        assert other.state is not None
         np.testing.assert_allclose(one.state.cell, other.state.cell, rtol=0, atol=1e-6)
         assert one.timing.batch_sequences >= 1
 
@@ -191,11 +158,10 @@ def test_async_chunks_without_a_loop(server: RunningServer) -> None:
 def test_results_are_the_callers_own(client: Streams) -> None:
     """Every array can be written to, and writing to one leaves the others as they are."""
     one, other = client.encode_stream([X, X], outputs=["states", "final"])
-    before = states_of(other).copy()
+    before = other.states.copy()
     for array in (one.states, one.final):
-        assert array is not None
         array[...] = 7
-    np.testing.assert_array_equal(states_of(other), before)
+    np.testing.assert_array_equal(other.states, before)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
@@ -205,8 +171,8 @@ def test_output_data_type(name: Any, client: Streams, tmp_path: Path) -> None:
     dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else "f2")
     for save in (None, lambda index: tmp_path / f"{index}.npy"):
         (encoding,) = client.encode_stream([X], output_data_type=name, save_states=save)
-        assert states_of(encoding).dtype == dtype
-        np.testing.assert_array_equal(states_of(encoding), cast(Array, expected))
+        assert encoding.states.dtype == dtype
+        np.testing.assert_array_equal(encoding.states, expected)
 
 
 def test_several_at_once(client: Streams) -> None:
@@ -253,7 +219,7 @@ def test_bad_live(faked: Streams) -> None:
 def test_numpys_numbers(client: Streams) -> None:
     """A number is one whatever type it has."""
     one, other = client.encode_stream([X, X], in_flight=cast(Any, np.int64(1)))
-    assert_states(one, states_of(other))
+    assert_states(one, other.states)
 
 
 # -- order -------------------------------------------------------------------------------------
@@ -301,16 +267,19 @@ def test_chunks(faked: Streams, fake: FakeServer) -> None:
         ("a", 3, False, True, True),
         ("a", 6, True, True, True),
     ]
-    joined = np.concatenate([cast(Array, chunk.states) for chunk in chunks[:3]])
+    joined = np.concatenate([chunk.states for chunk in chunks[:3]])
     np.testing.assert_array_equal(joined, sums(X))
     joined[...] = 0
     assert [chunk.encoding for chunk in chunks[:2]] == [None, None]
     encoding = chunks[2].encoding
     assert encoding is not None
-    assert encoding.states is None
-    np.testing.assert_array_equal(cast(Array, encoding.final), sums(X)[-1])
+    with pytest.raises(NotRequested, match="encode_chunks yields them in its chunks"):
+        _ = encoding.states
+    np.testing.assert_array_equal(encoding.final, sums(X)[-1])
     assert isinstance(chunks[3].error, InvalidInput)
-    assert (chunks[3].key, chunks[3].states, chunks[3].last) == ("b", None, True)
+    assert (chunks[3].key, chunks[3].last) == ("b", True)
+    with pytest.raises(InvalidInput):
+        _ = chunks[3].states
     assert len(chunks) == 4
     assert repr(chunks[2]) == (
         "EncodingChunk(key='a', first_step=6, states=float32[1, 5], last=True, forward_exact=True, "
@@ -323,7 +292,7 @@ def test_chunks_of_the_real_server(client: Streams) -> None:
     x = np.tile(X, (20_000, 1))
     chunks = list(client.encode_chunks([x]))
     assert len(chunks) > 1
-    joined = np.concatenate([cast(Array, chunk.states) for chunk in chunks])
+    joined = np.concatenate([chunk.states for chunk in chunks])
     (encoding,) = client.encode_stream([x])
     assert_states(encoding, joined)
 
@@ -343,14 +312,14 @@ def test_live(faked: Streams, fake: FakeServer) -> None:
     chunks = faked.encode_chunks([("mic", source())], live=Live(block_steps=3, lookahead_steps=1))
     first = next(chunks)
     seen.set()
-    assert (first.key, first.first_step, len(cast(Array, first.states))) == ("mic", 0, 3)
+    assert (first.key, first.first_step, len(first.states)) == ("mic", 0, 3)
     assert (first.last, first.forward_exact, first.reverse_exact) == (False, True, False)
     if isinstance(faked, Client):
         assert 2 not in given
     rest = list(chunks)
     assert [chunk.first_step for chunk in rest] == [3, 6, 8]
     assert [chunk.last for chunk in rest] == [False, False, True]
-    assert np.concatenate([cast(Array, chunk.states) for chunk in rest]).shape == (5, INPUT_SIZE)
+    assert np.concatenate([chunk.states for chunk in rest]).shape == (5, INPUT_SIZE)
     assert [len(request.chunks) for request in fake.calls[0].requests] == [1] * 5
 
 
@@ -361,8 +330,8 @@ def test_live_of_the_real_server(lookahead: int, client: Streams) -> None:
     source = [("mic", Chunks(*np.split(X, 7)))]
     live = Live(block_steps=3, lookahead_steps=lookahead)
     chunks = list(client.encode_chunks(source, live=live))
-    joined = np.concatenate([cast(Array, chunk.states) for chunk in chunks])
-    assert joined.shape == states_of(encoding).shape
+    joined = np.concatenate([chunk.states for chunk in chunks])
+    assert joined.shape == encoding.states.shape
     assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert not chunks[0].reverse_exact
 

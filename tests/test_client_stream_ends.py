@@ -27,8 +27,8 @@ from bilstm_client import (
     Client,
     EncoderError,
     NotAnArray,
-    _stream_options,
 )
+from bilstm_client._streams import patience
 from bilstm_client.types import Array, Encoding
 
 
@@ -362,7 +362,7 @@ def test_closed_while_it_waits(
 ) -> None:
     """A stream that waits for a server ends as `Cancelled` when the client is closed."""
     for name in ("_FIRST_PAUSE_SECONDS", "_LONGEST_PAUSE_SECONDS"):
-        monkeypatch.setattr(_stream_options, name, 10 * HANGS_AFTER_SECONDS)
+        monkeypatch.setattr(patience, name, 10 * HANGS_AFTER_SECONDS)
     client = connect("127.0.0.1:1", timeout_seconds=20 * HANGS_AFTER_SECONDS)
 
     def run() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,7 +21,6 @@ from client_streams import (
     Streams,
     X,
     assert_states,
-    states_of,
 )
 from client_streams import client as client
 from client_streams import connect as connect
@@ -43,8 +42,8 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._status import sequence_error
-from bilstm_client.types import Array, Encoding
+from bilstm_client._calls.status import sequence_error
+from bilstm_client.types import Encoding
 
 # -- errors of one sequence --------------------------------------------------------------------
 
@@ -65,7 +64,7 @@ def test_raised_error(client: Streams) -> None:
 def test_raised_type_error(client: Streams) -> None:
     """So does what is no array, after the results of those before it."""
     results = client.encode_stream([X, X, "abc", X])
-    assert_states(next(results), states_of(next(results)))
+    assert_states(next(results), next(results).states)
     with pytest.raises(NotAnArray, match=r"^sequences\[2\]: must be an array of numbers") as caught:
         next(results)
     assert isinstance(caught.value, TypeError)
@@ -111,7 +110,7 @@ def test_refused_in_the_middle(case: str, client: Streams) -> None:
     wrong = chunks if chunks is None else iter(chunks)
     results = list(client.encode_stream([X, wrong, X], on_error="return"))
     assert [type(result) for result in results] == [Encoding, kind, Encoding]
-    assert_states(results[2], states_of(results[0]))
+    assert_states(results[2], results[0].states)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_save_states(client: Streams, tmp_path: Path) -> None:
         expected = alone[int(key)]
         assert isinstance(encoding.states, np.memmap)
         assert_states(encoding, expected.states)
-        final, expected_final = cast(Array, encoding.final), cast(Array, expected.final)
+        final, expected_final = encoding.final, expected.final
         np.testing.assert_allclose(final, expected_final, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(np.load(tmp_path / f"{key}.npy"), encoding.states)
     assert len(list(tmp_path.iterdir())) == len(SEQUENCES)
@@ -237,7 +236,7 @@ def test_save_states_where_some_can_not_be(
         )
     )
     assert [type(result) for _, result in results] == [Encoding, NotSaved, Encoding]
-    np.testing.assert_array_equal(states_of(results[2][1]), sums(X))
+    np.testing.assert_array_equal(results[2][1].states, sums(X))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npy", "2.npy"]
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,13 +15,13 @@ import pytest
 from client_streams import (
     CANCELLED,
     SEQUENCES,
+    STATES,
     UNAVAILABLE,
     Chunks,
     Connect,
     Streams,
     X,
     assert_states,
-    states_of,
 )
 from client_streams import client as client
 from client_streams import connect as connect
@@ -41,8 +41,9 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._stream import Stream
-from bilstm_client._stream_options import Patience, StreamOptions
+from bilstm_client._streams.options import StreamOptions
+from bilstm_client._streams.patience import Patience
+from bilstm_client._streams.stream import Stream
 from bilstm_client.types import Array
 
 
@@ -93,14 +94,14 @@ def test_a_dead_call_disturbs_nothing(fake: FakeServer) -> None:
         results = list(client.encode_stream([blocked, LettingGo(blocked), X, X]))
     expected = [[X, X], [X, 2 * X, 3 * X, 4 * X], [X], [X]]
     for encoding, parts in zip(results, expected, strict=True):
-        np.testing.assert_array_equal(states_of(encoding), sums(np.concatenate(parts)))
+        np.testing.assert_array_equal(encoding.states, sums(np.concatenate(parts)))
     assert len(fake.calls) == 2
     assert [fake.calls[0].steps(i) for i in range(4)] == [len(X), 0, 0, 0]
 
 
 def test_what_is_begun_is_one_calls() -> None:
     """A call that is over takes nothing, and what it still finds is not the next one's."""
-    stream = Stream(StreamOptions.of(in_chunks=False, on_error="return"), 1.0)
+    stream = Stream(StreamOptions.of(STATES, "return"), 1.0)
     chunks: list[Any] = [X, "no numbers"]
     stream.add(iter(chunks))
     stream.add(X)
@@ -125,7 +126,7 @@ def test_no_room_at_a_reconnect(faked: Streams, fake: FakeServer) -> None:
     fake.breaks = [Break(replies=2), Break(replies=0, code=full), Break(replies=0, code=full)]
     results = list(faked.encode_stream(SEQUENCES))
     for x, encoding in zip(SEQUENCES, results, strict=True):
-        np.testing.assert_array_equal(states_of(encoding), sums(x))
+        np.testing.assert_array_equal(encoding.states, sums(x))
     assert len(fake.calls) == 4
 
 
@@ -146,8 +147,8 @@ def test_another_version_where_errors_are_returned(faked: Streams, fake: FakeSer
     assert [chunk.first_step for chunk in chunks if chunk.key == 0] == [0, 2, 4]
     lost = chunks[2]
     assert isinstance(lost.error, Unavailable)
-    assert (lost.error.index, lost.error.key, lost.last, lost.states) == (0, 0, True, None)
-    joined = np.concatenate([cast(Array, chunk.states) for chunk in chunks[3:]])
+    assert (lost.error.index, lost.error.key, lost.last) == (0, 0, True)
+    joined = np.concatenate([chunk.states for chunk in chunks[3:]])
     np.testing.assert_array_equal(joined, sums(X))
 
 
@@ -174,7 +175,7 @@ def test_lost_at_any_point(
         if ordered:
             assert [key for key, _ in results] == list(range(len(SEQUENCES)))
         for key, encoding in results:
-            np.testing.assert_array_equal(states_of(encoding), sums(SEQUENCES[key]))
+            np.testing.assert_array_equal(encoding.states, sums(SEQUENCES[key]))
 
 
 @pytest.mark.usefixtures("quick")
@@ -193,9 +194,9 @@ def test_chunks_lost_at_any_point(other_steps: int, faked: Streams, fake: FakeSe
                 fake.reply_steps = other_steps
         for x, own in zip(SEQUENCES, parts, strict=True):
             assert [chunk.first_step for chunk in own] == [
-                sum(len(cast(Array, c.states)) for c in own[:i]) for i in range(len(own))
+                sum(len(c.states) for c in own[:i]) for i in range(len(own))
             ]
-            joined = np.concatenate([cast(Array, chunk.states) for chunk in own])
+            joined = np.concatenate([chunk.states for chunk in own])
             np.testing.assert_array_equal(joined, sums(x))
             assert [chunk.last for chunk in own] == [False] * (len(own) - 1) + [True]
 
@@ -217,7 +218,7 @@ def test_lost_often(breaks: list[tuple[bool, int]], faked: Streams, fake: FakeSe
     source = [x if i % 2 else Chunks(x[:1], x[1:]) for i, x in enumerate(SEQUENCES)]
     results = list(faked.encode_stream(source, in_flight=3))
     for x, encoding in zip(SEQUENCES, results, strict=True):
-        np.testing.assert_array_equal(states_of(encoding), sums(x))
+        np.testing.assert_array_equal(encoding.states, sums(x))
 
 
 @pytest.mark.usefixtures("quick")
@@ -236,7 +237,7 @@ def test_the_source_is_read_once(faked: Streams, fake: FakeServer) -> None:
     assert pulled == [0, 1, 2, 3]
     assert chunks.iterated == 6
     for encoding in results:
-        np.testing.assert_array_equal(states_of(encoding), sums(X))
+        np.testing.assert_array_equal(encoding.states, sums(X))
 
 
 ONCE = (
@@ -263,7 +264,7 @@ def test_iterator_that_was_begun_is_one_of_many(faked: Streams, fake: FakeServer
     results = list(faked.encode_stream(source, on_error="return"))
     assert isinstance(results[1], Unavailable)
     for encoding in (results[0], results[2]):
-        np.testing.assert_array_equal(states_of(encoding), sums(X))
+        np.testing.assert_array_equal(encoding.states, sums(X))
 
 
 @pytest.mark.usefixtures("quick")
@@ -273,7 +274,7 @@ def test_another_version_begins_anew(faked: Streams, fake: FakeServer, tmp_path:
     for save in (None, lambda index: tmp_path / f"{index}.npy"):
         fake.versions, fake.breaks = ["1", "2"], [Break(replies=3)]
         (encoding,) = faked.encode_stream([X], save_states=save)
-        np.testing.assert_array_equal(states_of(encoding), sums(X))
+        np.testing.assert_array_equal(encoding.states, sums(X))
     fake.versions, fake.breaks = ["1", "2"], [Break(replies=3)]
     with pytest.raises(Unavailable, match=r"now fake version 2, and sequences\[0\] had begun"):
         list(faked.encode_chunks([X]))
@@ -294,7 +295,7 @@ def test_server_that_is_not_there_yet(connect: Connect, fake: FakeServer) -> Non
         starter.clear()
         thread = threading.Thread(target=serve_later)
         thread.start()
-        np.testing.assert_array_equal(states_of(next(results)), sums(X))
+        np.testing.assert_array_equal(next(results).states, sums(X))
         starter.set()
         thread.join()
     results.close()

@@ -27,10 +27,10 @@ from bilstm_client import (
     Client,
     Live,
 )
-from bilstm_client._channel import channel_options
-from bilstm_client._entries import entry_of
-from bilstm_client._sending import CHUNK_BYTES, Sending
-from bilstm_client._target import Target
+from bilstm_client._calls.channel import channel_options
+from bilstm_client._calls.target import Target
+from bilstm_client._streams.entries import entry_of
+from bilstm_client._streams.sending import CHUNK_BYTES, Sending
 from bilstm_client.types import Array
 
 # -- how fast it is pulled ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from client_streams import X, states_of
+from client_streams import X
 from client_streams import connect as connect
 from conftest import RunningServer
 from hypothesis import given
@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from streaming import FakeServer, sums
 
 from bilstm_client import AsyncClient, Client, EncoderError, Unavailable
-from bilstm_client._target import Target
-from bilstm_client.cli import main
+from bilstm_client._calls.target import Target
+from bilstm_client.cli.main import main
 
 FORMS = {
     "localhost": "localhost:50051",
@@ -65,6 +65,23 @@ def test_broken_target(text: str, kind: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match=r"^target ") as caught:
         kind(text)
     assert str(caught.value).startswith(f"target {text!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http://host:50051", "write 'host:50051', without http://"),
+        ("grpc://localhost", "write 'localhost', without grpc://"),
+        ("http://user:word@[::1]:7/v1?x=1", "write '[::1]:7', without http://"),
+        ("https://host", "write 'host', without https:// (the connection is plain, without TLS)"),
+        ("http://", "write HOST:PORT, without http://"),
+    ],
+)
+def test_url(text: str, words: str) -> None:
+    """A URL is refused in words that say what to write."""
+    with pytest.raises(ValueError, match=r"^target ") as caught:
+        Client(text)
+    assert str(caught.value) == f"target {text!r}: {words}"
 
 
 def test_target_of_no_text() -> None:
@@ -204,7 +221,7 @@ def test_unix_socket(connect: Callable[..., Any], tmp_path: Path) -> None:
         server.add_insecure_port(f"unix:{path}")
         server.start()
         (encoding,) = connect(f"unix:{path}").encode_stream([X])
-        np.testing.assert_array_equal(states_of(encoding), sums(X))
+        np.testing.assert_array_equal(encoding.states, sums(X))
         server.stop(None).wait()
 
 

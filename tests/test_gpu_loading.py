@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import settings, write_model
 
-from bilstm_server.app import load_engine
 from bilstm_server.errors import ModelError
 from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 from bilstm_server.model.kernels.interface import DirectionWeights, Layer
 from bilstm_server.model.kernels.reference import ReferenceLayer
+from bilstm_server.serving.loading import load_engine
 
 pytest.importorskip("triton", reason="needs Triton")
 

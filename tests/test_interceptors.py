@@ -42,6 +42,7 @@ from bilstm_server.rpc.interceptors.method import Layer, Method, Respond
 from bilstm_server.rpc.interceptors.open_streams import OpenStreams
 from bilstm_server.rpc.interceptors.outcomes import Outcomes
 from bilstm_server.serving.registry import ServedModel
+from bilstm_server.settings import ReceiveLimits, ReplyLimits
 
 TOY = "toy.v1.Toy"
 DOUBLE, TELL, COUNT = (f"/{TOY}/{name}" for name in ("Double", "Tell", "Count"))
@@ -354,10 +355,10 @@ class Doorkeeper:
 async def doorkept() -> AsyncIterator[tuple[Toy, CallsInFlight, Metrics, str]]:
     """The toy behind all layers and one more; gives its target, too."""
     toy, metrics = Toy(), Metrics()
-    replies = UntakenReplies(10**9, 10**9, 60, lambda peer: True)
+    replies = UntakenReplies(ReplyLimits(), lambda peer: True)
     calls = CallsInFlight(1, metrics.no_model)
     layers: list[Layer] = [Outcomes(metrics), calls, OpenStreams(1, replies), Doorkeeper()]
-    decoding = Decoding(Receiving(1, 1, 60), replies, metrics.no_model)
+    decoding = Decoding(Receiving(ReceiveLimits()), replies, metrics.no_model)
     chain = InterceptorChain([toy.definition()], layers, decoding)
     server = grpc.aio.server(interceptors=[chain])
     toy.definition().add_to(server)

@@ -30,7 +30,7 @@ from torch import nn
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App, load_engine
+from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
@@ -42,7 +42,8 @@ from bilstm_server.rpc.interceptors.decoding import Decoding
 from bilstm_server.rpc.interceptors.method import Layer
 from bilstm_server.rpc.interceptors.open_streams import OpenStreams
 from bilstm_server.rpc.interceptors.outcomes import Outcomes
-from bilstm_server.settings import Settings
+from bilstm_server.serving.loading import load_engine
+from bilstm_server.settings import ReceiveLimits, ReplyLimits, Settings
 
 POOLINGS = ("last", "final", "mean", "max")
 OUTPUTS = ("states", "final", "mean", "max", "logits", "state")
@@ -596,9 +597,9 @@ async def test_stream_that_aborts_ends_with_its_own_status() -> None:
 
     handlers = {"Refuse": grpc.unary_stream_rpc_method_handler(refuse, bytes, bytes)}
     metrics = Metrics()
-    replies = UntakenReplies(10**9, 10**9, 60, lambda peer: True)
+    replies = UntakenReplies(ReplyLimits(), lambda peer: True)
     layers: list[Layer] = [Outcomes(metrics), OpenStreams(100, replies)]
-    decoding = Decoding(Receiving(1, 1, 60), replies, metrics.no_model)
+    decoding = Decoding(Receiving(ReceiveLimits()), replies, metrics.no_model)
     server = grpc.aio.server(interceptors=[InterceptorChain([], layers, decoding)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -17,17 +17,17 @@ from bilstm import wire as parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
 from bilstm_server.rpc.encoder import reader
-from bilstm_server.rpc.encoder.requests import RequestLimits
+from bilstm_server.settings import RequestLimits
 
 MAX_SEQUENCES = 16
 LIMITS = RequestLimits(
     max_message_bytes=2**20,
     max_sequence_tokens=100,
     max_request_sequences=MAX_SEQUENCES,
-    max_request_tokens=1000,
+    max_batch_tokens=1000,
     max_stream_bytes=2**20,
     max_stream_sequences=10,
-    max_block_tokens=100,
+    max_whole_tokens=100,
 )
 READERS = {
     pb.EncodeRequest: reader.encode_request_decoder(LIMITS),

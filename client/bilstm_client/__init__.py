@@ -16,13 +16,14 @@ from .errors import (
     InvalidInput,
     ModelNotFound,
     NotAnArray,
+    NotRequested,
     NotSaved,
     Overloaded,
     SequenceFailure,
     ServerError,
     Unavailable,
 )
-from .types import Encoding, EncodingChunk, Limits, Live, Model, State, Timing
+from .types import Encoding, EncodingChunk, Limits, Live, Model, Progress, State, Timing
 
 __all__ = [
     "AsyncClient",
@@ -38,8 +39,10 @@ __all__ = [
     "Model",
     "ModelNotFound",
     "NotAnArray",
+    "NotRequested",
     "NotSaved",
     "Overloaded",
+    "Progress",
     "SequenceFailure",
     "ServerError",
     "State",

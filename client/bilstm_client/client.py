@@ -1,213 +1,296 @@
-"""`Client`: the blocking client. All but the calls themselves is in `_core`."""
+"""`Client`: the blocking client. What its methods do is in `_calls` and `_streams`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+import typing
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Self, Unpack
 
-import grpc
-from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ._calls.blocking import BlockingChannel
+from ._calls.flows import Flows
+from ._calls.messages import EncodeOptions
+from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
+from ._streams.options import StreamOptions
+from ._streams.threads import SyncStream
+from .errors import SequenceFailure
+from .types import (
+    DEFAULT_IN_FLIGHT,
+    Array,
+    ChunkKeywords,
+    DataTypeName,
+    Encoding,
+    EncodingChunk,
+    InitialState,
+    K,
+    Live,
+    Metadata,
+    Model,
+    OnError,
+    Outputs,
+    Pairs,
+    Progress,
+    Raise,
+    Return,
+    SaveStates,
+    StreamKeywords,
+)
 
-from bilstm.v1 import encoder_pb2 as pb
-from bilstm.v1 import encoder_pb2_grpc
 
-from . import _core
-from ._base import DEFAULT_MODEL, DEFAULT_TIMEOUT_SECONDS, NO_SEQUENCES, ModelKey
-from ._channel import ANY_SERVICE, channel_options
-from ._client_streams import ClientStreams
-from ._retries import Attempts
-from .errors import EncoderError, Unavailable
-from .types import DataTypeName, Encoding, InitialState, Model, OutputName
+class Client:
+    """Encodes sequences on the server at `target`. Make one and keep it: threads may share it."""
 
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        metadata: Metadata | None = None,
+    ) -> None:
+        """Nothing is sent until the first call.
 
-class Client(ClientStreams):
-    """Encodes sequences on a server. Make one and keep it: it holds the connection, which
-    threads may share.
-    """
-
-    def __init__(self, target: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """`target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
+        `target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
         several servers, `ipv4:address:port,address:port` or `dns:///host`, each call takes the
-        next one that is ready. `timeout_seconds`: of a call that sets none. Nothing is sent until
-        the first call. A proxy that the environment names is used for neither loopback nor
-        several addresses."""
-        super().__init__(target, timeout_seconds)
-        self._channel = self._open_channel()
-        self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        next one that is ready. A proxy that the environment names is used for neither loopback
+        nor several addresses. `timeout_seconds`: of a call that sets none. `metadata`: headers of
+        each call, {name: value} or pairs, in lower case; a call's own replace those of its names.
+        """
+        self.target = target
+        self._session = Session(target, timeout_seconds, metadata)
+        self._channel = BlockingChannel(self._session)
+        self._flows = Flows(self._session)
+
+    def __repr__(self) -> str:
+        return f"Client({self._session!r})"
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self._session.check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._session.is_closed
+
     def close(self) -> None:
-        """Close the connection: calls that wait end as `Cancelled`, and so do streams, with their
-        threads; later ones as `ValueError`."""
-        self._closed = True
-        if self.is_inherited:
-            return
-        for stream in list(self.streams):
-            stream.end()
+        """Close the connection: what runs ends as `Cancelled`, later calls as `ValueError`."""
         self._channel.close()
 
     def encode(
         self,
         sequence: Any,
         *,
-        outputs: Sequence[OutputName] = ("states",),
+        outputs: Outputs = ("states",),
         initial_state: InitialState | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
         timeout_seconds: float | None = None,
+        metadata: Metadata | None = None,
     ) -> Encoding:
         """Encode one sequence of T steps: [T, input_size] numbers, or [T] token ids.
 
         `sequence`: an ndarray of any layout, a torch tensor, or nested lists. float64 becomes
-        float32, and inf where it is beyond its range. A NaN passes through to the results, and
-        stays in its own sequence.
+        float32, and inf beyond its range. A NaN passes through, and stays in its own sequence.
 
-        `outputs`: what to compute; each is an array of the result, where P is proj_size or
+        `outputs`: one name or several. Each is an attribute of the result, where P is proj_size or
         hidden_size, and K is 2 for a bidirectional model, else 1.
         - `states` [T, K*P]: the top layer's output at every step
-        - `final` [K*P]: forward's last and reverse's first step, joined
+        - `final` [K*P]: the forward direction's last step and the backward one's first, joined
         - `mean`, `max` [K*P]: over the steps
         - `logits` [classes]: the head's scores, if the model has a head
         - `state`: a `State`, hidden [layers*K, P] and cell [layers*K, H], after the last step
 
-        `initial_state`: a `State`, or a plain (hidden, cell) pair of these shapes; None: zeros.
-        With the `state` of one piece as the next one's `initial_state`, a unidirectional model
-        encodes a sequence in pieces exactly. A bidirectional one does not: the reverse direction
-        has not seen what comes later.
+        `initial_state`: a `State`, or a (hidden, cell) pair of its shapes; None: zeros. With the
+        `state` of one piece as the next one's, a unidirectional model encodes a sequence in pieces
+        exactly; a bidirectional one does not, as its backward direction begins at the end.
 
-        `model`, `version`: empty for the server's default and newest. `output_data_type`: of
-        every array of the result. `timeout_seconds`: None for the client's own.
+        `model`, `version`: empty for the server's default and newest. `output_data_type`: of all
+        arrays. `timeout_seconds`: None for the client's own. `metadata`: headers beside its own.
 
         Raises `EncoderError`s; `TypeError` for what is not numbers, names or a state; and
         `ValueError` for unknown names, a timeout that is not finite, and a closed client.
         """
-        (encoding,) = self.encode_batch(
-            [sequence],
-            outputs=outputs,
-            initial_states=None if initial_state is None else [initial_state],
-            model=model,
-            version=version,
-            output_data_type=output_data_type,
-            timeout_seconds=timeout_seconds,
-        )
-        return encoding
+        options = EncodeOptions.of(outputs, output_data_type, model, version)
+        states = None if initial_state is None else [initial_state]
+        flow = self._flows.encode([sequence], states, options, timeout_seconds, metadata)
+        return self._channel.run(flow)[0]
 
     def encode_batch(
         self,
         sequences: Iterable[Any],
         *,
-        outputs: Sequence[OutputName] = ("states",),
+        outputs: Outputs = ("states",),
         initial_states: Sequence[InitialState] | None = None,
         model: str = "",
         version: str = "",
         output_data_type: DataTypeName = "float32",
         timeout_seconds: float | None = None,
+        metadata: Metadata | None = None,
     ) -> list[Encoding]:
         """Encode many sequences, each as `encode` takes it; the results are in their order.
 
-        One RPC, or as few as the server's limits need. `initial_states`: one per sequence.
-        `timeout_seconds` is for all of it. Raises what `encode` does; a sequence at fault is
-        named by its index: `sequences[3]`.
+        They are sent in as few RPCs as the server's limits need; `encode_stream` has no such
+        limits. `initial_states`: one per sequence. `timeout_seconds`: of all of it. The other
+        options are those of `encode`; what it raises names a sequence by its index: `sequences[3]`.
         """
-        timeout = self._begin(timeout_seconds)
-        give_up_at = time.monotonic() + timeout
-        options = _core.EncodeOptions.of(outputs, output_data_type, model, version)
-        batch = _core.Batch.of(sequences, initial_states)
-        encodings: list[Encoding] = []
-        for part in batch.parts(options, self._described(batch, options, timeout)):
-            request = batch.request(part, options)
-            with batch.explaining():
-                response = self._call(
-                    self._stub.Encode, request, give_up_at, options.model_key, part
-                )
-            with self.calling():
-                encodings += batch.encodings(response, part, options)
-        return encodings
+        options = EncodeOptions.of(outputs, output_data_type, model, version)
+        flow = self._flows.encode(sequences, initial_states, options, timeout_seconds, metadata)
+        return self._channel.run(flow)
 
-    def is_ready(self, *, timeout_seconds: float | None = None) -> bool:
+    # As `typing.overload`, editors that know only `overload` show the whole signature below.
+    @typing.overload
+    def encode_stream(
+        self, source: Array, *, on_error: Raise = "raise", **options: Unpack[StreamKeywords]
+    ) -> Generator[Encoding, None, None]: ...
+    @typing.overload
+    def encode_stream(
+        self, source: Array, *, on_error: Return, **options: Unpack[StreamKeywords]
+    ) -> Generator[Encoding | SequenceFailure, None, None]: ...
+    @typing.overload
+    def encode_stream(
+        self, source: Pairs[K], *, on_error: Raise = "raise", **options: Unpack[StreamKeywords]
+    ) -> Generator[tuple[K, Encoding], None, None]: ...
+    @typing.overload
+    def encode_stream(
+        self, source: Pairs[K], *, on_error: Return, **options: Unpack[StreamKeywords]
+    ) -> Generator[tuple[K, Encoding | SequenceFailure], None, None]: ...
+    @typing.overload
+    def encode_stream(
+        self, source: Iterable[Any], *, on_error: Raise = "raise", **options: Unpack[StreamKeywords]
+    ) -> Generator[Encoding, None, None]: ...
+    @typing.overload
+    def encode_stream(
+        self, source: Iterable[Any], *, on_error: Return, **options: Unpack[StreamKeywords]
+    ) -> Generator[Encoding | SequenceFailure, None, None]: ...
+    def encode_stream(
+        self,
+        source: Iterable[Any],
+        *,
+        on_error: OnError = "raise",
+        save_states: SaveStates | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        ordered: bool = True,
+        outputs: Outputs = ("states",),
+        model: str = "",
+        version: str = "",
+        output_data_type: DataTypeName = "float32",
+        timeout_seconds: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Generator[Any, None, None]:
+        """Encode any number of sequences over one call, however long they are.
+
+        Yields an `Encoding` for each, as `encode` returns it; (key, `Encoding`) for a pair. They
+        are in the source's order, or with `ordered=False` in the order in which they are done.
+
+        `source`: sequences, or (key, sequence) pairs: tuples of two, with any key. It may be
+        endless: it is pulled from, in a thread of its own, only as fast as the server takes
+        sequences, with at most `in_flight` unanswered. A sequence is what `encode` takes, not to be
+        changed until it is answered, also a `np.memmap` larger than memory; or an iterable of
+        chunks, [t, input_size] numbers or [t] token ids each. So rows may be a list or a tuple, but
+        no generator, and no tuple of two, which is a pair. Sequences are sent whole, one after the
+        other: one that comes slowly keeps those after it waiting.
+
+        - `on_error`: where one sequence is refused, the stream ends with its error, whose `index`
+          and `key` tell which it was. With "return" the error, a `SequenceFailure`, is yielded in
+          place of the `Encoding`, and the stream goes on. What the source raises always ends it.
+        - `save_states`: a function from key (from index, without pairs) to the path of an .npy
+          file, or to None. The states are written there as they arrive, and `encoding.states` is a
+          read-only memory map of it: so neither a sequence nor its states need fit into memory.
+          An `OSError`, of the function or of writing, fails the sequence as `NotSaved`.
+        - `progress`: a function that is called with a `Progress` after each message sent (of 256
+          KiB) and each reply, by one thread at a time. What it raises ends the stream.
+
+        A lost server is connected to again, and what it has not answered is sent again; each
+        result is yielded once. What was given as an iterator can't be sent again: that is its
+        error, an `Unavailable`. There is no deadline: `timeout_seconds` is for how long a stream
+        goes on without a server, or with one that owes results and gives no sign of life.
+
+        The stream ends with its generator: at its end, when it is closed or no longer referred to,
+        and with the client. If a variable holds it, leave a loop early in `contextlib.closing`.
+        Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
+        """
+        encode = EncodeOptions.of(outputs, output_data_type, model, version)
+        options = StreamOptions.of(
+            encode, on_error, in_flight, ordered, save_states=save_states, progress=progress
+        )
+        return SyncStream(self._channel, options, source, timeout_seconds, metadata).results()
+
+    @typing.overload
+    def encode_chunks(
+        self, source: Array, **options: Unpack[ChunkKeywords]
+    ) -> Generator[EncodingChunk[int], None, None]: ...
+    @typing.overload
+    def encode_chunks(
+        self, source: Pairs[K], **options: Unpack[ChunkKeywords]
+    ) -> Generator[EncodingChunk[K], None, None]: ...
+    @typing.overload
+    def encode_chunks(
+        self, source: Iterable[Any], **options: Unpack[ChunkKeywords]
+    ) -> Generator[EncodingChunk[int], None, None]: ...
+    def encode_chunks(
+        self,
+        source: Iterable[Any],
+        *,
+        live: Live | None = None,
+        on_error: OnError = "raise",
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        ordered: bool = True,
+        outputs: Outputs = ("states",),
+        model: str = "",
+        version: str = "",
+        output_data_type: DataTypeName = "float32",
+        timeout_seconds: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Generator[EncodingChunk[Any], None, None]:
+        """Encode as `encode_stream` does, and yield the states in parts as they arrive.
+
+        The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
+
+        With `live`, results come while a sequence still arrives, such as one from a microphone: an
+        iterable of chunks, each of which is sent at once. So `source` is `[chunks]`, or
+        `[(key, chunks)]`: one live input per stream, as a second one would not be read before the
+        first has ended. The only output is the states, and what was begun can't go on after the
+        server was lost: that is an `Unavailable`. The other options are those of `encode_stream`.
+        """
+        encode = EncodeOptions.of(outputs, output_data_type, model, version)
+        options = StreamOptions.of(encode, on_error, in_flight, ordered, in_chunks=True, live=live)
+        return SyncStream(self._channel, options, source, timeout_seconds, metadata).results()
+
+    def is_ready(
+        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+    ) -> bool:
         """Whether the server says that it serves: its models are loaded, and it is not draining.
-
-        Raises `Unavailable` where none answers; it is not tried again.
+        It is asked once; `Unavailable` is raised where none answers.
         """
-        timeout = self._begin(timeout_seconds)
-        give_up_at = time.monotonic() + timeout
-        try:
-            return self._is_serving(self._channel, timeout)
-        except Unavailable:
-            if not self._address.is_balanced:
-                raise
-        # None that serves; is there one that answers?
-        with self._open_channel(checked=False) as channel:
-            return self._is_serving(channel, give_up_at - time.monotonic())
+        return self._channel.run(self._flows.is_ready(timeout_seconds, metadata))
 
-    def list_models(self, *, timeout_seconds: float | None = None) -> list[Model]:
-        """The models this server has, the default one first."""
-        timeout = self._begin(timeout_seconds)
-        give_up_at = time.monotonic() + timeout
-        response = self._call(self._stub.ListModels, pb.ListModelsRequest(), give_up_at)
-        return [_core.model(message) for message in response.models]
+    def wait_until_ready(
+        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+    ) -> None:
+        """Wait until the server says that it serves, also for one that is yet to be started. After
+        `timeout_seconds` raises `Unavailable` or `DeadlineExceeded`, with what was in the way.
+        """
+        self._channel.run(self._flows.wait_until_ready(timeout_seconds, metadata))
+
+    def list_models(
+        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+    ) -> list[Model]:
+        """List the models that the server has, the default one first."""
+        return self._channel.run(self._flows.list_models(timeout_seconds, metadata))
 
     def get_model(
-        self, name: str = "", version: str = "", *, timeout_seconds: float | None = None
-    ) -> Model:
-        """One model; empty: the default one, its newest version."""
-        timeout = self._begin(timeout_seconds)
-        give_up_at = time.monotonic() + timeout
-        request = pb.GetModelRequest(model=name, version=version)
-        response = self._call(self._stub.GetModel, request, give_up_at, (name, version))
-        return _core.model(response.model)
-
-    def _call(
         self,
-        method: Any,
-        request: Message,
-        give_up_at: float,
-        key: ModelKey = DEFAULT_MODEL,
-        part: slice = NO_SEQUENCES,
-    ) -> Any:
-        """One RPC, sent again where a server did not serve it."""
-        attempts = Attempts(self._retries, give_up_at)
-        while True:
-            try:
-                with self.calling(key, part):
-                    reply = method(request, timeout=give_up_at - time.monotonic())
-                    response = self._readable(reply)
-            except EncoderError as error:
-                self._attempted(attempts, error)
-            else:
-                self._retries.served()
-                return response
-            while seconds := self._pause(attempts):
-                time.sleep(seconds)
-
-    def _open_channel(self, *, checked: bool = True) -> grpc.Channel:
-        options = channel_options(self._address, checked=checked)
-        return grpc.insecure_channel(self._address.name, options=options)
-
-    def _is_serving(self, channel: grpc.Channel, timeout_seconds: float) -> bool:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        with self.calling():
-            response = self._readable(health.Check(ANY_SERVICE, timeout=timeout_seconds))
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-    def _described(
-        self, batch: _core.Batch, options: _core.EncodeOptions, timeout: float
-    ) -> Model | None:
-        """The model whose limits the batch must keep, asked for once; None for one sequence,
-        which can't be cut."""
-        if len(batch.arrays) <= 1:
-            return None
-        model = self._models.get(options.model_key)
-        if model is None:
-            model = self.get_model(*options.model_key, timeout_seconds=timeout)
-            self._models[options.model_key] = model
-        return model
+        name: str = "",
+        version: str = "",
+        *,
+        timeout_seconds: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Model:
+        """Describe one model: sizes, outputs, labels and limits; by default the server's default
+        model, and the newest version. Raises `ModelNotFound` where there is none.
+        """
+        return self._channel.run(self._flows.get_model(name, version, timeout_seconds, metadata))

@@ -17,6 +17,10 @@ In a stream, one sequence may also fail on this side. Each error of one sequence
 
 NotAnArray (TypeError)  what was given as a sequence, or as a chunk of it, is no array of numbers
 NotSaved (OSError)      its states can't be written to the file that `save_states` named
+
+And of a result:
+
+NotRequested (AttributeError)  an output that the call did not ask for
 """
 
 from __future__ import annotations
@@ -103,6 +107,16 @@ class NotSaved(OSError):
         super().__init__(error.errno, error.strerror or str(error), filename)
         self.index = index  # its place in the source
         self.key = key  # without pairs its place, too
+
+
+class NotRequested(AttributeError):
+    """The result has no such output, because the call did not ask for it: the message says how.
+
+    As an `AttributeError` it lets `hasattr` say False. `name` is the output's.
+    """
+
+    def __init__(self, message: str, output: str | None = None):
+        super().__init__(message, name=output)
 
 
 # Why one sequence of a stream has no result: all of these have its `index` and `key`.

@@ -1,100 +1,69 @@
-"""What calls return: plain, immutable values over numpy arrays."""
+"""What callers give and what calls return: plain, immutable values over numpy arrays."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+from .results import OUTPUTS, Array, Encoding, EncodingChunk, K, OutputName, State, Timing
 
-from .errors import SequenceFailure
+__all__ = [
+    "DATA_TYPES",
+    "DEFAULT_IN_FLIGHT",
+    "OUTPUTS",
+    "Array",
+    "AsyncPairs",
+    "AsyncSource",
+    "ChunkKeywords",
+    "DataTypeName",
+    "Encoding",
+    "EncodingChunk",
+    "InitialState",
+    "K",
+    "Limits",
+    "Live",
+    "Metadata",
+    "Model",
+    "OnError",
+    "OutputName",
+    "Outputs",
+    "Pairs",
+    "Progress",
+    "Raise",
+    "Return",
+    "SaveStates",
+    "State",
+    "StreamKeywords",
+    "Timing",
+    "whole_number",
+]
 
-Array = NDArray[Any]
-K = TypeVar("K")
-OutputName = Literal["states", "final", "mean", "max", "logits", "state"]
+Outputs = OutputName | Sequence[OutputName]
 DataTypeName = Literal["float32", "float16", "bfloat16"]
-OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """An LSTM's state, rows ordered as torch.nn.LSTM's: layer by layer, forward then reverse."""
-
-    hidden: Array  # [layers*K, P]
-    cell: Array  # [layers*K, H]
-
-    def __repr__(self) -> str:
-        return f"State(hidden={_brief(self.hidden)}, cell={_brief(self.cell)})"
-
-
 InitialState = State | tuple[Any, Any]  # the pair: hidden and cell, as torch.nn.LSTM takes them
 
+# Headers of a call: one value of each name, or pairs where a name has several.
+Metadata = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the server's time for one request went."""
-
-    queue_seconds: float
-    compute_seconds: float
-    batch_sequences: int  # of all callers, computed together
-    batch_tokens: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoding:
-    """One sequence's results; what was not asked for is None.
-
-    T is its steps, P one direction's width (proj_size or hidden_size), K the directions.
-    """
-
-    timing: Timing
-    states: Array | None = None  # [T, K*P]
-    final: Array | None = None  # [K*P]
-    mean: Array | None = None  # [K*P]
-    max: Array | None = None  # [K*P]
-    logits: Array | None = None  # [classes]
-    state: State | None = None
-
-    def __repr__(self) -> str:
-        given = ((name, getattr(self, name)) for name in OUTPUTS)
-        parts = (f"{name}={_brief(value)}" for name, value in given if value is not None)
-        return f"Encoding({', '.join(parts)})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodingChunk(Generic[K]):
-    """A part of one sequence's results. All chunks' states, joined, are the sequence's."""
-
-    key: K  # of the pair; without pairs the sequence's place in the source
-    first_step: int  # of states
-    states: Array | None  # [t, K*P]; None if they were not asked for, and with an error
-    last: bool  # nothing more comes for this key
-    # Whether each direction's columns are what they are where the whole sequence is known: they
-    # always are, but in live streams.
-    forward_exact: bool
-    reverse_exact: bool
-    encoding: Encoding | None = None  # in the last chunk: all that was asked for but the states
-    # Why there are no results from here on; this chunk is the last.
-    error: SequenceFailure | None = None
-
-    def __repr__(self) -> str:
-        parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self.states)}"]
-        parts += [f"last={self.last}", f"forward_exact={self.forward_exact}"]
-        parts += [f"reverse_exact={self.reverse_exact}"]
-        parts += [f"encoding={self.encoding!r}"] if self.encoding is not None else []
-        parts += [f"error={self.error!r}"] if self.error is not None else []
-        return f"EncodingChunk({', '.join(parts)})"
+DEFAULT_IN_FLIGHT = 64  # sequences of a stream
+OnError = Literal["raise", "return"]
+Raise = Literal["raise"]
+Return = Literal["return"]
+Pairs = Iterable[tuple[K, Any]]  # of keys and sequences
+AsyncPairs = Pairs[K] | AsyncIterable[tuple[K, Any]]
+AsyncSource = Iterable[Any] | AsyncIterable[Any]
+SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Results are sent while input still arrives, a block of steps at a time.
+    """How results are sent while input still arrives: a block of `block_steps` steps at a time.
 
-    The forward direction is carried from block to block; the reverse one begins anew at the end
+    The forward direction is carried from block to block; the backward one begins anew at the end
     of each block and the `lookahead_steps` after it (latency-controlled BiLSTM: Zhang et al. 2015,
     arXiv 1510.08983). A block's result comes when its look-ahead has arrived, or the last step.
     """
@@ -107,46 +76,47 @@ class Live:
         whole_number(self.lookahead_steps, "lookahead_steps", 0)
 
 
-OnError = Literal["raise", "return"]
-DEFAULT_IN_FLIGHT = 64  # sequences
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stream has come. Its counts never fall, also where a lost server makes the stream
+    send sequences again.
+    """
+
+    sequences_done: int  # answered, with a result or an error
+    steps_sent: int  # of all sequences
+    steps_done: int  # whose results have come
 
 
-class StreamKeywords(TypedDict, total=False):
-    """What every stream can be told: see `Client.encode_stream`."""
+class _CallKeywords(TypedDict, total=False):
+    """The options of both kinds of stream; `Client.encode_stream` says what each means."""
 
-    in_flight: int  # DEFAULT_IN_FLIGHT
-    ordered: bool  # True
-    outputs: Sequence[OutputName]  # ("states",)
-    model: str  # ""
-    version: str  # ""
-    output_data_type: DataTypeName  # "float32"
-    timeout_seconds: float | None  # None
-
-
-def whole_number(value: Any, name: str, least: int) -> int:
-    """`value`, if it is a number as the wire has it, and no less; `TypeError` or `ValueError` if
-    not."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if not least <= number < 2**32:
-        raise ValueError(f"{name} must be {least} or more, got {value}")
-    return number
+    in_flight: int
+    ordered: bool
+    outputs: Outputs
+    model: str
+    version: str
+    output_data_type: DataTypeName
+    timeout_seconds: float | None
+    metadata: Metadata | None
 
 
-def _brief(value: Any) -> str:
-    """Type and shape of an array, not its numbers: `float32[7, 128]`."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
-    return repr(value)
+class StreamKeywords(_CallKeywords, total=False):
+    """The options of `encode_stream` but `on_error`, on which the results' type depends."""
+
+    save_states: SaveStates | None
+    progress: Callable[[Progress], None] | None
+
+
+class ChunkKeywords(_CallKeywords, total=False):
+    """The options of `encode_chunks`."""
+
+    live: Live | None
+    on_error: OnError
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request must keep, and a stream."""
+    """What the server takes: of one request, and of one stream."""
 
     max_message_bytes: int
     max_sequence_tokens: int
@@ -172,3 +142,17 @@ class Model:
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
     limits: Limits
+
+
+def whole_number(value: Any, name: str, least: int) -> int:
+    """`value`, if it is a number as the wire has it, and no less; `TypeError` or `ValueError` if
+    not."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if not least <= number < 2**32:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    return number

@@ -15,6 +15,5 @@ _, test = data.load()
 target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 with Client(target) as client:
     labels = client.get_model().labels
-    encoding = client.encode(test.sequences[0], outputs=["logits"])
-    assert encoding.logits is not None
+    encoding = client.encode(test.sequences[0], outputs="logits")
     print(f"{labels[encoding.logits.argmax()]} (speaker {test.speakers[0]} in truth)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
+from ..settings import ConnectionLimits
 from .definitions import ServiceDefinition
 from .health import HealthService
 from .interceptors.chain import InterceptorChain
@@ -26,15 +26,6 @@ _PING_SECONDS = 5  # between a client's own pings, at the least: many have one e
 _HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    max_connections: int
-    idle_seconds: float
-    max_connection_calls: int
-    max_message_bytes: int
-    max_metadata_bytes: int
-
-
 def make_server(
     services: Sequence[ServiceDefinition],
     health: HealthService,
@@ -47,7 +38,7 @@ def make_server(
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
             ("grpc.max_allowed_incoming_connections", limits.max_connections),
-            ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
+            ("grpc.max_connection_idle_ms", int(1000 * limits.connection_idle_seconds)),
             ("grpc.max_concurrent_streams", limits.max_connection_calls),
             # gRPC's own count of what it has yet to clean up: a client that has more calls to make
             # than fit would be refused in the moment in which one of them ends.

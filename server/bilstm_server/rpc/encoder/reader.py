@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from bilstm.v1 import encoder_pb2 as pb
 
 from ...errors import InvalidInput
+from ...settings import RequestLimits
 from ..definitions import Decode
 from ..interceptors.decoding import PLAIN_BYTES, malformed
 from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, Tensor
-from .requests import RequestLimits
 
 M = TypeVar("M")
 

@@ -13,7 +13,8 @@ from bilstm.v1 import encoder_pb2 as pb
 from ...batching.jobs import BatchTiming, Result
 from ...engine.sequences import Array, SequenceOutput
 from ...serving.registry import ServedModel
-from .requests import OUTPUTS, RequestLimits
+from ...settings import RequestLimits
+from .requests import OUTPUTS
 
 _FIELDS = {
     output: pb.Encoding.DESCRIPTOR.fields_by_name[output].number for output in OUTPUTS.values()

@@ -18,6 +18,7 @@ from ...engine.sequences import Array, SequenceInput
 from ...errors import InvalidInput
 from ...model.config import ModelConfig, Output
 from ...serving import checks
+from ...settings import RequestLimits
 from .messages import EncodeRequest, State, Tensor
 
 # The one place where the wire's outputs meet the model's.
@@ -31,17 +32,6 @@ OUTPUTS: dict[int, Output] = {
 }
 _FLOAT_NAMES = "DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT16 or DATA_TYPE_BFLOAT16"
 _INTEGER_NAMES = "DATA_TYPE_INT32 or DATA_TYPE_INT64"
-
-
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    max_message_bytes: int
-    max_sequence_tokens: int
-    max_request_sequences: int
-    max_request_tokens: int
-    max_stream_bytes: int
-    max_stream_sequences: int
-    max_block_tokens: int  # of a live block and its look-ahead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

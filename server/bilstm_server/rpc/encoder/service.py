@@ -13,6 +13,7 @@ from bilstm.v1 import encoder_pb2_grpc
 from ...errors import ServiceError
 from ...metrics import DropMetrics, Metrics
 from ...serving.registry import ModelRegistry
+from ...settings import RequestLimits
 from ..context import Context
 from ..deadline import Deadline
 from ..definitions import ServiceDefinition, TensorMethod
@@ -22,7 +23,7 @@ from ..status import drop_reason
 from .messages import EncodeRequest, EncodeStreamRequest
 from .reader import encode_request_decoder, stream_request_decoder
 from .replies import encode_response, model_message
-from .requests import RequestLimits, parse_encode_request
+from .requests import parse_encode_request
 from .streams.opening import Streams
 
 _DESCRIPTOR = pb.DESCRIPTOR.services_by_name["EncoderService"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from ...errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
+from ...settings import ReceiveLimits
 from ..context import Context
 
 _GRACE_SECONDS = 0.25  # what has come by then counts for nothing
@@ -38,11 +39,8 @@ class _Request:
 class Receiving:
     """The requests of all callers that have not come yet."""
 
-    def __init__(self, max_bytes: int, max_message_bytes: int, seconds: float):
-        """`max_bytes`: that slow requests may hold together. `seconds`: in which a request must
-        have come."""
-        self._max_slow = max(1, max_bytes // max_message_bytes)
-        self._seconds = seconds
+    def __init__(self, limits: ReceiveLimits):
+        self._limits = limits
         self._slow: dict[_Request, None] = {}  # the oldest first
         self._draining = False
 
@@ -93,9 +91,12 @@ class Receiving:
         request.peer = request.context.peer()
         self._slow[request] = None
         request.timer = asyncio.get_running_loop().call_later(
-            max(0.0, self._seconds - _GRACE_SECONDS), self._end, request, self._too_slow()
+            max(0.0, self._limits.receive_seconds - _GRACE_SECONDS),
+            self._end,
+            request,
+            self._too_slow(),
         )
-        if len(self._slow) > self._max_slow:
+        if len(self._slow) > self._limits.max_slow_requests:
             self._end(self._one_to_give_way(), self._no_room())
 
     def _one_to_give_way(self) -> _Request:
@@ -114,10 +115,13 @@ class Receiving:
         return Unavailable("the server is draining; try another one")
 
     def _too_slow(self) -> DeadlineExpired:
-        return DeadlineExpired(f"the request did not come within {self._seconds:g} seconds")
+        return DeadlineExpired(
+            f"the request did not come within {self._limits.receive_seconds:g} seconds"
+        )
 
     def _no_room(self) -> Overloaded:
         return Overloaded(
-            f"{self._max_slow} requests are coming slowly, no more may; this one has taken longest",
+            f"{self._limits.max_slow_requests} requests are coming slowly, no more may; this one "
+            "has taken longest",
             _RETRY_SECONDS,
         )

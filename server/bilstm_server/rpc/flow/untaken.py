@@ -19,6 +19,7 @@ import structlog
 
 from ...errors import Overloaded
 from ...metrics import DropMetrics
+from ...settings import ReplyLimits
 from ..context import Context
 from .connections import has_name
 
@@ -49,17 +50,8 @@ class Reply:
 class UntakenReplies:
     """The replies of all calls that their callers have not taken."""
 
-    def __init__(
-        self,
-        max_bytes: int,
-        max_connection_bytes: int,
-        seconds: float,
-        end_connection: Callable[[str], bool],
-    ):
-        """`seconds`: in which a reply must be taken; otherwise its connection is ended."""
-        self._max_bytes = max_bytes
-        self._max_connection_bytes = max_connection_bytes
-        self._seconds = seconds
+    def __init__(self, limits: ReplyLimits, end_connection: Callable[[str], bool]):
+        self._limits = limits
         self._end_connection = end_connection
         self._replies: dict[Reply, None] = {}
         self._by_peer: Counter[str] = Counter()  # bytes
@@ -74,13 +66,13 @@ class UntakenReplies:
         Raises `Overloaded` if its connection holds too many already.
         """
         size += _CALL_BYTES
-        if self.used + size > _PRESSURE * self._max_bytes:
+        if self.used + size > _PRESSURE * self._limits.max_reply_bytes:
             self._relieve()
         peer = context.peer()
         held = self._by_peer[peer] + size
-        room = self._max_bytes - self.used - size
+        room = self._limits.max_reply_bytes - self.used - size
         if has_name(peer):
-            room = min(room, self._max_connection_bytes)
+            room = min(room, self._limits.max_connection_reply_bytes)
         if held > room:
             raise Overloaded(
                 f"the replies that this connection has not taken would be {held} bytes; there is "
@@ -102,7 +94,7 @@ class UntakenReplies:
         ended: Any = lambda _: self._end(reply)  # noqa: E731 (its type is grpc's own)
         context.add_done_callback(ended)
         if self._sweep is None:
-            self._schedule(self._seconds)
+            self._schedule(self._limits.reply_seconds)
         return reply
 
     def _end(self, reply: Reply) -> None:
@@ -155,9 +147,9 @@ class UntakenReplies:
         """End the connections that have not taken their replies in time, and come again when the
         next one may have to be ended."""
         self._sweep = None
-        now = asyncio.get_running_loop().time()
-        for peer in {reply.peer for reply in self._given_before(now - self._seconds)}:
+        now, seconds = asyncio.get_running_loop().time(), self._limits.reply_seconds
+        for peer in {reply.peer for reply in self._given_before(now - seconds)}:
             self._end_peer(peer)
         if self._replies:
             oldest = min((r.given_at or now for r in self._given_before(now)), default=now)
-            self._schedule(max(oldest + self._seconds - now, self._seconds / 10))
+            self._schedule(max(oldest + seconds - now, seconds / 10))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ....batching.jobs import Result
 from ....errors import InvalidInput, Overloaded, ServiceError, Stalled, Unavailable
+from ....settings import RequestLimits
 from ..messages import SequenceChunk
 from ..replies import error_chunk
-from ..requests import RequestLimits
 from .live import LiveSequence
 from .memory import NoRoom
 from .outbox import Answer

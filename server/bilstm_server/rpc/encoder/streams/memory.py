@@ -13,14 +13,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class MemoryLimits:
-    max_stream_bytes: int
-    max_stream_sequences: int
-    max_streams_bytes: int
-    # For so long those for whom the reserve does not suffice may be passed by others that use it.
-    passed_seconds: float
+from ....settings import StreamLimits
 
 
 class NoRoom(Exception):
@@ -42,7 +35,7 @@ class _Waiting:
 class StreamMemory:
     """The room of all streams, which it shares out."""
 
-    def __init__(self, limits: MemoryLimits):
+    def __init__(self, limits: StreamLimits):
         self.limits = limits
         self.used = 0  # bytes
         self._reserve = limits.max_stream_bytes
@@ -139,7 +132,7 @@ class StreamMemory:
                 waiting.turn.set_result(None)
             else:
                 kept.append(waiting)
-                if wants_reserve and now - waiting.since > self.limits.passed_seconds:
+                if wants_reserve and now - waiting.since > self.limits.stream_wanted_seconds:
                     kept_for_one = True
         self._waiting = kept
 

@@ -6,31 +6,23 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from ....errors import InvalidInput, Overloaded, Unavailable
 from ....metrics import DropMetrics, Metrics
 from ....serving.registry import ModelRegistry
+from ....settings import RequestLimits
 from ...context import Context
 from ...flow.connections import has_name
 from ...interceptors.outcomes import current_call
 from ...status import drop_reason
 from ..messages import EncodeStreamRequest
-from ..requests import RequestLimits
 from .memory import StreamMemory
 from .requests import parse_stream_options
 from .stream import Stream
-from .watch import OpenCall, Patience, StreamWatch
+from .watch import OpenCall, StreamWatch
 
 _RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
 _DRAINING = "the server is draining; try another one"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamBounds:
-    max_streams: int
-    max_connection_streams: int
-    patience: Patience
 
 
 class Streams:
@@ -41,15 +33,13 @@ class Streams:
         registry: ModelRegistry,
         limits: RequestLimits,
         memory: StreamMemory,
-        bounds: StreamBounds,
         metrics: Metrics,
     ):
         self._registry = registry
         self._limits = limits
         self._memory = memory
-        self._bounds = bounds
         self._metrics = metrics
-        self._watch = StreamWatch(bounds.patience, metrics)
+        self._watch = StreamWatch(limits, metrics)
         # Of each connection, until the client was told their end: gRPC holds as long what it does
         # not take, and has no way to let go of that.
         self._of_connection: Counter[str] = Counter()
@@ -59,9 +49,7 @@ class Streams:
         self._draining = False
         self._ended = asyncio.Event()
         self._ended.set()
-        metrics.watch_streams(
-            lambda: self._calls, lambda: memory.used, memory.limits.max_streams_bytes
-        )
+        metrics.watch_streams(lambda: self._calls, lambda: memory.used, limits.max_streams_bytes)
 
     async def serve(
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
@@ -120,11 +108,11 @@ class Streams:
         try:
             if self._draining:
                 raise Unavailable(_DRAINING)
-            if own >= self._bounds.max_connection_streams and has_name(peer):
+            if own >= self._limits.max_connection_streams and has_name(peer):
                 raise Overloaded(
                     f"{own} streams of this connection are open, no more may be", _RETRY_SECONDS
                 )
-            if count >= self._bounds.max_streams and not self._watch.make_place():
+            if count >= self._limits.max_streams and not self._watch.make_place():
                 raise Overloaded(f"{count} streams are open, no more may be", _RETRY_SECONDS)
         except (Unavailable, Overloaded) as error:
             self._metrics.no_model.drop(drop_reason(error))

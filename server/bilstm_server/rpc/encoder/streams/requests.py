@@ -12,9 +12,9 @@ from ....engine.sequences import Array
 from ....errors import InvalidInput
 from ....model.config import ModelConfig, Output
 from ....serving.checks import check_token_ids
+from ....settings import RequestLimits
 from ..messages import SequenceChunk, Tensor
 from ..requests import (
-    RequestLimits,
     check_steps,
     decode,
     parse_outputs,

@@ -12,11 +12,11 @@ from contextlib import aclosing
 
 from ....errors import InvalidInput, Unavailable
 from ....serving.registry import ServedModel
+from ....settings import RequestLimits
 from ...context import Context
 from ...deadline import Deadline
 from ..messages import EncodeStreamRequest
 from ..replies import stream_opened
-from ..requests import RequestLimits
 from .intake import Intake
 from .memory import StreamRoom
 from .outbox import Outbox

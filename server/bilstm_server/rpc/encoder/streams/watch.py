@@ -15,6 +15,7 @@ import structlog
 
 from ....errors import DeadlineExpired, ServiceError, Stalled
 from ....metrics import Metrics
+from ....settings import StreamLimits
 from .progress import Progress, Stall
 from .stream import Stream
 
@@ -29,14 +30,6 @@ _STALLS: dict[Stall, str] = {
     "sending": "the stream was ended: no steps of a sequence that had begun came for {} seconds",
     "quiet": "the stream was ended: nothing came for {} seconds",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds for which a client may stand still."""
-
-    idle_seconds: float
-    wanted_seconds: float  # where others wait for what its stream holds
 
 
 @dataclass(slots=True, eq=False)
@@ -60,20 +53,21 @@ class OpenCall:
             return self.opening.idle_seconds
         return 0.0 if self.turn is None else self.stream.progress.idle_seconds
 
-    def pass_time(self, seconds: float, patience: Patience) -> None:
+    def pass_time(self, seconds: float, limits: StreamLimits) -> None:
         """Note that so many seconds have passed."""
         if self.stream is None:
             self.opening.pass_time(seconds, "opening")
             return
-        limit = patience.wanted_seconds if self.stream.room.wanted else patience.idle_seconds
+        wanted = self.stream.room.wanted
+        limit = limits.stream_wanted_seconds if wanted else limits.stream_idle_seconds
         self.stream.pass_time(seconds, limit)
 
 
 class StreamWatch:
     """Watches the open calls, and ends those whose clients stand still for too long."""
 
-    def __init__(self, patience: Patience, metrics: Metrics):
-        self._patience = patience
+    def __init__(self, limits: StreamLimits, metrics: Metrics):
+        self._limits = limits
         self._metrics = metrics
         self._calls: set[OpenCall] = set()
         self._rounds: asyncio.Task[None] | None = None
@@ -100,7 +94,7 @@ class StreamWatch:
     def make_place(self) -> bool:
         """End a call whose client has stood still for long enough, one of the connection that has
         most of them. Returns False if there is none."""
-        idle = [c for c in self._calls if c.idle_seconds >= self._patience.wanted_seconds]
+        idle = [c for c in self._calls if c.idle_seconds >= self._limits.stream_wanted_seconds]
         if not idle:
             return False
         calls = Counter(call.peer for call in idle)
@@ -108,17 +102,17 @@ class StreamWatch:
         return True
 
     async def _watch(self) -> None:
-        seconds = min(self._patience.idle_seconds / _ROUNDS, _LONGEST_ROUND_SECONDS)
+        seconds = min(self._limits.stream_idle_seconds / _ROUNDS, _LONGEST_ROUND_SECONDS)
         while True:
             await asyncio.sleep(seconds)
             for call in self._calls:
-                call.pass_time(seconds, self._patience)
+                call.pass_time(seconds, self._limits)
             for call in [c for c in self._calls if c.idle_seconds >= self._limit(c)]:
                 self._end(call)
             self._make_room()
 
     def _limit(self, call: OpenCall) -> float:
-        limit = self._patience.idle_seconds
+        limit = self._limits.stream_idle_seconds
         return min(limit, _OPENING_SECONDS) if call.stream is None else limit
 
     def _make_room(self) -> None:
@@ -128,7 +122,7 @@ class StreamWatch:
             for call in self._calls
             if call.stream is not None
             and call.stream.room.wanted
-            and call.idle_seconds >= self._patience.wanted_seconds
+            and call.idle_seconds >= self._limits.stream_wanted_seconds
         ]
         if holding:
             self._end(max(holding, key=lambda one: one[:2])[2])

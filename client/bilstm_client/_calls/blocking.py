@@ -1,0 +1,91 @@
+"""`BlockingChannel`: the connection of a `Client`; flows run over it in the caller's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from .channel import ANY_SERVICE, channel_options, methods_of
+from .flows import Flow, Pause, Send
+from .metadata import Headers
+from .session import Session
+
+T = TypeVar("T")
+
+
+class RunningStream(Protocol):
+    """A stream that a client has open."""
+
+    def end(self) -> None:
+        """End it, and wait for its threads."""
+
+
+class BlockingChannel:
+    """See the module. Threads may share it."""
+
+    def __init__(self, session: Session):
+        self.session = session
+        self.streams: set[RunningStream] = set()  # that run
+        self._channel = self._open()
+        self._methods = methods_of(self._channel)
+
+    def run(self, flow: Flow[T]) -> T:
+        """What the flow returns."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._do(step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def open_stream(
+        self, requests: Iterator[bytes], headers: Headers
+    ) -> Iterator[pb.EncodeStreamResponse]:
+        """A call that sends these requests, in a thread of gRPC's; also a `grpc.Call`."""
+        call: Iterator[pb.EncodeStreamResponse] = self._methods["EncodeStream"](
+            requests, metadata=headers
+        )
+        return call
+
+    def ask(self, seconds: float, headers: Headers) -> grpc.Future[Any]:
+        """A call that any server answers that lives, within so many seconds."""
+        asked: grpc.Future[Any] = self._methods["Check"].future(
+            ANY_SERVICE, timeout=seconds, metadata=headers
+        )
+        return asked
+
+    def close(self) -> None:
+        """End all streams and calls; a forked process only forgets what is its parent's."""
+        self.session.is_closed = True
+        if self.session.is_inherited:
+            return
+        for stream in list(self.streams):
+            stream.end()
+        self._channel.close()
+
+    def _open(self, *, checked: bool = True) -> grpc.Channel:
+        address = self.session.address
+        return grpc.insecure_channel(address.name, channel_options(address, checked=checked))
+
+    def _do(self, step: Send | Pause) -> Any:
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        if step.to_any:
+            with self._open(checked=False) as channel:
+                return _send(methods_of(channel), step)
+        return _send(self._methods, step)
+
+
+def _send(methods: dict[str, Any], step: Send) -> Any:
+    return methods[step.method](step.request, timeout=step.timeout_seconds, metadata=step.headers)

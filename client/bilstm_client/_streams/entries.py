@@ -1,0 +1,102 @@
+"""`Entry`: one sequence of a stream, from when it is pulled until it is answered.
+
+Knows what the source may give, and nothing of how it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._calls.arrays import is_tensor
+from ..errors import SequenceFailure
+from ..types import Array, Live
+from .states import States
+
+# Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
+_NO_CHUNKS = (
+    *(list, tuple, range, str, bytes, bytearray, memoryview),
+    *(Mapping, set, frozenset),
+)
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """What one call has sent of a sequence. Each call writes its own: so one that is over, whose
+    thread may still be somewhere in the caller's chunks, can't disturb the next."""
+
+    steps: int = 0
+    whole: bool = False
+    features: list[int] | None = None  # the shape of integers that were sent as floats
+    failure: SequenceFailure | None = None  # found on this side; the server's gives way to it
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One sequence, until it is answered."""
+
+    index: int  # in the source; also its id in every call
+    key: Any
+    keyed: bool  # it came as a pair
+    sequence: Any
+    begun: bool = False  # some call has sent some of it
+    sent: Sent = field(default_factory=Sent)  # by the present call
+    received: int = 0  # steps of its states that have come
+    states: States | None = None
+    no_states: Array | None = None  # of no steps, for a last part that has none
+    results: list[Any] = field(default_factory=list)  # that wait until those before are answered
+    answered: bool = False
+
+    @property
+    def name(self) -> str:
+        """As errors call it."""
+        return f"sequences[{self.index}]"
+
+    @property
+    def failure(self) -> SequenceFailure | None:
+        """Why this side has given it up; its turn comes when the server has answered it."""
+        return self.sent.failure
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether it is an iterable of chunks, not an array."""
+        x = self.sequence
+        if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or is_tensor(x):
+            return False
+        return hasattr(x, "__iter__") or hasattr(x, "__aiter__")
+
+    def is_owed(self, live: Live | None) -> bool:
+        """Whether there are results that the server could send by now."""
+        if self.answered or not live:
+            return self.sent.whole and not self.answered
+        unanswered = self.sent.steps - self.received
+        return self.sent.whole or unanswered >= live.block_steps + live.lookahead_steps
+
+    def restart(self) -> None:
+        """Its states are to come again from the first step on."""
+        if self.states is not None:
+            self.states.discard()
+        self.states, self.received, self.no_states = None, 0, None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it can't be sent again: an iterator that was read from."""
+        return self.begun and self.in_chunks and isinstance(self.sequence, Iterator | AsyncIterator)
+
+
+def check_is_no_chunk(entry: Entry) -> None:
+    """Raises `TypeError` for what a live input's chunk looks like, of a source that may be one."""
+    if not entry.keyed and not entry.in_chunks:
+        raise TypeError(
+            f"source[{entry.index}] is an array, and so a whole sequence. Give the chunks of a "
+            "live input in brackets: encode_chunks([chunks], live=...); and arrays as a list, or "
+            "as (key, array) pairs"
+        )
+
+
+def entry_of(index: int, item: Any) -> Entry:
+    """What the source gave: a sequence, or a pair of its key and it."""
+    if isinstance(item, tuple) and len(item) == 2:
+        return Entry(index, item[0], True, item[1])
+    return Entry(index, index, False, item)

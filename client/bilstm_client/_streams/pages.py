@@ -1,0 +1,54 @@
+"""Pages of memory-mapped files, given back once they were read: they count as the process's own
+memory, and a file may be larger than that. Knows numpy's maps, and not what is done with them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+from ..types import Array
+
+RELEASE_BYTES = 16 * 1024 * 1024
+_SHARED_MODES = ("r", "r+", "w+")  # whose pages the file has, too; those of "c" it has not
+
+
+class Pages:
+    """What was read of memory maps and is not given back yet."""
+
+    def __init__(self) -> None:
+        self._mapping: mmap.mmap | None = None
+        self._read_bytes = 0
+
+    def read(self, array: Array) -> None:
+        """All of `array` was or will be read, before `release`."""
+        mapping = _mapping(array)
+        if mapping is None:
+            return
+        if mapping is not self._mapping:
+            self._give_back()
+            self._mapping = mapping
+        low, high = np.lib.array_utils.byte_bounds(array)
+        self._read_bytes += high - low
+
+    def release(self) -> None:
+        """Give back what was read, if it is enough to be worth it."""
+        if self._read_bytes >= RELEASE_BYTES:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+        self._read_bytes = 0
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """The shared map of a file that the array lies in, however many views lie between."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap) and array.mode in _SHARED_MODES:
+            mapping = getattr(array, "_mmap", None)
+            return mapping if isinstance(mapping, mmap.mmap) else None
+        array = array.base
+    return None

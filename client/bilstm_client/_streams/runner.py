@@ -1,0 +1,70 @@
+"""`StreamRunner`: what both clients' ways of running a `Stream` have in common: what ends it, and
+what is to be done once a call has given a reply, or ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractContextManager
+
+from bilstm.v1 import encoder_pb2 as pb
+
+from .._calls.session import Session
+from ..errors import Cancelled, EncoderError, Overloaded, Unavailable
+from .stream import Stream
+
+Lost = Unavailable | Cancelled | Overloaded  # how a server is lost
+LOST = (Unavailable, Cancelled, Overloaded)
+_log = logging.getLogger("bilstm_client")
+
+
+class StreamRunner:
+    """One stream of a client, until it ends."""
+
+    def __init__(self, session: Session, stream: Stream):
+        self._session = session
+        self._stream = stream
+        self._failure: BaseException | None = None  # of the source, or of a sequence's chunks
+        self._stopped = False  # the caller has left
+        self._is_reading = False  # the caller waits for a reply
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the source is to be asked for no more, and no server waited for."""
+        return self._stopped or self._failure is not None or self._session.is_closed
+
+    def _check(self) -> None:
+        """Outside of any handler: what the source has raised is raised as it is."""
+        self._session.check_process()
+        if self._failure is not None:
+            raise self._failure
+        if self._session.is_closed:
+            raise self._session.closed_error()
+
+    def _calling(self) -> AbstractContextManager[None]:
+        return self._session.calling(self._stream.options.encode.model_key)
+
+    def _given_up(self) -> EncoderError:
+        return self._session.through_proxy(self._stream.given_up())
+
+    def _report(self) -> None:
+        """Tell the caller how far the stream has come, if it wants to know."""
+        if self._stream.options.progress is not None:
+            self._stream.options.progress(self._stream.progress())
+
+    def _pause_after(self, response: pb.EncodeStreamResponse | None, lost: Lost | None) -> float:
+        """A call has given a reply, has ended, or was lost. Returns the seconds that are to be
+        waited before there is another, 0 if there need be none; raises what ends the stream."""
+        if self._stream.is_finished:
+            return 0
+        self._check()
+        if lost is not None:
+            was_waiting = self._stream.is_waiting
+            seconds = self._stream.interrupted(lost, time.monotonic())
+            if not was_waiting:
+                _log.info("waiting for a server at %s …", self._session.target)
+            return seconds
+        if response is None:
+            self._stream.check_finished()
+        return 0

@@ -1,0 +1,329 @@
+"""What every method of both clients takes beside its own: headers, a name that shows what it is,
+and how a server is waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast
+
+import grpc
+import pytest
+from client_streams import AwaitedStreams, Connect, Streams, X, sequence
+from client_streams import connect as connect
+from client_streams import fake as fake
+from client_streams import faked as faked
+from client_streams import quick as quick
+from conftest import RunningServer, settings
+from streaming import HANGS_AFTER_SECONDS, Break, FakeServer, serving
+from test_client import AnyClient
+
+from bilstm_client import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    DeadlineExceeded,
+    Live,
+    Progress,
+    ServerError,
+    Unavailable,
+)
+from bilstm_client.types import Metadata
+
+# -- headers ----------------------------------------------------------------------------------
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "encode": lambda client, **options: client.encode(X, **options),
+    "encode_batch": lambda client, **options: client.encode_batch([X, X], **options),
+    "encode_stream": lambda client, **options: list(client.encode_stream([X], **options)),
+    "encode_chunks": lambda client, **options: list(client.encode_chunks([X], **options)),
+    "is_ready": lambda client, **options: client.is_ready(**options),
+    "wait_until_ready": lambda client, **options: client.wait_until_ready(**options),
+    "list_models": lambda client, **options: client.list_models(**options),
+    "get_model": lambda client, **options: client.get_model(**options),
+}
+
+
+class Listening(grpc.ServerInterceptor):
+    """Writes down the headers of each call."""
+
+    def __init__(self) -> None:
+        self.headers: list[list[tuple[str, str | bytes]]] = []
+
+    def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        self.headers.append(list(details.invocation_metadata))
+        return continuation(details)
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, Listening]]:
+    """A server that knows no method, and what it hears."""
+    heard = Listening()
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, interceptors=[heard])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}", heard
+        finally:
+            server.stop(None).wait()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metadata(method: str, connect: Connect) -> None:
+    """A call is sent with the client's headers and its own, which take the place of those."""
+    with listening() as (target, heard):
+        client = connect(target, metadata={"authorization": "Bearer old", "x-team": "speech"})
+        own = [("authorization", "Bearer new"), ("x-one", "1"), ("x-one", "2"), ("x-id-bin", b"\0")]
+        with pytest.raises(ServerError):
+            METHODS[method](client, metadata=own)
+        with pytest.raises(ServerError):
+            METHODS[method](client)
+    added = [
+        [header for header in headers if not header[0].startswith(("user-agent", "grpc-"))]
+        for headers in heard.headers
+    ]
+    assert added[0] == [("x-team", "speech"), *own]
+    assert added[-1] == [("authorization", "Bearer old"), ("x-team", "speech")]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"X-Team": "a"}, "metadata 'X-Team': names must be lower-case: 'x-team'"),
+        ({"x team": "a"}, "metadata 'x team': names are made of"),
+        ({"": "a"}, "metadata '': names are made of"),
+        ({"x:y": "a"}, "metadata 'x:y': names are made of"),
+        ({"grpc-timeout": "1S"}, "metadata 'grpc-timeout': gRPC keeps this name to itself"),
+        ({"user-agent": "me"}, "metadata 'user-agent': gRPC keeps this name to itself"),
+        ({"x-team": "spe\nech"}, "metadata 'x-team': must be printable ASCII"),
+        ({"x-team": "é"}, "metadata 'x-team': must be printable ASCII"),
+        (
+            {"x-team": b"speech"},
+            "metadata 'x-team': must be a str, got bytes (bytes need",
+        ),
+        ({"x-team": 7}, "metadata 'x-team': must be a str, got int"),
+        ({"x-id-bin": "text"}, "metadata 'x-id-bin': must be bytes"),
+        ([("x-team",)], "metadata must be pairs of a name and a value, got ('x-team',)"),
+        ([(b"x-team", "a")], "metadata must be pairs of a name and a value"),
+        ("x-team", "metadata must be a mapping or pairs, got str"),
+        (7, "metadata must be a mapping or pairs, got int"),
+    ],
+)
+def test_metadata_that_is_none(metadata: Any, words: str) -> None:
+    """Headers that gRPC would not take are refused before anything is sent, by their name; values
+    may be secret, and are not shown."""
+    for client in (Client, AsyncClient):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            client("localhost", metadata=metadata)
+        assert str(caught.value).startswith(words)
+    with Client("localhost") as plain:
+        for method in METHODS.values():
+            with pytest.raises(type(caught.value)) as again:
+                method(plain, metadata=metadata)
+            assert str(again.value) == str(caught.value)
+
+
+def test_metadata_reaches_a_server(connect: Connect, server: RunningServer) -> None:
+    """The service's own calls take headers, too."""
+    metadata: Metadata = {"x-team": "speech"}
+    client = connect(server.target, metadata=metadata)
+    for method in METHODS.values():
+        method(client)
+
+
+# -- what it shows ----------------------------------------------------------------------------
+
+
+async def test_repr() -> None:
+    """A client shows its target and whether it is open, and nothing that may be secret."""
+    client = Client("localhost", metadata={"authorization": "Bearer secret"})
+    assert (client.target, repr(client)) == ("localhost", "Client('localhost', open)")
+    client.close()
+    assert repr(client) == "Client('localhost', closed)"
+    async with AsyncClient("unix:/run/bilstm") as other:
+        assert repr(other) == "AsyncClient('unix:/run/bilstm', open)"
+    assert repr(other) == "AsyncClient('unix:/run/bilstm', closed)"
+    assert client.is_closed
+    assert other.is_closed
+
+
+# -- a server that is waited for --------------------------------------------------------------
+
+
+def test_wait_until_ready(connect: Connect, server: RunningServer) -> None:
+    """A server that serves is ready at once."""
+    connect(server.target).wait_until_ready()
+
+
+def test_wait_for_a_server_to_come(connect: Connect, server: RunningServer) -> None:
+    """One that is not there yet is waited for."""
+    started = RunningServer(settings())
+    port = started.app.port
+    started.close()
+    client = connect(f"127.0.0.1:{port}")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.wait_until_ready, timeout_seconds=HANGS_AFTER_SECONDS)
+        assert not client_is_ready(client)
+        later = RunningServer(settings(port=port))
+        try:
+            waiting.result(HANGS_AFTER_SECONDS)
+            assert client.is_ready()
+        finally:
+            later.close()
+
+
+def client_is_ready(client: AnyClient) -> bool:
+    try:
+        return client.is_ready()
+    except Unavailable:
+        return False
+
+
+def test_wait_in_vain(connect: Connect) -> None:
+    """After its time the wait ends with what was in the way: nobody answers."""
+    with pytest.raises(Unavailable, match=r"the server was not ready within 0\.5 s: .*connect"):
+        connect("127.0.0.1:1").wait_until_ready(timeout_seconds=0.5)
+
+
+def test_wait_for_one_that_drains(connect: Connect, fake: FakeServer) -> None:
+    """The same of a server that says that it does not serve."""
+    fake.is_healthy, fake.is_serving = True, False
+    with (
+        serving(fake) as target,
+        pytest.raises(Unavailable, match=r"within 0\.5 s: it says that it does not serve"),
+    ):
+        connect(target).wait_until_ready(timeout_seconds=0.5)
+
+
+def test_wait_for_one_that_is_silent(connect: Connect) -> None:
+    """One that takes the connection and says nothing has missed the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = connect(f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(DeadlineExceeded, match=r"the server was not ready within 0\.5 s: "):
+            client.wait_until_ready(timeout_seconds=0.5)
+
+
+def test_wait_for_something_else(connect: Connect) -> None:
+    """What is no such service will not become one: that is told at once."""
+    with listening() as (target, _), pytest.raises(ServerError, match="UNIMPLEMENTED"):
+        connect(target).wait_until_ready(timeout_seconds=HANGS_AFTER_SECONDS)
+
+
+def test_close_while_waiting(connect: Connect) -> None:
+    """A wait ends with the client, as any call does."""
+    client = connect("127.0.0.1:1")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.wait_until_ready, timeout_seconds=HANGS_AFTER_SECONDS)
+        while not waiting.running():
+            pass
+        client.close()
+        with pytest.raises((Cancelled, ValueError)):
+            waiting.result(HANGS_AFTER_SECONDS)
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+
+def test_progress_of_one_long_sequence(faked: Streams, fake: FakeServer) -> None:
+    """Its steps are counted as they are sent, and as their states arrive; counts never fall."""
+    fake.reply_steps = 20_000
+    seen: list[Progress] = []
+    long = sequence(100_000)
+    (encoding,) = faked.encode_stream([long], progress=seen.append)
+    assert len(encoding.states) == len(long)
+    assert seen[-1] == Progress(sequences_done=1, steps_sent=100_000, steps_done=100_000)
+    assert [p.steps_done for p in seen if p.steps_done] == [20_000, 40_000, 60_000, 80_000, 100_000]
+    assert len({p.steps_sent for p in seen}) > 5
+    for one, other in itertools.pairwise(seen):
+        assert one.steps_sent <= other.steps_sent
+        assert one.steps_done <= other.steps_done
+
+
+def test_progress_before_its_results(faked: Streams) -> None:
+    """When a result is yielded, progress has counted it: a refused sequence, too."""
+    seen: list[Progress] = []
+    source = [X, sequence(3), X[:0], sequence(4)]
+    results = faked.encode_stream(source, on_error="return", progress=seen.append)
+    for count, _ in enumerate(results, 1):
+        assert seen[-1].sequences_done >= count
+    assert seen[-1] == Progress(4, len(X) + 7, len(X) + 7)
+
+
+@pytest.mark.usefixtures("quick")
+def test_progress_over_a_lost_server(faked: Streams, fake: FakeServer) -> None:
+    """What is sent again counts once."""
+    seen: list[Progress] = []
+    fake.breaks = [Break(replies=3)]
+    long = sequence(30_000)  # several messages
+    list(faked.encode_stream([long] * 4, progress=seen.append))
+    assert len(fake.calls) == 2
+    for counts in ([p.steps_sent for p in seen], [p.steps_done for p in seen]):
+        assert counts == sorted(counts)
+    assert seen[-1] == Progress(4, 4 * len(long), 4 * len(long))
+
+
+def test_progress_that_raises(faked: Streams) -> None:
+    """What the function raises ends the stream, as it is."""
+    with pytest.raises(ZeroDivisionError):
+        list(faked.encode_stream([X] * 100, progress=lambda _: print(1 / 0)))
+    with pytest.raises(TypeError, match="progress must be a function"):
+        faked.encode_stream([X], progress=cast(Any, 7))
+
+
+def test_progress_one_at_a_time(fake: FakeServer) -> None:
+    """While one of `Client`'s threads is in the function, no other one calls it."""
+    caller, overlapped = threading.current_thread(), threading.Event()
+    inside: list[int] = []
+    waited: list[bool] = []
+
+    def slow(progress: Progress) -> None:
+        if inside:
+            overlapped.set()
+        if progress.steps_sent and threading.current_thread() is not caller:
+            inside.append(1)
+            waited.append(overlapped.wait(0.2))  # by now the reply has come
+            inside.clear()
+
+    with serving(fake) as target, Client(target) as client:
+        assert len(list(client.encode_stream([X], progress=slow))) == 1
+    assert waited == [False]
+
+
+# -- live input -------------------------------------------------------------------------------
+
+
+def test_live_input_without_brackets(faked: Streams) -> None:
+    """The chunks of a live input, given as they are, would be sequences of their own: refused."""
+    with pytest.raises(TypeError, match=r"in brackets: encode_chunks\(\[chunks\], live="):
+        list(faked.encode_chunks(iter([X, X]), live=Live(2)))
+
+
+def test_live_input_in_any_other_form(faked: Streams) -> None:
+    """All that can't be meant so is taken: brackets, keys, lists of arrays, no live stream."""
+    expected = len(X)
+    sources: list[Any] = [[iter([X])], iter([("a", X)]), [X], iter([iter([X])])]
+    for source in sources:
+        chunks = list(faked.encode_chunks(source, live=Live(2)))
+        assert sum(len(chunk.states) for chunk in chunks) == expected
+    assert len(list(faked.encode_chunks(iter([X, X])))) == 2
+
+
+def test_live_async_input_without_brackets(server: RunningServer) -> None:
+    """The same of an asynchronous one."""
+    client = AwaitedStreams(server.target)
+    try:
+
+        async def microphone() -> Any:
+            yield X
+
+        with pytest.raises(TypeError, match="in brackets"):
+            list(client.encode_chunks(microphone(), live=Live(2)))
+    finally:
+        client.close()
+        client.stop()
