@@ -27,6 +27,8 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
+from bilstm_server.batching.batcher import Batcher
+from bilstm_server.batching.jobs import Job
 from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import InvalidInput, ModelNotFound, Overloaded, Unavailable
 from bilstm_server.metrics import Metrics
@@ -315,6 +317,42 @@ def test_definition_of_a_method_that_is_not_there() -> None:
             add_to=lambda server: None,
             tensor_methods={"Treble": TensorMethod(decode)},
         )
+
+
+# -- callers ----------------------------------------------------------------------------------
+
+
+async def test_callers_are_told_apart(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batcher is told whose each sequence is, of a call, of a stream, and of a live one: the
+    same caller on one connection, another one on another."""
+    callers: list[str] = []
+    admit = Batcher._job
+
+    def recorded(self: Batcher, *arguments: Any, **named: Any) -> Job:
+        job = admit(self, *arguments, **named)
+        callers.append(job.caller)
+        return job
+
+    monkeypatch.setattr(Batcher, "_job", recorded)
+    x = tensors.encode(np.ones((3, 5), "<f4"))
+    chunks = [pb.SequenceChunk(id=1, steps=x, last=True)]
+    async with serving(model_folder) as (app, channel):
+        target = f"127.0.0.1:{app.port}"
+        pool = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(target, options=pool) as other:
+            for each in (channel, other):
+                stub: Any = encoder_pb2_grpc.EncoderServiceStub(each)
+                await stub.Encode(pb.EncodeRequest(sequences=[x]))
+                for options in (pb.StreamOptions(), pb.StreamOptions(live=pb.Live(block_steps=2))):
+                    sent = [
+                        pb.EncodeStreamRequest(options=options),
+                        pb.EncodeStreamRequest(chunks=chunks),
+                    ]
+                    assert [reply async for reply in stub.EncodeStream(iter(sent))]
+    assert len(callers) == 2 * (1 + 1 + 2)
+    first, second = callers[:4], callers[4:]
+    assert len({*first}) == len({*second}) == 1
+    assert first != second
 
 
 # -- the order --------------------------------------------------------------------------------
