@@ -83,7 +83,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             parsed = parse_encode_request(request, model.config, self._limits)
             del request
             call.reply = self._replies.begin(context, parsed.reply_bytes, metrics)
-            results = await model.batcher.submit(parsed.sequences, deadline.at, trace)
+            results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
             if parsed.reply_bytes > _LARGE_BYTES:

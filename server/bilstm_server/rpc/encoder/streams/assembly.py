@@ -1,4 +1,4 @@
-"""`Intake`: a stream's chunks on their way to its sequences, and what becomes of each sequence that
+"""`Assembly`: a stream's chunks on their way to its sequences, and what becomes of a sequence that
 is not complete yet.
 """
 
@@ -38,7 +38,7 @@ class _Entry:
         return self.refused or (self.body is not None and self.body.failed)
 
 
-class Intake:
+class Assembly:
     """The sequences of one stream that have begun, by their ids."""
 
     def __init__(self, shared: Shared, limits: RequestLimits):
