@@ -18,7 +18,7 @@ from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.model.config import Output
 from bilstm_server.model.slices import SlicedRun
-from bilstm_server.rpc.streams import outbox
+from bilstm_server.rpc.encoder.streams import outbox
 
 
 class WireEngine(Engine):

@@ -22,8 +22,8 @@ import pytest
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
-from bilstm_server.engine.engine import StagedBatch
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import (
     DeadlineExpired,
     DeviceLost,
@@ -704,17 +704,23 @@ async def test_admission_is_all_or_nothing() -> None:
 
 
 async def test_refusal_says_when_to_come_again() -> None:
-    """The time to wait is what the queue takes at the pace of the last batch."""
+    """The time to wait is what the queue takes at the pace of the batches so far."""
     async with batching(Engine(), max_batch_tokens=2000) as callers:
-        task = await callers.busy(0)
-        callers.engine.go_on(1)
-        (result,) = await task
         await callers.busy(1)
         await callers.call(2, tokens=1000)
+        callers.batcher._admission.batch_cost.observe(100, 2.0)  # as if one had taken so long
         refused = (await callers.call(3)).exception()
         assert isinstance(refused, Overloaded)
-        expected = 1000 * result.timing.compute_seconds
-        assert refused.retry_after_seconds == pytest.approx(max(expected, 0.01))
+        assert refused.retry_after_seconds == pytest.approx(20.0)
+
+
+async def test_batches_tell_what_they_cost() -> None:
+    """The last one's time is what the caller is told of it, and what a refusal goes by."""
+    async with batching(Engine(gate_open=True)) as callers:
+        (result,) = await (await callers.call(0, tokens=7))
+        cost = callers.batcher._admission.batch_cost
+        assert cost.last_seconds == result.timing.compute_seconds
+        assert cost.seconds_per_token == pytest.approx(result.timing.compute_seconds / 7)
 
 
 async def test_refusal_before_any_batch_names_a_positive_time() -> None:

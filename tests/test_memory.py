@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lstms import examples
 
-from bilstm_server.rpc.streams.memory import (
+from bilstm_server.rpc.encoder.streams.memory import (
     NoRoom,
     StreamMemory,
     StreamRoom,

@@ -35,9 +35,13 @@ from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig
-from bilstm_server.rpc.interceptors import RpcInterceptor
-from bilstm_server.rpc.receiving import Receiving
-from bilstm_server.rpc.untaken import UntakenReplies
+from bilstm_server.rpc.flow.receiving import Receiving
+from bilstm_server.rpc.flow.untaken import UntakenReplies
+from bilstm_server.rpc.interceptors.chain import InterceptorChain
+from bilstm_server.rpc.interceptors.decoding import Decoding
+from bilstm_server.rpc.interceptors.method import Layer
+from bilstm_server.rpc.interceptors.open_streams import OpenStreams
+from bilstm_server.rpc.interceptors.outcomes import Outcomes
 from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import ReceiveLimits, ReplyLimits, Settings
 
@@ -594,9 +598,9 @@ async def test_stream_that_aborts_ends_with_its_own_status() -> None:
     handlers = {"Refuse": grpc.unary_stream_rpc_method_handler(refuse, bytes, bytes)}
     metrics = Metrics()
     replies = UntakenReplies(ReplyLimits(), lambda peer: True)
-    server = grpc.aio.server(
-        interceptors=[RpcInterceptor(metrics, {}, Receiving(ReceiveLimits()), replies, 100)]
-    )
+    layers: list[Layer] = [Outcomes(metrics), OpenStreams(100, replies)]
+    decoding = Decoding(Receiving(ReceiveLimits()), replies, metrics.no_model)
+    server = grpc.aio.server(interceptors=[InterceptorChain([], layers, decoding)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -28,7 +28,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.engine.engine import StagedBatch
+from bilstm_server.engine.staging import StagedBatch
 
 METHOD = "bilstm.v1.EncoderService/Encode"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

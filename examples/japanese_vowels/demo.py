@@ -64,7 +64,7 @@ def main() -> int:
         alone = _encode(server, test.sequences, 1, 1)
         many = _encode(server, test.sequences, CALLERS, ROUNDS)
         exit_code = server.stop()
-    named = np.array([e.logits.argmax() for e in many.encodings if e.logits is not None])
+    named = np.array([e.logits.argmax() for e in many.encodings])
     accuracy = float(np.mean(named == test.speakers))
     difference = _difference(alone.encodings + many.encodings, test.sequences * 2)
     _report(accuracy, difference, alone, many)

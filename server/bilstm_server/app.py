@@ -12,16 +12,21 @@ from .metrics import Metrics
 from .probes.page import Status
 from .probes.server import Probes
 from .process.heap import Heap
-from .rpc.connections import end_connection
+from .rpc.definitions import ServiceDefinition
+from .rpc.encoder.service import EncoderService
+from .rpc.encoder.streams.memory import StreamMemory
+from .rpc.encoder.streams.opening import Streams
+from .rpc.flow.connections import end_connection
+from .rpc.flow.receiving import Receiving
+from .rpc.flow.untaken import UntakenReplies
 from .rpc.health import HealthService
-from .rpc.interceptors import Method, RpcInterceptor
-from .rpc.receiving import Receiving
-from .rpc.server import SERVICE, listen, make_server
-from .rpc.service import EncoderService
-from .rpc.streams.admission import Streams
-from .rpc.streams.memory import StreamMemory
-from .rpc.untaken import UntakenReplies
-from .rpc.wire import encode_request_decoder, stream_request_decoder
+from .rpc.interceptors.chain import InterceptorChain
+from .rpc.interceptors.decoding import Decoding
+from .rpc.interceptors.in_flight import CallsInFlight
+from .rpc.interceptors.open_streams import OpenStreams
+from .rpc.interceptors.outcomes import Outcomes
+from .rpc.interceptors.traces import Traces
+from .rpc.server import listen, make_server
 from .serving.loading import LoadEngine, load_engine
 from .serving.models import Models
 from .serving.registry import ModelRegistry
@@ -64,31 +69,36 @@ class App:
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
-        self._health = HealthService([SERVICE])
         self._streams = Streams(registry, settings, StreamMemory(settings), self.metrics)
         replies = UntakenReplies(settings, end_connection)
-        self._service = EncoderService(registry, settings, self.metrics, self._streams, replies)
+        self._services = self._make_services(replies)
+        self._health = HealthService([service.name for service in self._services])
         self._receiving = receiving = Receiving(settings)
-        unread = self.metrics.no_model  # what can't be read
-        self._interceptor = RpcInterceptor(
-            self.metrics,
-            {
-                f"/{SERVICE}/Encode": Method(
-                    encode_request_decoder(settings, unread), self._service.admit
-                ),
-                f"/{SERVICE}/EncodeStream": Method(stream_request_decoder(settings, unread)),
-            },
-            receiving,
-            replies,
-            settings.max_calls,
-            self._tracer,
+        self._calls = CallsInFlight(settings.max_calls, self.metrics.no_model)
+        self._open_streams = OpenStreams(settings.max_calls, replies)
+        self._interceptors = InterceptorChain(
+            self._services,
+            [
+                Outcomes(self.metrics),
+                self._calls,
+                self._open_streams,
+                *([Traces(self._tracer)] if self._tracer is not None else []),
+            ],
+            Decoding(receiving, replies, self.metrics.no_model),
         )
         self.metrics.watch_calls(
-            lambda: self._interceptor.calls, lambda: receiving.slow, lambda: replies.used
+            lambda: self._calls.count, lambda: receiving.slow, lambda: replies.used
         )
         self._lifetime = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
+
+    def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
+        """Every service that is served; health and reflection are there besides."""
+        encoder = EncoderService(
+            self._registry, self._settings, self.metrics, self._streams, replies
+        )
+        return [encoder.definition()]
 
     async def __aenter__(self) -> Self:
         """Raises `ListenError` if a port can't be had."""
@@ -118,7 +128,7 @@ class App:
 
     async def _listen(self) -> None:
         settings = self._settings
-        self._server = make_server(self._service, self._health, self._interceptor, settings)
+        self._server = make_server(self._services, self._health, self._interceptors, settings)
         self.port = await listen(self._server, settings.host, settings.port)
 
     async def load(self) -> None:
@@ -144,10 +154,10 @@ class App:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._streams.ended()
-                await self._interceptor.idle()
+                await self._calls.ended()
                 await self.models.drain()
         finished = self._streams.idle and self.models.idle
-        self._interceptor.end_streams()
+        self._open_streams.end_all()
         if not finished:
             await self._server.stop(None)
         await stopping
@@ -159,11 +169,11 @@ class App:
         A call that gRPC has at that moment, and nobody here has seen, ends as CANCELLED, which few
         clients retry. So there is a short time before in which calls are refused as UNAVAILABLE.
         """
-        await self._interceptor.quiet(_WITHOUT_CALLS_SECONDS, _MAX_REFUSING_SECONDS)
+        await self._calls.pause(_WITHOUT_CALLS_SECONDS, _MAX_REFUSING_SECONDS)
         await self._server.stop(grace_seconds)
 
     async def _stop(self) -> None:
         if not self._streams.idle:  # cancelled, they would leave gRPC's own words in the log
-            self._interceptor.end_streams()
+            self._open_streams.end_all()
             await asyncio.sleep(_STREAM_ENDS_SECONDS)
         await self._server.stop(None)

@@ -1,13 +1,12 @@
 """`SliceLane`: the long sequences of one model, computed a slice of steps at a time.
 
-What is short goes first: between two batches a long sequence has a share of the device, and all of
-it as long as nothing else waits. Long sequences at the same layer share their slices.
+How long it may have the device is `Admission`'s to say. Long sequences at the same layer share
+their slices.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,15 +17,11 @@ from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.slices import SLICE_UNIT, SlicedRun
-from ..settings import QueueLimits
+from .admission import SliceTime
 from .device import Device
 from .jobs import BatchTiming, Job, Result
-
-_MAX_SECONDS = 0.05  # of slices in a row; then callers that left, and other models, have a say
-_SHARE = 0.25  # of a batch's time, for the slices that follow it
-_MAX_ROWS = 256 * SLICE_UNIT  # steps of all sequences in a slice
-_QUIET_SECONDS = 1.0  # without anything short, after which slices may take longer
-_QUIET_FACTOR = 10.0
+from .long_work import LongWork
+from .pace import SlicePace
 
 
 class SliceEngine(Protocol):
@@ -38,67 +33,53 @@ class SliceEngine(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Long:
+class _LongJob:
     job: Job
     sequence: SequenceInput
-    counted: bool  # its tokens, among those that wait
     run: SlicedRun | None = None
     started_at: float = 0.0  # in time.perf_counter's
     queue_seconds: float = 0.0
-    most: int = 1  # sequences that shared a slice with it
+    slice_sequences: int = 1  # the most that shared a slice with it
     result: Result | Exception | None = None
 
 
+_Group = Sequence[tuple[_LongJob, SlicedRun]]  # which share a slice
+
+
 class SliceLane:
+    """Long sequences, from when they are let in until they end."""
+
     def __init__(
         self,
         engine: SliceEngine,
         device: Device,
         metrics: ModelMetrics,
-        limits: QueueLimits,
+        work: LongWork[Job],
+        pace: SlicePace,
     ):
+        """`work` is told what becomes of the sequences."""
         self._engine = engine
         self._device = device
         self._metrics = metrics
-        self._limits = limits
-        self._rows = SLICE_UNIT  # steps in a slice, as the last ones' time suggests
-        self._wanted_at = -math.inf  # when something short came last, by time.perf_counter
-        self._seconds_per_token = 0.0  # of a layer, as the last slice took
-        self._layers = 1  # of the model, once it is known
-        self._all: set[_Long] = set()  # for the loop; the compute thread has those below
-        self._waiting: list[_Long] = []  # the compute thread is not told of them yet
-        self._active: deque[_Long] = deque()  # the one whose turn it is first
-        self._seconds: list[float] = []  # of the slices of this turn
-        self.counted = 0  # sequences that were put so
-        self.tokens = 0  # theirs
+        self._work = work
+        self._pace = pace
+        self._new: list[_LongJob] = []  # which the compute thread does not know yet
+        self._active: deque[_LongJob] = deque()  # the one whose turn it is first
+        self._slices: list[tuple[int, float]] = []  # of this turn: tokens of a layer, and seconds
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._active)
+        return bool(self._new or self._active)
 
-    def seconds(self, batch_seconds_per_token: float) -> float:
-        """About how long what there is will take; the first slice as a batch would."""
-        per_token = self._seconds_per_token or batch_seconds_per_token / self._layers
-        tokens = sum(
-            self._layers * long.job.tokens if long.run is None else long.run.tokens_left
-            for long in self._all
-        )
-        return tokens * per_token
+    def put(self, job: Job) -> None:
+        """Compute the job's sequence, which was let in."""
+        assert isinstance(job.sequence, SequenceInput)
+        self._new.append(_LongJob(job, job.sequence))
 
-    def put(self, job: Job, sequence: SequenceInput, counted: bool) -> None:
-        """`counted`: its tokens take room of the queue until it ends."""
-        long = _Long(job, sequence, counted)
-        self._all.add(long)
-        self._waiting.append(long)
-        if counted:
-            self.counted += 1
-            self.tokens += job.tokens
-
-    async def advance(self, after_seconds: float) -> None:
-        """Compute slices, having the device's turn. If a batch went before, `after_seconds` long,
-        for a share of that; otherwise until the device is wanted."""
+    async def advance(self, slice_time: SliceTime) -> None:
+        """Compute slices, having the device's turn, for as long as they may."""
         loop = asyncio.get_running_loop()
-        self._active += self._waiting
-        self._waiting.clear()
+        self._active += self._new
+        self._new.clear()
         now = loop.time()
         for long in self._active:
             if long.run is None:
@@ -106,13 +87,10 @@ class SliceLane:
         self._leave([long for long in self._active if not long.job.lives(now)])
         if not self._active:
             return
-        if after_seconds:
-            self._wanted_at = time.perf_counter()
-        at_least = min(_SHARE * after_seconds, _MAX_SECONDS)
-        await loop.run_in_executor(self._device.compute_thread, self._compute, at_least)
-        for seconds in self._seconds:  # here: metrics are the loop's to write
-            self._metrics.observe_slice(seconds)
-        self._seconds.clear()
+        if slice_time.at_least:  # a batch went before
+            self._pace.want(time.perf_counter())
+        await loop.run_in_executor(self._device.compute_thread, self._compute, slice_time)
+        self._tell()
         ended = [long for long in self._active if long.result is not None]
         for long in ended:
             assert long.result is not None
@@ -125,63 +103,67 @@ class SliceLane:
             if isinstance(long.result, DeviceLost):
                 raise long.result
 
-    def _leave(self, ended: list[_Long]) -> None:
+    def _tell(self) -> None:
+        """Tell what was computed in this turn. Metrics and the policy are the loop's to write."""
+        for tokens, seconds in self._slices:
+            self._metrics.observe_slice(seconds)
+            self._work.observe(tokens, seconds)
+        self._slices.clear()
+        for long in self._active:
+            if long.run is not None:
+                self._work.progress(long.job, long.run.tokens_left, len(long.run.layers))
+
+    def _leave(self, ended: list[_LongJob]) -> None:
         for long in ended:
-            self._all.discard(long)
             self._active.remove(long)
-            if long.counted:
-                self.counted -= 1
-                self.tokens -= long.job.tokens
+            self._work.end(long.job)
 
     # -- in the compute thread, while the loop awaits it ------------------------------------------
 
-    def _compute(self, at_least: float) -> None:
+    def _compute(self, slice_time: SliceTime) -> None:
         started_at = time.perf_counter()
         while True:
             self._slice()
-            elapsed = time.perf_counter() - started_at
-            if elapsed >= _MAX_SECONDS or (self._device.wanted and elapsed >= at_least):
+            if slice_time.is_over(time.perf_counter() - started_at, self._device.wanted):
                 return
             if all(long.result is not None for long in self._active):
                 return
 
     def _slice(self) -> None:
-        """One slice, of the sequences that are at the same layer as the first one."""
+        """Compute one slice, of the sequences that are at the same layer as the first one."""
         group = self._group()
         if not group:
             return
         left = sum(run.tokens_left for _, run in group)
         started_at = time.perf_counter()
         try:
-            self._engine.advance([run for _, run in group], self._rows // len(group))
+            self._engine.advance([run for _, run in group], self._pace.steps // len(group))
         except DeviceLost as error:
             for long in self._active:
                 long.result = long.result or error
             return
         except Exception as error:
             forget_locals(error)
-            if isinstance(error, OutOfMemory) and self._rows > SLICE_UNIT:
-                self._rows = max(self._rows // 2, SLICE_UNIT)  # none has moved: once more
-            else:
-                self._fail(group, error)
+            # None of them has moved: once more, if there are fewer steps to try.
+            if not (isinstance(error, OutOfMemory) and self._pace.halve()):
+                self._find_guilty(group, error)
             return
         seconds = time.perf_counter() - started_at
-        self._seconds.append(seconds)
-        self._adapt(seconds, started_at)
-        if done := left - sum(run.tokens_left for _, run in group):
-            self._seconds_per_token = seconds / done
+        self._slices.append((left - sum(run.tokens_left for _, run in group), seconds))
+        if self._device.wanted:
+            self._pace.want(started_at)
+        self._pace.observe(seconds, started_at)
         for long, run in group:
-            long.most = max(long.most, len(group))
+            long.slice_sequences = max(long.slice_sequences, len(group))
             if run.done:
                 self._finish(long, run)
 
-    def _group(self) -> list[tuple[_Long, SlicedRun]]:
-        """As many as a slice has rows for; their next turn is behind the others'."""
-        most = min(max(self._rows // SLICE_UNIT, 1), self._limits.max_batch_sequences)
-        group: list[tuple[_Long, SlicedRun]] = []
-        others: list[_Long] = []
+    def _group(self) -> _Group:
+        """As many as a slice has steps for. Their next turn is behind the others'."""
+        group: list[tuple[_LongJob, SlicedRun]] = []
+        others: list[_LongJob] = []
         for _ in range(len(self._active)):
-            if len(group) == most:
+            if len(group) == self._pace.sequences:
                 break
             long = self._active.popleft()
             run = self._running(long)
@@ -193,38 +175,28 @@ class SliceLane:
         self._active.extend(long for long, _ in group)
         return group
 
-    def _adapt(self, seconds: float, now: float) -> None:
-        """The next slice's rows, so that it takes the time that it may."""
-        if self._device.wanted:
-            self._wanted_at = now
-        quiet = now - self._wanted_at > _QUIET_SECONDS
-        target = self._limits.slice_seconds * (_QUIET_FACTOR if quiet else 1.0)
-        rows = int(self._rows * min(max(target / seconds, 0.5), 2.0))
-        self._rows = min(max(rows, SLICE_UNIT), _MAX_ROWS)
-
-    def _running(self, long: _Long) -> SlicedRun | None:
+    def _running(self, long: _LongJob) -> SlicedRun | None:
         """Its run, begun if it was not; None if it has a result."""
         if long.run is None and long.result is None:
             long.started_at = time.perf_counter()
             try:
                 long.run = self._engine.begin(long.sequence)
-                self._layers = len(long.run.layers)
             except Exception as error:
                 long.result = error
         return None if long.result is not None else long.run
 
-    def _finish(self, long: _Long, run: SlicedRun) -> None:
+    def _finish(self, long: _LongJob, run: SlicedRun) -> None:
         try:
             output = self._engine.finish(run, long.sequence)
         except Exception as error:
             long.result = error
             return
         seconds = time.perf_counter() - long.started_at
-        timing = BatchTiming(long.queue_seconds, seconds, long.most, long.job.tokens)
+        timing = BatchTiming(long.queue_seconds, seconds, long.slice_sequences, long.job.tokens)
         long.result = Result(output, timing)
 
-    def _fail(self, group: list[tuple[_Long, SlicedRun]], error: Exception) -> None:
-        """None of them has moved. Each moves by itself, so that only those at fault fail."""
+    def _find_guilty(self, group: _Group, error: Exception) -> None:
+        """Let each of a slice that failed move by itself, so that only those at fault fail."""
         if len(group) == 1:
             group[0][0].result = error
             return

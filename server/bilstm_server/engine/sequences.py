@@ -33,7 +33,7 @@ class ChunkedSteps:
         self.tokens = 0
 
     def append(self, steps: Array) -> None:
-        """[t, D], or [t]."""
+        """Add steps, [t, D] or token ids [t], at the end."""
         done = 0
         while done < len(steps):
             if not self._blocks or self._last_used == len(self._blocks[-1]):
@@ -85,16 +85,16 @@ class SequenceInput:
 
     @property
     def encoded(self) -> tuple[int, int]:
-        """Sequences and steps of which it will be the result."""
+        """How many sequences and tokens it adds to what has been encoded."""
         return 1, self.tokens
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """The number of steps, T: what the sequence costs and takes of the limits."""
         return self.steps.tokens if isinstance(self.steps, ChunkedSteps) else len(self.steps)
 
     def rows(self, start: int, stop: int) -> Array:
-        """Some of the steps."""
+        """The steps from `start` to `stop`, not to be written to."""
         if isinstance(self.steps, ChunkedSteps):
             return self.steps.rows(start, stop)
         return self.steps[start:stop]
@@ -102,7 +102,7 @@ class SequenceInput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockInput:
-    """A block of a live sequence, and the steps after it that its reverse direction begins with."""
+    """A block of a live sequence, and the steps behind it where its reverse direction begins."""
 
     steps: Array  # [block + context, D] floats, or [block + context] token ids
     context: int
@@ -126,15 +126,16 @@ Input = SequenceInput | BlockInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceOutput:
-    """What was asked of one sequence, in the model's dtype."""
+    """The outputs that one sequence asked for, in the model's dtype."""
 
     arrays: dict[Output, Array] = field(default_factory=dict)  # all but STATE
     state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
     carried: Any = None  # of a live sequence's block: for the next one
 
     def own(self) -> SequenceOutput:
-        """The same in memory of its own: a batch's outputs are parts of arrays that they share, and
-        one that waits would keep all of them."""
+        """A copy in memory of its own. The outputs of a batch are parts of arrays that they share:
+        one of them that is kept would keep all.
+        """
         arrays = {output: array.copy() for output, array in self.arrays.items()}
         state = None if self.state is None else (self.state[0].copy(), self.state[1].copy())
         return SequenceOutput(arrays, state, self.carried)

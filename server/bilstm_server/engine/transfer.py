@@ -49,14 +49,14 @@ class Layout:
 
 
 class Upload(NamedTuple):
-    """Tensors on the device, or on their way to it."""
+    """Tensors on the device, or on their way to it: see `make_stream_wait`."""
 
     tensors: Sequence[Tensor]
     copied: torch.cuda.Event | None = None
 
-    def wait(self) -> None:
-        """What is computed on the current stream from now on finds them there. It is the stream
-        that waits, not the caller.
+    def make_stream_wait(self) -> None:
+        """Let the current stream, not the caller, wait until the tensors are on the device: what is
+        computed on that stream from now on finds them there.
         """
         if self.copied is None:
             return
@@ -71,27 +71,29 @@ class Transfer(Protocol):
     """The way to one device and back."""
 
     def upload(self, items: Sequence[Item]) -> Upload:
-        """Have the items written, and send them off."""
+        """Have each item write its array, and send all of them to the device."""
         ...
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Where to wait for uploads, compute, and download."""
+        """A context in which to wait for uploads, compute, and download."""
         ...
 
     def download(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-        """Wait for the tensors, at least one, all of one type. The arrays may share memory, which
-        lives as long as one of them.
+        """Wait for the tensors, at least one and all of one type, and return them as arrays in host
+        memory. These may share memory, which lives as long as one of them.
         """
         ...
 
 
 def transfer_for(device: torch.device) -> Transfer:
-    """For models on the device whose weights are there, or are computed on the current stream."""
+    """The way to `device`, for a model whose weights are there already, or are computed on the
+    current stream.
+    """
     return CudaTransfer(device) if device.type == "cuda" else HostTransfer()
 
 
 class HostTransfer:
-    """Nowhere: what computes reads the host's memory."""
+    """The way to the CPU, which is none: what computes reads the host's memory."""
 
     def upload(self, items: Sequence[Item]) -> Upload:
         """See `Transfer`."""
@@ -112,8 +114,9 @@ class HostTransfer:
 
 
 class CudaTransfer:
-    """To a GPU. Page-locked memory is torch's to keep and to use again, once what was copied from
-    or to it has been, and nobody has an array of it."""
+    """The way to a GPU, through page-locked memory. That is torch's to keep, and to use again once
+    it has been copied and nobody has an array of it.
+    """
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -142,14 +145,14 @@ class CudaTransfer:
         self._computations.record_event().synchronize()
         arrays = part(buffer, tensors)
         largest = max(arrays, key=lambda name: arrays[name].nbytes)
-        # Who keeps little of a batch, in a stream say, does not keep the buffer.
+        # So that whoever keeps little of a batch, a stream for instance, does not keep the buffer.
         return {n: array if n == largest else array.copy() for n, array in arrays.items()}
 
 
 @cache
 def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """For copies to the device, and to compute: of all its models, which take turns, so that one
-    has at once the memory that another one has left.
+    """One stream for copies to the device, and one to compute. All models of the device share them:
+    they take turns, and one has at once the memory that another one has left.
     """
     copies, computations = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
     return copies, computations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..batching.batcher import Batcher
+from ..batching.intake import Intake
 from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
@@ -18,7 +18,7 @@ class ServedModel:
 
     name: str
     config: ModelConfig
-    batcher: Batcher
+    batcher: Intake
     metrics: ModelMetrics
     itemsize: int  # bytes of one number, in the type in which it computes
 
@@ -68,9 +68,7 @@ class ModelRegistry:
         model has room, that of the first one."""
         self._require_complete()
         if self._models and not self.has_room:
-            first = next(iter(self)).batcher
-            first.check_open()
-            first.check_room(1, 1)
+            next(iter(self)).batcher.check_room()
 
     @property
     def has_room(self) -> bool:
