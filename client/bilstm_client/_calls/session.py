@@ -66,7 +66,7 @@ class Call:
 
 
 class Session:
-    """See the module."""
+    """What a client keeps from call to call."""
 
     def __init__(self, target: str, timeout_seconds: float, metadata: Metadata | None):
         self.target = target
