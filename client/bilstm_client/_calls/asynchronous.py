@@ -53,7 +53,7 @@ class AsyncChannel:
         return self._connected()["EncodeStream"](metadata=headers)
 
     def ask(self, seconds: float, headers: Headers) -> Any:
-        """A call that any server answers that lives, within so many seconds."""
+        """A call that any server answers that is alive, within so many seconds."""
         return self._connected()["Check"](ANY_SERVICE, timeout=seconds, metadata=headers)
 
     async def close(self) -> None:

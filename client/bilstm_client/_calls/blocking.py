@@ -59,7 +59,7 @@ class BlockingChannel:
         return call
 
     def ask(self, seconds: float, headers: Headers) -> grpc.Future[Any]:
-        """A call that any server answers that lives, within so many seconds."""
+        """A call that any server answers that is alive, within so many seconds."""
         asked: grpc.Future[Any] = self._methods["Check"].future(
             ANY_SERVICE, timeout=seconds, metadata=headers
         )

@@ -193,12 +193,12 @@ class AioStream(StreamRunner):
         while not self._is_over:
             await asyncio.sleep(silence.look_seconds)
             action = self._stream.look(time.monotonic(), self._is_reading)
-            if action is Action.ASK and await self._lives(silence.ask_seconds):
+            if action is Action.ASK and await self._is_alive(silence.ask_seconds):
                 silence.heard(time.monotonic())
             elif action is Action.GIVE_UP:
                 self._fail(self._given_up())
 
-    async def _lives(self, seconds: float) -> bool:
+    async def _is_alive(self, seconds: float) -> bool:
         try:
             return await self._channel.ask(seconds, self._headers) is not None
         except Exception:  # grpc.aio's own, of many kinds

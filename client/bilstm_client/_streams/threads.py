@@ -148,13 +148,13 @@ class SyncStream(StreamRunner):
         while not self._ends.wait(silence.look_seconds):
             with self._changed:
                 action = self._stream.look(time.monotonic(), self._is_reading)
-            if action is Action.ASK and self._lives(silence.ask_seconds):
+            if action is Action.ASK and self._is_alive(silence.ask_seconds):
                 with self._changed:
                     silence.heard(time.monotonic())
             elif action is Action.GIVE_UP:
                 self._fail(self._given_up())
 
-    def _lives(self, seconds: float) -> bool:
+    def _is_alive(self, seconds: float) -> bool:
         try:
             self._question = self._channel.ask(seconds, self._headers)
             return not self._ends.is_set() and self._question.exception() is None
