@@ -14,9 +14,9 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from clients import AwaitedClient
 from conftest import RunningServer
 from streaming import HANGS_AFTER_SECONDS, INPUT_SIZE, FakeServer, serving
-from test_client import AwaitedClient
 
 from bilstm_client import (
     Client,

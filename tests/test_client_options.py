@@ -19,9 +19,9 @@ from client_streams import connect as connect
 from client_streams import fake as fake
 from client_streams import faked as faked
 from client_streams import quick as quick
+from clients import AnyClient
 from conftest import RunningServer, settings
 from streaming import HANGS_AFTER_SECONDS, Break, FakeServer, serving
-from test_client import AnyClient
 
 from bilstm_client import (
     AsyncClient,
