@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -35,6 +36,8 @@ from bilstm_client import (
     EncoderError,
     InvalidInput,
     ModelNotFound,
+    NotAnArray,
+    NotSaved,
     Overloaded,
     ServerError,
     Unavailable,
@@ -175,3 +178,20 @@ def test_unavailable(connect: Connect, nowhere: str) -> None:
     with pytest.raises(Unavailable) as caught:
         connect(nowhere).encode(X)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_errors_cross_processes() -> None:
+    """A pickled error, as a worker process hands it on, is as it was."""
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    invalid = InvalidInput(code, "sequences[3]: too large", "sequences[3]", "too large")
+    invalid.index, invalid.key = 3, "a"
+    errors: list[Exception] = [
+        *(invalid, Overloaded(code, "full", 2.5), ServerError(code, "broken", "id7")),
+        *(Unavailable(code, "gone"), NotAnArray("no array", 3, "a")),
+        NotSaved(OSError(28, "No space left on device"), "x.npy", 3, "a"),
+        NotSaved(OSError("odd"), None, 3, "a"),
+    ]
+    for error in errors:
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied)) == (type(error), str(error))
+        assert vars(copied) == vars(error)

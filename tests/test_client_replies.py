@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,8 +26,6 @@ from bilstm_client import (
     EncoderError,
     InvalidInput,
     ModelNotFound,
-    NotAnArray,
-    NotSaved,
     Overloaded,
     ServerError,
     Unavailable,
@@ -329,20 +326,3 @@ def test_deadline(connect: Callable[..., Streams]) -> None:
         client = connect(f"127.0.0.1:{mute.getsockname()[1]}", timeout_seconds=0.5)
         with pytest.raises(DeadlineExceeded):
             client.encode(X)
-
-
-def test_errors_cross_processes() -> None:
-    """A pickled error, as a worker process hands it on, is as it was."""
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    invalid = InvalidInput(code, "sequences[3]: too large", "sequences[3]", "too large")
-    invalid.index, invalid.key = 3, "a"
-    errors: list[Exception] = [
-        *(invalid, Overloaded(code, "full", 2.5), ServerError(code, "broken", "id7")),
-        *(Unavailable(code, "gone"), NotAnArray("no array", 3, "a")),
-        NotSaved(OSError(28, "No space left on device"), "x.npy", 3, "a"),
-        NotSaved(OSError("odd"), None, 3, "a"),
-    ]
-    for error in errors:
-        copied = pickle.loads(pickle.dumps(error))
-        assert (type(copied), str(copied)) == (type(error), str(error))
-        assert vars(copied) == vars(error)

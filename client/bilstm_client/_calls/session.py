@@ -78,9 +78,6 @@ class Session:
         self._headers = headers_of(metadata)
         self._process = os.getpid()
 
-    def __repr__(self) -> str:
-        return f"{self.target!r}, {'closed' if self.is_closed else 'open'}"
-
     @property
     def is_inherited(self) -> bool:
         """Whether this is a forked process's copy. gRPC's threads and locks are its parent's: a
