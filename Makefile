@@ -10,7 +10,7 @@ KERNEL := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto release docs train bench faults clean
+.PHONY: help setup demo serve test check sanitize proto release docs train parity bench faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ serve: setup ## serve the shipped model until Ctrl-C
 test: setup ## all tests
 	$(BIN)/python -m pytest
 
-check: setup ## lint, types, generated stubs, breaking changes, import layers
+check: setup ## lint, types, generated stubs, breaking changes, docs and their links, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -46,8 +46,8 @@ check: setup ## lint, types, generated stubs, breaking changes, import layers
 	$(BIN)/buf breaking proto --against proto/released.json
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/tables.py --check
-	$(BIN)/python docs/dashboard.py --check
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(MKDOCS) build --strict
+	$(BIN)/lint-imports --no-cache
 
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
 sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some five minutes
@@ -64,12 +64,18 @@ proto: setup ## generate the stubs
 release: setup ## make the protos of this state those that no change may break
 	$(BIN)/buf build proto --exclude-source-info --output proto/released.json
 
-docs: setup ## write README's tables and the dashboard's picture
+# Its banner is about other software than this.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: setup ## write the tables of docs/, and serve it as a site on http://127.0.0.1:8000
 	$(BIN)/python docs/tables.py
-	$(BIN)/python docs/dashboard.py
+	$(MKDOCS) serve
 
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py
+
+parity: setup ## every kernel beside nn.LSTM: the largest differences, and the time; a minute
+	@$(BIN)/python -m benchmarks.parity
 
 $(BENCH): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

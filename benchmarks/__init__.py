@@ -1,3 +1,3 @@
 """Benchmarks; torch's threads wait in them as they do in the server."""
 
-import bilstm_server.threads  # noqa: F401  # before any of them imports torch
+import bilstm_server.process.threads  # noqa: F401  # before any of them imports torch

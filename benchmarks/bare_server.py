@@ -15,7 +15,8 @@ import grpc
 from bilstm_server import app
 from bilstm_server.__main__ import main
 from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
-from bilstm_server.rpc.interceptors import Handler, RpcInterceptor, current_call
+from bilstm_server.rpc.interceptors.chain import Handler, InterceptorChain
+from bilstm_server.rpc.interceptors.outcomes import current_call
 
 
 class BareModelMetrics(ModelMetrics):
@@ -41,10 +42,10 @@ class BareRpcMetrics(RpcMetrics):
 
 class BareMetrics(Metrics):
     def model(self, name: str) -> ModelMetrics:
-        return BareModelMetrics(self, name)
+        return BareModelMetrics(self.models, name)
 
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
-        return BareRpcMetrics(self, kind, service, method)
+        return BareRpcMetrics(self.rpcs, kind, service, method)
 
 
 class BareCall:
@@ -52,11 +53,11 @@ class BareCall:
     reply = None
 
 
-class BareInterceptor(RpcInterceptor):
-    def _wrap(self, handler: Any, path: str) -> Handler:
-        method = self._methods.get(path)
+class BareInterceptorChain(InterceptorChain):
+    def _wrap(self, path: str, handler: Any) -> Handler:
+        method = self._tensor_methods.get(path)
         if method is None or handler.request_streaming:
-            return super()._wrap(handler, path)
+            return super()._wrap(path, handler)
         current: Any = current_call
 
         async def answer(request: Any, context: Any) -> Any:
@@ -67,5 +68,5 @@ class BareInterceptor(RpcInterceptor):
 
 
 if __name__ == "__main__":
-    vars(app).update(Metrics=BareMetrics, RpcInterceptor=BareInterceptor)
+    vars(app).update(Metrics=BareMetrics, InterceptorChain=BareInterceptorChain)
     main()

@@ -131,8 +131,8 @@ def _onnx_runtime(case: Case) -> System:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Spinning threads fare as torch's do (see `bilstm_server.threads`): on busy cores this is up to
-    # 2.7 times as fast, and at hidden 64 on idle ones it made no difference.
+    # Spinning threads fare as torch's do (see `bilstm_server.process.threads`): on busy cores this
+    # is up to 2.7 times as fast, and at hidden 64 on idle ones it made no difference.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         _onnx_model(case), options, providers=["CPUExecutionProvider"]

@@ -29,8 +29,8 @@ from benchmarks.operator_results import number
 from benchmarks.serving import HIDDEN, LAYERS, WIDTH, feed
 from benchmarks.workload import lengths
 from bilstm_client import Client
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.model import ModelConfig, Output, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 

@@ -169,7 +169,11 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
-    results = Results.read(chosen.read) if chosen.read else measure_all(chosen)
+    results = (
+        Results.read(chosen.read).of(chosen.dtype, chosen.hidden)
+        if chosen.read
+        else measure_all(chosen)
+    )
     print("\n".join([*results.about, *tables(results)]))
     if chosen.json:
         results.write(chosen.json)

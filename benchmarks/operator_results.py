@@ -60,6 +60,11 @@ class Results:
         stored = json.loads(path.read_text())
         return cls(stored["about"], [Row(**row) for row in stored["rows"]])
 
+    def of(self, dtypes: list[str], hidden: list[int]) -> Results:
+        """The rows of these dtypes and hidden sizes."""
+        chosen = [row for row in self.rows if row.dtype in dtypes and row.hidden in hidden]
+        return Results(self.about, chosen)
+
     def groups(self) -> dict[tuple[str, int], list[Row]]:
         """The rows of each dtype and hidden size."""
         found: dict[tuple[str, int], list[Row]] = {}
@@ -114,13 +119,14 @@ def number(value: float | None) -> str:
 
 def plot(results: Results, path: Path) -> None:
     """GFLOP/s against sequences: a row of axes per dtype, a column per hidden size."""
+    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     groups = results.groups()
     dtypes = list(dict.fromkeys(dtype for dtype, _ in groups))
     sizes = list(dict.fromkeys(hidden for _, hidden in groups))
-    figure = Figure(figsize=(4 * len(sizes), 3.4 * len(dtypes) + 0.8), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(sizes), 3.4 * len(dtypes) + 0.6), layout="constrained")
     grid = figure.subplots(len(dtypes), len(sizes), squeeze=False, sharex=True, sharey="row")
     for (dtype, hidden), rows in groups.items():
         axes = grid[dtypes.index(dtype)][sizes.index(hidden)]
@@ -129,7 +135,7 @@ def plot(results: Results, path: Path) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), **_line(system))
         counts = [row.sequences for row in rows]
-        axes.set(xscale="log", yscale="log", title=f"{dtype}, hidden {hidden}")
+        axes.set(xscale="log", yscale="log", title=f"hidden {hidden}, {dtype}")
         axes.set_xticks(counts, labels=counts)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -142,7 +148,9 @@ def plot(results: Results, path: Path) -> None:
     figure.legend(
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(sizes)
     )
-    figure.savefig(path)
+    # Text stays text, and the same numbers give the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "operator"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _line(system: str) -> dict[str, Any]:

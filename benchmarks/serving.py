@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from benchmarks.load import Load, closed_loop, open_loop
 from benchmarks.workload import lengths
 from bilstm_client import AsyncClient
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.model import ModelConfig, Output, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 

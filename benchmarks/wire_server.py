@@ -14,11 +14,11 @@ import numpy as np
 
 from bilstm_server import app
 from bilstm_server.__main__ import main
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.model.config import Output
 from bilstm_server.model.slices import SlicedRun
-from bilstm_server.rpc import outbox
+from bilstm_server.rpc.encoder.streams import outbox
 
 
 class WireEngine(Engine):

@@ -1,4 +1,4 @@
-"""Writes README's tables of settings and metrics from the code.
+"""Writes the tables of docs/settings.md and docs/metrics.md from the code.
 
 python docs/tables.py [--check]
 """
@@ -9,36 +9,47 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
 from bilstm_server.metrics import Metrics
+from bilstm_server.metrics.tallies import Family
 from bilstm_server.settings import Settings
-from bilstm_server.tallies import Family
 
-README = Path(__file__).parent.parent / "README.md"
+DOCS = Path(__file__).parent
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     check = parser.parse_args().check
-    text = README.read_text(encoding="utf-8")
-    current = _replace(_replace(text, "settings", _settings()), "metrics", _metrics())
-    if current == text:
-        return 0
-    if check:
-        print("README.md's tables are out of date: run `make docs`", file=sys.stderr)
+    stale = [
+        path
+        for name, table in (("settings", _settings()), ("metrics", _metrics()))
+        if not _is_current(path := DOCS / f"{name}.md", name, table, write=not check)
+    ]
+    if stale and check:
+        names = " and ".join(f"docs/{path.name}" for path in stale)
+        print(f"{names} are out of date: run docs/tables.py", file=sys.stderr)
         return 1
-    README.write_text(current, encoding="utf-8")
     return 0
+
+
+def _is_current(path: Path, name: str, table: str, *, write: bool) -> bool:
+    """Whether the page has this table; if it has not, `write` puts it there."""
+    text = path.read_text(encoding="utf-8")
+    current = _replace(text, name, table)
+    if write and current != text:
+        path.write_text(current, encoding="utf-8")
+    return current == text
 
 
 def _replace(text: str, name: str, table: str) -> str:
     begin, end = f"<!-- {name}: made by docs/tables.py -->", f"<!-- /{name} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README.md has no place for {name}")
+        raise ValueError(f"docs/{name}.md has no place for its table")
     return pattern.sub(lambda _: f"{begin}\n{table}{end}", text)
 
 
@@ -53,16 +64,19 @@ def _settings() -> str:
 
 def _metrics() -> str:
     rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
-    for value in vars(Metrics()).values():
-        if isinstance(value, MetricWrapperBase | Family):
-            (family,) = value.describe()
-            labelnames = value.labelnames if isinstance(value, Family) else value._labelnames
-            suffix = "_total" if family.type == "counter" else ""
-            labels = ", ".join(f"`{label}`" for label in labelnames)
-            rows.append(
-                f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
-            )
+    metrics = Metrics()
+    for subject in (metrics.rpcs, metrics.models, metrics, metrics.devices):
+        values = vars(subject).values()
+        rows += [_metric(v) for v in values if isinstance(v, MetricWrapperBase | Family)]
     return "\n".join(rows) + "\n"
+
+
+def _metric(value: MetricWrapperBase | Family[Any]) -> str:
+    (family,) = value.describe()
+    labelnames = value.labelnames if isinstance(value, Family) else value._labelnames
+    suffix = "_total" if family.type == "counter" else ""
+    labels = ", ".join(f"`{label}`" for label in labelnames)
+    return f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
 
 
 if __name__ == "__main__":

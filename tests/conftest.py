@@ -18,10 +18,11 @@ import torch
 if not torch.cuda.is_available():  # set before the gpu kernel is imported
     os.environ["TRITON_INTERPRET"] = "1"
 
-from bilstm_server.app import App, LoadEngine, load_engine
+from bilstm_server.app import App
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
 from bilstm_server.model.kernels import cpu, cpu_build
 from bilstm_server.model.kernels.cpu_build import VARIANTS, BuildError, Variant
+from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.settings import Settings
 
 

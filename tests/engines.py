@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine, StagedBatch
-from bilstm_server.batching.sequence import SequenceInput, SequenceOutput
+from bilstm_server.batching.batcher import Batcher
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model.slices import SlicedRun
 from bilstm_server.settings import Settings
 
@@ -28,6 +30,13 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+def first_batcher(app: App) -> Batcher:
+    """The batcher of a server's default model."""
+    batcher = next(iter(app.models)).batcher
+    assert isinstance(batcher, Batcher)
+    return batcher
+
+
 class GatedEngine(Engine):
     """Computes as ever, but each batch first waits until the gate is open.
 
@@ -35,7 +44,7 @@ class GatedEngine(Engine):
     called in the compute thread when one does, and `fault` may raise in place of computing.
     """
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
@@ -46,6 +55,9 @@ class GatedEngine(Engine):
         self.batches.clear()
         self._arrived = threading.Semaphore(0)
         self.gate.clear()
+
+    def warm_thread(self) -> None:
+        """The gate is for what callers send."""
 
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         self.batches.append([s.tokens for s in staged.sequences])
@@ -85,7 +97,7 @@ class HeldEngine(GatedEngine):
     `slices` are the lengths of the sequences of each slice. `refuses` may raise in its place.
     """
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.held = False
         self.slices: list[list[int]] = []
         self._lengths: dict[SlicedRun, int] = {}

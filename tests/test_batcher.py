@@ -21,10 +21,9 @@ import pytest
 
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
-from bilstm_server.batching.engine import StagedBatch
 from bilstm_server.batching.jobs import Result
-from bilstm_server.batching.queue import QueueLimits
-from bilstm_server.batching.sequence import Input, SequenceInput, SequenceOutput
+from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import (
     DeadlineExpired,
     DeviceLost,
@@ -35,6 +34,7 @@ from bilstm_server.errors import (
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.slices import SlicedRun
+from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60
 PLENTY = 1000  # more batches than any test has
@@ -189,11 +189,12 @@ async def batching(
     """A batcher that runs until the block ends, and then drains."""
     own = Device() if device is None else device
     limits = QueueLimits(
-        max_batch_tokens,
-        max_batch_sequences,
-        max_queue_tokens,
-        max_queue_sequences,
-        max_queue_delay,
+        max_batch_tokens=max_batch_tokens,
+        max_batch_sequences=max_batch_sequences,
+        max_queue_tokens=max_queue_tokens,
+        max_queue_sequences=max_queue_sequences,
+        max_queue_delay=max_queue_delay,
+        max_queue_seconds=HANGS_AFTER_SECONDS,
     )
     metrics = Metrics()
     batcher = Batcher(engine, limits, own, metrics.model("m"))
@@ -311,12 +312,14 @@ async def test_large_request_is_split_over_batches() -> None:
 
 
 async def test_batches_are_bounded_in_tokens() -> None:
-    """No batch holds more tokens than allowed, except one sequence alone."""
+    """No batch holds more tokens than allowed; a sequence that alone has more is sliced."""
     async with batching(Engine(gate_open=True), max_batch_tokens=10) as callers:
         task = await callers.call(*range(7), tokens=3)
-        alone = await callers.call(7, tokens=12)
-        assert await outcomes(task, alone) == [list(range(7)), [7]]
-        assert callers.engine.batches == [[0, 1, 2], [3, 4, 5], [6], [7]]
+        longer = await callers.call(7, tokens=12)
+        results, sliced = await outcomes(task, longer)
+        assert results == list(range(7))
+        assert isinstance(sliced, NotImplementedError)
+        assert callers.engine.batches == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 async def test_queue_delay_gathers_until_full() -> None:
@@ -551,7 +554,7 @@ async def test_lost_device_ends_the_batcher() -> None:
 
     engine = LosingEngine()
     own = Device()
-    batcher = Batcher(engine, QueueLimits(100, 100, 1000, 1000, 0.0), own, Metrics().model("m"))
+    batcher = Batcher(engine, QueueLimits(), own, Metrics().model("m"))
     callers = Callers(batcher, engine, Metrics())
     running = asyncio.create_task(batcher.run())
     call = await callers.call(1, 2)
@@ -701,17 +704,23 @@ async def test_admission_is_all_or_nothing() -> None:
 
 
 async def test_refusal_says_when_to_come_again() -> None:
-    """The time to wait is what the queue takes at the pace of the last batch."""
+    """The time to wait is what the queue takes at the pace of the batches so far."""
     async with batching(Engine(), max_batch_tokens=2000) as callers:
-        task = await callers.busy(0)
-        callers.engine.go_on(1)
-        (result,) = await task
         await callers.busy(1)
         await callers.call(2, tokens=1000)
+        callers.batcher._admission.batch_cost.observe(100, 2.0)  # as if one had taken so long
         refused = (await callers.call(3)).exception()
         assert isinstance(refused, Overloaded)
-        expected = 1000 * result.timing.compute_seconds
-        assert refused.retry_after_seconds == pytest.approx(max(expected, 0.01))
+        assert refused.retry_after_seconds == pytest.approx(20.0)
+
+
+async def test_batches_tell_what_they_cost() -> None:
+    """The last one's time is what the caller is told of it, and what a refusal goes by."""
+    async with batching(Engine(gate_open=True)) as callers:
+        (result,) = await (await callers.call(0, tokens=7))
+        cost = callers.batcher._admission.batch_cost
+        assert cost.last_seconds == result.timing.compute_seconds
+        assert cost.seconds_per_token == pytest.approx(result.timing.compute_seconds / 7)
 
 
 async def test_refusal_before_any_batch_names_a_positive_time() -> None:
@@ -729,7 +738,7 @@ async def test_drain_refuses_the_new_and_finishes_the_admitted() -> None:
     admitted has a result."""
     engine = Engine()
     with Device() as device:
-        limits = QueueLimits(100, 2, 100, 100)
+        limits = QueueLimits(max_batch_sequences=2)
         batcher = Batcher(engine, limits, device, Metrics().model("m"))
         running = asyncio.create_task(batcher.run())
         callers = Callers(batcher, engine, Metrics())

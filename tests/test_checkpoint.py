@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bilstm_client import Client
-from bilstm_server import cli
+from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
 from bilstm_server.model import (
     ModelConfig,

@@ -32,7 +32,7 @@ import sys
 blocked = {SERVER_ONLY!r}
 sys.modules.update(dict.fromkeys(blocked))  # None: importing it fails
 import asyncio
-import bilstm_client, bilstm_client.cli
+import bilstm_client, bilstm_client.cli.main
 
 async def encode(target):
     async with bilstm_client.AsyncClient(target) as client:

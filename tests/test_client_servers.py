@@ -25,7 +25,7 @@ from streaming import FakeServer, serving, sums
 from test_client_retries import Refusing
 
 from bilstm_client import Client, Unavailable
-from bilstm_client.cli import main
+from bilstm_client.cli.main import main
 
 Connect = Callable[..., Streams]
 STARTS_WITHIN_SECONDS = 120

@@ -22,7 +22,7 @@ from streaming import FakeServer, sums
 
 from bilstm_client import AsyncClient, Client, EncoderError, Unavailable
 from bilstm_client._calls.target import Target
-from bilstm_client.cli import main
+from bilstm_client.cli.main import main
 
 FORMS = {
     "localhost": "localhost:50051",

@@ -21,7 +21,7 @@ from conftest import knows, start_error
 from lstms import draw_states, pair
 
 import bilstm_server
-from bilstm_server import cli
+from bilstm_server.cli import main as cli
 from bilstm_server.model.bilstm import BiLSTM
 from bilstm_server.model.kernels import KernelUnavailable, cpu, cpu_build
 from bilstm_server.model.kernels import choose_kernel as choose

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import settings, write_model
 
-from bilstm_server.app import load_engine
 from bilstm_server.errors import ModelError
 from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 from bilstm_server.model.kernels.interface import DirectionWeights, Layer
 from bilstm_server.model.kernels.reference import ReferenceLayer
+from bilstm_server.serving.loading import load_engine
 
 pytest.importorskip("triton", reason="needs Triton")
 
@@ -164,7 +164,7 @@ def test_layer_that_it_has_no_plan_for(tmp_path: Any, monkeypatch: pytest.Monkey
 
         return choice._replace(name="gpu", kernel=Unfit())
 
-    monkeypatch.setattr("bilstm_server.batching.engine.choose_kernel", choose)
+    monkeypatch.setattr("bilstm_server.engine.engine.choose_kernel", choose)
     write_model(tmp_path, proj_size=2)
     with pytest.raises(ModelError, match="--kernel gpu: no projection"):
         load_engine(tmp_path, settings(kernel="gpu"))

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from bilstm_server import heap
+from bilstm_server.process import heap
 
 # Small pieces, the last of which keeps the heap from shrinking by itself.
 FLOOD = """
-from bilstm_server import heap
+from bilstm_server.process import heap
 pieces = [bytes(1000) for _ in range(200_000)]
 last = pieces[-1]
 del pieces

@@ -17,7 +17,7 @@ from conftest import RunningServer, settings
 from torch import Tensor, nn
 
 from bilstm_client import Client, InvalidInput
-from bilstm_server import cli
+from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
 from bilstm_server.model import ModelConfig, Pooling, import_checkpoint
 

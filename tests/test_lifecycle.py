@@ -28,8 +28,8 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.model.config import Output
 from bilstm_server.testing import Event, ServerProcess, server_process
 
@@ -70,15 +70,19 @@ def is_right(reply: pb.EncodeResponse, x: Array, judge: Judge) -> bool:
 # -- in the test's own loop -------------------------------------------------------------------
 
 
-async def started(app: App, calls: int) -> None:
-    """Wait until that many Encode calls have been accepted (or refused) by the handler."""
+def started_calls(app: App) -> float:
+    """How many Encode calls have been accepted (or refused) by the handler."""
     labels = {
         "grpc_type": "unary",
         "grpc_service": "bilstm.v1.EncoderService",
         "grpc_method": "Encode",
     }
-    sample = ("grpc_server_started_total", labels)
-    await until(lambda: app.metrics.registry.get_sample_value(*sample) == calls)
+    return app.metrics.registry.get_sample_value("grpc_server_started_total", labels) or 0.0
+
+
+async def started(app: App, calls: int) -> None:
+    """Wait until that many Encode calls have been accepted (or refused) by the handler."""
+    await until(lambda: started_calls(app) == calls)
 
 
 @asynccontextmanager
@@ -121,17 +125,19 @@ async def test_drain_finishes_what_was_accepted(model_folder: Path, judge: Judge
 @pytest.mark.parametrize("seed", range(5))
 async def test_drain_among_arrivals(model_folder: Path, judge: Judge, seed: int) -> None:
     """However calls and a drain interleave, each call ends with its own right result or as
-    UNAVAILABLE."""
+    UNAVAILABLE, and those that were there before the drain with their results."""
     inputs = [sequence(100 * seed + n, 1 + n % 7) for n in range(60)]
     async with App(settings(model=[("small", model_folder)])) as app:
         await app.load()
         channels = [grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") for _ in range(3)]
         stubs: list[Any] = [encoder_pb2_grpc.EncoderServiceStub(c) for c in channels]
         await asyncio.gather(*(stub.Encode(request(inputs[0])) for stub in stubs))
-        calls = []
+        calls: list[asyncio.Task[pb.EncodeResponse | grpc.StatusCode]] = []
         for number, x in enumerate(inputs):
             calls.append(asyncio.create_task(ended(stubs[number % 3].Encode(request(x)))))
             if number == 10 * (seed + 1):
+                await until(lambda: started_calls(app) > len(stubs))
+                accepted = started_calls(app) - len(stubs)
                 draining = asyncio.create_task(app.drain())
             if number % (seed + 2) == 0:
                 await asyncio.sleep(0)
@@ -140,8 +146,9 @@ async def test_drain_among_arrivals(model_folder: Path, judge: Judge, seed: int)
             await draining
         for channel in channels:
             await channel.close()
-    codes = {outcome for outcome in outcomes if isinstance(outcome, grpc.StatusCode)}
-    assert codes <= {grpc.StatusCode.UNAVAILABLE}
+    codes = [outcome for outcome in outcomes if isinstance(outcome, grpc.StatusCode)]
+    assert set(codes) <= {grpc.StatusCode.UNAVAILABLE}
+    assert len(outcomes) - len(codes) >= accepted
     for outcome, x in zip(outcomes, inputs, strict=True):
         assert isinstance(outcome, grpc.StatusCode) or is_right(outcome, x, judge)
 
@@ -376,7 +383,7 @@ from bilstm_server.__main__ import main
 
 class Signal:
     def find_spec(self, name, *_):
-        if name == "bilstm_server.cli":
+        if name == "bilstm_server.cli.main":
             os.kill(os.getpid(), {int(number)})
 
 sys.meta_path.insert(0, Signal())

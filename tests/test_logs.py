@@ -17,7 +17,11 @@ from engines import gated_server
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
+from bilstm_server.errors import ModelError
+from bilstm_server.lifecycle import serve
 from bilstm_server.logs import configure_logs
+from bilstm_server.process.threads import available_processors
+from bilstm_server.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +50,36 @@ def test_json_is_one_line_with_the_traceback(capsys: pytest.CaptureFixture[str])
     (raised,) = event["exception"]
     assert raised["exc_value"] == "the cause"
     assert [frame["name"] for frame in raised["frames"]][-1] == "fail"
+
+
+def test_the_event_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """A JSON line begins with what happened, then how bad that is, then when."""
+    configure_logs("json")
+    structlog.get_logger().info("ready", alpha=1)
+    keys = list(json.loads(capsys.readouterr().err))
+    assert keys == ["event", "level", "timestamp", "alpha"]
+
+
+async def test_settings_are_logged_once() -> None:
+    """A server's first event has every setting as it is in effect, and a warning follows where more
+    threads than processors are to compute."""
+    processors = available_processors()
+    with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
+        await serve(settings(model=[("none", Path("none"))], threads=processors + 1))
+    first, second = events[:2]
+    assert first["event"] == "settings"
+    assert set(Settings.model_fields) <= set(first)
+    assert first["max_batch_tokens"] == Settings.model_fields["max_batch_tokens"].default
+    assert (second["log_level"], second["threads"]) == ("warning", processors + 1)
+    assert [event["event"] for event in events].count("settings") == 1
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_no_warning_for_few_threads(threads: int) -> None:
+    """As many threads as processors, or fewer, are no mistake."""
+    with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
+        await serve(settings(model=[("none", Path("none"))], threads=threads))
+    assert [event for event in events if event["log_level"] == "warning"] == []
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

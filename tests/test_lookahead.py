@@ -11,7 +11,7 @@ import torch
 from conftest import write_model
 from numpy.typing import NDArray
 
-from bilstm_server.cli import main
+from bilstm_server.cli.main import main
 from bilstm_server.model import Output, RaggedBatch, load_model
 from bilstm_server.model.live import encode_blocks
 

@@ -11,17 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lstms import examples
 
-from bilstm_server.batching.memory import MemoryLimits, NoRoom, StreamMemory, StreamRoom
+from bilstm_server.rpc.encoder.streams.memory import (
+    NoRoom,
+    StreamMemory,
+    StreamRoom,
+)
+from bilstm_server.settings import StreamLimits
 
 
 def memory(
     max_stream_bytes: int = 100,
     max_stream_sequences: int = 3,
     max_streams_bytes: int = 200,
-    passed_seconds: float = 30.0,
+    stream_idle_seconds: float = 300.0,
 ) -> StreamMemory:
     return StreamMemory(
-        MemoryLimits(max_stream_bytes, max_stream_sequences, max_streams_bytes, passed_seconds)
+        StreamLimits(
+            max_stream_bytes=max_stream_bytes,
+            max_stream_sequences=max_stream_sequences,
+            max_streams_bytes=max_streams_bytes,
+            stream_idle_seconds=stream_idle_seconds,
+        )
     )
 
 
@@ -171,7 +181,7 @@ async def test_the_reserve_is_not_kept_where_it_does_not_suffice() -> None:
 
 async def test_who_waits_for_the_reserve_is_not_passed_for_ever() -> None:
     """After a while what comes free is kept for it."""
-    shared = memory(passed_seconds=0.0)
+    shared = memory(stream_idle_seconds=1e-9)
     first, second, third = (shared.open() for _ in range(3))
     for room in (first, second):
         await room.begin()

@@ -27,9 +27,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App, load_engine
-from bilstm_server.batching.engine import Engine, StagedBatch
-from bilstm_server.metrics import DROP_REASONS
+from bilstm_server.app import App
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.staging import StagedBatch
+from bilstm_server.metrics import DROP_REASONS, Metrics, ModelMetrics
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
 
 ENCODER = "bilstm.v1.EncoderService"
@@ -461,6 +463,51 @@ async def test_no_model_is_served_before_all_are_loaded(
         await app.load()
         assert told_while_loading == [0, 0]
         assert told_of() == 2
+
+
+def test_metrics_go_with_the_model() -> None:
+    """A version takes its share of the gauges with it, and the last one all that the model has."""
+    metrics = Metrics()
+
+    def of(model: str) -> dict[str, float]:
+        return {
+            f"{sample.name} {sample.labels.get('version', '')}".strip(): sample.value
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.labels.get("model") == model and not sample.name.endswith("_created")
+        }
+
+    def begin(version: int) -> ModelMetrics:
+        handle = metrics.model("m")
+        handle.watch_queue(lambda: version, lambda: 10 * version, 100 * version)
+        handle.observe_load(float(version))
+        handle.observe_ready(str(version), "cpu", "cpu", "float32")
+        handle.observe_encoded(1, version)
+        return handle
+
+    other = metrics.model("other")
+    others = of("other")
+    first, second = begin(1), begin(2)
+    both = of("m")
+    assert both["bilstm_queue_sequences"] == 1 + 2
+    assert both["bilstm_queue_tokens"] == 10 + 20
+    assert both["bilstm_queue_limit_tokens"] == 100 + 200
+    assert both["bilstm_model_load_seconds"] == 1 + 2
+    assert both["bilstm_model_info 1"] == both["bilstm_model_info 2"] == 1
+    first.end()
+    left = of("m")
+    assert left["bilstm_queue_sequences"] == 2
+    assert left["bilstm_queue_tokens"] == 20
+    assert left["bilstm_queue_limit_tokens"] == 200
+    assert left["bilstm_model_load_seconds"] == 2
+    assert left["bilstm_sequences_total"] == both["bilstm_sequences_total"] == 2
+    assert "bilstm_model_info 1" not in left
+    second.end()
+    assert of("m") == {}
+    assert of("other") == others
+    first.drop("cancelled")  # a caller that left late
+    assert of("m") == {}
+    other.end()
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bilstm import wire
-from bilstm_server.rpc.outbox import CHUNK_BYTES, Answer, Chunks, Outbox
+from bilstm_server.rpc.encoder.streams.outbox import CHUNK_BYTES, Answer, Chunks, Outbox
 
 
 def chunks(*names: str, size: int = 1) -> Chunks:

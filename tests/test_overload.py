@@ -23,7 +23,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
 from bilstm_server.testing import server_process

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,17 +16,20 @@ from pathlib import Path
 
 import pytest
 import structlog
-from conftest import settings
+from conftest import RunningServer, settings
 from engines import HANGS_AFTER_SECONDS
 
 from bilstm_server.addresses import open_socket
-from bilstm_server.app import App, load_engine
-from bilstm_server.batching.engine import Engine
+from bilstm_server.app import App
+from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
-from bilstm_server.probes import MAX_CONNECTIONS, Probes
+from bilstm_server.probes.page import ModelSummary, Status
+from bilstm_server.probes.server import MAX_CONNECTIONS, Probes
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
 
-PATHS = ("/livez", "/readyz")
+PATHS = ("/livez", "/healthz", "/readyz")
+STATUS = Status("serving", [ModelSummary("<b>", "3", "12 inputs")])
 Answer = tuple[int, str]  # status and body
 
 
@@ -58,14 +62,14 @@ async def test_ready_only_while_serving(model_folder: Path) -> None:
     async with App(limits, load_at_gate) as app:
         loading = asyncio.create_task(app.load())
         try:
-            assert await probed(app) == [(200, "loading"), (503, "loading")]
+            assert await probed(app) == [(200, "loading"), (200, "loading"), (503, "loading")]
         finally:
             gate.set()
             await loading
-        assert await probed(app) == [(200, "serving"), (200, "serving")]
+        assert await probed(app) == [(200, "serving")] * 3
         draining = asyncio.create_task(app.drain())
         await asyncio.sleep(0)
-        assert await probed(app) == [(200, "draining"), (503, "draining")]
+        assert await probed(app) == [(200, "draining"), (200, "draining"), (503, "draining")]
         draining.cancel()
 
 
@@ -79,8 +83,8 @@ async def test_a_loop_that_hangs_is_told(model_folder: Path) -> None:
         )
         asking.start()
         asking.join(HANGS_AFTER_SECONDS)  # in the server's loop, which so is held
-        assert answers == [(503, "hangs"), (503, "hangs")]
-        assert await probed(app) == [(200, "serving"), (200, "serving")]
+        assert answers == [(503, "hangs")] * 3
+        assert await probed(app) == [(200, "serving")] * 3
 
 
 @pytest.fixture
@@ -95,15 +99,34 @@ async def port() -> AsyncIterator[int]:
 @asynccontextmanager
 async def probes() -> AsyncIterator[Probes]:
     listening = open_socket("127.0.0.1", 0, "metrics", "--host", "--metrics-port")
-    with Probes(listening, Metrics(), lambda: "serving") as running:
+    with Probes(listening, Metrics(), lambda: STATUS) as running:
         yield running
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics/", "/favicon.ico", "/%2e%2e/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/metrics/", "/favicon.ico", "/%2e%2e/metrics"])
 async def test_unknown_paths(port: int, path: str) -> None:
     """A path that is not there is not found: no probe of it is green."""
     status, words = await asyncio.to_thread(get, port, path)
-    assert (status, words) == (404, "there are /metrics, /livez and /readyz")
+    assert (status, words) == (404, "there are /, /metrics, /healthz, /livez, /readyz")
+
+
+async def test_page(port: int) -> None:
+    """The page has the state, each model with its version and sizes, and links to all else. What a
+    model is called is text, whatever it is."""
+    status, text = await asyncio.to_thread(get, port, "/")
+    assert status == 200
+    assert "<strong>serving</strong>" in text
+    assert "<td>&lt;b&gt;</td><td>3</td><td>12 inputs</td>" in text
+    assert re.findall(r'href="([^"]*)"', text) == ["/metrics", "/healthz", "/livez", "/readyz"]
+
+
+async def test_page_of_a_server(server: RunningServer) -> None:
+    """A server's page describes the models that it serves."""
+    _, text = await asyncio.to_thread(get, server.app.metrics_port, "/")
+    assert (
+        "<td>small</td><td>1</td><td>5 inputs, 2 layers of 6, bidirectional, 3 classes</td>" in text
+    )
+    assert "<td>tokens</td><td>1</td><td>20 token ids, 2 layers of 6, bidirectional</td>" in text
 
 
 async def test_other_methods(port: int) -> None:

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from bilstm_server.batching.queue import BatchQueue, QueueLimits
+from bilstm_server.batching.queue import BatchQueue
+from bilstm_server.settings import QueueLimits
 
 NEVER = 1e9
 
@@ -77,7 +78,15 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.ended: list[Job] = []
-        self.restart(QueueLimits(8, 3, 20, 6, 1.0))
+        self.restart(
+            QueueLimits(
+                max_batch_tokens=8,
+                max_batch_sequences=3,
+                max_queue_tokens=20,
+                max_queue_sequences=6,
+                max_queue_delay=1.0,
+            )
+        )
 
     @rule(
         target=jobs,

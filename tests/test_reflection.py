@@ -16,6 +16,7 @@ from conftest import RunningServer
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from bilstm.v1 import encoder_pb2 as pb2
 from bilstm_server.rpc.reflection import ReflectionService, _extensions
 
 BUF = Path(sys.executable).with_name("buf")
@@ -133,7 +134,7 @@ async def test_a_long_name_is_refused(ask: Any) -> None:
 
 def test_another_v1_in_the_process() -> None:
     """v1 is in no pool of descriptors, where another package's v1 may be."""
-    ReflectionService(["bilstm.v1.EncoderService"])
+    ReflectionService([pb2.DESCRIPTOR.services_by_name["EncoderService"]])
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindServiceByName("grpc.reflection.v1.ServerReflection")
 

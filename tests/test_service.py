@@ -30,15 +30,20 @@ from torch import nn
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App, load_engine
-from bilstm_server.batching.engine import Engine
+from bilstm_server.app import App
+from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig
-from bilstm_server.rpc.interceptors import RpcInterceptor
-from bilstm_server.rpc.receiving import Receiving
-from bilstm_server.rpc.untaken import UntakenReplies
-from bilstm_server.settings import Settings
+from bilstm_server.rpc.flow.receiving import Receiving
+from bilstm_server.rpc.flow.untaken import UntakenReplies
+from bilstm_server.rpc.interceptors.chain import InterceptorChain
+from bilstm_server.rpc.interceptors.decoding import Decoding
+from bilstm_server.rpc.interceptors.method import Layer
+from bilstm_server.rpc.interceptors.open_streams import OpenStreams
+from bilstm_server.rpc.interceptors.outcomes import Outcomes
+from bilstm_server.serving.loading import load_engine
+from bilstm_server.settings import ReceiveLimits, ReplyLimits, Settings
 
 POOLINGS = ("last", "final", "mean", "max")
 OUTPUTS = ("states", "final", "mean", "max", "logits", "state")
@@ -592,10 +597,10 @@ async def test_stream_that_aborts_ends_with_its_own_status() -> None:
 
     handlers = {"Refuse": grpc.unary_stream_rpc_method_handler(refuse, bytes, bytes)}
     metrics = Metrics()
-    replies = UntakenReplies(10**9, 10**9, 60, lambda peer: True)
-    server = grpc.aio.server(
-        interceptors=[RpcInterceptor(metrics, {}, Receiving(1, 1, 60), replies, 100)]
-    )
+    replies = UntakenReplies(ReplyLimits(), lambda peer: True)
+    layers: list[Layer] = [Outcomes(metrics), OpenStreams(100, replies)]
+    decoding = Decoding(Receiving(ReceiveLimits()), replies, metrics.no_model)
+    server = grpc.aio.server(interceptors=[InterceptorChain([], layers, decoding)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import settings
-from engines import held_server, until
+from engines import first_batcher, held_server, until
 from numpy.typing import NDArray
 
 from bilstm_client import AsyncClient, DeadlineExceeded, Encoding, Overloaded, ServerError
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import OutOfMemory
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
@@ -70,7 +70,7 @@ async def test_long_ones_share_slices(model_folder: Path) -> None:
     arrays = [sequence(seed, LONG + 100 * seed) for seed in range(4)]
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         calls = [asyncio.create_task(client.encode(x)) for x in arrays]
-        lane = next(iter(app._batchers))._long
+        lane = first_batcher(app)._lane
         await until(lambda: len(lane._active) == 4)
         held.first.held = False
         results = await asyncio.gather(*calls)
@@ -99,14 +99,15 @@ async def test_only_the_guilty_fails(
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         held.first.refuses = refuse
         calls = [asyncio.create_task(client.encode(sequence(0, LONG + n))) for n in range(3)]
-        lane = next(iter(app._batchers))._long
+        batcher = first_batcher(app)
+        lane, work = batcher._lane, batcher._admission.long_work
         await until(lambda: len(lane._active) == 3)
         held.first.held = False
         first, guilty, third = [await outcome(call) for call in calls]
         assert isinstance(guilty, expected)
         assert metric(app, "bilstm_dropped_total", reason="failed") == 1
         assert not lane
-        assert lane.tokens == 0
+        assert work.tokens == 0
     for steps, result in ((LONG, first), (LONG + 2, third)):
         assert isinstance(result, Encoding)
         np.testing.assert_array_equal(result.states, whole(model_folder, sequence(0, steps)))
@@ -117,13 +118,14 @@ async def test_the_dead_leave(model_folder: Path) -> None:
     async with held_server(of(model_folder)) as (app, _), client_of(app) as client:
         expiring = asyncio.create_task(client.encode(sequence(0, LONG), timeout_seconds=0.5))
         leaving = asyncio.create_task(client.encode(sequence(1, LONG)))
-        lane = next(iter(app._batchers))._long
+        batcher = first_batcher(app)
+        lane, work = batcher._lane, batcher._admission.long_work
         await until(lambda: len(lane._active) == 2)
-        assert lane.tokens == 2 * LONG
+        assert work.tokens == 2 * LONG
         leaving.cancel()
         assert isinstance(await outcome(expiring), DeadlineExceeded)
         await until(lambda: not lane)
-        assert lane.tokens == 0
+        assert work.tokens == 0
         assert metric(app, "bilstm_dropped_total", reason="cancelled") == 1
         assert metric(app, "bilstm_dropped_total", reason="expired") == 1
 
@@ -137,10 +139,10 @@ async def test_long_requests_take_room_in_the_queue(model_folder: Path) -> None:
         client_of(app) as client,
     ):
         calls = [asyncio.create_task(client.encode(sequence(n, LONG))) for n in range(2)]
-        lane = next(iter(app._batchers))._long
-        await until(lambda: lane.tokens == 2 * LONG and all(long.run for long in lane._all))
+        work = first_batcher(app)._admission.long_work
+        await until(lambda: sum(filter(None, work._left.values())) == 2 * 2 * LONG)  # have begun
         layer_seconds = LONG * 0.001
-        lane._seconds_per_token = 0.001  # as if slices had taken so long
+        work._seconds_per_token = 0.001  # as if slices had taken so long
         with pytest.raises(Overloaded) as refusal:
             await client.encode(sequence(2, 1))
         assert f"2 sequences with {2 * LONG} tokens" in refusal.value.message

@@ -31,7 +31,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.logs import configure_logs
-from bilstm_server.stderr import BackgroundStream
+from bilstm_server.process.stderr import BackgroundStream
 
 COMMAND = str(Path(sys.executable).with_name("bilstm-server"))
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

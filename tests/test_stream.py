@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import RunningServer, settings
-from engines import Gated, gated_server, held_server, until
+from engines import Gated, first_batcher, gated_server, held_server, until
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import given
@@ -27,8 +27,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from bilstm_server.app import App
-from bilstm_server.batching.engine import Engine, StagedBatch
-from bilstm_server.batching.sequence import SequenceInput
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import SequenceInput
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model.config import Output
 
 Array = NDArray[Any]
@@ -735,7 +736,7 @@ async def test_streams_have_their_turns(model_folder: Path) -> None:
         await until(lambda: metric(app, "bilstm_queue_sequences", model="small") >= 16)
         await talk.open()
         await talk.whole(0, sequence(0, 3))
-        await until(lambda: bool(next(iter(app._batchers))._streamed or talk.order))
+        await until(lambda: bool(first_batcher(app)._turns or talk.order))
         gated.open()
         await talk.until_answered(0)
         assert done <= 2 * 24

@@ -23,7 +23,7 @@ from torch import nn
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
-from bilstm_server.batching.engine import StagedBatch
+from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model import load_model
 
 Array = NDArray[Any]
@@ -211,7 +211,7 @@ async def test_drain(folder: Path, leaves: bool) -> None:
         await gated.engines["one"].arrival()
         await until(lambda: held() == 2 * 14 * step_bytes)
         draining = asyncio.create_task(app.drain())
-        await until(lambda: not app._batchers or all(b._refusing for b in app._batchers))
+        await until(lambda: not any(model.batcher.has_room for model in app.models))
         gated.open()
         if not leaves:
             await talk.until_answered(0)

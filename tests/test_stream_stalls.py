@@ -24,7 +24,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from bilstm_server.app import App
-from bilstm_server.rpc.progress import Progress
+from bilstm_server.rpc.encoder.streams.progress import Progress
 
 Array = NDArray[Any]
 STEP_BYTES = 4 * 2 * 12  # held of each step, as test_stream.py has it
@@ -288,7 +288,7 @@ def test_turns() -> None:
     assert progress.turn(half_sent=0, complete=0) == "quiet"
     assert progress.turn(half_sent=1, complete=0) == "sending"
     assert progress.turn(half_sent=1, complete=1) is None
-    progress.telling = True
+    progress.answering = True
     assert progress.turn(half_sent=1, complete=1) == "reading"
 
 

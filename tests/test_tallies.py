@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from bilstm_server.tallies import Counters, Histograms
+from bilstm_server.metrics.tallies import Counters, Histograms
 
 BOUNDS = (0.0001, 0.5, 1.0, 16.0, 131_072.0)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bilstm_server.model.device import use_threads
-from bilstm_server.threads import available_processors
+from bilstm_server.model.device import choose_threads
+from bilstm_server.process.threads import available_processors
 
 V2 = "0::/pod/container\n"
 V1 = "4:memory:/pod\n3:cpu,cpuacct:/pod/container\n1:name=systemd:/\n0::/\n"
@@ -88,5 +88,4 @@ def test_who_says_how_many(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    use_threads(setting)
-    assert torch.get_num_threads() == expected
+    assert choose_threads(setting) == expected

@@ -28,7 +28,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.batching.engine import StagedBatch
+from bilstm_server.engine.staging import StagedBatch
 
 METHOD = "bilstm.v1.EncoderService/Encode"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -384,7 +384,7 @@ def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_without_the_extra() -> None:
     """Where OpenTelemetry is not installed, traces are refused at the start in one line."""
     code = "import sys; sys.modules['opentelemetry'] = None; "
-    done = run(code + "from bilstm_server.cli import main; sys.exit(main())", ENDPOINT)
+    done = run(code + "from bilstm_server.cli.main import main; sys.exit(main())", ENDPOINT)
     assert done.returncode == 1
     reason = start_error(done.stderr)
     assert reason.startswith("--tracing-endpoint: opentelemetry")
@@ -436,7 +436,7 @@ def test_endpoint() -> None:
 
 def test_secrets_in_the_endpoint() -> None:
     """An endpoint with a password is refused without repeating it."""
-    code = "import sys; from bilstm_server.cli import main; sys.exit(main())"
+    code = "import sys; from bilstm_server.cli.main import main; sys.exit(main())"
     done = run(code, "--tracing-endpoint=http://user:hidden@collector:4317")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

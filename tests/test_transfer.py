@@ -23,18 +23,17 @@ from hypothesis import strategies as st
 from lstms import examples, seeds
 from torch import Tensor
 
-from bilstm_server.app import load_engine
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
-from bilstm_server.batching.engine import Engine, Staged, StagedBatch
-from bilstm_server.batching.queue import QueueLimits
-from bilstm_server.batching.sequence import (
+from bilstm_server.engine.engine import Engine
+from bilstm_server.engine.sequences import (
     Array,
     BlockInput,
     SequenceInput,
     SequenceOutput,
 )
-from bilstm_server.batching.transfer import (
+from bilstm_server.engine.staging import Staged, StagedBatch
+from bilstm_server.engine.transfer import (
     ALIGNMENT,
     CudaTransfer,
     HostTransfer,
@@ -50,6 +49,8 @@ from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
 from bilstm_server.model.slices import SlicedRun
+from bilstm_server.serving.loading import load_engine
+from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
@@ -135,7 +136,7 @@ def test_nothing_is_copied_on_the_cpu() -> None:
     written: list[Array] = []
     transfer = HostTransfer()
     upload = transfer.upload([Item((2, 3), dtype, written.append) for dtype in TYPES])
-    upload.wait()
+    upload.make_stream_wait()
     for tensor, array, dtype in zip(upload.tensors, written, TYPES, strict=True):
         assert (tensor.dtype, tensor.shape) == (dtype, (2, 3))
         assert np.shares_memory(as_array(tensor), array)
@@ -215,7 +216,7 @@ class CountingEngine(Engine):
         self.ways.add("slices")
         return super().finish(run, sequence)
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.ways: set[str] = set()
         super().warm_up()
 
@@ -302,7 +303,7 @@ class TightEngine(Engine):
 
     memory = 2
 
-    def warm_up(self, most_tokens: int = 0) -> None:
+    def warm_up(self, batch_tokens: int = 0) -> None:
         self.staged: list[weakref.ref[Tensor]] = []
         self.kept: list[int] = []
         self.errors: list[OutOfMemory] = []
@@ -334,7 +335,9 @@ async def batched(
 ) -> list[SequenceOutput]:
     """The sequences' outputs by way of a `Batcher`, in one batch if memory allows."""
     tokens = sum(sequence.tokens for sequence in sequences)
-    limits = QueueLimits(tokens, len(sequences), tokens, len(sequences), **more)
+    limits = QueueLimits(
+        max_batch_tokens=tokens, max_batch_sequences=len(sequences), max_queue_tokens=tokens, **more
+    )
     with Device() as device:
         batcher = Batcher(engine, limits, device, Metrics().model("m"))
         running = asyncio.create_task(batcher.run())
@@ -378,7 +381,7 @@ async def test_failed_batch_is_gone_before_its_halves(model_folder: Path) -> Non
 def test_model_that_does_not_fit(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose device has no memory for its model says so and does not start."""
 
-    def warm_up(engine: Engine, most_tokens: int) -> None:
+    def warm_up(engine: Engine, batch_tokens: int) -> None:
         raise OutOfMemory("out of memory")
 
     monkeypatch.setattr(Engine, "warm_up", warm_up)
@@ -389,7 +392,7 @@ def test_model_that_does_not_fit(model_folder: Path, monkeypatch: pytest.MonkeyP
 def test_device_lost_while_loading(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose GPU is lost by a kernel that it tries says what to do, and does not start."""
 
-    def warm_up(engine: Engine, most_tokens: int) -> None:
+    def warm_up(engine: Engine, batch_tokens: int) -> None:
         raise DeviceLost("the GPU is lost") from RuntimeError(
             "CUDA error: unspecified launch failure"
         )
@@ -446,7 +449,7 @@ def test_memory_that_is_still_read_is_not_written_to(cuda: torch.device) -> None
     with transfer.computing():
         torch.cuda._sleep(LONG_CYCLES)  # type: ignore[no-untyped-call]
         upload = transfer.upload([item(1)])
-        upload.wait()
+        upload.make_stream_wait()
         read = upload.tensors[0].clone()
         del upload
         later = [transfer.upload([item(2)]) for _ in range(8)]
@@ -454,7 +457,7 @@ def test_memory_that_is_still_read_is_not_written_to(cuda: torch.device) -> None
     assert np.all(found == 1)
     for upload in later:
         with transfer.computing():
-            upload.wait()
+            upload.make_stream_wait()
             found = transfer.download({"read": upload.tensors[0]})["read"]
         assert np.all(found == 2)
 
@@ -470,7 +473,7 @@ def test_arrays_go_and_come_back(cuda: torch.device) -> None:
             items = [Item(shape, dtype, partial(np.copyto, src=array))] * 3
             upload = transfer.upload([item(1, size=3), *items])
             with transfer.computing():
-                upload.wait()
+                upload.make_stream_wait()
                 _, *copies = upload.tensors
                 found = transfer.download({str(i): copy for i, copy in enumerate(copies)})
             for copy in found.values():

@@ -16,24 +16,22 @@ from hypothesis import strategies as st
 from bilstm import wire as parts
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
-from bilstm_server.metrics import Metrics
-from bilstm_server.rpc import wire
-from bilstm_server.rpc.requests import RequestLimits
+from bilstm_server.rpc.encoder import reader
+from bilstm_server.settings import RequestLimits
 
 MAX_SEQUENCES = 16
 LIMITS = RequestLimits(
     max_message_bytes=2**20,
     max_sequence_tokens=100,
     max_request_sequences=MAX_SEQUENCES,
-    max_request_tokens=1000,
+    max_batch_tokens=1000,
     max_stream_bytes=2**20,
     max_stream_sequences=10,
-    max_block_tokens=100,
+    max_whole_tokens=100,
 )
-NO_MODEL = Metrics().no_model
 READERS = {
-    pb.EncodeRequest: wire.encode_request_decoder(LIMITS, NO_MODEL),
-    pb.EncodeStreamRequest: wire.stream_request_decoder(LIMITS, NO_MODEL),
+    pb.EncodeRequest: reader.encode_request_decoder(LIMITS),
+    pb.EncodeStreamRequest: reader.stream_request_decoder(LIMITS),
 }
 
 int32s, int64s = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
@@ -184,7 +182,7 @@ def field(number: int, *inner: bytes) -> bytes:
     return b"".join(parts.delimited(number, inner))
 
 
-MOST = wire._OTHER_FIELDS + wire._SEQUENCE_FIELDS * MAX_SEQUENCES
+MOST = reader._OTHER_FIELDS + reader._SEQUENCE_FIELDS * MAX_SEQUENCES
 # By what they are made of: more fields than a good message has, wherever they lie.
 FLOODS = {
     "strings": field(1) * (MOST + 1),

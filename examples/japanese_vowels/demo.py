@@ -1,48 +1,79 @@
-"""Start a server, encode the 370 test utterances with many callers at once, check the answers.
+"""Start a server, encode the 370 test utterances, alone and with many callers at once, check them.
 
-    python examples/japanese_vowels/demo.py
+    python examples/japanese_vowels/demo.py [--picture FILE]
 
 Exits with 1 if accuracy or equality with torch.nn.LSTM fail.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import data
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from picture import picture
 
 from bilstm_client import AsyncClient, Encoding
 from bilstm_server.model import SequenceEncoder, load_model
-from bilstm_server.sources import SHIPPED_MODEL
-from bilstm_server.testing import server_process
+from bilstm_server.settings import SHIPPED_MODEL
+from bilstm_server.testing import ServerProcess, server_process
 
 CALLERS = 64
-ROUNDS = 5  # each utterance is encoded this often, to have something to time
+ROUNDS = 5  # each utterance is encoded this often by the many, to have something to time
 REQUIRED_ACCURACY = 0.97
 TOLERANCE = 1e-5
 
+NEXT = """
+next:  make serve                                                  keeps a server, until Ctrl-C
+       .venv/bin/python examples/japanese_vowels/classify.py       asks it, in another terminal
+       .venv/bin/python examples/operator/lstm.py                the operator, in sixty lines"""
+
+
+class Load(NamedTuple):
+    """What so many callers at once got."""
+
+    callers: int
+    encodings: list[Encoding]  # of each utterance
+    call_seconds: list[float]
+    elapsed_seconds: float
+    metrics: dict[str, float]  # by how much each grew
+
+    @property
+    def rate(self) -> float:
+        """Sequences a second."""
+        return len(self.call_seconds) / self.elapsed_seconds
+
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--picture", type=Path, default=Path("build/japanese_vowels.svg"))
+    chosen = parser.parse_args()
     _, test = data.load()
     print("starting bilstm-server …")
     with server_process() as server:
-        before = server.metrics()
-        started_at = time.perf_counter()
-        encodings, seconds = asyncio.run(_encode_all(server.target, test.sequences))
-        elapsed = time.perf_counter() - started_at
-        after = server.metrics()
+        _encode(server, test.sequences[:32], 1, 1)  # to warm up
+        alone = _encode(server, test.sequences, 1, 1)
+        many = _encode(server, test.sequences, CALLERS, ROUNDS)
         exit_code = server.stop()
-    accuracy = _accuracy(encodings, test.speakers)
-    difference = _difference(encodings, test.sequences)
-    coalesced = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    _report(accuracy, difference, seconds, elapsed, coalesced)
+    named = np.array([e.logits.argmax() for e in many.encodings])
+    accuracy = float(np.mean(named == test.speakers))
+    difference = _difference(alone.encodings + many.encodings, test.sequences * 2)
+    _report(accuracy, difference, alone, many)
+    longest = max(range(len(test.sequences)), key=lambda index: len(test.sequences[index]))
+    states = np.asarray(many.encodings[longest].states)
+    chosen.picture.parent.mkdir(parents=True, exist_ok=True)
+    chosen.picture.write_text(picture(named, test.speakers, states), encoding="utf-8")
+    print(f"picture       {chosen.picture}: who was taken for whom, and the states of an utterance")
+    print(NEXT)
     failures = []
     if accuracy < REQUIRED_ACCURACY:
         failures.append(f"accuracy below {REQUIRED_ACCURACY:.0%}")
@@ -55,66 +86,68 @@ def main() -> int:
     return 1 if failures else 0
 
 
-async def _encode_all(
-    target: str, sequences: Sequence[NDArray[np.float32]]
-) -> tuple[list[Encoding], list[float]]:
-    """Every utterance ROUNDS times, CALLERS at once; the last encodings, and each call's time."""
+def _encode(
+    server: ServerProcess, sequences: Sequence[NDArray[np.float32]], callers: int, rounds: int
+) -> Load:
+    """Every sequence so often, by so many callers at once, each sending its next when answered."""
     encodings: dict[int, Encoding] = {}
     seconds: list[float] = []
-    todo = iter([index for _ in range(ROUNDS) for index in range(len(sequences))])
-    async with AsyncClient(target) as client:
+    todo = iter([index for _ in range(rounds) for index in range(len(sequences))])
 
-        async def caller() -> None:
-            for index in todo:
-                started_at = time.perf_counter()
-                encodings[index] = await client.encode(
-                    sequences[index], outputs=["states", "logits"]
-                )
-                seconds.append(time.perf_counter() - started_at)
+    async def caller(client: AsyncClient) -> None:
+        for index in todo:
+            started_at = time.perf_counter()
+            encodings[index] = await client.encode(sequences[index], outputs=["states", "logits"])
+            seconds.append(time.perf_counter() - started_at)
 
-        await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    return [encodings[index] for index in range(len(sequences))], seconds
+    async def call() -> None:
+        async with AsyncClient(server.target) as client:
+            await asyncio.gather(*(caller(client) for _ in range(callers)))
 
-
-def _accuracy(encodings: list[Encoding], speakers: NDArray[np.int64]) -> float:
-    answers = [encoding.logits.argmax() for encoding in encodings]
-    return float(np.mean(np.array(answers) == speakers))
+    before = server.metrics()
+    started_at = time.perf_counter()
+    asyncio.run(call())
+    elapsed = time.perf_counter() - started_at
+    grown = {name: value - before.get(name, 0.0) for name, value in server.metrics().items()}
+    ordered = [encodings[index] for index in range(len(sequences))]
+    return Load(callers, ordered, seconds, elapsed, grown)
 
 
 def _difference(encodings: list[Encoding], sequences: Sequence[NDArray[np.float32]]) -> float:
     """The largest difference of any served output from torch.nn.LSTM's, run here."""
     encoder: SequenceEncoder = load_model(SHIPPED_MODEL.folder)
     lstm = encoder.lstm.to_torch().eval()
-    largest = 0.0
+    found = []
     with torch.inference_mode():
         for encoding, sequence in zip(encodings, sequences, strict=True):
             expected, _ = lstm(torch.from_numpy(sequence))
-            largest = max(largest, float(np.abs(encoding.states - expected.numpy()).max()))
-    return largest
+            found.append(np.abs(encoding.states - expected.numpy()).max())
+    return float(np.max(found))  # NaN if one is
 
 
-def _report(
-    accuracy: float,
-    difference: float,
-    seconds: list[float],
-    elapsed: float,
-    metrics: dict[str, float],
-) -> None:
+def _report(accuracy: float, difference: float, alone: Load, many: Load) -> None:
     def of(name: str, part: str) -> float:
-        return metrics[f'{name}_{part}{{model="{SHIPPED_MODEL.name}"}}']
+        return many.metrics[f'{name}_{part}{{model="{SHIPPED_MODEL.name}"}}']
+
+    def latency(load: Load) -> str:
+        percentiles = statistics.quantiles(load.call_seconds, n=100)
+        return f"p50 {1e3 * percentiles[49]:.1f} ms, p99 {1e3 * percentiles[98]:.1f} ms"
 
     batches = of("bilstm_batch_sequences", "count")
     compute = of("bilstm_batch_compute_seconds", "sum") / batches
     queued = of("bilstm_queue_seconds", "sum") / of("bilstm_queue_seconds", "count")
-    percentiles = statistics.quantiles(seconds, n=100)
+    calls = len(many.call_seconds)
+    lone_queued = statistics.median(one.timing.queue_seconds for one in alone.encodings)
     print(
         f"""
-accuracy      {accuracy:.1%} of {len(seconds) // ROUNDS} test utterances
+accuracy      {accuracy:.1%} of {len(many.encodings)} test utterances
 equality      at most {difference:.1e} from torch.nn.LSTM with the same weights
-throughput    {len(seconds) / elapsed:,.0f} sequences/s, {CALLERS} callers at once
-latency       p50 {1e3 * percentiles[49]:.1f} ms, p99 {1e3 * percentiles[98]:.1f} ms
-coalescing    {len(seconds)} requests in {batches:.0f} batches: {len(seconds) / batches:.1f} \
-sequences and {of("bilstm_batch_tokens", "sum") / batches:.0f} tokens each
+latency       alone:      {latency(alone)}; {1e3 * lone_queued:.2f} ms in the queue
+              {many.callers} at once: {latency(many)}
+throughput    alone:      {alone.rate:,.0f} sequences/s
+              {many.callers} at once: {many.rate:,.0f} sequences/s
+coalescing    {calls} requests of {many.callers} callers in {batches:.0f} batches: \
+{calls / batches:.1f} sequences and {of("bilstm_batch_tokens", "sum") / batches:.0f} tokens each
               {1e3 * queued:.1f} ms in the queue, {1e3 * compute:.1f} ms to compute a batch"""
     )
 

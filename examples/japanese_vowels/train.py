@@ -31,7 +31,7 @@ from bilstm_server.model import (
     save_model,
 )
 from bilstm_server.model.config import HeadConfig
-from bilstm_server.sources import SHIPPED_MODEL
+from bilstm_server.settings import SHIPPED_MODEL
 
 SPEAKERS = 9
 HIDDEN, STEPS, BATCH = 64, 300, 64

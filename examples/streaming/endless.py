@@ -8,7 +8,7 @@ with `closing`: to leave the loop alone would not end it, as `results` still hol
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from bilstm_client import Client
 
 RESULTS = 1_000
-target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("target", nargs="?", default="localhost:50051", metavar="HOST:PORT")
+target = parser.parse_args().target
 rng = np.random.default_rng(0)
 
 

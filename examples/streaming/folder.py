@@ -9,7 +9,7 @@ does not stop the others. `bilstm encode --stream FOLDER` does so, too, and goes
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ import numpy as np
 
 from bilstm_client import Client, SequenceFailure
 
-folder = Path(sys.argv[1])
-target = sys.argv[2] if len(sys.argv) > 2 else "localhost:50051"
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("folder", type=Path, metavar="FOLDER")
+parser.add_argument("target", nargs="?", default="localhost:50051", metavar="HOST:PORT")
+given = parser.parse_args()
 
 
 def files() -> Iterator[tuple[Path, Any]]:
-    for path in sorted(folder.glob("*.npy")):
+    for path in sorted(given.folder.glob("*.npy")):
         if path.name.endswith(".states.npy"):
             continue
         try:
@@ -34,7 +38,7 @@ def files() -> Iterator[tuple[Path, Any]]:
             yield path, sequence
 
 
-with Client(target) as client:
+with Client(given.target) as client:
     results = client.encode_stream(
         files(), on_error="return", save_states=lambda path: path.with_suffix(".states.npy")
     )

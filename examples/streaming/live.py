@@ -9,7 +9,7 @@ than the look-ahead. `bilstm-server lookahead` measures what that costs with a m
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
 
@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 from bilstm_client import Client, Live
 
-target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("target", nargs="?", default="localhost:50051", metavar="HOST:PORT")
+target = parser.parse_args().target
 rng = np.random.default_rng(0)
 
 

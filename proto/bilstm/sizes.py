@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from bilstm.v1 import encoder_pb2 as pb
-
 
 def reply_elements(
-    outputs: Collection[int],
+    outputs: Collection[str],
     *,
     sequences: int,
     tokens: int,
@@ -16,17 +14,17 @@ def reply_elements(
     num_classes: int,
     state_elements: int,
 ) -> int:
-    """Elements in all tensors of a reply.
+    """Return how many elements all tensors of a reply have.
 
-    `outputs` are wire numbers; `tokens` the steps of all sequences; `encoding_size` K*P;
-    `state_elements` L*K*(P + H), one sequence's hidden and cell state.
+    `outputs` are named as the fields of `Encoding`; `tokens` are the steps of all sequences;
+    `encoding_size` is K*P; `state_elements` is L*K*(P + H), one sequence's hidden and cell state.
     """
-    per_token = encoding_size if pb.OUTPUT_STATES in outputs else 0
-    per_sequence: dict[int, int] = {
-        pb.OUTPUT_FINAL: encoding_size,
-        pb.OUTPUT_MEAN: encoding_size,
-        pb.OUTPUT_MAX: encoding_size,
-        pb.OUTPUT_LOGITS: num_classes,
-        pb.OUTPUT_STATE: state_elements,
+    per_token = encoding_size if "states" in outputs else 0
+    per_sequence = {
+        "final": encoding_size,
+        "mean": encoding_size,
+        "max": encoding_size,
+        "logits": num_classes,
+        "state": state_elements,
     }
     return tokens * per_token + sequences * sum(per_sequence.get(o, 0) for o in set(outputs))

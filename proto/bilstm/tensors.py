@@ -34,18 +34,26 @@ INTEGERS = frozenset({pb.DATA_TYPE_INT32, pb.DATA_TYPE_INT64})
 
 
 class TensorMessage(Protocol):
-    """A `Tensor`, as protobuf decodes it or as anyone else does."""
+    """What is read of a `Tensor` message, whether protobuf has decoded it or somebody else."""
 
     @property
-    def data_type(self) -> int: ...
+    def data_type(self) -> int:
+        """The number of its `DataType`."""
+        ...
+
     @property
-    def shape(self) -> Sequence[int]: ...
+    def shape(self) -> Sequence[int]:
+        """Its sizes, the slowest first."""
+        ...
+
     @property
-    def data(self) -> bytes | memoryview: ...
+    def data(self) -> bytes | memoryview:
+        """Its elements, row by row, each little-endian."""
+        ...
 
 
 class TensorError(ValueError):
-    """A Tensor message contradicts itself. `field` is the one at fault: `data_type`, `shape`
+    """A `Tensor` message that contradicts itself. `field` is the one at fault: `data_type`, `shape`
     or `data`."""
 
     def __init__(self, field: str, expected: str):
@@ -55,7 +63,7 @@ class TensorError(ValueError):
 
 
 def dtype_of(data_type: int) -> np.dtype[np.generic]:
-    """The numpy type of a wire type. Raises `TensorError` for one that does not exist."""
+    """Return the numpy type of a wire type. Raises `TensorError` for one that does not exist."""
     try:
         return _DTYPES[data_type]
     except KeyError:
@@ -66,18 +74,18 @@ def dtype_of(data_type: int) -> np.dtype[np.generic]:
 
 
 def data_type_of(dtype: np.dtype[np.generic]) -> pb.DataType.ValueType | None:
-    """The wire type of a numpy type, or None if the wire has none."""
+    """Return the wire type of a numpy type, or None if the wire has none."""
     return _DATA_TYPES.get(dtype.newbyteorder("<"))
 
 
 def encode(array: Array) -> pb.Tensor:
-    """`array` as a message. Its dtype must be one of the wire's."""
+    """Return `array` as a message. Its type must be one of the wire's, or it is a `TypeError`."""
     return pb.Tensor(data_type=_data_type(array), shape=array.shape, data=_little(array).tobytes())
 
 
 def encode_parts(array: Array) -> list[wire.Part]:
-    """Parts of bytes that are read as `encode(array)`; the array is not copied if it is contiguous
-    and little-endian."""
+    """Return parts of bytes that, joined, are read as `encode(array)`. The array is not copied if
+    it is contiguous and little-endian. Raises `TypeError` for a type that the wire has not."""
     flat = np.ascontiguousarray(_little(array)).reshape(-1)
     shape = b"".join(map(wire.varint, array.shape))
     return [
@@ -88,10 +96,10 @@ def encode_parts(array: Array) -> list[wire.Part]:
 
 
 def decode(tensor: TensorMessage) -> Array:
-    """The message's array, read-only, over its bytes without a copy.
+    """Return the message's array, read-only, over its bytes without a copy.
 
-    Type, shape and byte count are checked against each other before anything is made.
-    Raises `TensorError`.
+    Type, shape and byte count are checked against each other before anything is made. Raises
+    `TensorError`.
     """
     dtype = dtype_of(tensor.data_type)
     if len(tensor.shape) > _MAX_RANK:
@@ -125,7 +133,7 @@ def _little(array: Array) -> Array:
 
 
 def data_type_name(data_type: int) -> str:
-    """The wire's name of a type, or the number of one that does not exist."""
+    """Return the wire's name of a type, or the number of one that does not exist."""
     try:
         return pb.DataType.Name(pb.DataType.ValueType(data_type))
     except ValueError:

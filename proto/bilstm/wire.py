@@ -13,7 +13,8 @@ _DELIMITED = 2  # the wire type of strings, bytes, messages and packed numbers
 
 
 def varint(value: int) -> bytes:
-    """`value`, not negative, seven bits a byte, the lowest first."""
+    """Return a number that is not negative as protobuf writes it: seven bits a byte, the lowest
+    first."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -23,10 +24,10 @@ def varint(value: int) -> bytes:
 
 
 def delimited(field: int, parts: Sequence[Part]) -> list[Part]:
-    """A field of that number that holds a string, bytes, a message or packed numbers."""
+    """Return a field of that number that holds a string, bytes, a message or packed numbers."""
     return [varint(field << 3 | _DELIMITED) + varint(sum(map(len, parts))), *parts]
 
 
 def number(field: int, value: int) -> bytes:
-    """A field of that number that holds an integer or an enum's value, not negative."""
+    """Return a field of that number that holds an integer or an enum's value, not negative."""
     return varint(field << 3) + varint(value)

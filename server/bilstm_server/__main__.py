@@ -10,8 +10,8 @@ import sys
 import traceback
 from typing import NoReturn
 
-from . import threads  # noqa: F401
-from .stderr import BackgroundStream
+from .process import threads  # noqa: F401
+from .process.stderr import BackgroundStream
 
 _LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
@@ -37,9 +37,12 @@ def _code() -> int:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _leave)  # until the server has handlers of its own
         try:
-            from .cli import main as run
+            from .cli.main import main as run
         except ModuleNotFoundError as error:
-            return _fail(f"{error.name} is missing; pip install '.[server]'")
+            return _fail(
+                f"{error.name} is missing; pip install '.[server]' (without a GPU: "
+                "--extra-index-url https://download.pytorch.org/whl/cpu)"
+            )
         return run()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -27,13 +27,13 @@ from pydantic import ValidationError
 
 
 class ServiceError(Exception):
-    """Base of every error that a caller is told in the service's own words."""
+    """Base of every error that a caller gets in the service's own words."""
 
 
 class InvalidInput(ServiceError):
     """A field of the request is not what it must be.
 
-    `field` is its path (`sequences[3].shape`), `expected` says what was expected and found.
+    `field` is its path, `sequences[3].shape` say; `expected` says what was expected and what found.
     """
 
     def __init__(self, field: str, expected: str):
@@ -47,7 +47,7 @@ class ModelNotFound(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue has no room for the request now."""
+    """The queue has no room for the request now; `retry_after_seconds` says when it may have."""
 
     def __init__(self, message: str, retry_after_seconds: float):
         super().__init__(message)
@@ -59,8 +59,8 @@ class DeadlineExpired(ServiceError):
 
 
 class Stalled(ServiceError):
-    """A stream, or a sequence of one, that ended because its client moved nothing for too long. It
-    may open another."""
+    """A stream, or a sequence of one, was ended because its client moved nothing for too long. The
+    client may open another."""
 
 
 class Unavailable(ServiceError):
@@ -80,8 +80,8 @@ class OutOfMemory(ServiceError):
 
 
 class StartError(Exception):
-    """What ends a command before its work begins; its message is one clear line, whatever the files
-    hold that it speaks of."""
+    """A command can't begin its work. The message is one line, whatever the files hold that it
+    speaks of."""
 
     def __init__(self, reason: str):
         super().__init__(one_line(reason))
@@ -92,12 +92,14 @@ class ModelError(StartError):
 
 
 class ListenError(StartError):
-    """An address can't be listened on."""
+    """The server can't listen on an address."""
 
 
 def forget_locals(error: BaseException | None) -> None:
-    """Let go of what the calls that an error ended had in memory; their traceback can be read as
-    before. Otherwise whoever has the error, be it an event loop for a moment, keeps all of it.
+    """Clear the local variables of the frames in an error's traceback, and in its causes'.
+
+    Otherwise whoever has the error keeps what the failed calls had in memory, be it an event loop
+    for a moment. The traceback can be printed as before.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
@@ -106,38 +108,40 @@ def forget_locals(error: BaseException | None) -> None:
 
 # -- words of others in an error ------------------------------------------------------------------
 
-_CHARACTERS = 100  # of a name or value that an error repeats
-_NAMES = 10  # that an error lists
-_LINE = 2_000  # characters
+_QUOTED_CHARACTERS = 100  # at most, of a name or value that an error repeats
+_LISTED_NAMES = 10  # at most
+_LINE_CHARACTERS = 2_000  # at most
 
 
-def one_line(text: str, most: int = _LINE) -> str:
+def one_line(text: str, max_characters: int = _LINE_CHARACTERS) -> str:
     """The text, cut where it is long, with escapes in place of what is no printable character."""
-    cut = text if len(text) <= most else f"{text[:most]}…"
+    cut = text if len(text) <= max_characters else f"{text[:max_characters]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def quoted(text: str) -> str:
-    """Text of a caller's, a file's or a setting's, as an error or the log repeats it: on one line,
+    """Text of a caller, a file or a setting as an error or the log repeats it: quoted, on one line,
     cut where it is long."""
-    return repr(text) if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]!r}…"
+    if len(text) <= _QUOTED_CHARACTERS:
+        return repr(text)
+    return f"{text[:_QUOTED_CHARACTERS]!r}…"
 
 
 def listed(names: Collection[str]) -> str:
     """The first of these names, and how many more there are."""
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return ", ".join(_cut(name) for name in islice(names, _NAMES)) + more
+    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
+    return ", ".join(_cut(name) for name in islice(names, _LISTED_NAMES)) + more
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= _CHARACTERS else f"{name[:_CHARACTERS]}…"
+    return name if len(name) <= _QUOTED_CHARACTERS else f"{name[:_QUOTED_CHARACTERS]}…"
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first field that a file or a setting has wrong, what is wrong with it, and its value."""
+    """What is wrong with the first field that a validation refused: `field: problem, got value`."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    field = field if field.isprintable() and len(field) <= _CHARACTERS else quoted(field)
+    field = field if field.isprintable() and len(field) <= _QUOTED_CHARACTERS else quoted(field)
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
         got = first["input"]

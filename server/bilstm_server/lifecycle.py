@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import structlog
 
 from .app import App
+from .process.stderr import BackgroundStream
+from .process.threads import available_processors
 from .settings import Settings
-from .stderr import BackgroundStream
 
 log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
             loop.add_signal_handler(number, signals.put_nowait, number.name)
+    _log_settings(settings)
     async with App(settings) as app:
         if isinstance(stderr := sys.stderr, BackgroundStream):
             app.metrics.watch_log(lambda: stderr.dropped_lines)
@@ -46,6 +48,19 @@ async def serve(settings: Settings) -> bool:
             return True
         log.warning("stopped before it was drained")
         return False
+
+
+def _log_settings(settings: Settings) -> None:
+    """Log the settings that are in effect, once; at a terminal those that differ from defaults."""
+    log.info("settings", **settings.model_dump(mode="json", exclude_defaults=sys.stderr.isatty()))
+    processors = available_processors()
+    if settings.threads > processors:
+        log.warning(
+            "more threads than processors",
+            threads=settings.threads,
+            processors=processors,
+            reason="threads without a processor of their own keep the others waiting",
+        )
 
 
 async def _start(app: App) -> NoReturn:

@@ -9,7 +9,7 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 from .errors import one_line
-from .stderr import BackgroundStream
+from .process.stderr import BackgroundStream
 
 log = structlog.get_logger()
 
@@ -30,6 +30,7 @@ def configure_logs(log_format: str) -> None:
             # Without local variables: those hold payloads.
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             _cut_values,
+            _order,
             structlog.processors.JSONRenderer(),
         ]
     else:
@@ -46,7 +47,7 @@ def configure_logs(log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     if isinstance(sys.stderr, BackgroundStream):
-        sys.stderr.tell_dropped = lambda lines: log.warning("log lines dropped", lines=lines)
+        sys.stderr.report_dropped = lambda lines: log.warning("log lines dropped", lines=lines)
 
 
 class _Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
@@ -57,6 +58,12 @@ class _Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
             return super()._proxy_to_logger(method_name, event, **values)
         except Exception as error:
             return self._logger.msg(f"an event could not be written: {type(error).__name__}")
+
+
+def _order(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What happened comes first: whoever reads lines reads their beginning."""
+    first = {key: event.pop(key) for key in ("event", "level", "timestamp") if key in event}
+    return {**first, **event}
 
 
 def _cut_values(

@@ -18,20 +18,21 @@ Event = dict[str, Any]
 
 
 class ServerProcess:
-    """`bilstm-server serve`, on free ports unless flags say otherwise, and the events in its log so
-    far.
+    """A process of `bilstm-server serve`, on free ports unless flags say otherwise, and the events
+    that it has logged so far.
 
     A thread reads the log all the time: a server whose log nobody reads would block.
     """
 
     def __init__(self, *flags: str, module: str = "bilstm_server"):
-        """`module` is run as the server: one with parts put in place of others, for instance."""
+        """Start it. `module` is run in place of `bilstm_server`: one that replaces parts of it, for
+        instance."""
         command = [sys.executable, "-m", module, "serve"]
         command += ["--port=0", "--metrics-port=0", "--log-format=json", *flags]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._logged = threading.Condition()
         self._log: list[Event] = []
-        self._words: list[str] = []  # lines that are no events
+        self._lines: list[str] = []  # those that are no events
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -44,7 +45,7 @@ class ServerProcess:
                     if line.startswith("{"):
                         self._log.append(json.loads(line))
                     else:
-                        self._words.append(line.strip())
+                        self._lines.append(line.strip())
                     self._logged.notify_all()
         with self._logged:
             self._ended = True
@@ -52,30 +53,31 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
+        """The process's number."""
         return self._process.pid
 
     @property
     def target(self) -> str:
-        """HOST:PORT of gRPC, once it listens."""
+        """The server's HOST:PORT of gRPC. Waits until it listens."""
         listening = self.wait_for("listening")
         return f"{listening['host']}:{listening['port']}"
 
     @property
     def metrics_url(self) -> str:
-        """Where its metrics are, once it listens."""
+        """The URL of the server's metrics. Waits until it listens."""
         listening = self.wait_for("listening")
         return f"http://{listening['host']}:{listening['metrics_port']}/metrics"
 
     @property
     def log(self) -> list[Event]:
-        """What it has logged so far; all, once `wait` has returned."""
+        """The events that the server has logged so far; all of them once `wait` has returned."""
         with self._logged:
             return list(self._log)
 
     def wait_for(self, name: str) -> Event:
-        """The first event of that name, once it is logged.
+        """Wait for the first event of that name, and return it.
 
-        Raises `RuntimeError`, with the server's last words, if it ends without.
+        Raises `RuntimeError`, with the server's last lines, if it ends without.
         """
 
         def found() -> Event | None:
@@ -85,13 +87,14 @@ class ServerProcess:
             self._logged.wait_for(lambda: self._ended or found(), TIMEOUT_SECONDS)
             if event := found():
                 return event
-            raise RuntimeError(f"the server did not log {name!r}: {self._words or self._log}")
+            raise RuntimeError(f"the server did not log {name!r}: {self._lines or self._log}")
 
     def send(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until the process has ended by itself, and return its exit code."""
         code = self._process.wait(TIMEOUT_SECONDS)
         self._reader.join()
         return code
@@ -102,12 +105,12 @@ class ServerProcess:
         return self.wait()
 
     def kill(self) -> None:
-        """Whatever it does, end it."""
+        """End the process at once."""
         self._process.kill()
         self.wait()
 
     def metrics(self) -> dict[str, float]:
-        """The scraped samples, by name and labels as they are written."""
+        """Scrape the metrics: each sample by its name and labels, as they are written."""
         with urlopen(self.metrics_url, timeout=TIMEOUT_SECONDS) as response:
             lines = response.read().decode().splitlines()
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
@@ -116,10 +119,10 @@ class ServerProcess:
 
 @contextmanager
 def server_process(*flags: str, module: str = "bilstm_server") -> Iterator[ServerProcess]:
-    """Run `bilstm-server serve` with these flags; enter when it is ready.
+    """Run `bilstm-server serve` with these flags for as long as the block lasts, which begins when
+    the server is ready.
 
-    Whatever happens, it is gone at the end. Raises `RuntimeError`, with its last words, if it
-    doesn't start.
+    Raises `RuntimeError`, with the server's last lines, if it doesn't start.
     """
     process = ServerProcess(*flags, module=module)
     try:

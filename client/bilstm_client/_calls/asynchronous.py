@@ -99,7 +99,7 @@ class AsyncChannel:
 
     def _as_closed(self, error: BaseException) -> BaseException:
         """To close a channel cancels its calls, but not the tasks that wait for them: these are
-        told of it as of any error."""
+        to end as any that fails."""
         task = asyncio.current_task()
         was_cancelled = isinstance(error, asyncio.CancelledError)
         if was_cancelled and self.session.is_closed and task is not None and not task.cancelling():

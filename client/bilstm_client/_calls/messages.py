@@ -181,7 +181,7 @@ def _keeps_limits(
     directions = 2 if model.bidirectional else 1
     width = model.proj_size or model.hidden_size
     elements = reply_elements(
-        options.outputs,
+        [_OUTPUT_NAMES[number] for number in options.outputs],
         sequences=sequences,
         tokens=tokens,
         encoding_size=directions * width,

@@ -1,42 +1,38 @@
-"""`Batcher`: the asynchronous shell around one model's `BatchQueue` and `Engine`.
+"""`Batcher`: the asynchronous shell around one model's `Admission` and `Engine`.
 
-The event loop owns the queue, so there are no locks on it. A batch closes when the device is
-free, or when it is full: while one batch computes the next one forms, and nobody waits when the
-server is idle. What is too long for a batch goes to a `SliceLane`. Every job's future is settled
-exactly once, each on its own.
+The event loop owns what waits, so there are no locks on it. A batch closes when the device is free,
+or when it is full: while one batch computes the next one forms, and nobody waits when the server is
+idle. What is too long for a batch goes to a `SliceLane`. Every job's future is settled exactly
+once, each on its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import Overloaded, Unavailable
+from ..engine.sequences import Input, SequenceInput
 from ..metrics import ModelMetrics
+from ..settings import QueueLimits
+from .admission import Admission, Kind
 from .computing import ComputeEngine, Computing
 from .device import Device
-from .engine import StagedBatch
+from .intake import Intake
 from .jobs import Job, Result
-from .queue import BatchQueue, QueueLimits
-from .sequence import Input, SequenceInput
-from .slices import SliceEngine, SliceLane
+from .pace import SlicePace
+from .slice_lane import SliceEngine, SliceLane
 
 if TYPE_CHECKING:
     from ..tracing import RequestTrace, Tracer
-
-_RETRY_SECONDS = 0.01  # at the least, before somebody who was refused comes again
 
 
 class BatchEngine(ComputeEngine, SliceEngine, Protocol):
     """What the batcher asks of `Engine`. Called from worker threads."""
 
-    def stage(self, sequences: Sequence[Input]) -> StagedBatch: ...
 
-
-class Batcher:
+class Batcher(Intake):
     """Coalesces the sequences of all callers of one model."""
 
     def __init__(
@@ -49,204 +45,153 @@ class Batcher:
     ):
         self._engine = engine
         self._device = device
-        self._limits = limits
-        self._queue: BatchQueue[Job] = BatchQueue(limits)
-        self._long = SliceLane(
-            engine, device, metrics, limits.max_batch_sequences, limits.slice_seconds
-        )
+        self._max_whole_tokens = limits.whole_tokens
+        self._admission: Admission[Job] = Admission(limits)
+        cost = self._admission.batch_cost
+        self._computing = Computing(engine, device, metrics, cost, tracer)
+        pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
+        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace)
         self._arrival = asyncio.Event()
-        # Of streams, those that wait to be admitted.
-        self._streamed: deque[tuple[Input, float, asyncio.Future[asyncio.Future[Result]]]] = deque()
-        self._callers = 0  # that wait for their results
-        self._refusing = False
-        self._draining = False
-        self._computing = Computing(engine, device, metrics, tracer)
-        self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
+        self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
+        self._calls = 0  # that wait for their results
         metrics.watch_queue(
-            lambda: len(self._queue) + self._long.counted,
-            lambda: self._queue.tokens + self._long.tokens,
+            lambda: self._admission.sequences,
+            lambda: self._admission.tokens,
             limits.max_queue_tokens,
         )
+
+    # -- what comes -------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        return self._admission.refusal_at_door(asyncio.get_running_loop().time()) is None
+
+    def check_room(self) -> None:
+        refusal = self._admission.refusal_at_door(asyncio.get_running_loop().time())
+        if refusal is not None:
+            raise refusal
 
     async def submit(
         self,
         sequences: Sequence[SequenceInput],
         deadline: float = math.inf,
         trace: RequestTrace | None = None,
+        caller: str = "",
     ) -> list[Result]:
-        """Encode `sequences`, all of one caller, in whatever batches they fall into.
-
-        `deadline` is in the event loop's time. They are admitted together or not at all. If the
-        caller is cancelled, or one of them fails, those that still wait are forgotten.
-
-        Raises `Unavailable` when draining, `Overloaded` when they don't fit into the queue,
-        `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the failing one.
-        """
-        if self._draining:
-            self.check_open()
-        self.check_room(len(sequences), sum(sequence.tokens for sequence in sequences))
-        jobs = self._admit(sequences, deadline, trace)
+        now = asyncio.get_running_loop().time()
+        tokens = sum(sequence.tokens for sequence in sequences)
+        refusal = self._admission.refusal(len(sequences), tokens, now)
+        if refusal is not None:
+            raise refusal
+        jobs = [self._job(s, Kind.CALL, caller, deadline, trace) for s in sequences]
+        if trace is not None:
+            trace.admit(len(jobs), tokens, now)
+        self._admission.let_in(jobs, now)
+        self._arrive(jobs)
         self._stage_ahead()
-        self._callers += 1
+        self._calls += 1
         try:
             if len(jobs) == 1:  # most requests, and they need no `gather`
                 return [await jobs[0].future]
             return await asyncio.gather(*(job.future for job in jobs))
         finally:
-            self._callers -= 1
+            self._calls -= 1
             while jobs:  # none stays in this frame: an error's traceback keeps it
                 job = jobs.pop()
-                if not job.future.done():
-                    job.future.cancel()
-                self._queue.remove(job)
+                if job.future.cancel() or job.future.cancelled():
+                    self._admission.withdraw(job)
                 del job
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a small call would be let in."""
-        return not self._refusing and self._lack_of_room(1, 1) is None
-
-    def check_open(self) -> None:
-        """Raises `Unavailable` when calls are to be refused, whatever they bring."""
-        if self._refusing:
-            raise Unavailable("the server is draining; try another one")
-
-    def check_room(self, sequences: int, tokens: int) -> None:
-        """Whether so many more, of one call, may wait. Raises `Overloaded`."""
-        lack = self._lack_of_room(sequences, tokens)
-        if lack is not None:
-            count = len(self._queue) + self._long.counted
-            waiting = self._queue.tokens + self._long.tokens
-            raise Overloaded(
-                f"the queue is full: {count} sequences with {waiting} tokens wait, {lack}",
-                retry_after_seconds=self._seconds_of_queue(),
-            )
-
-    def _lack_of_room(self, sequences: int, tokens: int) -> str | None:
-        """Why so many more may not wait, if they may not."""
-        if not self._queue.fits(sequences, tokens + self._long.tokens):
-            return f"no room for {sequences} more with {tokens}"
-        waited = self._queue.waited(asyncio.get_running_loop().time())
-        to_wait = self._computing.cost.seconds(self._queue.tokens)
-        if max(waited, to_wait) <= self._limits.max_queue_seconds:
-            return None
-        return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
-
-    async def enqueue(self, sequence: Input, deadline: float = math.inf) -> asyncio.Future[Result]:
-        """Admit a stream's sequence as soon as the next batch is not full yet, or when it is its
-        turn among the streams' sequences that wait; its result is the future's, which is to be
-        cancelled if nobody waits for it any more. The future raises what `submit` does.
-        """
-        if self._is_long(sequence) or (not self._streamed and self._has_room(sequence)):
-            future = self._admit_streamed(sequence, deadline)
+    async def enqueue(
+        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+    ) -> asyncio.Future[Result]:
+        refusal = self._admission.refusal_of_stream()
+        if refusal is not None:
+            raise refusal
+        loop = asyncio.get_running_loop()
+        job = self._job(sequence, Kind.STREAM, caller, deadline)
+        job.future.add_done_callback(lambda _: self._admission.withdraw(job))
+        if self._admission.offer(job, loop.time()):
+            self._arrive([job])
             self._stage_ahead()
-            return future
-        turn: asyncio.Future[asyncio.Future[Result]] = asyncio.get_running_loop().create_future()
-        self._streamed.append((sequence, deadline, turn))
+            return job.future
+        self._turns[job] = loop.create_future()
         try:
-            return await turn
+            await self._turns[job]
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                turn.result().cancel()
+            self._admission.withdraw(job)
+            job.future.cancel()
             raise
-
-    def _admit_streamed(self, sequence: Input, deadline: float) -> asyncio.Future[Result]:
-        (job,) = self._admit([sequence], deadline, None, streamed=True)
-        job.future.add_done_callback(lambda _: self._queue.remove(job))
+        finally:
+            del self._turns[job]
         return job.future
 
-    def _let_in(self) -> None:
-        """A batch was closed. Of the streams' sequences that wait, those have their turn that find
-        room in the next one; where calls have filled that already, half a batch of them."""
-        share = max(1, self._limits.max_batch_sequences // 2)
-        while self._streamed:
-            sequence, deadline, turn = self._streamed[0]
-            if not turn.done():
-                fits = self._queue.fits(1, sequence.tokens)
-                if not fits or (self._queue.full and share <= 0):
-                    return
-                turn.set_result(self._admit_streamed(sequence, deadline))
-                share -= 1
-            self._streamed.popleft()
-
-    def _has_room(self, sequence: Input) -> bool:
-        return not self._queue.full and self._queue.fits(1, sequence.tokens)
-
-    def _is_long(self, sequence: Input) -> bool:
-        return sequence.tokens > self._limits.max_whole_tokens and isinstance(
-            sequence, SequenceInput
-        )
-
-    def _admit(
+    def _job(
         self,
-        sequences: Sequence[Input],
+        sequence: Input,
+        kind: Kind,
+        caller: str,
         deadline: float,
-        trace: RequestTrace | None,
-        streamed: bool = False,
-    ) -> list[Job]:
-        """Let the sequences wait; `streamed`: they hold memory of streams, not of the queue."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        jobs = [Job(s, loop.create_future(), now, deadline, trace) for s in sequences]
-        if trace is not None:
-            trace.admit(len(jobs), sum(job.tokens for job in jobs), now)
-        short = []
+        trace: RequestTrace | None = None,
+    ) -> Job:
+        tokens = sequence.tokens
+        is_long = tokens > self._max_whole_tokens and isinstance(sequence, SequenceInput)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        return Job(sequence, tokens, kind, is_long, caller, deadline, future, trace)
+
+    def _let_in(self, jobs: Iterable[Job]) -> None:
+        """These streams' jobs have had their turn."""
         for job in jobs:
-            if self._is_long(job.sequence) and isinstance(job.sequence, SequenceInput):
-                self._long.put(job, job.sequence, counted=not streamed)
-            else:
-                short.append(job)
-        self._queue.put(short)
+            turn = self._turns[job]
+            if not turn.done():
+                turn.set_result(None)
+        self._arrive(jobs)
+
+    def _arrive(self, jobs: Iterable[Job]) -> None:
+        """Begin to compute what was let in, as soon as it may be."""
+        for job in jobs:
+            if job.is_long:
+                self._lane.put(job)
         self._arrival.set()
         self._device.arrive()
-        return jobs
 
-    def _seconds_of_queue(self) -> float:
-        """About how long what waits will take, streams' long sequences included, and one batch at
-        least."""
-        per_token = self._computing.cost.seconds_per_token
-        seconds = self._queue.tokens * per_token + self._long.seconds(per_token)
-        return max(seconds, self._computing.seconds, _RETRY_SECONDS)
+    # -- the end ----------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether all that was admitted has ended."""
-        return not self._callers
+        return not self._calls
 
     def refuse(self) -> None:
-        """Let no more calls in. What streams have still comes, and the calls that are there."""
-        self._refusing = True
+        self._admission.refuse()
         self._arrival.set()
 
     def drain(self) -> None:
-        """Nothing comes any more; `run` returns when all that was admitted is done."""
-        self._refusing = self._draining = True
+        self._admission.drain()
         self._arrival.set()
 
+    # -- batches ----------------------------------------------------------------------------------
+
     async def run(self) -> None:
-        """Form and compute batches, and slices of what is long, until drained."""
         while await self._wait_for_work():
             async with self._device.turn():
                 seconds = await self._next_batch() if self._is_due() else 0.0
-                if self._long:
-                    await self._long.advance(seconds)
+                if self._lane:
+                    await self._lane.advance(self._admission.slice_time(seconds))
 
     def _is_due(self) -> bool:
         """Whether a batch may be closed now."""
-        if self._computing.again or self._ahead is not None:
+        if self._computing.has_batch:
             return True
-        due_at = self._queue.due_at()
-        if due_at is None:
-            return False
-        return self._refusing or due_at <= asyncio.get_running_loop().time()
+        due_at = self._admission.due_at()
+        return due_at is not None and due_at <= asyncio.get_running_loop().time()
 
     async def _wait_for_work(self) -> bool:
         """Return when a batch or a slice is due: True, or False if drained."""
         loop = asyncio.get_running_loop()
-        while not self._is_due() and not self._long:
-            self._let_in()  # all that waited before may have left
-            due_at = self._queue.due_at()
-            if due_at is None and self._draining:
+        while not self._is_due() and not self._lane:
+            self._let_in(self._admission.let_in_streams(loop.time()))  # if all before them left
+            due_at = self._admission.due_at()
+            if due_at is None and self._admission.is_drained:
                 return False
             self._arrival.clear()
             try:
@@ -257,53 +202,23 @@ class Batcher:
         return True
 
     async def _next_batch(self) -> float:
-        """Compute one; returns the seconds that it took."""
-        if self._computing.again:
-            jobs, staged = self._living(self._computing.again.popleft()), None
-        else:
-            jobs, staged = await self._staged_ahead()
-            jobs = jobs or self._take()
+        """Compute a batch; returns the seconds that it took, 0 if there was none."""
+        jobs, staged = await self._computing.next_batch()
+        jobs = jobs or self._close_batch()
         if not jobs:
             return 0.0
         self._stage_ahead()
         return await self._computing.compute(jobs, staged)
 
-    def _take(self) -> list[Job]:
-        """Close a batch: whoever waits first, less the dead."""
-        jobs, expired = self._queue.take(asyncio.get_running_loop().time())
-        for job in expired:
+    def _close_batch(self) -> list[Job]:
+        """Close a batch; returns those of its jobs that somebody still waits for."""
+        closed = self._admission.close_batch(asyncio.get_running_loop().time())
+        for job in closed.expired:
             job.expire()
-        self._let_in()
-        return [job for job in jobs if not job.future.done()]
+        self._let_in(closed.let_in)
+        return [job for job in closed.jobs if not job.future.done()]
 
     def _stage_ahead(self) -> None:
         """While a batch computes, stage the next one if it is full: it can't grow any more."""
-        if self._ahead is None and self._device.busy and self._queue.full:
-            jobs = self._take()
-            if jobs:
-                sequences = [job.sequence for job in jobs]
-                staging = asyncio.get_running_loop().run_in_executor(
-                    self._device.stage_thread, self._engine.stage, sequences
-                )
-                self._ahead = (jobs, staging)
-
-    async def _staged_ahead(self) -> tuple[list[Job], StagedBatch | None]:
-        """The living jobs of the batch that was closed ahead, if any, and the batch as staged.
-
-        If some died since, or staging failed, the rest is to be staged anew.
-        """
-        if self._ahead is None:
-            return [], None
-        jobs, staging = self._ahead
-        self._ahead = None
-        try:
-            staged = await staging
-        except Exception:
-            del staging  # it holds the error, and that this frame
-            return self._living(jobs), None  # computing it finds out whose fault it is
-        living = self._living(jobs)
-        return living, staged if len(living) == len(jobs) else None
-
-    def _living(self, jobs: Sequence[Job]) -> list[Job]:
-        now = asyncio.get_running_loop().time()
-        return [job for job in jobs if job.lives(now)]
+        if self._computing.can_stage and self._admission.is_full and (jobs := self._close_batch()):
+            self._computing.stage(jobs)

@@ -1,4 +1,7 @@
-"""`Computing`: one batch on the device, its jobs settled; what fails is computed in halves."""
+"""`Computing`: closed batches on their way through the device, until their jobs are settled.
+
+While one is computed the next one is staged. One that fails is computed in halves.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,88 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..engine.sequences import Input, SequenceOutput
+from ..engine.staging import StagedBatch
 from ..errors import DeviceLost, forget_locals
 from ..metrics import ModelMetrics
 from .device import Device
-from .engine import StagedBatch
 from .estimate import BatchCost
 from .jobs import BatchTiming, Job, Result
-from .sequence import Input, SequenceOutput
 
 if TYPE_CHECKING:
     from ..tracing import BatchTrace, Tracer
 
-_GUESSED_SECONDS = 0.5  # for a batch, until there was one
-
 
 class ComputeEngine(Protocol):
-    """What it asks of `Engine`. Called from the compute thread."""
+    """What `Computing` asks of `Engine`. Called from worker threads."""
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]: ...
+    def stage(self, sequences: Sequence[Input]) -> StagedBatch: ...
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]: ...
 
 
 class Computing:
+    """Computes batches one by one, and settles their jobs."""
+
     def __init__(
         self,
         engine: ComputeEngine,
         device: Device,
         metrics: ModelMetrics,
+        cost: BatchCost,
         tracer: Tracer | None,
     ):
+        """`cost` is told what each batch took."""
         self._engine = engine
         self._device = device
         self._metrics = metrics
         self._tracer = tracer
-        self.again: deque[list[Job]] = deque()  # halves of batches that failed
-        self.seconds = _GUESSED_SECONDS  # that the last batch took
-        self.cost = BatchCost()
+        self._cost = cost
+        self._halves: deque[list[Job]] = deque()  # of batches that failed
+        self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether a batch that was closed before is still to be computed."""
+        return bool(self._halves) or self._ahead is not None
+
+    @property
+    def can_stage(self) -> bool:
+        """Whether a batch may be staged now: the device computes, and no other one is staged."""
+        return self._ahead is None and self._device.busy
+
+    def stage(self, jobs: list[Job]) -> None:
+        """Stage a batch, to be computed next."""
+        staging = asyncio.get_running_loop().run_in_executor(
+            self._device.stage_thread, self._engine.stage, [job.sequence for job in jobs]
+        )
+        self._ahead = (jobs, staging)
+
+    async def next_batch(self) -> tuple[list[Job], StagedBatch | None]:
+        """The living jobs of the batch that is next of those closed before, if there is one, and
+        the batch as it was staged. That is None if some died since, or if staging failed: then it
+        is staged anew, and whose fault it was is found out.
+        """
+        while self._halves:
+            if jobs := _living(self._halves.popleft()):
+                return jobs, None
+        if self._ahead is None:
+            return [], None
+        jobs, staging = self._ahead
+        self._ahead = None
+        try:
+            staged = await staging
+        except Exception:
+            del staging  # it holds the error, and that this frame
+            return _living(jobs), None
+        living = _living(jobs)
+        return living, staged if len(living) == len(jobs) else None
 
     async def compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
-        """Compute one batch and settle its jobs; returns the seconds that it took."""
+        """Compute one batch and settle its jobs; returns the seconds that it took, 0 if it failed.
+
+        Raises `DeviceLost`.
+        """
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         running = loop.run_in_executor(
@@ -73,8 +119,7 @@ class Computing:
         if trace is not None:
             trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
-        self.seconds = seconds
-        self.cost.observe(tokens, seconds)
+        self._cost.observe(tokens, seconds)
         encoded = zip(*(job.sequence.encoded for job in jobs), strict=True)
         self._metrics.observe_encoded(*map(sum, encoded))
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
@@ -91,7 +136,7 @@ class Computing:
             jobs[0].settle(error)
             return
         middle = len(jobs) // 2
-        self.again.extendleft((jobs[middle:], jobs[:middle]))
+        self._halves.extendleft((jobs[middle:], jobs[:middle]))
 
     def _run(
         self, sequences: list[Input], staged: StagedBatch | None
@@ -107,3 +152,8 @@ class Computing:
         if len(outputs) != len(sequences):
             raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
         return outputs, time.perf_counter() - started_at
+
+
+def _living(jobs: Sequence[Job]) -> list[Job]:
+    now = asyncio.get_running_loop().time()
+    return [job for job in jobs if job.lives(now)]

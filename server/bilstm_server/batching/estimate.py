@@ -1,25 +1,30 @@
 """`BatchCost`: what batches have cost, and so how long a number of tokens will take. Pure.
 
-A batch costs something whatever its size, and something for each token: what a small batch cost a
-token says little of a large one. So only the larger ones are asked, and what is far beyond all that
-were seen is not known: more tokens would make larger batches.
+A batch costs something whatever its size, and something for each token, so the cost of a token in a
+small batch says little of a large one. Only the larger batches are counted. And nothing is said of
+many more tokens than the largest batch had: they would make larger batches than were ever seen.
 """
 
 from __future__ import annotations
 
-_FORGETTING = 0.9  # of the largest batch, with each smaller one
-_LARGE = 0.5  # of the largest one: which batches are asked
-_WEIGHT = 0.3  # of the newest of these
-_REACH = 16  # times the largest one: how far it is known
+_FORGETTING = 0.9  # of the largest batch's size, with each smaller one
+_LARGE = 0.5  # of the largest batch's size: smaller ones are not counted
+_WEIGHT = 0.3  # of the newest batch that is counted
+_REACH = 16  # times the largest batch: more tokens are not known
+_GUESSED_SECONDS = 0.5  # for a batch, until there was one
 
 
 class BatchCost:
+    """What batches have cost."""
+
     def __init__(self) -> None:
         self._largest = 0.0  # tokens
         self.seconds_per_token = 0.0  # until a batch was computed
+        self.last_seconds = _GUESSED_SECONDS  # which the last batch took
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A batch of so many tokens took so long."""
+        """Take into account a batch of that many tokens, which took that long."""
+        self.last_seconds = seconds
         self._largest = max(float(tokens), _FORGETTING * self._largest)
         if tokens < _LARGE * self._largest:
             return
@@ -28,5 +33,5 @@ class BatchCost:
         self.seconds_per_token = known + _WEIGHT * (newest - known) if known else newest
 
     def seconds(self, tokens: int) -> float:
-        """How long so many tokens take at the least, as far as that is known."""
+        """How long so many tokens take at least, as far as that is known; otherwise 0."""
         return tokens * self.seconds_per_token if tokens <= _REACH * self._largest else 0.0

@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..engine.sequences import Input, SequenceOutput
 from ..errors import DeadlineExpired
-from .sequence import Input, SequenceOutput
+from .admission import Kind
 
 if TYPE_CHECKING:
     from ..tracing import RequestTrace
@@ -25,21 +26,25 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
+    """What one sequence asked for, and where its time went."""
+
     output: SequenceOutput
     timing: BatchTiming
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Job:
-    sequence: Input
-    future: asyncio.Future[Result]
-    admitted_at: float
-    deadline: float
-    trace: RequestTrace | None = None
+    """One sequence that waits or is computed. Times are the event loop's."""
 
-    @property
-    def tokens(self) -> int:
-        return self.sequence.tokens
+    sequence: Input
+    tokens: int  # the sequence's
+    kind: Kind
+    is_long: bool
+    caller: str
+    deadline: float
+    future: asyncio.Future[Result]
+    trace: RequestTrace | None = None
+    admitted_at: float = 0.0  # once `Admission` has let it in
 
     def settle(self, result: Result | Exception) -> None:
         """Give the caller its result or error, unless it has left."""
@@ -51,10 +56,11 @@ class Job:
             self.future.set_result(result)
 
     def lives(self, now: float) -> bool:
-        """Whether somebody still waits for it; one whose deadline has passed is told so."""
+        """Whether somebody still waits for it. If its deadline has passed, it expires here."""
         if self.deadline <= now:
             self.expire()
         return not self.future.done()
 
     def expire(self) -> None:
+        """Tell the caller that the deadline has passed."""
         self.settle(DeadlineExpired("the deadline passed while the request waited"))

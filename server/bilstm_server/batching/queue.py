@@ -5,14 +5,16 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from ..settings import QueueLimits
 
-class Job(Protocol):
-    """What the queue must know of a waiting sequence. Times are seconds of one clock."""
+
+class Waiting(Protocol):
+    """What the queue must know of a waiting sequence. Times are seconds of one clock. It is told
+    from others by identity.
+    """
 
     @property
     def tokens(self) -> int: ...
@@ -22,19 +24,7 @@ class Job(Protocol):
     def deadline(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    max_batch_tokens: int
-    max_batch_sequences: int
-    max_queue_tokens: int
-    max_queue_sequences: int
-    max_queue_delay: float = 0.0  # seconds a batch that is not full may wait for more
-    max_whole_tokens: int = 2**31 - 1  # what is longer is computed in slices
-    slice_seconds: float = 0.002  # that a slice is to take at the most
-    max_queue_seconds: float = math.inf  # that what comes may have to wait
-
-
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=Waiting)
 
 
 class BatchQueue(Generic[J]):
@@ -42,7 +32,7 @@ class BatchQueue(Generic[J]):
 
     def __init__(self, limits: QueueLimits):
         self._limits = limits
-        self._waiting: dict[int, J] = {}  # by identity, in order of arrival
+        self._waiting: dict[J, None] = {}  # in order of arrival
         self._tokens = 0
 
     def __len__(self) -> int:
@@ -61,20 +51,20 @@ class BatchQueue(Generic[J]):
         )
 
     def waited(self, now: float) -> float:
-        """Seconds that the one which came first has waited."""
-        first = next(iter(self._waiting.values()), None)
+        """Seconds for which the sequence that came first has waited, or 0 if none waits."""
+        first = next(iter(self._waiting), None)
         return 0.0 if first is None else now - first.admitted_at
 
     def put(self, jobs: Sequence[J]) -> None:
         """Let `jobs` wait. The caller has asked `fits`."""
-        for job in jobs:
-            self._waiting[id(job)] = job
-            self._tokens += job.tokens
+        self._waiting |= dict.fromkeys(jobs)
+        self._tokens += sum(job.tokens for job in jobs)
 
     def remove(self, job: J) -> bool:
         """Forget a waiting job; False if it no longer waits."""
-        if self._waiting.pop(id(job), None) is None:
+        if job not in self._waiting:
             return False
+        del self._waiting[job]
         self._tokens -= job.tokens
         return True
 
@@ -87,30 +77,32 @@ class BatchQueue(Generic[J]):
         )
 
     def due_at(self) -> float | None:
-        """When a batch may form at the latest: at once if full; None if nothing waits."""
-        if not self._waiting:
+        """When a batch may form at the latest: at once if it is full; None if nothing waits."""
+        first = next(iter(self._waiting), None)
+        if first is None:
             return None
-        oldest = next(iter(self._waiting.values())).admitted_at
-        return oldest if self.full else oldest + self._limits.max_queue_delay
+        return first.admitted_at + (0.0 if self.full else self._limits.max_queue_delay)
 
     def take(self, now: float) -> tuple[list[J], list[J]]:
         """Remove and return the next batch, and the jobs before its end that have expired.
 
-        The batch is the longest prefix of the live jobs within the bounds.
+        The batch is the longest prefix, of the jobs that have not expired, within the bounds.
         """
         batch: list[J] = []
         expired: list[J] = []
         tokens = 0
-        for job in self._waiting.values():
+        max_tokens, max_sequences = self._limits.max_batch_tokens, self._limits.max_batch_sequences
+        for job in self._waiting:
             if job.deadline <= now:
                 expired.append(job)
-            elif batch and tokens + job.tokens > self._limits.max_batch_tokens:
+            elif batch and tokens + job.tokens > max_tokens:
                 break
             else:
                 batch.append(job)
                 tokens += job.tokens
-            if len(batch) == self._limits.max_batch_sequences:
+            if len(batch) == max_sequences:
                 break
         for job in (*batch, *expired):
-            self.remove(job)
+            del self._waiting[job]
+        self._tokens -= tokens + sum(job.tokens for job in expired)
         return batch, expired

@@ -1,6 +1,4 @@
-"""The operator and the model around it. The only room for torch, with `batching/engine.py` and
-`batching/transfer.py`.
-"""
+"""The operator and the model around it. The only room for torch, with `engine/`."""
 
 from .bilstm import BiLSTM
 from .checkpoint import load_model, save_model

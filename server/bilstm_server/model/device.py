@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ..errors import DeviceLost, ModelError, OutOfMemory
-from ..threads import available_processors
+from ..process.threads import available_processors
 
 # What torch says without a type of its own when there is no memory: the CPU's; on CUDA page-locked
 # memory, or what kernels are loaded into; cuBLAS's.
@@ -25,14 +25,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def use_threads(count: int) -> None:
-    """How many threads compute on the CPU, torch's own and a kernel's; 0: what OMP_NUM_THREADS
+def choose_threads(count: int) -> int:
+    """How many threads are to compute on the CPU: `count`, or if that is 0, what OMP_NUM_THREADS
     says, or one for each processor that this process may use.
     """
-    if not count and "OMP_NUM_THREADS" not in os.environ:
-        count = min(torch.get_num_threads(), available_processors())  # torch sees no quota
     if count:
-        torch.set_num_threads(count)
+        return count
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    return min(threads, available_processors())  # torch sees no quota
+
+
+def use_threads(count: int) -> None:
+    """Let the calling thread compute with so many threads, torch's own and a kernel's; and so each
+    thread that has not computed yet. Those that have go on as they did.
+    """
+    torch.get_num_threads()  # a thread's first use of torch would set the process's number anew
+    torch.set_num_threads(count)
 
 
 def use_tf32(allowed: bool) -> None:

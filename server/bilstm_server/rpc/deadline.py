@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-import grpc
+from .context import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
+    """When a caller stops waiting."""
+
     at: float  # the loop's time; infinity without a deadline
     timeout: float  # seconds from the request's arrival
 
     @classmethod
-    def of(
-        cls, context: grpc.aio.ServicerContext[Any, Any], arrived_at: float | None = None
-    ) -> Self:
-        """`arrived_at`: if that is not now, in the loop's time."""
+    def of(cls, context: Context, arrived_at: float | None = None) -> Self:
+        """Return the deadline of a call, which arrived at `arrived_at` in the event loop's time, or
+        just now."""
         remaining = context.time_remaining()
         if remaining is None:
             return cls(math.inf, math.inf)
@@ -27,10 +28,10 @@ class Deadline:
         return cls(now + remaining, now + remaining - (now if arrived_at is None else arrived_at))
 
     def ended(self) -> bool:
-        """Whether a caller that left now did so because of its deadline.
+        """Tell whether a caller that leaves now does so because of its deadline.
 
         Its own clock started before the request arrived here, and on the way the timeout was
-        rounded up by as much as 1 %: so it leaves a little early, and that looks like any
+        rounded up by as much as 1 %. So it leaves a little early, and that looks like any
         cancellation.
         """
         if self.timeout == math.inf:

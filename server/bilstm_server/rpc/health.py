@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..probes import SERVING
+from ..probes.page import SERVING
+from .context import Context
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Status = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """NOT_SERVING until `set_serving`."""
+    """Tells NOT_SERVING until `set_serving`."""
 
     def __init__(self, services: Collection[str]):
-        """`services`: their full names; `""`, the server as a whole, is added."""
+        """Take the full names of the services; `""`, the server as a whole, is added."""
         self._services = frozenset(services) | {""}
         self.state = "loading"  # in a word
         self._changed = asyncio.Condition()
 
     async def set_serving(self, serving: bool) -> None:
+        """Tell SERVING from now on, or NOT_SERVING, to those that watch, too."""
         async with self._changed:
             self.state = SERVING if serving else "draining"
             self._changed.notify_all()
@@ -38,6 +38,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         return self.state == SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:
+        """Tell the status of a service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
         return _status(self._serving)
@@ -45,6 +46,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[Status]:
+        """Tell the status of a service now, and whenever it changes."""
         if request.service not in self._services:
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
-import grpc
 import structlog
+
+from .context import Context
 
 log = structlog.get_logger()
 
 _REQUEST_ID = "x-request-id"
 _REQUEST_ID_CHARACTERS = 128
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 def log_internal_error(error: Exception, context: Context, trace_id: str | None = None) -> str:
-    """Returns the id."""
+    """Log an error that is the server's own fault. Returns the id that the log has it under."""
     ids = {"error_id": secrets.token_hex(8)}
     if request_id := _request_id(context):
         ids["request_id"] = request_id
@@ -28,7 +26,7 @@ def log_internal_error(error: Exception, context: Context, trace_id: str | None 
 
 
 def _request_id(context: Context) -> str:
-    """The caller's own name for its request; empty if it gave none that can be logged."""
+    """Return the caller's own name for its request; empty if it gave none that can be logged."""
     for key, value in context.invocation_metadata() or ():
         if key == _REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_CHARACTERS:
             return value if value.isascii() and value.isprintable() else ""

@@ -11,15 +11,16 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf import descriptor_pool, text_format
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf import text_format
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from ..errors import InvalidInput
-from .internal import Context
+from .context import Context
 
-V1ALPHA = pb.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+_V1ALPHA: Any = pb.DESCRIPTOR.services_by_name["ServerReflection"]
+V1ALPHA = _V1ALPHA.full_name
 V1 = V1ALPHA.replace("v1alpha", "v1")
 _REQUEST_BYTES = 4 * 1024  # a name, and what stands around it; it is sent back with the answer
 
@@ -29,22 +30,23 @@ Extension: TypeAlias = "tuple[str, int]"  # the extended type's name, and the fi
 class ReflectionService:
     """Answers from tables that are made once."""
 
-    def __init__(self, services: Collection[str]):
-        """`services`: full names of those that are served beside this one."""
+    def __init__(self, services: Collection[ServiceDescriptor]):
+        """Take the services that are served beside this one."""
         protos: dict[str, FileDescriptorProto] = {}
-        for name in (*services, V1ALPHA):
-            _collect(descriptor_pool.Default().FindServiceByName(name).file, protos)
+        for service in (*services, _V1ALPHA):
+            _collect(service.file, protos)
         renamed = _v1()
         protos[renamed.name] = renamed
+        names = {*(service.full_name for service in services), V1, V1ALPHA}
         self._services = pb.ListServiceResponse(
-            service=[pb.ServiceResponse(name=name) for name in sorted({*services, V1, V1ALPHA})]
+            service=[pb.ServiceResponse(name=name) for name in sorted(names)]
         )
         self._files = {name: _with_dependencies(name, protos) for name in protos}
         self._symbols = {s: name for name, file in protos.items() for s in _symbols(file)}
         self._extensions = {e: name for name, file in protos.items() for e in _extensions(file)}
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve it, under both names."""
+        """Serve reflection under both of its names."""
         method = grpc.stream_stream_rpc_method_handler(
             self.ServerReflectionInfo,
             request_deserializer=_decode,
@@ -60,7 +62,7 @@ class ReflectionService:
     async def ServerReflectionInfo(
         self, requests: AsyncIterator[pb.ServerReflectionRequest], context: Context
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """One answer at a time: who doesn't read them is asked no further."""
+        """Give one answer at a time: a client that doesn't read them is asked no further."""
         async for request in requests:
             answer = self._answer(request)
             answer.valid_host = request.host
@@ -115,7 +117,7 @@ def _error(code: grpc.StatusCode, message: str) -> pb.ServerReflectionResponse:
 
 
 def _collect(file: FileDescriptor, protos: dict[str, FileDescriptorProto]) -> None:
-    """The file and all that it imports."""
+    """Collect the file and all that it imports."""
     if file.name not in protos:
         proto = FileDescriptorProto()
         file.CopyToProto(proto)
@@ -134,7 +136,7 @@ def _v1() -> FileDescriptorProto:
 def _with_dependencies(
     name: str, protos: dict[str, FileDescriptorProto]
 ) -> pb.FileDescriptorResponse:
-    """The file first, then all that it imports, each once."""
+    """Return the file, and then all that it imports, each once."""
     names = [name]
     for each in names:  # grows
         names += [imported for imported in protos[each].dependency if imported not in names]
@@ -144,7 +146,7 @@ def _with_dependencies(
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Full names of all that the file declares."""
+    """Give the full names of all that the file declares."""
     scope = file.package
     for name, message in _messages(scope, file.message_type):
         yield name
@@ -168,7 +170,7 @@ def _extensions(file: FileDescriptorProto) -> Iterator[Extension]:
 def _messages(
     scope: str, messages: Iterable[DescriptorProto]
 ) -> Iterator[tuple[str, DescriptorProto]]:
-    """At all depths, with their full names."""
+    """Give messages at all depths, with their full names."""
     for message in messages:
         name = f"{scope}.{message.name}"
         yield name, message
@@ -176,7 +178,8 @@ def _messages(
 
 
 def _in_enums(scope: str, enums: Iterable[EnumDescriptorProto]) -> Iterator[str]:
-    """An enum's values are named in the scope that it stands in, as in C++."""
+    """Give the names of enums and of their values, which stand in the scope of their enum, as in
+    C++."""
     for enum in enums:
         yield f"{scope}.{enum.name}"
         yield from (f"{scope}.{value.name}" for value in enum.value)

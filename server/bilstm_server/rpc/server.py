@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-
-from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
+from ..settings import ConnectionLimits
+from .definitions import ServiceDefinition
 from .health import HealthService
-from .interceptors import RpcInterceptor
+from .interceptors.chain import InterceptorChain
 from .reflection import ReflectionService
-from .service import EncoderService
 
-SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+_HEALTH: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large messages
 # Calls that gRPC holds until the event loop comes to them. Beyond, it ends them as CANCELLED by
 # itself, unseen; so these are many more than come while the loop is about something else.
@@ -27,28 +26,19 @@ _PING_SECONDS = 5  # between a client's own pings, at the least: many have one e
 _HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    max_connections: int
-    idle_seconds: float
-    max_connection_calls: int
-    max_message_bytes: int
-    max_metadata_bytes: int
-
-
 def make_server(
-    service: EncoderService,
-    health_service: HealthService,
-    interceptor: RpcInterceptor,
+    services: Sequence[ServiceDefinition],
+    health: HealthService,
+    interceptors: InterceptorChain,
     limits: ConnectionLimits,
 ) -> grpc.aio.Server:
-    """A server with all services, reflection included, that does not listen yet."""
+    """Return a server of these services, with health and reflection, that does not listen yet."""
     server = grpc.aio.server(
-        interceptors=[interceptor],
+        interceptors=[interceptors],
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
             ("grpc.max_allowed_incoming_connections", limits.max_connections),
-            ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
+            ("grpc.max_connection_idle_ms", int(1000 * limits.connection_idle_seconds)),
             ("grpc.max_concurrent_streams", limits.max_connection_calls),
             # gRPC's own count of what it has yet to clean up: a client that has more calls to make
             # than fit would be refused in the moment in which one of them ends.
@@ -69,16 +59,17 @@ def make_server(
             ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
         ],
     )
-    registered: Any = server
-    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, registered)
-    ReflectionService((SERVICE, health.SERVICE_NAME)).add_to(server)
+    for service in services:
+        service.add_to(server)
+    registered: Any = server  # the stub knows blocking servers only
+    health_pb2_grpc.add_HealthServicer_to_server(health, registered)
+    ReflectionService([*(service.descriptor for service in services), _HEALTH]).add_to(server)
     return server
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Start it there. Returns the port, if that was 0; of a unix socket, 0. Raises
-    `ListenError`."""
+    """Listen on the address, and serve there. Returns the port, which gRPC has chosen if `port` was
+    0; it is 0 for a Unix socket. Raises `ListenError`."""
     # gRPC itself would say on standard error, in words of its own, why it can't listen.
     open_socket(host, port, "gRPC", "--host", "--port").close()
     try:

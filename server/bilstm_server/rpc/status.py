@@ -56,12 +56,12 @@ _ANY_OTHER = _Row(grpc.StatusCode.INTERNAL, "failed")
 
 
 def drop_reason(error: Exception) -> str:
-    """The reason under which `bilstm_dropped_total` counts a request that ended so."""
+    """Return the reason under which `bilstm_dropped_total` counts a request that ended so."""
     return _row(error).reason
 
 
 def status_of(error: ServiceError) -> grpc.Status:
-    """The status that the caller is sent: code, message, and google.rpc details."""
+    """Return the status that the caller is sent: code, message, and google.rpc details."""
     status = _status(_row(error).code, str(error), _details(error))
     if isinstance(error, Overloaded):  # what RetryInfo says, for gRPC's own retries
         pause = max(1, round(1000 * error.retry_after_seconds))
@@ -71,7 +71,7 @@ def status_of(error: ServiceError) -> grpc.Status:
 
 
 def sequence_error(error: ServiceError) -> pb.SequenceError:
-    """What a stream is told of one sequence."""
+    """Return what a stream's client is sent in place of one sequence's result."""
     answer = pb.SequenceError(code=_row(error).code.value[0], message=_bounded(str(error)))
     if isinstance(error, InvalidInput):
         answer.field, answer.expected = _bounded(error.field), _bounded(error.expected)
@@ -81,7 +81,7 @@ def sequence_error(error: ServiceError) -> pb.SequenceError:
 
 
 def internal_sequence_error(error_id: str) -> pb.SequenceError:
-    """The same of any other error."""
+    """Return what a stream's client is sent where a sequence failed by the server's own fault."""
     return pb.SequenceError(
         code=_ANY_OTHER.code.value[0], message=_internal(error_id), error_id=error_id
     )
@@ -92,7 +92,8 @@ def _internal(error_id: str) -> str:
 
 
 def internal_status(error_id: str) -> grpc.Status:
-    """The status of any other error: an id that the log has too, and nothing of the inside."""
+    """Return the status of an error that is the server's own fault: an id that the log has too, and
+    nothing of the inside."""
     details: list[Message] = [error_details_pb2.RequestInfo(request_id=error_id)]
     return _status(_ANY_OTHER.code, _internal(error_id), details)
 
@@ -105,8 +106,8 @@ def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> grpc
 
 
 def _bounded(text: str) -> str:
-    """What of it goes into a status. Beyond 8 KiB of metadata gRPC gives its caller an error of its
-    own; a text is there up to three times, once with each of its bytes as three."""
+    """Return as much of a text as a status may have. Beyond 8 KiB of metadata gRPC gives its caller
+    an error of its own; a text is there up to three times, once with each of its bytes as three."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= _TEXT_BYTES:
         return data.decode()

@@ -1,0 +1,1 @@
+"""The shell command `bilstm`; it starts in `main.py`. Imported by nothing else of the client."""

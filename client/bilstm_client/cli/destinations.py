@@ -1,0 +1,98 @@
+"""Where the results of a stream go: into files beside each other, or their scores into one table.
+
+A file that can't be written does not stop a stream: it is one more that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from ..types import Encoding, OutputName
+from .files import FileError
+from .folders import Place, Target
+from .report import Report
+from .result_files import ResultArchive, arrays_of
+from .scores import ScoreTable
+
+
+class Destination(Protocol):
+    """What takes the results of a stream, in the order of its source."""
+
+    def begin(self, target: Target) -> None:
+        """The next results are of this file; it may be the one before."""
+
+    def add(self, place: Place, encoding: Encoding) -> None:
+        """Write the results of one of its sequences."""
+
+    def end(self) -> None:
+        """There are no more."""
+
+
+class ResultFiles:
+    """The results of each file in files of its own, whole or not there."""
+
+    def __init__(
+        self, outputs: Sequence[OutputName], report: Report, failed: Callable[[FileError], None]
+    ):
+        """`failed` is called with the error of each file that can't be written, once."""
+        self._outputs = outputs
+        self._report = report
+        self._failed = failed
+        self._target: Target | None = None
+        self._archive: ResultArchive | None = None  # of the target
+        self._is_lost = False  # it can't be written
+
+    def begin(self, target: Target) -> None:
+        if target is not self._target:
+            self.end()
+            self._target = target
+
+    def add(self, place: Place, encoding: Encoding) -> None:
+        arrays = dict(arrays_of(encoding, self._outputs))
+        if place.name is None and arrays.pop("states", None) is not None:
+            self._report.written(place.target.states)  # by the client, as they arrived
+        with self._writing():
+            if arrays and not self._is_lost:
+                self._archive = self._archive or ResultArchive(place.target.encoded)
+                for output, array in arrays.items():
+                    self._archive.add(place.name or "", output, array)
+
+    def end(self) -> None:
+        with self._writing():
+            if self._archive is not None:
+                self._archive.close()
+                self._report.written(self._archive.path)
+        self._archive, self._is_lost = None, False
+
+    def discard(self) -> None:
+        """Remove what is half written, if `end` was not reached."""
+        if self._archive is not None:
+            self._archive.discard()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileError as error:
+            if self._archive is not None:
+                self._archive.discard()
+            self._archive, self._is_lost = None, True
+            self._failed(error)
+
+
+class Scores:
+    """The scores of all files in one table, which is written in the end."""
+
+    def __init__(self, table: ScoreTable):
+        self._table = table
+
+    def begin(self, target: Target) -> None:
+        pass
+
+    def add(self, place: Place, encoding: Encoding) -> None:
+        self._table.add(place.target.path, place.name or "", place.steps, encoding.logits)
+
+    def end(self) -> None:
+        pass

@@ -1,0 +1,136 @@
+"""`bilstm encode` without a stream: files are read a batch at a time, each batch is a call."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..client import Client
+from ..errors import InvalidInput
+from ..types import Array, Encoding
+from .files import FileError, SequenceFile
+from .report import Report, reporting
+from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result
+from .scores import ScoreTable, has_scores
+from .wanted import Wanted
+
+_BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
+
+
+def run(client: Client, parsed: argparse.Namespace) -> None:
+    """Encode the files one after the other; what is wrong with one ends it."""
+    for path in parsed.files:
+        _check(path)
+    targets = {} if parsed.out else _targets(parsed.files, parsed.out_dir)
+    files = [SequenceFile.open(path) for path in parsed.files]
+    wanted = Wanted.of(client, parsed)
+    with reporting(wanted.labels) as report:
+        if parsed.skip_existing:
+            files = list(_without_results(files, targets, parsed, report))
+        total = sum(sum(file.steps.values()) for file in files)
+        with tqdm(total=total, unit=" steps", unit_scale=True, disable=not _shows_bar()) as bar:
+            job = _Job(client, wanted, report, bar)
+            if parsed.out and files:
+                job.write_scores(files, parsed.out)
+            else:
+                for file in files:
+                    job.write_results(file, targets[file.path])
+
+
+def _shows_bar() -> bool:
+    return sys.stderr.isatty()
+
+
+class _Job:
+    """The calls, and what becomes of their results."""
+
+    def __init__(self, client: Client, wanted: Wanted, report: Report, bar: Any):
+        self._client = client
+        self._wanted = wanted
+        self._report = report
+        self._bar = bar
+
+    def write_results(self, file: SequenceFile, target: Path) -> None:
+        """Encode a file, and write what is wanted of all its sequences to an archive."""
+        with ResultArchive(target) as archive:
+            for name, encoding in self._encodings(file):
+                for output, array in arrays_of(encoding, self._wanted.written):
+                    archive.add(name, output, array)
+        self._report.written(target)
+
+    def write_scores(self, files: Sequence[SequenceFile], path: Path) -> None:
+        """Encode the files, and write the scores of all their sequences to one table."""
+        labels = self._wanted.ask_labels(self._client)
+        with ScoreTable(path, labels) as table:
+            for file in files:
+                for name, encoding in self._encodings(file):
+                    table.add(file.path, name, file.steps[name], encoding.logits)
+        self._report.written(path)
+
+    def _encodings(self, file: SequenceFile) -> Iterator[tuple[str, Encoding]]:
+        """Each of the file's sequences by its name, encoded; the bar and the report follow."""
+        for batch in file.batches(_BATCH_SEQUENCES):
+            encodings = self._encode(file, batch)
+            for name, encoding in zip(batch, encodings, strict=True):
+                yield name, encoding
+                logits = getattr(encoding, "logits", None)
+                self._report.encoded(file.place(name), file.steps[name], logits)
+            self._bar.update(sum(file.steps[name] for name in batch))
+
+    def _encode(self, file: SequenceFile, batch: Mapping[str, Array]) -> list[Encoding]:
+        """One call; an error of one sequence names its file, and its array."""
+        try:
+            return self._client.encode_batch(batch.values(), **self._wanted.options)
+        except InvalidInput as error:
+            if place := re.match(r"sequences\[(\d+)\]", error.field):
+                name = list(batch)[int(place[1])]
+                raise FileError(f"{file.place(name)}: {error.expected}") from error
+            raise
+
+
+def _check(path: Path) -> None:
+    if is_result(path):
+        raise FileError(f"{path}: holds results, not sequences")
+    if path.is_dir():
+        raise FileError(
+            f"{path}: is a folder; with --stream, the .npy and .npz files in it and below are "
+            "encoded"
+        )
+
+
+def _targets(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
+    """Where the results of each file go: no two to one."""
+    sources: dict[Path, Path] = {}
+    for path in paths:
+        target = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
+        if target in sources:
+            both = f"{sources[target]} and {path}"
+            raise FileError(f"{both} would both be written to {target}; encode them apart")
+        sources[target] = path
+    return {path: target for target, path in sources.items()}
+
+
+def _without_results(
+    files: Sequence[SequenceFile],
+    targets: Mapping[Path, Path],
+    parsed: argparse.Namespace,
+    report: Report,
+) -> Iterator[SequenceFile]:
+    """The files whose results are not there yet: in their archive, or all in one table."""
+    if parsed.out:
+        if has_scores(parsed.out, [(file.path, name) for file in files for name in file.steps]):
+            report.skipped(parsed.out)
+        else:
+            yield from files
+        return
+    for file in files:
+        if holds_results(targets[file.path], file.steps, parsed.outputs):
+            report.skipped(targets[file.path])
+        else:
+            yield file

@@ -1,0 +1,170 @@
+"""Files and folders as the source of a stream, one sequence at a time, and where results go.
+
+Knows no server; whatever is wrong with a file is a `FileError` that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from ..types import Array
+from .files import (
+    FileError,
+    OpenArray,
+    SequenceFile,
+    map_array,
+    open_arrays,
+    read_array,
+    read_steps,
+)
+from .result_files import RESULT_SUFFIX, STATES_SUFFIX, holds_results, holds_states, is_result
+
+_SUFFIXES = (".npy", ".npz")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file of sequences, and where its results go."""
+
+    path: Path
+    states: Path  # of an .npy file
+    encoded: Path
+    error: FileError | None = None  # why it can't be looked into, as is found before it is opened
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sequence is: in an .npy file, or an array of an .npz file."""
+
+    target: Target
+    name: str | None  # of the array
+    steps: int = 0
+    error: FileError | None = None  # why it can't be read
+
+    def __str__(self) -> str:
+        return f"{self.target.path}: {self.name}" if self.name else f"{self.target.path}"
+
+
+def find_targets(paths: Iterable[Path], out_dir: Path | None) -> list[Target]:
+    """The files, and those in the folders, in their order; what is named as results is refused."""
+    targets = []
+    for path in paths:
+        if is_result(path):
+            raise FileError(f"{path}: holds results, not sequences")
+        for file, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
+            stem = (out_dir / place if out_dir else file).with_suffix("")
+            states = stem.with_name(stem.name + STATES_SUFFIX)
+            targets.append(Target(file, states, stem.with_name(stem.name + RESULT_SUFFIX), error))
+    return targets
+
+
+def check_apart(targets: Iterable[Target], outputs: Collection[str]) -> None:
+    """Refuse two files whose results would be written to one; only such are looked into."""
+    alike: dict[Path, list[Target]] = {}  # by what they may write
+    for target in targets:
+        if not target.error:
+            alike.setdefault(target.encoded, []).append(target)
+    for others in alike.values():
+        for one, other in combinations(others, 2):
+            if both := _results(one, outputs) & _results(other, outputs):
+                raise FileError(
+                    f"{one.path} and {other.path} would both be written to {min(both)}; "
+                    "encode them apart"
+                )
+
+
+def _results(target: Target, outputs: Collection[str]) -> set[Path]:
+    """What will be written for a file: what it is, is in it, not in its name."""
+    try:
+        with open_arrays(target.path) as arrays:
+            if set(arrays) != {""}:
+                return {target.encoded}
+    except FileError:
+        return set()
+    others = {target.encoded} if set(outputs) - {"states"} else set()
+    return others | ({target.states} if "states" in outputs else set())
+
+
+def has_results(target: Target, outputs: Sequence[str]) -> bool:
+    """Whether all that is asked for was written before: of each of the file's sequences."""
+    try:
+        steps = steps_of(target)
+    except FileError:  # it is said in its turn
+        return False
+    if set(steps) != {""}:
+        return holds_results(target.encoded, steps, outputs)
+    others = [output for output in outputs if output != "states"]
+    return (len(others) == len(outputs) or holds_states(target.states, steps[""])) and (
+        not others or holds_results(target.encoded, steps, others)
+    )
+
+
+def steps_of(target: Target) -> Mapping[str, int]:
+    """The steps of each sequence by its name, which is empty for the one of an .npy file."""
+    if target.error:
+        raise target.error
+    return SequenceFile.open(target.path).steps
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, Path, FileError | None]]:
+    """Every file of arrays that is no result, and its place in the folder; also what can't be
+    looked into, and may be or hold one."""
+    found: list[tuple[Path, FileError | None]] = []
+
+    def unreadable(error: OSError) -> None:
+        found.append((Path(error.filename), _error(Path(error.filename), error)))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(parent, name) for name in files if not name.startswith("."))
+        sequences = (path for path in paths if path.suffix in _SUFFIXES and not is_result(path))
+        found += [(path, _no_file(path)) for path in sequences]
+    if not found:
+        raise FileError(f"{folder}: holds no .npy or .npz files of sequences")
+    for path, error in sorted(found, key=lambda file: file[0]):
+        yield path, path.relative_to(folder), error
+
+
+def _no_file(path: Path) -> FileError | None:
+    """Why it is none: the link leads nowhere, or it is something that to open would wait for."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return _error(path, error)
+    return None if is_file else FileError(f"{path}: not a file")
+
+
+def _error(path: Path, error: OSError) -> FileError:
+    return FileError(f"{path}: {error.strerror}")
+
+
+def read_sequences(target: Target) -> Iterator[tuple[Place, Array | None]]:
+    """The file's sequences: that of an .npy file as a memory map, those of an .npz file read one
+    at a time. In the place of what can't be read is None."""
+    try:
+        if target.error:
+            raise target.error
+        with open_arrays(target.path) as arrays:
+            for name, open_array in arrays.items():
+                yield _read(target, name or None, open_array)
+            if not arrays:
+                raise FileError(f"{target.path}: holds no arrays")
+    except FileError as error:
+        yield Place(target, None, error=error), None
+
+
+def _read(target: Target, name: str | None, open_array: OpenArray) -> tuple[Place, Array | None]:
+    try:
+        read_steps(target.path, name or "", open_array)
+        if name is None:
+            array = map_array(target.path)
+        else:
+            array = read_array(target.path, name, open_array)
+    except FileError as error:
+        return Place(target, name, error=error), None
+    return Place(target, name, len(array) if array.ndim else 0), array

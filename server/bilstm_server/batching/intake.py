@@ -1,0 +1,80 @@
+"""`Intake`: where sequences are handed in to be computed by one model, and how that ends.
+
+All that the rooms above use of a `Batcher`. What is behind it may be another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..engine.sequences import Input, SequenceInput
+from .jobs import Result
+
+if TYPE_CHECKING:
+    from ..tracing import RequestTrace
+
+
+class Intake(Protocol):
+    """Takes in the sequences of all callers of one model. Used in one event loop; deadlines are in
+    its time. A `caller` is any text by which callers are told apart.
+    """
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call of one short sequence would be let in now."""
+        ...
+
+    def check_room(self) -> None:
+        """Raises what a call of one short sequence would be told now: `Unavailable`, `Overloaded`,
+        or nothing if it has room.
+        """
+        ...
+
+    async def submit(
+        self,
+        sequences: Sequence[SequenceInput],
+        deadline: float = math.inf,
+        trace: RequestTrace | None = None,
+        caller: str = "",
+    ) -> list[Result]:
+        """Encode the sequences of one call, in whatever batches they fall into.
+
+        They are let in together or not at all. If the caller is cancelled, or one of them fails,
+        those that still wait are forgotten.
+
+        Raises `Unavailable` when drained, `Overloaded` when they don't fit into the queue,
+        `DeadlineExpired`, `OutOfMemory`, or what the engine raised for the one that failed.
+        """
+        ...
+
+    async def enqueue(
+        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+    ) -> asyncio.Future[Result]:
+        """Let a stream's sequence in, once it is its turn. Its result is the future's, which is to
+        be cancelled if nobody waits for it any more. The future raises what `submit` does.
+
+        Raises `Unavailable` when drained.
+        """
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call waits for its results."""
+        ...
+
+    def refuse(self) -> None:
+        """Have no more room. Calls that were not refused before may still come, and what streams
+        still have.
+        """
+        ...
+
+    def drain(self) -> None:
+        """Let nothing in any more. `run` returns when all that was let in has ended."""
+        ...
+
+    async def run(self) -> None:
+        """Compute what comes, until drained. Raises `DeviceLost`."""
+        ...

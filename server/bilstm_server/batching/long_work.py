@@ -1,0 +1,59 @@
+"""`LongWork`: the long sequences that were let in, what room they take, how long they will take.
+Pure."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from .estimate import BatchCost
+from .queue import J
+
+
+class LongWork(Generic[J]):
+    """Long sequences until they end. Work is counted in tokens of one layer: a sequence of T steps
+    has T in each layer.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[J, int | None] = {}  # tokens of all layers, None before it has begun
+        self._layers = 1  # of the model, once a sequence has begun
+        self._seconds_per_token = 0.0  # until a slice was computed
+        self._in_room: set[J] = set()
+        self.tokens = 0  # of those that take room of the queue
+
+    @property
+    def sequences(self) -> int:
+        """How many of them take room of the queue."""
+        return len(self._in_room)
+
+    def put(self, job: J, takes_room: bool) -> None:
+        """Add a sequence; `takes_room` of the queue, until it ends."""
+        self._left[job] = None
+        if takes_room:
+            self._in_room.add(job)
+            self.tokens += job.tokens
+
+    def end(self, job: J) -> None:
+        """Forget a sequence: it is computed, or nobody wants its result any more."""
+        del self._left[job]
+        if job in self._in_room:
+            self._in_room.remove(job)
+            self.tokens -= job.tokens
+
+    def progress(self, job: J, tokens_left: int, layers: int) -> None:
+        """Take into account what is left of a sequence, in a model of so many layers."""
+        self._left[job] = tokens_left
+        self._layers = layers
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Take into account a slice of that many tokens of a layer, which took that long."""
+        if tokens:
+            self._seconds_per_token = seconds / tokens
+
+    def seconds(self, batch_cost: BatchCost) -> float:
+        """About how long all of them will take; before any slice, as they would in batches."""
+        per_token = self._seconds_per_token or batch_cost.seconds_per_token / self._layers
+        tokens = sum(
+            self._layers * job.tokens if left is None else left for job, left in self._left.items()
+        )
+        return tokens * per_token

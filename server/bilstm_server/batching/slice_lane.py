@@ -1,0 +1,211 @@
+"""`SliceLane`: the long sequences of one model, computed a slice of steps at a time.
+
+How long it may have the device is `Admission`'s to say. Long sequences at the same layer share
+their slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..engine.sequences import SequenceInput, SequenceOutput
+from ..errors import DeviceLost, OutOfMemory, forget_locals
+from ..metrics import ModelMetrics
+from ..model.slices import SLICE_UNIT, SlicedRun
+from .admission import SliceTime
+from .device import Device
+from .jobs import BatchTiming, Job, Result
+from .long_work import LongWork
+from .pace import SlicePace
+
+
+class SliceEngine(Protocol):
+    """What the lane asks of `Engine`. Called from the compute thread."""
+
+    def begin(self, sequence: SequenceInput) -> SlicedRun: ...
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None: ...
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput: ...
+
+
+@dataclass(slots=True, eq=False)
+class _LongJob:
+    job: Job
+    sequence: SequenceInput
+    run: SlicedRun | None = None
+    started_at: float = 0.0  # in time.perf_counter's
+    queue_seconds: float = 0.0
+    slice_sequences: int = 1  # the most that shared a slice with it
+    result: Result | Exception | None = None
+
+
+_Group = Sequence[tuple[_LongJob, SlicedRun]]  # which share a slice
+
+
+class SliceLane:
+    """Long sequences, from when they are let in until they end."""
+
+    def __init__(
+        self,
+        engine: SliceEngine,
+        device: Device,
+        metrics: ModelMetrics,
+        work: LongWork[Job],
+        pace: SlicePace,
+    ):
+        """`work` is told what becomes of the sequences."""
+        self._engine = engine
+        self._device = device
+        self._metrics = metrics
+        self._work = work
+        self._pace = pace
+        self._new: list[_LongJob] = []  # which the compute thread does not know yet
+        self._active: deque[_LongJob] = deque()  # the one whose turn it is first
+        self._slices: list[tuple[int, float]] = []  # of this turn: tokens of a layer, and seconds
+
+    def __bool__(self) -> bool:
+        return bool(self._new or self._active)
+
+    def put(self, job: Job) -> None:
+        """Compute the job's sequence, which was let in."""
+        assert isinstance(job.sequence, SequenceInput)
+        self._new.append(_LongJob(job, job.sequence))
+
+    async def advance(self, slice_time: SliceTime) -> None:
+        """Compute slices, having the device's turn, for as long as they may."""
+        loop = asyncio.get_running_loop()
+        self._active += self._new
+        self._new.clear()
+        now = loop.time()
+        for long in self._active:
+            if long.run is None:
+                long.queue_seconds = now - long.job.admitted_at
+        self._leave([long for long in self._active if not long.job.lives(now)])
+        if not self._active:
+            return
+        if slice_time.at_least:  # a batch went before
+            self._pace.want(time.perf_counter())
+        await loop.run_in_executor(self._device.compute_thread, self._compute, slice_time)
+        self._tell()
+        ended = [long for long in self._active if long.result is not None]
+        for long in ended:
+            assert long.result is not None
+            if isinstance(long.result, Result):
+                self._metrics.observe_encoded(1, long.job.tokens)
+                self._metrics.observe_wait(long.queue_seconds)
+            long.job.settle(long.result)
+        self._leave(ended)
+        for long in ended:
+            if isinstance(long.result, DeviceLost):
+                raise long.result
+
+    def _tell(self) -> None:
+        """Tell what was computed in this turn. Metrics and the policy are the loop's to write."""
+        for tokens, seconds in self._slices:
+            self._metrics.observe_slice(seconds)
+            self._work.observe(tokens, seconds)
+        self._slices.clear()
+        for long in self._active:
+            if long.run is not None:
+                self._work.progress(long.job, long.run.tokens_left, len(long.run.layers))
+
+    def _leave(self, ended: list[_LongJob]) -> None:
+        for long in ended:
+            self._active.remove(long)
+            self._work.end(long.job)
+
+    # -- in the compute thread, while the loop awaits it ------------------------------------------
+
+    def _compute(self, slice_time: SliceTime) -> None:
+        started_at = time.perf_counter()
+        while True:
+            self._slice()
+            if slice_time.is_over(time.perf_counter() - started_at, self._device.wanted):
+                return
+            if all(long.result is not None for long in self._active):
+                return
+
+    def _slice(self) -> None:
+        """Compute one slice, of the sequences that are at the same layer as the first one."""
+        group = self._group()
+        if not group:
+            return
+        left = sum(run.tokens_left for _, run in group)
+        started_at = time.perf_counter()
+        try:
+            self._engine.advance([run for _, run in group], self._pace.steps // len(group))
+        except DeviceLost as error:
+            for long in self._active:
+                long.result = long.result or error
+            return
+        except Exception as error:
+            forget_locals(error)
+            # None of them has moved: once more, if there are fewer steps to try.
+            if not (isinstance(error, OutOfMemory) and self._pace.halve()):
+                self._find_guilty(group, error)
+            return
+        seconds = time.perf_counter() - started_at
+        self._slices.append((left - sum(run.tokens_left for _, run in group), seconds))
+        if self._device.wanted:
+            self._pace.want(started_at)
+        self._pace.observe(seconds, started_at)
+        for long, run in group:
+            long.slice_sequences = max(long.slice_sequences, len(group))
+            if run.done:
+                self._finish(long, run)
+
+    def _group(self) -> _Group:
+        """As many as a slice has steps for. Their next turn is behind the others'."""
+        group: list[tuple[_LongJob, SlicedRun]] = []
+        others: list[_LongJob] = []
+        for _ in range(len(self._active)):
+            if len(group) == self._pace.sequences:
+                break
+            long = self._active.popleft()
+            run = self._running(long)
+            if run is None or (group and run.layer != group[0][1].layer):
+                others.append(long)
+            else:
+                group.append((long, run))
+        self._active.extendleft(reversed(others))
+        self._active.extend(long for long, _ in group)
+        return group
+
+    def _running(self, long: _LongJob) -> SlicedRun | None:
+        """Its run, begun if it was not; None if it has a result."""
+        if long.run is None and long.result is None:
+            long.started_at = time.perf_counter()
+            try:
+                long.run = self._engine.begin(long.sequence)
+            except Exception as error:
+                long.result = error
+        return None if long.result is not None else long.run
+
+    def _finish(self, long: _LongJob, run: SlicedRun) -> None:
+        try:
+            output = self._engine.finish(run, long.sequence)
+        except Exception as error:
+            long.result = error
+            return
+        seconds = time.perf_counter() - long.started_at
+        timing = BatchTiming(long.queue_seconds, seconds, long.slice_sequences, long.job.tokens)
+        long.result = Result(output, timing)
+
+    def _find_guilty(self, group: _Group, error: Exception) -> None:
+        """Let each of a slice that failed move by itself, so that only those at fault fail."""
+        if len(group) == 1:
+            group[0][0].result = error
+            return
+        for long, run in group:
+            try:
+                self._engine.advance([run], SLICE_UNIT)
+            except Exception as own_error:
+                forget_locals(own_error)
+                long.result = own_error
+            else:
+                if run.done:
+                    self._finish(long, run)

@@ -1,0 +1,1 @@
+"""The command line of `bilstm-server`: a file for each command."""

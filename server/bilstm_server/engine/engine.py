@@ -1,0 +1,180 @@
+"""`Engine`: one model on one device, which computes batches, and slices of long sequences.
+
+Runs in worker threads. It holds no queue and no state between batches, and knows nothing of who
+asked. What goes in is copied by `staging`, what comes out is cut by `results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..model.checkpoint import load_model
+from ..model.config import ModelConfig, Output
+from ..model.device import choose_device, device_errors
+from ..model.encoder import Encodings, SequenceEncoder
+from ..model.kernels import KernelUnavailable, choose_kernel
+from ..model.live import LiveState, encode_blocks
+from ..model.slices import SLICE_UNIT, SlicedRun, advance
+from .results import named_tensors, split, split_blocks
+from .sequences import BlockInput, Input, SequenceInput, SequenceOutput
+from .staging import Staged, StagedBatch, Staging
+from .transfer import as_array, transfer_for
+
+
+class Engine:
+    """One model on one device."""
+
+    def __init__(self, encoder: SequenceEncoder, kernel: str = "auto"):
+        """Freeze `encoder` and pack its weights for the kernel of that name.
+
+        Raises `ModelError` if the kernel can't run here.
+        """
+        self._encoder = encoder
+        parameter = next(encoder.parameters())
+        self.device = parameter.device
+        self._dtype = parameter.dtype
+        try:
+            choice = choose_kernel(kernel, self.device)
+        except KernelUnavailable as error:
+            raise ModelError(f"--kernel {kernel}: {error}") from error
+        encoder.freeze(choice.kernel)
+        layer = encoder.layers()[0]  # as are the others
+        if kernel not in ("auto", layer.kernel):
+            raise ModelError(f"--kernel {kernel}: {layer.missed}")
+        self.kernel = layer.kernel
+        self.missed_kernel = choice.missed or layer.missed  # why it is not a faster one
+        self.instructions = choice.instructions  # that it was compiled for
+        self._transfer = transfer_for(self.device)
+        self._staging = Staging(encoder.config, self.device, self._dtype, self._transfer)
+
+    @classmethod
+    def load(cls, folder: Path, device: str, dtype: str, kernel: str) -> Self:
+        """Load the model in `folder`. Raises `ModelError` if that can't be, and `OutOfMemory`."""
+        with device_errors():
+            encoder = load_model(folder, choose_device(device), getattr(torch, dtype))
+            return cls(encoder, kernel)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._encoder.config
+
+    @property
+    def dtype(self) -> str:
+        """The type that it computes in, as settings name it."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of its type."""
+        return self._dtype.itemsize
+
+    def warm_up(self, batch_tokens: int = 0) -> None:
+        """Compute a little in every way there is, so that the first request finds all of it loaded
+        and compiled. On a GPU also compute a batch of `batch_tokens`, which must fit into its
+        memory. Raises `OutOfMemory`.
+        """
+        config = self.config
+        outputs = frozenset(Output) - (frozenset() if config.head else {Output.LOGITS})
+        zeros = self._staging.zeros
+        widths = (config.state_size, config.hidden_size)
+        h_0, c_0 = (np.zeros((config.state_rows, width), np.float32) for width in widths)
+        long = SequenceInput(zeros(SLICE_UNIT + 1), outputs)
+        self.run([long, SequenceInput(zeros(1), outputs)])
+        self.run([SequenceInput(zeros(1), outputs, (h_0, c_0))])
+        (first,) = self.run([BlockInput(zeros(2), 1, None, (h_0, c_0))])
+        self.run([BlockInput(zeros(2), 1, first.carried)])
+        run = self.begin(long)
+        while not run.done:
+            self.advance([run], SLICE_UNIT)
+        self.finish(run, long)
+        if self.device.type != "cpu":
+            some = SequenceInput(zeros(SLICE_UNIT), outputs)
+            self.run([some] * (batch_tokens // SLICE_UNIT or 1))
+
+    def warm_thread(self) -> None:
+        """Compute one step, so that what torch and its libraries keep for each thread is there for
+        the calling one. Raises `OutOfMemory`.
+        """
+        self.run([SequenceInput(self._staging.zeros(1), frozenset({Output.FINAL}))])
+
+    # -- a batch ---------------------------------------------------------------------------------
+
+    def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
+        """`stage` and `compute` in one go."""
+        return self.compute(self.stage(sequences))
+
+    def stage(self, sequences: Sequence[Input]) -> StagedBatch:
+        """Copy the sequences, once, from their request's bytes into one buffer, and send that to
+        the device.
+
+        Raises `OutOfMemory`.
+        """
+        with device_errors():
+            return self._staging.stage(sequences)
+
+    def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
+        """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
+        tensors: dict[str, Tensor] = {}
+        carried: list[LiveState] = []
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
+            if staged.whole is not None:
+                tensors |= named_tensors(self._encode(staged.whole))
+            if staged.blocks is not None:
+                tensors["blocks"], carried = self._encode_blocks(staged.blocks)
+            arrays = self._transfer.download(tensors)
+        whole = split(arrays, staged.whole.sequences) if staged.whole is not None else []
+        if staged.blocks is None:
+            return whole
+        results = (
+            iter(whole),
+            iter(split_blocks(arrays["blocks"], staged.blocks.sequences, carried)),
+        )
+        return [next(results[isinstance(s, BlockInput)]) for s in staged.sequences]
+
+    def _encode(self, staged: Staged[SequenceInput]) -> Encodings:
+        outputs = frozenset[Output]().union(*(s.outputs for s in staged.sequences))
+        staged.upload.make_stream_wait()
+        encodings: Encodings = self._encoder(staged.x, staged.ragged, staged.hx, outputs)
+        return encodings
+
+    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[Tensor, list[LiveState]]:
+        staged.upload.make_stream_wait()
+        return encode_blocks(
+            self._encoder,
+            staged.x,
+            [block.tokens - block.context for block in staged.sequences],
+            [block.context for block in staged.sequences],
+            [block.carried for block in staged.sequences],
+            staged.hx,
+        )
+
+    # -- a long sequence, slice by slice ---------------------------------------------------------
+
+    def begin(self, sequence: SequenceInput) -> SlicedRun:
+        """A run of the whole sequence that has computed nothing yet. Raises `OutOfMemory`."""
+
+        def rows(start: int, stop: int) -> Tensor:
+            return self._staging.send_steps(sequence.rows(start, stop))
+
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
+            hx = self._staging.send_initial_state(sequence)
+            return SlicedRun(self._encoder, rows, sequence.tokens, sequence.outputs, hx)
+
+    def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
+        """Compute a slice of each run; see `model.slices.advance`. Raises `OutOfMemory`."""
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
+            advance(runs, steps)
+
+    def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
+        """What the sequence asked for, of its run, which is done."""
+        with device_errors(), self._transfer.computing(), torch.inference_mode():
+            tensors = named_tensors(run.encodings())  # in host memory
+        arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
+        return split(arrays, [sequence])[0]

@@ -1,0 +1,10 @@
+"""Every metric's name, labels and buckets, once: the only room for prometheus_client.
+
+Label children are resolved when a model or an RPC method is made known, not per request.
+"""
+
+from .models import DROP_REASONS, DropMetrics, ModelMetrics
+from .rpcs import RpcMetrics
+from .server import STALLS, Metrics
+
+__all__ = ["DROP_REASONS", "STALLS", "DropMetrics", "Metrics", "ModelMetrics", "RpcMetrics"]

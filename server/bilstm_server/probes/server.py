@@ -1,0 +1,145 @@
+"""Metrics and probes over HTTP: `/metrics`, `/healthz`, `/livez`, `/readyz`, and a page at `/`.
+
+Served by a thread with an event loop of its own: a scrape doesn't hold the server up, and a probe
+is answered where the server's loop no longer turns. Bounded in connections, and in the bytes and
+the time of each. One request a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Self
+
+import structlog
+
+from ..metrics import Metrics
+from .http import Reply, Request
+from .page import SERVING, Status, page
+
+log = structlog.get_logger()
+
+
+HANGING = "hangs"
+PATHS = ("/", "/metrics", "/healthz", "/livez", "/readyz")
+MAX_CONNECTIONS = 64
+_REQUEST_BYTES = 8 * 1024
+_SECONDS = 5.0  # from a connection's start to its end
+_TURN_SECONDS = 2.0  # in which a loop that lives comes to what it is asked
+_END_SECONDS = 5.0
+
+
+class Probes:
+    """`with` serves, until the block's end."""
+
+    def __init__(self, listening: socket.socket, metrics: Metrics, status: Callable[[], Status]):
+        """`listening` is closed at the end. `status` is asked in the event loop that enters."""
+        self._socket = listening
+        self._metrics = metrics
+        self._status = status
+        self._connections: dict[asyncio.StreamWriter, None] = {}  # the oldest first
+        self._end = asyncio.Event()
+        self.port: int = listening.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        self._watched = asyncio.get_running_loop()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(_END_SECONDS)
+
+    def _run(self) -> None:
+        with self._runner as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(
+            self._connected, sock=self._socket, limit=_REQUEST_BYTES
+        )
+        await self._end.wait()
+        server.close()
+        for connection in self._connections:
+            connection.transport.abort()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=_SECONDS)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Whoever holds connections, a new one is served: where there are too many, the oldest
+        ends."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.transport.abort()
+        self._connections[writer] = None
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._talk(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            writer.transport.abort()
+        finally:
+            self._connections.pop(writer, None)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            reply = await self._answer(await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.LimitOverrunError:
+            reply = Reply.words(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE).encode()
+        writer.write(reply)
+        await writer.drain()
+
+    async def _answer(self, data: bytes) -> bytes:
+        try:
+            request = Request.parse(data)
+            reply = await self._reply(request)
+        except ValueError:
+            return Reply.words(HTTPStatus.BAD_REQUEST).encode()
+        except Exception as error:
+            log.error("probe failed", exc_info=error)
+            return Reply.words(HTTPStatus.INTERNAL_SERVER_ERROR).encode()
+        return reply.encode(with_body=request.method != "HEAD")
+
+    async def _reply(self, request: Request) -> Reply:
+        if request.path not in PATHS:
+            return Reply.words(HTTPStatus.NOT_FOUND, f"there are {', '.join(PATHS)}")
+        if request.method not in ("GET", "HEAD"):
+            return Reply.words(HTTPStatus.METHOD_NOT_ALLOWED)
+        if request.path == "/metrics":
+            accept, encoding = (request.headers.get(n, "") for n in ("accept", "accept-encoding"))
+            headers, body = self._metrics.exposition(request.query, accept, encoding)
+            return Reply(HTTPStatus.OK, body, headers)
+        status = await self._ask()
+        if request.path == "/":
+            code = HTTPStatus.OK if status else HTTPStatus.SERVICE_UNAVAILABLE
+            return Reply.html(code, page(status or Status(HANGING), PATHS[1:]))
+        if status is None:
+            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, HANGING)
+        if request.path == "/readyz" and status.state != SERVING:
+            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, status.state)
+        return Reply.words(HTTPStatus.OK, status.state)
+
+    async def _ask(self) -> Status | None:
+        """The server's status, as its event loop says; None if that doesn't turn."""
+        answer: asyncio.Future[Status] = self._loop.create_future()
+
+        def take(status: Status) -> None:
+            if not answer.done():
+                answer.set_result(status)
+
+        def ask() -> None:
+            self._loop.call_soon_threadsafe(take, self._status())
+
+        self._watched.call_soon_threadsafe(ask)
+        try:
+            return await asyncio.wait_for(answer, _TURN_SECONDS)
+        except TimeoutError:
+            return None

@@ -1,0 +1,136 @@
+"""What the batcher gives -> a reply's bytes; and models as messages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+
+from bilstm import tensors, wire
+from bilstm.v1 import encoder_pb2 as pb
+
+from ...batching.jobs import BatchTiming, Result
+from ...engine.sequences import Array, SequenceOutput
+from ...serving.registry import ServedModel
+from ...settings import RequestLimits
+from .requests import OUTPUTS
+
+_FIELDS = {
+    output: pb.Encoding.DESCRIPTOR.fields_by_name[output].number for output in OUTPUTS.values()
+}
+_CHUNKS = pb.EncodeStreamResponse.CHUNKS_FIELD_NUMBER
+
+
+def encode_response(
+    model: ServedModel, results: Sequence[Result], dtype: np.dtype[np.generic]
+) -> bytes:
+    """Return an `EncodeResponse` as bytes, its tensors in `dtype`. An array that has that type is
+    copied once."""
+    last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
+    head = pb.EncodeResponse(model=model.name, version=model.version, timing=_timing(last))
+    parts: list[wire.Part] = [head.SerializeToString()]
+    for result in results:
+        encoding = _encoding(result.output, dtype)
+        parts += wire.delimited(pb.EncodeResponse.ENCODINGS_FIELD_NUMBER, encoding)
+    return b"".join(parts)
+
+
+def encoding_chunk(
+    sequence_id: int,
+    output: SequenceOutput,
+    dtype: np.dtype[np.generic],
+    first_step: int,
+    timing: BatchTiming | None,
+    exact: tuple[bool, bool] = (True, True),
+) -> list[wire.Part]:
+    """Return an `EncodingChunk` as a field of an `EncodeStreamResponse`.
+
+    `output` is that of the steps from `first_step` on. `timing` comes with the sequence's last
+    chunk; None means that more chunks follow. `exact` says whether the forward direction's states,
+    and the reverse one's, are those of the whole sequence.
+    """
+    head = pb.EncodingChunk(
+        id=sequence_id,
+        first_step=first_step,
+        last=timing is not None,
+        timing=None if timing is None else _timing(timing),
+        forward_exact=exact[0],
+        reverse_exact=exact[1],
+    )
+    encoding = wire.delimited(pb.EncodingChunk.ENCODING_FIELD_NUMBER, _encoding(output, dtype))
+    return wire.delimited(_CHUNKS, [head.SerializeToString(), *encoding])
+
+
+def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
+    """Return the only chunk of a sequence that has no result, as a field of an
+    `EncodeStreamResponse`."""
+    chunk = pb.EncodingChunk(id=sequence_id, last=True, error=error)
+    return wire.delimited(_CHUNKS, [chunk.SerializeToString()])
+
+
+def stream_opened(model: ServedModel) -> bytes:
+    """Return a stream's first `EncodeStreamResponse` as bytes: which model answers."""
+    opened = pb.StreamOpened(model=model.name, version=model.version)
+    return pb.EncodeStreamResponse(opened=opened).SerializeToString()
+
+
+def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
+    """Return a model's description, with the limits that callers must keep."""
+    config = model.config
+    return pb.Model(
+        name=model.name,
+        version=model.version,
+        input_size=config.input_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        proj_size=config.proj_size,
+        bidirectional=config.bidirectional,
+        num_embeddings=config.embedding.num_embeddings if config.embedding else 0,
+        num_classes=config.head.num_classes if config.head else 0,
+        labels=config.labels,
+        outputs=[
+            pb.Output.ValueType(number)
+            for number in OUTPUTS
+            if config.head or number != pb.OUTPUT_LOGITS
+        ],
+        limits=pb.Limits(
+            max_message_bytes=limits.max_message_bytes,
+            max_sequence_tokens=limits.max_sequence_tokens,
+            max_request_sequences=limits.max_request_sequences,
+            max_request_tokens=limits.max_request_tokens,
+            max_stream_bytes=limits.max_stream_bytes,
+            max_stream_sequences=limits.max_stream_sequences,
+        ),
+    )
+
+
+def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> list[wire.Part]:
+    parts: list[wire.Part] = []
+    for name, array in output.arrays.items():
+        parts += wire.delimited(_FIELDS[name], _tensor(array, dtype))
+    if output.state is not None:
+        hidden, cell = output.state
+        state = wire.delimited(pb.State.HIDDEN_FIELD_NUMBER, _tensor(hidden, dtype))
+        state += wire.delimited(pb.State.CELL_FIELD_NUMBER, _tensor(cell, dtype))
+        parts += wire.delimited(pb.Encoding.STATE_FIELD_NUMBER, state)
+    return parts
+
+
+def _tensor(array: Array, dtype: np.dtype[np.generic]) -> list[wire.Part]:
+    with np.errstate(over="ignore"):  # beyond float16's range is infinity
+        return tensors.encode_parts(array.astype(dtype, copy=False))
+
+
+def _timing(timing: BatchTiming) -> pb.Timing:
+    return pb.Timing(
+        queue=_duration(timing.queue_seconds),
+        compute=_duration(timing.compute_seconds),
+        batch_sequences=timing.batch_sequences,
+        batch_tokens=timing.batch_tokens,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int(1e9 * (seconds - whole)))

@@ -1,0 +1,138 @@
+"""`Outbox`: a stream's results on their way to the client: their order, and how they are packed
+into messages. Knows no request and no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilstm import wire
+
+from ....batching.jobs import Result
+from ....engine.sequences import SequenceOutput
+from ....model.config import Output
+from ..replies import encoding_chunk
+
+CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
+
+Chunks = Iterator[list[wire.Part]]
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """A place in the order of results, and what to send there once it is known."""
+
+    written: Callable[[], None]  # called once all of it has been sent
+    chunks: Chunks | None = None
+    is_result: bool = False
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Outbox:
+    """The results of one stream, until its client has taken them."""
+
+    def __init__(self, any_order: bool):
+        self._any_order = any_order
+        self._expected: dict[Answer, None] = {}  # in their order
+        self._ready: deque[Answer] = deque()
+        self.results = 0  # that are not sent, or not all of them
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def expect(self, answer: Answer) -> None:
+        """Give an answer its turn behind all that are expected already. Where any order will do, it
+        has none."""
+        self._expected[answer] = None
+
+    def put(self, answer: Answer, chunks: Chunks, is_result: bool = True) -> None:
+        """Say what an expected answer is."""
+        answer.chunks = chunks
+        answer.is_result = is_result
+        self.results += is_result
+        if self._any_order:
+            del self._expected[answer]
+            self._ready.append(answer)
+        else:
+            self._move_ready()
+        self._changed.set()
+
+    def send(self, chunks: Chunks, written: Callable[[], None] = lambda: None) -> Answer:
+        """Send chunks that have no turn in the order. Returns their answer."""
+        answer = Answer(written, chunks)
+        self._ready.append(answer)
+        self._changed.set()
+        return answer
+
+    def close(self) -> None:
+        """Expect no more answers than there are, so that `messages` ends with the last of them."""
+        self._closed = True
+        self._changed.set()
+
+    def clear(self) -> None:
+        """Let go of all that is there, because nobody takes it any more."""
+        self._expected.clear()
+        self._ready.clear()
+
+    def _move_ready(self) -> None:
+        while self._expected:
+            first = next(iter(self._expected))
+            if first.chunks is None:
+                return
+            del self._expected[first]
+            self._ready.append(first)
+
+    async def messages(self) -> AsyncGenerator[bytes]:
+        """Give `EncodeStreamResponse`s as bytes, each of what is ready, until all is sent after
+        `close`."""
+        while True:
+            parts: list[wire.Part] = []
+            size = 0
+            done: list[Answer] = []
+            begun = False  # the first of those that are ready
+            while self._ready and size < CHUNK_BYTES:
+                answer = self._ready[0]
+                assert answer.chunks is not None
+                chunk = next(answer.chunks, None)
+                if chunk is None:
+                    done.append(self._ready.popleft())
+                    begun = False
+                    continue
+                begun = True
+                parts += chunk
+                size += sum(map(len, chunk))
+            if parts:
+                yield b"".join(parts)
+            # A large answer lets the others pass; one that has not begun may be followed by more of
+            # its sequence, and stays before that.
+            if self._any_order and begun:
+                self._ready.rotate(-1)
+            for answer in done:
+                self.results -= answer.is_result
+                answer.written()
+                answer.sent.set()
+            if not (parts or done):
+                if self._closed and not self._expected:
+                    return
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def result_chunks(sequence_id: int, result: Result, dtype: np.dtype[np.generic]) -> Chunks:
+    """Give the chunks of a sequence's result, with its states cut into parts."""
+    output = result.output
+    states = output.arrays.get(Output.STATES)
+    step = 0
+    if states is not None:
+        steps = max(1, CHUNK_BYTES // (states.shape[1] * dtype.itemsize))
+        while len(states) - step > steps:
+            part = SequenceOutput({Output.STATES: states[step : step + steps]})
+            yield encoding_chunk(sequence_id, part, dtype, step, None)
+            step += steps
+        arrays = output.arrays | {Output.STATES: states[step:]}
+        output = SequenceOutput(arrays, output.state)
+    yield encoding_chunk(sequence_id, output, dtype, step, result.timing)

@@ -1,0 +1,105 @@
+"""`WholeSequence`: a stream's sequence that is encoded once its last step has come."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import numpy as np
+
+from ....batching.jobs import Result
+from ....engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
+from ....errors import InvalidInput, OutOfMemory
+from ..replies import error_chunk
+from .outbox import Answer, result_chunks
+from .shared import Shared, State, check_type
+
+
+class WholeSequence:
+    """Gathers a sequence's steps, has them encoded, and puts the result into the outbox."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        sequence_id: int,
+        initial_state: State | None,
+        results: set[asyncio.Future[Result]],
+    ):
+        """`results` are the stream's results that are waited for; this one's joins them."""
+        self._shared = shared
+        self._id = sequence_id
+        self._initial_state = initial_state
+        self._results = results
+        self._steps: Steps | None = None
+        self._dtype: np.dtype[np.generic] | None = None
+        self._size = 0  # bytes that it holds of the stream's room
+        self.failed = False
+
+    async def add(self, steps: Array, last: bool) -> None:
+        """Take more of its steps, once there is room for them and for their results."""
+        shared = self._shared
+        check_type(steps, self._dtype)
+        self._dtype = steps.dtype
+        size = len(steps) * shared.step_bytes.held(steps.dtype)
+        if self._size + size > shared.max_bytes:
+            raise InvalidInput(
+                "steps",
+                "with its result the sequence is larger than a stream may hold, "
+                f"{shared.max_bytes} bytes",
+            )
+        await shared.room.take(size, last=last)
+        self._size += size
+        shared.progress.move(size)
+        if self._steps is None and last:
+            self._steps = steps
+            return
+        if self._steps is None:
+            self._steps = ChunkedSteps(steps.shape[1:], steps.dtype)
+        assert isinstance(self._steps, ChunkedSteps)
+        try:
+            self._steps.append(steps)
+        except (MemoryError, OSError) as error:
+            raise OutOfMemory("out of memory") from error
+
+    async def end(self) -> None:
+        """Hand the sequence to the batcher, and expect its answer."""
+        shared = self._shared
+        if self._steps is None or self._dtype is None:
+            raise InvalidInput("steps", "the sequence must have at least one step")
+        whole = SequenceInput(self._steps, shared.options.outputs, self._initial_state)
+        self._steps = None
+        taken = whole.tokens * shared.step_bytes.taken(self._dtype)
+        shared.room.complete(self._size)
+        result = await shared.model.batcher.enqueue(whole, shared.deadline)
+        answer = Answer(partial(shared.room.give, self._size - taken, sequences=1))
+        shared.outbox.expect(answer)
+        self._results.add(result)
+        result.add_done_callback(partial(self._answer, answer, whole.tokens, taken))
+
+    def _answer(
+        self, answer: Answer, tokens: int, taken: int, result: asyncio.Future[Result]
+    ) -> None:
+        """Put what became of it into the outbox. Its steps, `taken` bytes, are let go."""
+        shared = self._shared
+        self._results.discard(result)
+        if result.cancelled():
+            return
+        shared.room.give(taken)
+        if error := result.exception():
+            chunk = error_chunk(self._id, shared.report(error))
+            shared.outbox.put(answer, iter([chunk]), is_result=False)
+            return
+        encoded = result.result()
+        if encoded.timing.batch_tokens > tokens:
+            encoded = Result(encoded.output.own(), encoded.timing)
+        shared.outbox.put(answer, result_chunks(self._id, encoded, shared.options.reply_dtype))
+
+    def fail(self, error: Exception) -> Answer | None:
+        """Answer with the error, and let go of the steps that are there."""
+        self.failed = True
+        self._steps = None
+        room = self._shared.room
+        room.complete(self._size)
+        room.give(self._size)
+        chunk = error_chunk(self._id, self._shared.report(error))
+        return self._shared.outbox.send(iter([chunk]), partial(room.give, 0, sequences=1))

@@ -1,0 +1,77 @@
+"""`CallsInFlight`: how many unary calls there are, how many there may be, and when a drain finds
+none. Streams are not counted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from ...errors import Overloaded
+from ...metrics import DropMetrics
+from ..context import Context
+from .method import Method, Respond
+from .outcomes import current_call
+
+_RETRY_SECONDS = 0.1  # a guess: until one of many calls has ended
+
+# The two kinds are counted apart, so that neither keeps the other out: health is told however many
+# calls with tensors there are.
+Kind = Literal["tensor", "plain"]
+
+
+class CallsInFlight:
+    """The layer that counts unary calls. A drain waits for those of tensor methods."""
+
+    def __init__(self, max_calls: int, no_model: DropMetrics):
+        """Allow `max_calls` of each kind. `no_model` counts the calls with tensors that are
+        refused."""
+        self._max_calls = max_calls
+        self._no_model = no_model
+        self._counts: dict[Kind, int] = {"tensor": 0, "plain": 0}
+        self._started_at = 0.0  # the last call with tensors, in the event loop's time
+        self._ended = asyncio.Event()  # one of those in flight
+
+    def around(self, method: Method, respond: Respond) -> Respond:
+        """Count the method's calls, and refuse one too many as `Overloaded`."""
+        if method.is_stream:
+            return respond
+        kind: Kind = "plain" if method.tensor is None else "tensor"
+
+        async def counted(requests: object, context: Context) -> bytes | None:
+            self._counts[kind] += 1
+            if kind == "tensor":
+                self._started_at = current_call.get().started_at
+            try:
+                self._check(kind)
+                return await respond(requests, context)
+            finally:
+                self._counts[kind] -= 1
+                self._ended.set()
+
+        return counted
+
+    def _check(self, kind: Kind) -> None:
+        if self._counts[kind] > self._max_calls:
+            if kind == "tensor":
+                self._no_model.drop("overloaded")
+            raise Overloaded(f"{self._max_calls} calls are in flight, no more may", _RETRY_SECONDS)
+
+    @property
+    def count(self) -> int:
+        """The calls of tensor methods that are in flight."""
+        return self._counts["tensor"]
+
+    async def pause(self, seconds: float, at_most: float) -> None:
+        """Wait until no call of a tensor method has begun for `seconds`, but no longer than
+        `at_most` seconds."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + at_most
+        while (now := loop.time()) < give_up_at and now < self._started_at + seconds:  # noqa: ASYNC110
+            await asyncio.sleep(self._started_at + seconds - now)
+
+    async def ended(self) -> None:
+        """Wait until no call of a tensor method is in flight."""
+        while self.count:
+            self._ended.clear()
+            await self._ended.wait()

@@ -1,0 +1,191 @@
+"""`Models`: each of a server's models from its load to its end: load → warm → serve → drain →
+unload. Its metrics come and go with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, Self
+
+import structlog
+
+from ..batching.batcher import Batcher
+from ..batching.device import Device
+from ..engine.engine import Engine
+from ..errors import ModelError
+from ..metrics import Metrics
+from ..model.device import memory_readers, utilization
+from ..settings import ModelSource, Settings
+from .loading import LoadEngine, Loader
+from .registry import ModelRegistry, ServedModel
+
+if TYPE_CHECKING:
+    from ..tracing import Tracer
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Running:
+    """What a model that is served runs on."""
+
+    engine: Engine
+    batching: asyncio.Task[None]
+
+
+class Models:
+    """The models of one server. `async with` it to load and serve them; leaving ends them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: ModelRegistry,
+        metrics: Metrics,
+        tracer: Tracer | None,
+        load_engine: LoadEngine,
+    ):
+        self._settings = settings
+        self._registry = registry
+        self._metrics = metrics
+        self._tracer = tracer
+        self._device = Device()
+        self._loader = Loader(settings, self._device, load_engine)
+        self._running: dict[ServedModel, _Running] = {}
+        self._stopped = asyncio.Event()  # a model, before it was to
+        self._slower: set[str] = set()  # why a kernel is not a faster one, as it was logged
+        self._lifetime = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as lifetime:
+            lifetime.enter_context(self._device)
+            await lifetime.enter_async_context(self._loader)
+            lifetime.push_async_callback(self._stop)
+            self._lifetime = lifetime.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lifetime.aclose()
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Those that are loaded, in the order in which they were."""
+        return iter(list(self._running))
+
+    # -- load, warm, serve ------------------------------------------------------------------------
+
+    async def load_all(self) -> None:
+        """Load every model that the settings name; the first is the default. Raises
+        `ModelError`."""
+        sources, left_out = self._settings.find_models()
+        for path, reason in left_out:
+            log.warning("not served", path=str(path), reason=reason)
+        for source in sources:
+            await self.load(source)
+        # What is there now stays: the garbage collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+        self._registry.complete = True
+        for model, running in self._running.items():
+            _show(model, running.engine)
+
+    async def load(self, source: ModelSource) -> ServedModel:
+        """Load one model, and serve it; while it loads, the others are served. Raises `ModelError`,
+        also if that version of it is served already."""
+        started_at = time.perf_counter()
+        engine = await self._loader.load(source.folder)
+        seconds = time.perf_counter() - started_at
+        model = self._serve(source.name, engine)
+        model.metrics.observe_load(seconds)
+        if self._registry.complete:
+            _show(model, engine)
+        if engine.device.type == "cuda":
+            device = engine.device
+            self._metrics.watch_device(
+                str(device), memory_readers(device), lambda: utilization(device)
+            )
+        if engine.missed_kernel and engine.missed_kernel not in self._slower:
+            self._slower.add(engine.missed_kernel)
+            log.warning("slower kernel", kernel=engine.kernel, reason=engine.missed_kernel)
+        log.info(
+            "model loaded",
+            model=model.name,
+            version=model.version,
+            folder=str(source.folder),
+            device=str(engine.device),
+            dtype=engine.dtype,
+            kernel=engine.kernel,
+            instructions=engine.instructions,
+            threads=self._loader.threads,
+            seconds=round(seconds, 3),
+        )
+        return model
+
+    def _serve(self, name: str, engine: Engine) -> ServedModel:
+        metrics = self._metrics.model(name)
+        batcher = Batcher(engine, self._settings, self._device, metrics, self._tracer)
+        model = ServedModel(name, engine.config, batcher, metrics, engine.itemsize)
+        try:
+            self._registry.add(model)
+        except ModelError:
+            metrics.end()
+            raise
+        batching = asyncio.create_task(batcher.run(), name=f"batch {name}")
+        self._running[model] = _Running(engine, batching)
+        batching.add_done_callback(lambda _: self._ended(model))
+        return model
+
+    def _ended(self, model: ServedModel) -> None:
+        if model in self._running:  # not unloaded
+            self._stopped.set()
+
+    async def failed(self) -> NoReturn:
+        """Wait for what must not happen, a model that stops before it is to, and raise why."""
+        await self._stopped.wait()
+        for running in self._running.values():
+            if running.batching.done():
+                running.batching.result()
+        raise RuntimeError("a batcher ended before the server was drained")
+
+    # -- drain, unload ----------------------------------------------------------------------------
+
+    async def unload(self, model: ServedModel) -> None:
+        """Serve a model no more: new calls find none of its name, what was admitted is finished,
+        and its metrics and its memory go."""
+        self._registry.remove(model)
+        model.batcher.drain()
+        running = self._running.pop(model)
+        await asyncio.wait({running.batching})
+        model.metrics.end()
+        running.batching.result()
+        log.info("model unloaded", model=model.name, version=model.version)
+
+    def refuse(self) -> None:
+        """Let no more calls in to any model. Streams go on, and calls that are there."""
+        for model in self._running:
+            model.batcher.refuse()
+
+    async def drain(self) -> None:
+        """Finish what was admitted. Nothing comes any more."""
+        for model in self._running:
+            model.batcher.drain()
+        if self._running:
+            await asyncio.wait([running.batching for running in self._running.values()])
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call waits for its results."""
+        return all(model.batcher.idle for model in self._running)
+
+    async def _stop(self) -> None:
+        batching = [running.batching for running in self._running.values()]
+        for task in batching:
+            task.cancel()
+        await asyncio.gather(*batching, return_exceptions=True)
+
+
+def _show(model: ServedModel, engine: Engine) -> None:
+    model.metrics.observe_ready(model.version, engine.kernel, str(engine.device), engine.dtype)

@@ -1,0 +1,118 @@
+"""The models that are served, by name and version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..batching.intake import Intake
+from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
+from ..metrics import DropMetrics, ModelMetrics
+from ..model.config import ModelConfig
+from ..probes.page import ModelSummary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """One version of a model, as those see it who serve its callers."""
+
+    name: str
+    config: ModelConfig
+    batcher: Intake
+    metrics: ModelMetrics
+    itemsize: int  # bytes of one number, in the type in which it computes
+
+    @property
+    def version(self) -> str:
+        return str(self.config.version)
+
+    @property
+    def summary(self) -> ModelSummary:
+        """The model in words."""
+        config = self.config
+        source = config.embedding
+        parts = [
+            f"{source.num_embeddings} token ids" if source else f"{config.input_size} inputs",
+            f"{config.num_layers} layers of {config.hidden_size}",
+            "bidirectional" if config.bidirectional else "unidirectional",
+        ]
+        if config.head:
+            parts.append(f"{config.head.num_classes} classes")
+        return ModelSummary(self.name, self.version, ", ".join(parts))
+
+
+class ModelRegistry:
+    """Models in the order they were added; the first one is the default."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        self.complete = False  # until it is, every request is refused as `Loading`
+
+    def add(self, model: ServedModel) -> None:
+        """Let callers find the model. Raises `ModelError` if that version of that name is there
+        already."""
+        versions = self._models.setdefault(model.name, {})
+        if model.version in versions:
+            raise ModelError(f"model {quoted(model.name)} has version {model.version} twice")
+        versions[model.version] = model
+
+    def remove(self, model: ServedModel) -> None:
+        """Let callers find the model no more; those that have found it may go on."""
+        versions = self._models[model.name]
+        del versions[model.version]
+        if not versions:
+            del self._models[model.name]
+
+    def check_room(self) -> None:
+        """Raise the error that a request gets whichever model it names: `Loading`, or where no
+        model has room, that of the first one."""
+        self._require_complete()
+        if self._models and not self.has_room:
+            next(iter(self)).batcher.check_room()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether some model has room for a small request; True until all are loaded."""
+        return not self.complete or any(model.batcher.has_room for model in self)
+
+    def drops(self, no_model: DropMetrics) -> DropMetrics:
+        """The metrics that count a request whose model is not known: those of the only model that
+        there is, or `no_model`."""
+        models = list(self)
+        return models[0].metrics if len(models) == 1 else no_model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Those that there are, in the order in which they were added."""
+        for versions in self._models.values():
+            yield from versions.values()
+
+    def all(self) -> Iterator[ServedModel]:
+        """Every model, the default one first, and of each model the newest version first.
+
+        Raises `Loading` until all are loaded.
+        """
+        self._require_complete()
+        for versions in self._models.values():
+            yield from sorted(versions.values(), key=lambda model: -model.config.version)
+
+    def get(self, name: str, version: str) -> ServedModel:
+        """The model of that name (empty: the default) and version (empty: the newest).
+
+        Raises `ModelNotFound`, naming what there is, or `Loading` until all are loaded.
+        """
+        self._require_complete()
+        versions = self._models.get(name) if name else next(iter(self._models.values()), None)
+        if versions is None:
+            raise ModelNotFound(f"no model {quoted(name)}; there are: {listed(self._models)}")
+        if not version:
+            return max(versions.values(), key=lambda model: model.config.version)
+        if version not in versions:
+            raise ModelNotFound(
+                f"model {quoted(name or next(iter(self._models)))} has no version "
+                f"{quoted(version)}; it has: {listed(versions)}"
+            )
+        return versions[version]
+
+    def _require_complete(self) -> None:
+        if not self.complete:
+            raise Loading("the server is loading its models; try again soon")
