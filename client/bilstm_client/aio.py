@@ -62,7 +62,7 @@ class AsyncClient:
         self._flows = Flows(self._session)
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._session!r})"
+        return f"AsyncClient({self.target!r}, {'closed' if self.is_closed else 'open'})"
 
     async def __aenter__(self) -> Self:
         self._session.check_open()

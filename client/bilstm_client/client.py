@@ -60,7 +60,7 @@ class Client:
         self._flows = Flows(self._session)
 
     def __repr__(self) -> str:
-        return f"Client({self._session!r})"
+        return f"Client({self.target!r}, {'closed' if self.is_closed else 'open'})"
 
     def __enter__(self) -> Self:
         self._session.check_open()
