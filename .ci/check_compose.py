@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import yaml
 
-sys.path += ["examples/japanese_vowels", "tests"]
+sys.path += ["examples/japanese_vowels", "."]
 
-import monitoring
 from data import load
 
 from bilstm_client import Client, EncoderError, Unavailable
 from bilstm_server.model import import_checkpoint
+from tests.project import monitoring
 
 IMAGE, BASE = "bilstm-server:cpu", os.environ["BASE"]
 SERVER = f"127.0.0.1:{os.environ['SERVER_PORT']}"

@@ -89,7 +89,7 @@ part() { # TITLE SECONDS NAME COMMAND…
 part "The operator" $OPERATOR_SECONDS operator \
 	"$python" -m benchmarks.gpu --check --seconds $((OPERATOR_SECONDS - LAST_ROW_SECONDS))
 # After the operator, which has compiled most of what they need, and the most plans last.
-mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py | sort --reverse)
+mapfile -t tests < <(grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
 part "CUDA tests" $TESTS_SECONDS tests "$python" -m pytest -q -m gpu -W default "${tests[@]}"
 part "Resources of the plans" $RESOURCES_SECONDS resources \
 	"$python" -m benchmarks.gpu.resources --type bfloat16 --check

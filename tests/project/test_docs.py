@@ -1,0 +1,151 @@
+"""What the README and docs/ say, done: their Python and their commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bilstm_client import Client
+from bilstm_server.settings import SHIPPED_MODEL
+from bilstm_server.testing import server_process
+from tests.client.cli.commands import on_terminal
+
+ROOT = Path(__file__).parents[2]
+# The commands of this environment, as the reader has them after `make`.
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def run(line: str, cwd: Path) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(line.split(), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_shell(script: str) -> None:
+    subprocess.run(["bash", "-euc", script], env=ENVIRONMENT, check=True)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The page's code blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    with server_process() as server:
+        yield server.target
+
+
+def execute(code: str, target: str) -> dict[str, Any]:
+    """The names that the code leaves; it runs as it stands, but for the address."""
+    names: dict[str, Any] = {}
+    exec(code.replace("localhost:50051", target), names)
+    return names
+
+
+def test_readme_python(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python runs, and prints what stands below it."""
+    client, stream = blocks("README.md", "python")
+    (printed,) = blocks("README.md", "text")
+    assert execute(client, target)["encoding"].states.shape == (7, 128)
+    assert capsys.readouterr().out == printed
+    assert execute(client + stream, target)["last"].shape == (128,)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "shape"),
+    [
+        ("quickstart", "encoding.states", (7, 128)),
+        ("client", "encoding.states", (7, 128)),
+        ("streams", "last", (128,)),
+        ("models", "y", (10, 128)),
+    ],
+)
+def test_docs_python(target: str, page: str, name: str, shape: tuple[int, ...]) -> None:
+    """The Python of docs/ runs, and gives what it says."""
+    (code,) = blocks(f"docs/{page}.md", "python")
+    assert eval(name, execute(code, target)).shape == shape
+
+
+def test_docs_shell(target: str, tmp_path: Path) -> None:
+    """The commands of docs/ for files run as they stand, but for the address."""
+    (tmp_path / "recordings").mkdir()
+    np.save(tmp_path / "recordings" / "one.npy", np.zeros((3, 12), np.float32))
+    np.savez(tmp_path / "utterances.npz", first=np.zeros((3, 12), np.float32))
+    pages = [f"docs/{page}.md" for page in ("quickstart", "client", "streams")]
+    lines = "".join(block for page in pages for block in blocks(page, "sh")).splitlines()
+    lines = [line for line in lines if line.startswith("bilstm ")]
+    assert {line.split()[1] for line in lines} == {"health", "models", "encode"}
+    for line in lines:
+        run(f"{line} --server {target}", tmp_path)
+    with np.load(tmp_path / "utterances.encoded.npz") as encoded:
+        assert encoded["first.logits"].shape == (9,)
+    assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
+
+
+def test_docs_shell_on_a_terminal(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/shell.md print there what stands below them."""
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    Path("recordings").mkdir()
+    np.save("recordings/one.npy", np.zeros((3, 12), np.float32))
+    first, table, folder = blocks("docs/shell.md", "sh")
+    (expected,) = blocks("docs/shell.md", "text")
+    program, _, commands = first.partition("\nEND\n")
+    run_shell(f"{program}\nEND\n")
+    shown = [
+        on_terminal(*line.split()[1:], "--server", target, prints=True)
+        for line in (commands + table + folder).splitlines()
+    ]
+    for line in expected.splitlines():
+        assert line in "".join(shown[:2]), shown
+    assert Path("scores.csv").read_text(encoding="utf-8").startswith("file,array,steps,label,score")
+    assert np.load("recordings/one.states.npy").shape == (3, 128)
+
+
+def test_docs_import(tmp_path: Path) -> None:
+    """The commands of docs/models.md, and the measurements of docs/streams.md and docs/sizing.md,
+    for a model of one's own run as they stand."""
+    module = torch.nn.Module()
+    module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
+    module.fc = torch.nn.Linear(10, 2)
+    torch.save(module.state_dict(), tmp_path / "classifier.pt")
+    imported, served = blocks("docs/models.md", "sh")[0].strip().splitlines()
+    run(imported, tmp_path)
+    flags = served.replace("models/", f"{tmp_path}/models/").split()[2:]
+    with server_process(*flags) as server, Client(server.target) as client:
+        assert client.get_model().num_classes == 2
+        assert server.stop() == 0
+    np.savez(tmp_path / "samples.npz", one=np.zeros((200, 4), np.float32))
+    (measured,) = (b for b in blocks("docs/streams.md", "sh") if "lookahead" in b)
+    assert run(measured, tmp_path)
+    (benchmark,) = blocks("docs/sizing.md", "sh")
+    assert "--max-batch-tokens" in run(f"{benchmark} --seconds 0.1 --batch-seconds 0.01", tmp_path)
+
+
+def test_docs_config(tmp_path: Path) -> None:
+    """The configuration file of docs/settings.md is one."""
+    (text,) = blocks("docs/settings.md", "toml")
+    for name in ("classifier", "tagger"):
+        shutil.copytree(SHIPPED_MODEL.folder, tmp_path / "models" / name)
+    (tmp_path / "server.toml").write_text(text.replace("=models/", f"={tmp_path}/models/"))
+    flags = ("--config", str(tmp_path / "server.toml"), "--max-sequence-tokens", "4096")
+    with server_process(*flags) as server, Client(server.target) as client:
+        classifier, tagger = client.list_models()
+    assert (classifier.name, tagger.name) == ("classifier", "tagger")
+    assert classifier.limits.max_request_tokens == 4096
+    assert classifier.limits.max_message_bytes == 8 * 1024**2
