@@ -15,6 +15,7 @@ from client_streams import (
     SEQUENCES,
     WRONG,
     Chunks,
+    Connect,
     Streams,
     X,
     assert_states,
@@ -25,7 +26,7 @@ from client_streams import client as client
 from client_streams import connect as connect
 from client_streams import fake as fake
 from client_streams import faked as faked
-from conftest import RunningServer
+from conftest import RunningServer, settings
 from streaming import FakeServer, sums
 
 from bilstm_client import (
@@ -244,6 +245,20 @@ def test_errors_keep_the_order(ordered: bool, client: Streams) -> None:
     assert sorted(key for key, _ in results) == list(range(len(source)))
     kinds = {0: Encoding, 1: InvalidInput, 2: TypeError}
     assert all(isinstance(result, kinds[key % 3]) for key, result in results)
+
+
+def test_many_tiny_sequences_in_flight(connect: Connect, model_folder: Path) -> None:
+    """However many sequences a request has room for, and whatever a call may bring, a stream's
+    requests have no more than a server takes."""
+    source = np.zeros((3_000, 1, X.shape[1]), np.float32)
+    running = RunningServer(
+        settings(model=[("small", model_folder)], max_request_sequences=4, max_stream_sequences=10)
+    )
+    try:
+        client = connect(running.target)
+        assert sum(1 for _ in client.encode_stream(source, in_flight=len(source))) == len(source)
+    finally:
+        running.close()
 
 
 def test_limits(client: Streams) -> None:
