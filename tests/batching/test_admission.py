@@ -82,7 +82,7 @@ class Server:
         self.batches: list[ClosedBatch[Job]] = []
         self.offered: dict[Job, int] = {}  # streams' sequences that wait to be let in: since when
         self.turns: list[int] = []  # batches for which those waited that were let in
-        self.let_in: list[Job] = []  # in order
+        self.admitted: list[Job] = []  # in order
 
     def step(self) -> None:
         """All send what they may; then a batch is closed and computed."""
@@ -90,9 +90,9 @@ class Server:
         while (tokens := next(self.calls, 0)) and not self.policy.refusal(1, tokens, self.now):
             self.enter(call(tokens))
         closed = self.policy.close_batch(self.now)
-        for job in closed.let_in:
+        for job in closed.admitted:
             self.turns.append(len(self.batches) - self.offered.pop(job))
-            self.let_in.append(job)
+            self.admitted.append(job)
         self.batches.append(closed)
         tokens = sum(job.tokens for job in closed.jobs)
         if closed.jobs:
@@ -101,8 +101,8 @@ class Server:
         self.check()
 
     def enter(self, job: Job) -> None:
-        self.policy.let_in([job], self.now)
-        self.let_in.append(job)
+        self.policy.admit([job], self.now)
+        self.admitted.append(job)
 
     def offer_streams(self) -> None:
         for _ in range(2 * self.streams_ahead):
@@ -110,7 +110,7 @@ class Server:
                 return
             job = streamed(tokens)
             if self.policy.offer(job, self.now):
-                self.let_in.append(job)
+                self.admitted.append(job)
             else:
                 self.offered[job] = len(self.batches)
 
@@ -204,75 +204,75 @@ def test_first_come_first_served_within_a_kind(
         busy.step()
         came += [job for job in busy.offered if job not in came]
     computed = [job for closed in busy.batches for job in closed.jobs]
-    assert computed == busy.let_in[: len(computed)]
-    waited = [job for job in busy.let_in if job in set(came)]
+    assert computed == busy.admitted[: len(computed)]
+    waited = [job for job in busy.admitted if job in set(came)]
     assert waited == came[: len(waited)]
 
 
 def test_streams_have_their_turns_where_calls_fill_every_batch() -> None:
     """With each batch half as much of theirs comes in, and not more."""
     policy = admission(batch=(100, 4), queue=(1000, 16))
-    policy.let_in([call() for _ in range(16)], 0.0)
+    policy.admit([call() for _ in range(16)], 0.0)
     waiting = [streamed() for _ in range(5)]
     assert not any(policy.offer(job, 0.0) for job in waiting)
-    assert policy.close_batch(0.0).let_in == waiting[:2]
-    policy.let_in([call(), call()], 0.0)
-    assert policy.close_batch(0.0).let_in == waiting[2:4]
+    assert policy.close_batch(0.0).admitted == waiting[:2]
+    policy.admit([call(), call()], 0.0)
+    assert policy.close_batch(0.0).admitted == waiting[2:4]
 
 
 def test_streams_share_is_counted_in_tokens() -> None:
     """A few large sequences have no more of the device than many small ones."""
     policy = admission(batch=(100, 50), queue=(1000, 500))
-    policy.let_in([call(10) for _ in range(100)], 0.0)
+    policy.admit([call(10) for _ in range(100)], 0.0)
     waiting = [streamed(25) for _ in range(8)]
     assert not any(policy.offer(job, 0.0) for job in waiting)
-    assert policy.close_batch(0.0).let_in == waiting[:2]
+    assert policy.close_batch(0.0).admitted == waiting[:2]
 
 
 def test_room_is_kept_for_a_large_sequence_of_a_stream() -> None:
     """It is not for small calls to take what room there is before it: its turn comes."""
     policy = admission(batch=(10, 2), queue=(20, 100))
-    policy.let_in([call() for _ in range(20)], 0.0)
+    policy.admit([call() for _ in range(20)], 0.0)
     large = streamed(5)
     assert not policy.offer(large, 0.0)
-    let_in = []
+    admitted = []
     for _ in range(3):
-        let_in.append(policy.close_batch(0.0).let_in)
+        admitted.append(policy.close_batch(0.0).admitted)
         while policy.refusal(1, 1, 0.0) is None:
-            policy.let_in([call()], 0.0)
-    assert let_in == [[], [], [large]]
+            policy.admit([call()], 0.0)
+    assert admitted == [[], [], [large]]
 
 
 def test_streams_that_wait_are_not_overtaken() -> None:
     """Not even by one that comes when all those before it have left."""
     policy = admission()
     calls = [call() for _ in range(16)]
-    policy.let_in(calls, 0.0)
+    policy.admit(calls, 0.0)
     first, second = streamed(), streamed()
     assert not policy.offer(first, 0.0)
     for job in calls:
         policy.withdraw(job)
     assert not policy.offer(second, 0.0)
-    assert policy.let_in_streams(0.0) == [first, second]
+    assert policy.admit_streams(0.0) == [first, second]
 
 
 @pytest.mark.parametrize("left", ["waiting", "let in"])
 def test_stream_that_left_keeps_no_room(left: str) -> None:
     policy = admission(batch=(10, 2), queue=(20, 100))
-    policy.let_in([call() for _ in range(20)], 0.0)
+    policy.admit([call() for _ in range(20)], 0.0)
     large, small = streamed(5), streamed(1)
     policy.offer(large, 0.0)
     if left == "waiting":
-        assert not policy.close_batch(0.0).let_in  # its turn has come, but there is no room
+        assert not policy.close_batch(0.0).admitted  # its turn has come, but there is no room
         assert policy.refusal(1, 1, 0.0) is not None
     else:
-        let_in = [policy.close_batch(0.0).let_in for _ in range(3)]
-        assert let_in == [[], [], [large]]
+        admitted = [policy.close_batch(0.0).admitted for _ in range(3)]
+        assert admitted == [[], [], [large]]
     tokens = policy.tokens
     policy.withdraw(large)
     assert policy.tokens == tokens - (5 if left == "let in" else 0)
     assert policy.refusal(1, 20 - policy.tokens, 0.0) is None
-    assert policy.offer(small, 0.0) == (not policy.close_batch(0.0).let_in)
+    assert policy.offer(small, 0.0) == (not policy.close_batch(0.0).admitted)
 
 
 # -- who is refused, and what that changes ----------------------------------------------------
@@ -303,8 +303,8 @@ def test_a_refused_call_changes_nothing(
 def test_calls_are_bounded_with_the_long_ones(sequences: int, tokens: int, refused: bool) -> None:
     """In sequences and in tokens, whether they wait for batches or for slices."""
     policy = admission(queue=(60, 10))
-    policy.let_in([long_call(20), call(4), call(3), call(3)], 0.0)
-    policy.let_in([Job(100, Kind.STREAM, is_long=True)], 0.0)  # takes memory of streams
+    policy.admit([long_call(20), call(4), call(3), call(3)], 0.0)
+    policy.admit([Job(100, Kind.STREAM, is_long=True)], 0.0)  # takes memory of streams
     assert (policy.sequences, policy.tokens) == (4, 30)
     assert (policy.refusal(sequences, tokens, 0.0) is not None) == refused
 
@@ -312,7 +312,7 @@ def test_calls_are_bounded_with_the_long_ones(sequences: int, tokens: int, refus
 def test_long_sequences_give_back_their_room() -> None:
     policy = admission()
     ended = [long_call(15), Job(100, Kind.STREAM, is_long=True)]
-    policy.let_in(ended, 0.0)
+    policy.admit(ended, 0.0)
     assert (policy.sequences, policy.tokens) == (1, 15)
     for job in ended:
         policy.long_work.end(job)
@@ -322,19 +322,19 @@ def test_long_sequences_give_back_their_room() -> None:
 def test_calls_are_refused_that_would_wait_for_too_long() -> None:
     """Because the first one has waited for so long, or as the queue will take so long."""
     policy = admission(max_queue_seconds=2.0)
-    policy.let_in([call(10)], 0.0)
+    policy.admit([call(10)], 0.0)
     assert policy.refusal(1, 1, 2.0) is None
     assert isinstance(policy.refusal(1, 1, 2.1), Overloaded)
     policy.batch_cost.observe(10, 2.0)
     assert policy.refusal(1, 1, 0.0) is None
-    policy.let_in([call(1)], 0.0)
+    policy.admit([call(1)], 0.0)
     assert isinstance(policy.refusal(1, 1, 0.0), Overloaded)
 
 
 def test_refusing_is_for_those_at_the_door() -> None:
     """Those behind it, and streams, still come until it is drained; what waits is due at once."""
     policy = admission(max_queue_delay=5.0)
-    policy.let_in([call()], 1.0)
+    policy.admit([call()], 1.0)
     assert policy.due_at() == 6.0
     assert policy.refusal_at_door(0.0) is None
     policy.refuse()
@@ -374,7 +374,7 @@ def test_long_sequences_take_their_time() -> None:
     """Before a slice was computed as in a batch, then as slices do, and only for what is left."""
     policy = admission(queue=(10_000, 16))
     first, second = long_call(1000), Job(500, Kind.STREAM, is_long=True)
-    policy.let_in([first, second, call(10)], 0.0)
+    policy.admit([first, second, call(10)], 0.0)
     policy.batch_cost.observe(100, 1.0)
     assert policy.seconds_of_waiting == pytest.approx((1000 + 500 + 10) * 0.01)
     policy.long_work.progress(first, 1200, layers=2)

@@ -42,6 +42,7 @@ from bilstm_server.rpc.interceptors.open_streams import OpenStreams
 from bilstm_server.rpc.interceptors.outcomes import Outcomes
 from bilstm_server.serving.registry import ServedModel
 from bilstm_server.settings import ReceiveLimits, ReplyLimits
+from bilstm_server.testing import server_process
 from tests.rpc.streams.talk import violated_field
 from tests.support.engines import HANGS_AFTER_SECONDS, until
 from tests.support.servers import settings
@@ -427,3 +428,17 @@ async def test_one_more_layer_refuses_before_a_request_is_read(method: str, kind
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary(DOUBLE)
             assert await call(FOUR, metadata=(("word", "please"),))
+
+
+def test_bare_server() -> None:
+    """The server that `benchmarks.overhead` takes for what a call costs without the layers has
+    none of them, and serves."""
+    x = tensors.encode(np.zeros((3, 12), "<f4"))
+    with (
+        server_process(module="benchmarks.bare_server") as process,
+        grpc.insecure_channel(process.target) as channel,
+    ):
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        reply = stub.Encode(pb.EncodeRequest(sequences=[x]), timeout=HANGS_AFTER_SECONDS)
+        assert len(reply.encodings) == 1
+        assert not any("grpc_server_handled_total" in name for name in process.metrics())

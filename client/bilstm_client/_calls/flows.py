@@ -101,20 +101,19 @@ class Flows:
     ) -> Flow[None]:
         """Asks until the server says that it serves, or the time is over."""
         call = self._session.begin(timeout_seconds, metadata)
-        while True:
+        while not self._session.is_closed:
             try:
                 if (yield from self._is_ready(call.within(_QUESTION_SECONDS))):
                     return
                 reason = "it says that it does not serve: it loads its models, or drains"
                 error: EncoderError = Unavailable(grpc.StatusCode.UNAVAILABLE, reason)
             except (Unavailable, Cancelled, DeadlineExceeded) as failure:
-                if self._session.is_closed:
-                    raise
                 error = failure
             if call.seconds_left <= _WAIT_SECONDS:
                 within = f"the server was not ready within {call.timeout_seconds:g} s"
                 raise type(error)(error.code, f"{within}: {error.message}") from error
             yield Pause(_WAIT_SECONDS)
+        raise self._session.closed_error()
 
     def _get_model(self, key: ModelKey, call: Call) -> Flow[Model]:
         request = pb.GetModelRequest(model=key[0], version=key[1])

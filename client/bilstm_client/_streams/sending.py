@@ -20,6 +20,7 @@ from .entries import Entry, Sent
 from .pages import Pages
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one step may be more
+_MAX_CHUNKS = 1_024  # of a request: a server takes no more
 
 _FIELDS = pb.SequenceChunk.DESCRIPTOR.fields_by_name
 _ID, _STEPS, _LAST = (_FIELDS[name].number for name in ("id", "steps", "last"))
@@ -38,6 +39,8 @@ class Sending:
         self._sent = Sent()
         self._parts: list[wire.Part] = []
         self._size = 0
+        self._chunks = 0  # in the parts
+        self._full: list[bytes] = []  # requests that have as many chunks as they may
         self._pages = Pages()
 
     def writes(self) -> None:
@@ -87,6 +90,7 @@ class Sending:
             self._put(entry, array, is_last)
             if self._size >= CHUNK_BYTES:
                 yield self._take()
+            yield from self._taken()
         if self._sent.failure or entry.answered:
             self.end(entry)
 
@@ -108,8 +112,13 @@ class Sending:
 
     def flush(self) -> Iterator[bytes]:
         """What waits, as a request, if anything does."""
+        yield from self._taken()
         if self._parts and not self.stopped:
             yield self._take()
+
+    def _taken(self) -> Iterator[bytes]:
+        while self._full and not self.stopped:
+            yield self._full.pop(0)
 
     def _put(self, entry: Entry, array: Array | None, last: bool) -> None:
         parts: list[wire.Part] = [wire.number(_ID, entry.index)]
@@ -120,11 +129,14 @@ class Sending:
             parts.append(wire.number(_LAST, 1))
             self._sent.whole = True
         self._parts += wire.delimited(_CHUNKS, parts)
+        self._chunks += 1
+        if self._chunks == _MAX_CHUNKS:
+            self._full.append(self._take())
 
     def _take(self) -> bytes:
         message = b"".join(self._parts)
         self._parts.clear()
-        self._size = 0
+        self._size = self._chunks = 0
         self._pages.release()
         return message
 

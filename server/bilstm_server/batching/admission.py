@@ -3,9 +3,9 @@
 One policy over all that waits for one model:
 
 - A *call* is let in whole, or refused whole and told when to come again.
-- A *stream's* sequence is never refused, it waits for its turn. Streams have theirs as long as less
-  than a batch waits; and where calls fill the queue, streams may bring half of what each batch
-  takes out.
+- A *stream's* sequence is never refused, it waits for its turn. Streams may come in while less than
+  a batch waits and a batch of calls would still find room. Where calls fill the queue, streams may
+  bring half of what each batch takes out; room for the next of them is kept from calls.
 - A *long* sequence, a call's or a stream's, is computed in slices between the batches. A call's
   takes room of the queue until it ends; a stream's is held in the memory of streams.
 - Within a kind, whoever comes first is let in first.
@@ -63,7 +63,7 @@ class ClosedBatch(Generic[J]):
 
     jobs: list[J]
     expired: list[J]  # jobs whose deadline has passed, to be told so
-    let_in: list[J]  # streams' sequences, which wait in the queue from now on
+    admitted: list[J]  # streams' sequences, which wait in the queue from now on
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,14 @@ class Admission(Generic[J]):
     def __init__(self, limits: QueueLimits):
         self._limits = limits
         self._queue: BatchQueue[J] = BatchQueue(limits)
-        # What streams leave to calls, in sequences and tokens: a batch, or at least half the queue.
+        # Streams leave to calls so many sequences and tokens: a batch, or half the queue if less.
         self._left_to_calls = (
             min(limits.max_batch_sequences, limits.max_queue_sequences // 2),
             min(limits.max_batch_tokens, limits.max_queue_tokens // 2),
         )
         self._streamed: dict[J, None] = {}  # streams' sequences that wait to be let in, in order
-        self._credit = _STREAMS_SHARE  # batches that streams may bring beyond what is left to them
-        self._next: J | None = None  # of these, the one whose turn it is as soon as there is room
+        self._credit = _STREAMS_SHARE  # batches that streams may bring although calls need the room
+        self._next: J | None = None  # the one of these whose turn it is once there is room
         self._refusing = False
         self._draining = False
         self.batch_cost = BatchCost()
@@ -148,8 +148,8 @@ class Admission(Generic[J]):
             return None
         return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
 
-    def let_in(self, jobs: Sequence[J], now: float) -> None:
-        """Let a call's jobs wait. The caller has asked `refusal`."""
+    def admit(self, jobs: Sequence[J], now: float) -> None:
+        """Let a call in. The caller has asked `refusal`."""
         for job in jobs:
             job.admitted_at = now
         if not any(job.is_long for job in jobs):
@@ -170,16 +170,16 @@ class Admission(Generic[J]):
 
     def offer(self, job: J, now: float) -> bool:
         """Let a stream's sequence in, or let it wait for its turn: then False, and the job is
-        returned when it is let in, by `let_in_streams` or in a `ClosedBatch`."""
+        returned when it is let in, by `admit_streams` or in a `ClosedBatch`."""
         if job.is_long or (not self._streamed and self._has_space(job)):
-            self.let_in([job], now)
+            self.admit([job], now)
             return True
         self._streamed[job] = None
         return False
 
-    def let_in_streams(self, now: float) -> list[J]:
+    def admit_streams(self, now: float) -> list[J]:
         """Let in, and return, the streams' sequences whose turn it is."""
-        let_in: list[J] = []
+        admitted: list[J] = []
         self._next = None
         for job in self._streamed:
             if not self._has_space(job):
@@ -189,11 +189,11 @@ class Admission(Generic[J]):
                     self._next = job
                     break
                 self._credit -= self._batches(1, job.tokens)
-            self.let_in([job], now)
-            let_in.append(job)
-        for job in let_in:
+            self.admit([job], now)
+            admitted.append(job)
+        for job in admitted:
             del self._streamed[job]
-        return let_in
+        return admitted
 
     def _has_space(self, job: J) -> bool:
         """Whether a stream's sequence takes no room that calls may need."""
@@ -227,7 +227,7 @@ class Admission(Generic[J]):
         jobs, expired = self._queue.take(now)
         taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
         self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
-        return ClosedBatch(jobs, expired, self.let_in_streams(now))
+        return ClosedBatch(jobs, expired, self.admit_streams(now))
 
     def withdraw(self, job: J) -> None:
         """Forget a job if it still waits: nobody wants its result any more."""

@@ -86,7 +86,7 @@ class Batcher(Intake):
         jobs = [self._job(s, Kind.CALL, caller, deadline, trace) for s in sequences]
         if trace is not None:
             trace.admit(len(jobs), tokens, now)
-        self._admission.let_in(jobs, now)
+        self._admission.admit(jobs, now)
         self._arrive(jobs)
         self._stage_ahead()
         self._calls += 1
@@ -139,8 +139,8 @@ class Batcher(Intake):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         return Job(sequence, tokens, kind, is_long, caller, deadline, future, trace)
 
-    def _let_in(self, jobs: Iterable[Job]) -> None:
-        """These streams' jobs have had their turn."""
+    def _end_turns(self, jobs: Iterable[Job]) -> None:
+        """Let the streams go on whose jobs were let in."""
         for job in jobs:
             turn = self._turns[job]
             if not turn.done():
@@ -189,7 +189,7 @@ class Batcher(Intake):
         """Return when a batch or a slice is due: True, or False if drained."""
         loop = asyncio.get_running_loop()
         while not self._is_due() and not self._lane:
-            self._let_in(self._admission.let_in_streams(loop.time()))  # if all before them left
+            self._end_turns(self._admission.admit_streams(loop.time()))  # if all before them left
             due_at = self._admission.due_at()
             if due_at is None and self._admission.is_drained:
                 return False
@@ -215,7 +215,7 @@ class Batcher(Intake):
         closed = self._admission.close_batch(asyncio.get_running_loop().time())
         for job in closed.expired:
             job.expire()
-        self._let_in(closed.let_in)
+        self._end_turns(closed.admitted)
         return [job for job in closed.jobs if not job.future.done()]
 
     def _stage_ahead(self) -> None:

@@ -120,7 +120,7 @@ def test_forms_of_token_ids(form: str, client: AnyClient) -> None:
         "abc",
         b"abc",
         {"a": 1},
-        object(),
+        NotImplemented,
         [["a", "b"]],
         [[1.0, 2.0], [1.0]],
         [[1.0, None]],

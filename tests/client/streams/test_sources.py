@@ -23,6 +23,7 @@ from tests.client.streams.sources import (
     SEQUENCES,
     WRONG,
     Chunks,
+    Connect,
     Streams,
     X,
     assert_states,
@@ -34,7 +35,7 @@ from tests.client.streams.sources import connect as connect
 from tests.client.streams.sources import fake as fake
 from tests.client.streams.sources import faked as faked
 from tests.support.fake_streams import FakeServer, sums
-from tests.support.servers import RunningServer
+from tests.support.servers import RunningServer, settings
 
 # -- what a source may be ----------------------------------------------------------------------
 
@@ -244,6 +245,20 @@ def test_errors_keep_the_order(ordered: bool, client: Streams) -> None:
     assert sorted(key for key, _ in results) == list(range(len(source)))
     kinds = {0: Encoding, 1: InvalidInput, 2: TypeError}
     assert all(isinstance(result, kinds[key % 3]) for key, result in results)
+
+
+def test_many_tiny_sequences_in_flight(connect: Connect, model_folder: Path) -> None:
+    """However many sequences a request has room for, and whatever a call may bring, a stream's
+    requests have no more than a server takes."""
+    source = np.zeros((3_000, 1, X.shape[1]), np.float32)
+    running = RunningServer(
+        settings(model=[("small", model_folder)], max_request_sequences=4, max_stream_sequences=10)
+    )
+    try:
+        client = connect(running.target)
+        assert sum(1 for _ in client.encode_stream(source, in_flight=len(source))) == len(source)
+    finally:
+        running.close()
 
 
 def test_limits(client: Streams) -> None:

@@ -45,7 +45,6 @@ class Stream:
         self.model = model
         self.room = room
         self.progress = Progress()
-        self._limits = limits
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
         shared = Shared(
@@ -167,13 +166,10 @@ class Stream:
             self.progress.asking = False
             if request.options is not None:
                 raise InvalidInput("options", "must come in the first message only")
-            chunks, limit = request.chunks, self._limits.max_request_sequences
-            if len(chunks) > limit:
-                raise InvalidInput("chunks", f"must be at most {limit}, got {len(chunks)}")
-            for index in range(len(chunks)):
+            for index, chunk in enumerate(request.chunks):
                 if index % _CHUNKS_IN_A_ROW == _CHUNKS_IN_A_ROW - 1:
                     await asyncio.sleep(0)
-                await self._assembly.take(chunks[index], index)
+                await self._assembly.take(chunk, index)
             self.progress.asking = True
         self.progress.asking = False
         if self._assembly.has_half_sent:
