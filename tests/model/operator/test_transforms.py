@@ -1,14 +1,9 @@
-"""`BiLSTM` under what torch does to modules and their calls: right, or refused in words.
-
-Owns traces, transforms, modes, unusual tensors, and parameters put in the place of others, for a
-module that is frozen or not. The judge is nn.LSTM with the same weights.
+"""`BiLSTM` under what torch does to modules and their calls, traces, transforms, modes and unusual
+tensors: right, or refused in words. The judge is nn.LSTM with the same weights.
 """
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, functionalize, grad, jvp, stack_module_state, vmap
+from torch.func import functionalize, grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils import parametrize
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bilstm_server.model import BiLSTM, ModelConfig, Output, RaggedBatch, SequenceEncoder
+from bilstm_server.model import BiLSTM, RaggedBatch
 from bilstm_server.model.kernels import (
     DirectionInput,
-    KernelUnavailable,
-    choose_kernel,
     to_device,
 )
 from tests.support.lstms import assert_close
@@ -39,41 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.*` is not supported"),
 ]
 
-CPU = torch.device("cpu")
 
-
-@pytest.fixture(params=["unfrozen", "reference", "cpu"])
-def module(request: pytest.FixtureRequest) -> BiLSTM:
-    """Of two layers, both directions: input 3, hidden 4."""
-    torch.manual_seed(0)
-    lstm = BiLSTM(3, 4, num_layers=2).eval()
-    if request.param == "unfrozen":
-        return lstm
-    try:
-        return lstm.freeze(request.param)
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def judge(module: BiLSTM) -> nn.LSTM:
-    return module.to_torch()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    """[T, B, D]"""
-    return torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1))
-
-
-def encoder(kernel: str) -> SequenceEncoder:
-    sizes = {"input_size": 3, "hidden_size": 4, "head": {"num_classes": 2}}
-    torch.manual_seed(0)
-    made = SequenceEncoder(ModelConfig.model_validate(sizes))
-    return made.freeze(choose_kernel(kernel, CPU).kernel)
-
-
-# -- refused in words -------------------------------------------------------------------------
+# -- refused in words ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [torch.jit.trace, torch.jit.script])
@@ -117,7 +76,7 @@ def test_copy_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) ->
         to_device(np.ones(2), torch.device("cuda"))
 
 
-# -- right ------------------------------------------------------------------------------------
+# -- right ---------------------------------------------------------------------------------------
 
 
 def test_export(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
@@ -226,150 +185,3 @@ def test_parts_under_vmap(module: BiLSTM) -> None:
 
     xs = torch.randn(6, 5, 3)
     assert_close(vmap(run)(xs), torch.stack([run(x) for x in xs]), 1e-5)
-
-
-# -- other parameters -------------------------------------------------------------------------
-
-
-def other_weights() -> tuple[nn.LSTM, dict[str, Tensor]]:
-    torch.manual_seed(7)
-    lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True).eval()
-    return lstm, dict(lstm.named_parameters())
-
-
-def test_functional_call(module: BiLSTM, x: Tensor) -> None:
-    """functional_call computes with the weights that it is given, and leaves the module's."""
-    before = module(x)
-    other, weights = other_weights()
-    assert_close(functional_call(module, weights, (x,)), other(x), 1e-5)
-    assert_close(module(x), before, 0)
-
-
-def test_some_other_weights(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """Also where one of all is given."""
-    one = {"bias_hh_l1_reverse": torch.ones(16)}
-    assert_close(functional_call(module, one, (x,)), functional_call(judge, one, (x,)), 1e-5)
-
-
-def test_gradient_of_given_weights(module: BiLSTM, x: Tensor) -> None:
-    other, weights = other_weights()
-    expected = torch.autograd.grad(other(x)[0].square().sum(), list(weights.values()))
-    found = grad(lambda own: functional_call(module, own, (x,))[0].square().sum())(weights)
-    assert_close(tuple(found.values()), expected, 1e-4)
-
-
-def test_ensemble(module: BiLSTM, x: Tensor) -> None:
-    """Several modules' weights at once."""
-    others = [other_weights()[0], module.to_torch()]
-    stacked, _ = stack_module_state(others)
-    y = vmap(lambda own: functional_call(module, own, (x,))[0])(stacked)
-    assert_close(y, torch.stack([other(x)[0] for other in others]), 1e-5)
-
-
-class Double(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return 2 * weight
-
-
-@pytest.mark.parametrize("name", ["weight_ih_l0", "bias_hh_l1_reverse"])
-def test_parametrized(name: str, module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """A parametrization counts, and its removal."""
-    before = module(x)
-    parametrize.register_parametrization(module, name, Double())
-    parametrize.register_parametrization(judge, name, Double())
-    doubled = {name: getattr(judge, name)}
-    plain = BiLSTM(3, 4, num_layers=2).eval()
-    state = {key.removeprefix("parametrizations."): t for key, t in judge.state_dict().items()}
-    state[name] = doubled[name]
-    plain.load_state_dict({key: state[key] for key in plain.state_dict()})
-    assert_close(module(x), plain(x), 1e-5)
-    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    assert_close(module(x), before, 1e-6)
-
-
-def test_assigned_parameter(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """A parameter that is put in another's place thaws."""
-    lstm: Any
-    for lstm in (module, judge):
-        lstm.weight_hh_l0 = nn.Parameter(2 * lstm.weight_hh_l0.detach())
-    assert_close(module(x), judge(x), 1e-5)
-    assert not module.is_frozen
-
-
-@pytest.mark.parametrize("kernel", ["reference", "cpu"])
-def test_other_head(kernel: str) -> None:
-    """A frozen encoder's head follows functional_call too."""
-    try:
-        frozen = encoder(kernel)
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
-    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, [Output.LOGITS])
-    weights = {"head.weight": torch.randn(2, 8)}
-    expected = copy.deepcopy(frozen)
-    expected.load_state_dict(weights, strict=False)
-    found = functional_call(frozen, weights, arguments)
-    assert_close(found.logits, expected(*arguments).logits, 1e-5)
-
-
-# -- copies -----------------------------------------------------------------------------------
-
-
-def saved(module: nn.Module, **options: Any) -> Any:
-    """By `torch.save`, and loaded again."""
-    buffer = io.BytesIO()
-    torch.save(module, buffer, **options)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-@pytest.mark.parametrize(
-    "copied",
-    [
-        copy.deepcopy,
-        lambda own: pickle.loads(pickle.dumps(own)),
-        saved,
-        # It reads the numbers when all objects are made.
-        lambda own: saved(own, _use_new_zipfile_serialization=False),
-        lambda own: copy.deepcopy(copy.deepcopy(own)),
-    ],
-    ids=["deepcopy", "pickle", "save", "save, before torch 1.6", "a copy's copy"],
-)
-@pytest.mark.parametrize("kernel", ["reference", "cpu"])
-def test_copies(copied: Callable[[Any], Any], kernel: str) -> None:
-    """Copies and pickles of a frozen encoder are frozen, and give the same numbers."""
-    try:
-        frozen = encoder(kernel)
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
-    again = copied(frozen)
-    assert again.lstm.is_frozen
-    assert [layer.kernel for layer in again.layers()] == [kernel]
-    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, [Output.LOGITS, Output.STATES])
-    for output in ("logits", "states"):
-        own, other = (getattr(one(*arguments), output) for one in (frozen, again))
-        assert torch.equal(own, other)
-
-
-def test_copy_that_is_watched_first(module: BiLSTM, x: Tensor) -> None:
-    """Of a copy whose first call torch watches, it sees every operation; later ones are fast."""
-    expected, _ = module(x)
-    kernels = [layer.kernel for layer in module.layers()]
-    again = copy.deepcopy(module)
-    assert_close(functionalize(again)(x)[0], expected, 1e-5)
-    with FlopCounterMode(display=False) as mode:
-        assert_close(again(x)[0], expected, 1e-5)
-    assert mode.get_total_flops() > 0
-    assert [layer.kernel for layer in again.layers()] == kernels
-
-
-def test_copy_that_runs_in_inference_mode_first(module: BiLSTM, x: Tensor) -> None:
-    """What a copy packs there serves for gradients later."""
-    again = copy.deepcopy(module)
-    with torch.inference_mode():
-        again(x)
-    expected, actual = (
-        torch.autograd.grad(own(steps)[0].square().sum(), steps)[0]
-        for own in (module, again)
-        for steps in [x.clone().requires_grad_()]
-    )
-    assert_close(actual, expected, 1e-5)
