@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rpc.flow.patience import MESSAGE_BYTES
+from tests.rpc.flow.peers import MESSAGE_BYTES
 from tests.support.servers import RunningServer, settings
 
 

@@ -19,7 +19,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.rpc.flow.connections import end_connection
-from tests.rpc.flow.patience import (
+from tests.rpc.flow.peers import (
     CHECK,
     ENCODE,
     EXHAUSTED,

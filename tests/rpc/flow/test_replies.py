@@ -16,7 +16,7 @@ from bilstm_server.errors import Overloaded
 from bilstm_server.metrics import Metrics
 from bilstm_server.rpc.flow.untaken import UntakenReplies
 from bilstm_server.settings import ReplyLimits
-from tests.rpc.flow.patience import (
+from tests.rpc.flow.peers import (
     CHECK,
     ENCODE,
     EXHAUSTED,

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.faults.wire import PatientConnection
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.app import App
-from tests.rpc.flow.patience import (
+from tests.rpc.flow.peers import (
     CHECK,
     ENCODE,
     EXHAUSTED,

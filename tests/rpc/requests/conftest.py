@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rpc.requests.wire import (
+from tests.rpc.requests.by_hand import (
     MAX_BATCH_TOKENS,
     MAX_MESSAGE_BYTES,
     MAX_REQUEST_SEQUENCES,

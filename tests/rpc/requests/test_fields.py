@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from bilstm.v1 import encoder_pb2 as pb
-from tests.rpc.requests.wire import GOOD, STATE, Wire, floats, ids, tensor, tokens, violation
+from tests.rpc.requests.by_hand import GOOD, STATE, Wire, floats, ids, tensor, tokens, violation
 
 
 def states(*states: pb.State, sequences: int = 1) -> pb.EncodeRequest:

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm.v1 import encoder_pb2 as pb
-from tests.rpc.requests.wire import Wire, any_tensors, enums
+from tests.rpc.requests.by_hand import Wire, any_tensors, enums
 
 EXPECTED = {
     None,

@@ -11,7 +11,7 @@ import pytest
 
 from bilstm import wire as wire_parts
 from bilstm.v1 import encoder_pb2 as pb
-from tests.rpc.requests.wire import (
+from tests.rpc.requests.by_hand import (
     MAX_MESSAGE_BYTES,
     STATE,
     TIMEOUT_SECONDS,

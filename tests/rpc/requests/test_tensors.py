@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as stn
 from bilstm import tensors
 from bilstm import wire as wire_parts
 from bilstm.v1 import encoder_pb2 as pb
-from tests.rpc.requests.wire import any_tensors
+from tests.rpc.requests.by_hand import any_tensors
 
 WIRE_DTYPES = [np.dtype(d) for d in ("<f4", "<f2", ml_dtypes.bfloat16, "<i4", "<i8")]
 shapes = stn.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)

@@ -1,6 +1,4 @@
-"""Requests whose peers are patient: HTTP/2 clients, the servers that they hold up, and what those
-count.
-"""
+"""What patient peers of a server send, wait for and are counted as; and a server that is full."""
 
 from __future__ import annotations
 
