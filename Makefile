@@ -52,7 +52,7 @@ check: setup ## lint, types, generated stubs, breaking changes, docs and their l
 # Python itself leaks on purpose. A sanitizer ends the process: uncaptured (-s), its report is seen.
 sanitize: setup ## the CPU kernel's tests with its memory and arithmetic watched, some five minutes
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-		$(BIN)/python -m pytest --sanitize -s tests/model/kernels/cpu/test_numbers.py
+		$(BIN)/python -m pytest --sanitize -s tests/model/kernels/cpu/numbers
 
 OUT ?= proto
 proto: setup ## generate the stubs

@@ -1,141 +1,33 @@
-"""The spans of a real server, as a real collector receives them over OTLP; and what happens without
-a collector, without OpenTelemetry, and without traces.
-"""
+"""The spans of a real server, as a real collector receives them over OTLP."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import structlog
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from bilstm import tensors
-from bilstm.v1 import encoder_pb2 as pb
-from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.engine.staging import StagedBatch
-from tests.support.engines import HANGS_AFTER_SECONDS, Gated, gated_server, until
-from tests.support.servers import settings, start_error
+from tests.support.engines import until
+from tests.tracing.collecting import (
+    METHOD,
+    PARENT,
+    SAMPLED,
+    TRACE,
+    Collector,
+    attributes,
+    request,
+    traced,
+)
 
-METHOD = "bilstm.v1.EncoderService/Encode"
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-SAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
 UNSAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-00"),)
 
-Metadata = tuple[tuple[str, str], ...]
 
-
-class Collector(otlp_grpc.TraceServiceServicer):
-    """An OTLP collector that keeps what it receives."""
-
-    def __init__(self) -> None:
-        self._spans: list[Span] = []
-        self._arrived = threading.Condition()
-        self.resource: dict[str, Any] = {}
-        self.answers = threading.Event()  # cleared: it takes spans, and does not say so
-        self.answers.set()
-        self._server = grpc.server(ThreadPoolExecutor(2))
-        add: Any = otlp_grpc.add_TraceServiceServicer_to_server  # generated, without types
-        add(self, self._server)
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def Export(  # noqa: N802
-        self, request: otlp.ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> otlp.ExportTraceServiceResponse:
-        with self._arrived:
-            for group in request.resource_spans:
-                self.resource = attributes(group.resource)
-                self._spans += [span for scope in group.scope_spans for span in scope.spans]
-            self._arrived.notify_all()
-        assert self.answers.wait(HANGS_AFTER_SECONDS)
-        return otlp.ExportTraceServiceResponse()
-
-    @property
-    def spans(self) -> list[Span]:
-        with self._arrived:
-            return list(self._spans)
-
-    async def requests(self, count: int = 1) -> list[Span]:
-        """The first so many request spans, once they are there; a request's come last of its."""
-
-        def wait() -> list[Span]:
-            def found() -> list[Span]:
-                return [span for span in self._spans if span.name == METHOD]
-
-            with self._arrived:
-                assert self._arrived.wait_for(lambda: len(found()) >= count, HANGS_AFTER_SECONDS)
-                return found()[:count]
-
-        return await asyncio.to_thread(wait)
-
-    def children(self, parent: Span) -> list[Span]:
-        """In the order of their starts; equal ones in that of their ends."""
-        own = [span for span in self.spans if span.parent_span_id == parent.span_id]
-        return sorted(own, key=lambda s: (s.start_time_unix_nano, s.end_time_unix_nano))
-
-    def batches(self, parent: Span) -> list[Span]:
-        """The batches that a request's stages link to, in order."""
-        by_id = {(span.trace_id, span.span_id): span for span in self.spans}
-        links = [link for child in self.children(parent) for link in child.links]
-        return [by_id[link.trace_id, link.span_id] for link in links]
-
-    def close(self) -> None:
-        self.answers.set()
-        self._server.stop(None).wait()
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")  # milliseconds from one export to the next
-    running = Collector()
-    yield running
-    running.close()
-
-
-def attributes(of: Any) -> dict[str, Any]:
-    values = {pair.key: pair.value for pair in of.attributes}
-    return {key: getattr(value, value.WhichOneof("value")) for key, value in values.items()}
-
-
-def request(*lengths: int, model: str = "") -> pb.EncodeRequest:
-    sequences = [tensors.encode(np.ones((n, 5), np.float32)) for n in lengths]
-    return pb.EncodeRequest(model=model, sequences=sequences, outputs=[pb.OUTPUT_FINAL])
-
-
-Encode = Callable[[pb.EncodeRequest, Metadata], Any]
-
-
-@asynccontextmanager
-async def traced(folder: Path, endpoint: str, **more: Any) -> AsyncIterator[tuple[App, Gated, Any]]:
-    """A server whose gates the test opens, and its `Encode`."""
-    values = {"model": [("small", folder)], "tracing_endpoint": endpoint, **more}
-    async with (
-        gated_server(settings(**values)) as (app, gated),
-        grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel,
-    ):
-        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
-
-        def encode(message: pb.EncodeRequest, metadata: Metadata = ()) -> Any:
-            return stub.Encode(message, metadata=metadata, timeout=HANGS_AFTER_SECONDS)
-
-        yield app, gated, encode
-
-
-# -- one request ------------------------------------------------------------------------------
+# -- one request ---------------------------------------------------------------------------------
 
 
 async def test_request_in_its_callers_trace(collector: Collector, model_folder: Path) -> None:
@@ -222,7 +114,7 @@ async def test_request_of_several_batches(collector: Collector, model_folder: Pa
     assert tokens == [3, 4, 5]
 
 
-# -- sampling ---------------------------------------------------------------------------------
+# -- sampling ------------------------------------------------------------------------------------
 
 
 async def test_unsampled_caller(collector: Collector, model_folder: Path) -> None:
@@ -251,7 +143,7 @@ async def test_sample_ratio(collector: Collector, model_folder: Path) -> None:
     assert len(collector.spans) == 6
 
 
-# -- errors -----------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------
 
 
 def _fail(staged: object) -> None:
@@ -324,121 +216,3 @@ async def test_caller_that_leaves(collector: Collector, model_folder: Path) -> N
     assert [stage.name for stage in collector.children(span)] == ["decode", "queue", "compute"]
     assert attributes(span)["rpc.response.status_code"] == "CANCELLED"
     assert [batch.name for batch in collector.batches(span)] == ["batch"]
-
-
-# -- without a collector ----------------------------------------------------------------------
-
-
-async def test_dead_collector(collector: Collector, model_folder: Path) -> None:
-    """Where no collector answers, requests are served, and the log says once that spans are
-    lost."""
-    collector.close()
-    with structlog.testing.capture_logs() as events:
-        async with traced(model_folder, collector.endpoint) as (app, gated, encode):
-            gated.open()
-            for _ in range(10):
-                reply = await encode(request(3), SAMPLED)
-                assert len(reply.encodings) == 1
-            lost = "spans may be lost"
-            await until(lambda: lost in [event["event"] for event in events])
-            assert await app.drain()
-    assert [event["event"] for event in events].count(lost) == 1
-
-
-async def test_collector_that_hangs(collector: Collector, model_folder: Path) -> None:
-    """A collector that doesn't answer doesn't hold up the end: it is given up, and the log says
-    so."""
-    collector.answers.clear()
-    with structlog.testing.capture_logs() as events:
-        async with traced(model_folder, collector.endpoint) as (app, gated, encode):
-            gated.open()
-            await encode(request(3), SAMPLED)
-            await collector.requests()
-            assert await app.drain()
-    assert "spans lost" in [event["event"] for event in events]
-
-
-async def test_last_spans(
-    collector: Collector, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What has not been exported yet when the server stops is exported then."""
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(1000 * HANGS_AFTER_SECONDS))
-    async with traced(model_folder, collector.endpoint) as (app, gated, encode):
-        gated.open()
-        await encode(request(3), SAMPLED)
-        assert collector.spans == []
-        assert await app.drain()
-    assert METHOD in [span.name for span in collector.spans]
-
-
-# -- without OpenTelemetry --------------------------------------------------------------------
-
-ENDPOINT = "--tracing-endpoint=http://127.0.0.1:4317"
-
-
-def run(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, "serve", "--port=0", "--metrics-port=0", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_AFTER_SECONDS)
-
-
-def test_without_the_extra() -> None:
-    """Where OpenTelemetry is not installed, traces are refused at the start in one line."""
-    code = "import sys; sys.modules['opentelemetry'] = None; "
-    done = run(code + "from bilstm_server.cli.main import main; sys.exit(main())", ENDPOINT)
-    assert done.returncode == 1
-    reason = start_error(done.stderr)
-    assert reason.startswith("--tracing-endpoint: opentelemetry")
-    assert reason.endswith("pip install '.[tracing]'")
-
-
-OFF = """
-import asyncio, sys
-from bilstm_client import AsyncClient
-from bilstm_server.app import App
-from bilstm_server.settings import Settings
-
-async def main():
-    async with App(Settings(port=0, metrics_port=0)) as app:
-        await app.load()
-        async with AsyncClient(f"127.0.0.1:{app.port}") as client:
-            await client.encode([[0.0] * 12])
-        await app.drain()
-
-asyncio.run(main())
-print([name for name in sys.modules if name.startswith("opentelemetry")])
-"""
-
-
-def test_off() -> None:
-    """A server without traces never imports OpenTelemetry, even where it is installed."""
-    assert run(OFF).stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["collector:4317", "ftp://collector", "http://", "http://:4317", "http://c:x", "http://c/v1"],
-)
-def test_no_endpoint(url: str) -> None:
-    """What is no URL of a collector is refused."""
-    with pytest.raises(ValueError, match="must be http://HOST:PORT or https://HOST:PORT"):
-        settings(tracing_endpoint=url)
-
-
-def test_endpoint() -> None:
-    """The port is OTLP's own unless it is given."""
-    for url, full in {
-        "http://collector": "http://collector:4317",
-        "https://collector:443/": "https://collector:443",
-        "http://[::1]:4318": "http://[::1]:4318",
-    }.items():
-        assert settings(tracing_endpoint=url).tracing_endpoint == full
-
-
-def test_secrets_in_the_endpoint() -> None:
-    """An endpoint with a password is refused without repeating it."""
-    code = "import sys; from bilstm_server.cli.main import main; sys.exit(main())"
-    done = run(code, "--tracing-endpoint=http://user:hidden@collector:4317")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "hidden" not in line
-    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
