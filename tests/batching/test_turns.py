@@ -1,7 +1,6 @@
-"""Who has the device when: batches, slices of long sequences, other models, streams.
-
-Real `Batcher`s over one small engine, which stops at its gate until the test says go on. Time is
-what the engine says that its work took, so every order of events here is forced.
+"""Who has the device when: batches, slices of long sequences, other models, streams. Real
+`Batcher`s over one small engine, which stops at its gate until the test says go on; time is what
+the engine says that its work took.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from bilstm_server.batching.admission import SliceTime
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
-from bilstm_server.batching.pace import SlicePace
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
-from bilstm_server.model.incremental.slices import SLICE_UNIT
 from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60
@@ -157,7 +154,7 @@ async def stream(batcher: Batcher, number: int) -> asyncio.Task[asyncio.Future[R
     return task
 
 
-# -- slices -----------------------------------------------------------------------------------
+# -- slices --------------------------------------------------------------------------------------
 
 
 async def test_slices_give_way_to_what_comes(engine: Engine) -> None:
@@ -231,7 +228,7 @@ async def test_slices_have_their_share_of_a_busy_device(engine: Engine) -> None:
     assert engine.slices_between_batches()[:4] == [0, share, share, share]
 
 
-# -- streams ----------------------------------------------------------------------------------
+# -- streams -------------------------------------------------------------------------------------
 
 
 async def test_streams_have_their_turns_while_calls_fill_the_queue(engine: Engine) -> None:
@@ -278,48 +275,3 @@ async def test_nothing_comes_in_after_the_drain(engine: Engine) -> None:
             with pytest.raises(Unavailable):
                 await (await stream(one, 3))
     assert engine.log == [("batch", [0]), ("batch", [1])]
-
-
-# -- how large slices are ---------------------------------------------------------------------
-
-
-def test_slices_grow_and_shrink_to_the_time_they_may_take() -> None:
-    """By a factor of two at most, and never below a unit."""
-    pace = SlicePace(slice_seconds=0.002, max_sequences=3)
-    pace.want(0.0)
-    assert (pace.steps, pace.sequences) == (SLICE_UNIT, 1)
-    pace.observe(0.0001, 0.0)
-    assert (pace.steps, pace.sequences) == (2 * SLICE_UNIT, 2)
-    pace.observe(0.001, 0.0)
-    assert (pace.steps, pace.sequences) == (4 * SLICE_UNIT, 3)
-    pace.observe(0.002, 0.0)
-    assert pace.steps == 4 * SLICE_UNIT
-    pace.observe(0.1, 0.0)
-    assert pace.steps == 2 * SLICE_UNIT
-    for _ in range(3):
-        pace.observe(0.1, 0.0)
-    assert pace.steps == SLICE_UNIT
-
-
-def test_slices_take_longer_where_nothing_else_comes() -> None:
-    """Ten times as long, a second after something else wanted the device last."""
-    pace = SlicePace(slice_seconds=0.002, max_sequences=3)
-    pace.want(5.0)
-    pace.observe(0.002, 6.0)
-    assert pace.steps == SLICE_UNIT
-    pace.observe(0.002, 6.1)
-    assert pace.steps == 2 * SLICE_UNIT
-    pace.observe(0.02, 6.2)
-    assert pace.steps == 2 * SLICE_UNIT
-
-
-def test_slices_that_do_not_fit_into_memory_are_halved() -> None:
-    pace = SlicePace(slice_seconds=0.002, max_sequences=3)
-    assert not pace.halve()
-    pace.observe(0.0001, 0.0)
-    pace.observe(0.0001, 0.0)
-    assert pace.halve()
-    assert pace.steps == 2 * SLICE_UNIT
-    assert pace.halve()
-    assert not pace.halve()
-    assert pace.steps == SLICE_UNIT

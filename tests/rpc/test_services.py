@@ -1,21 +1,17 @@
-"""A second service beside the first, and the order of what its calls pass.
-
-The toy has messages and decoders of its own. It is listed and nothing else: neither the server, nor
-the interceptors, nor reflection know it.
+"""A second service beside the first: it is listed and nothing else, neither the server, nor the
+interceptors, nor reflection know it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -23,33 +19,12 @@ from benchmarks.faults.wire import PatientConnection
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.app import App
-from bilstm_server.batching.batcher import Batcher
-from bilstm_server.batching.jobs import Job
-from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.errors import InvalidInput, ModelNotFound, Overloaded, Unavailable
-from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
-from bilstm_server.rpc.context import Context
+from bilstm_server.errors import InvalidInput, ModelNotFound
 from bilstm_server.rpc.definitions import ServiceDefinition, TensorMethod
-from bilstm_server.rpc.flow.receiving import Receiving
-from bilstm_server.rpc.flow.untaken import UntakenReplies
-from bilstm_server.rpc.interceptors.chain import InterceptorChain
-from bilstm_server.rpc.interceptors.decoding import Decoding
-from bilstm_server.rpc.interceptors.in_flight import CallsInFlight
-from bilstm_server.rpc.interceptors.method import Layer, Method, Respond
-from bilstm_server.rpc.interceptors.open_streams import OpenStreams
-from bilstm_server.rpc.interceptors.outcomes import Outcomes
-from bilstm_server.serving.registry import ServedModel
-from bilstm_server.settings import ReceiveLimits, ReplyLimits
-from bilstm_server.testing import server_process
 from tests.rpc.streams.talk import violated_field
+from tests.rpc.toy import COUNT, DOUBLE, FOUR, TELL, TOY, decode, describe, handled, sample, serving
 from tests.support.engines import HANGS_AFTER_SECONDS, until
-from tests.support.servers import settings
 
-TOY = "toy.v1.Toy"
-DOUBLE, TELL, COUNT = (f"/{TOY}/{name}" for name in ("Double", "Tell", "Count"))
-FOUR = np.arange(4, dtype="<i4").tobytes()
 WATCH = {
     "grpc_type": "server_stream",
     "grpc_service": "grpc.health.v1.Health",
@@ -58,122 +33,10 @@ WATCH = {
 CALL_BYTES = 24 * 1024  # that a call is taken to hold beside its reply
 
 
-def describe() -> Any:
-    """The toy's descriptor, in a pool of its own."""
-    method = descriptor_pb2.MethodDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="toy/v1/toy.proto",
-        package="toy.v1",
-        message_type=[descriptor_pb2.DescriptorProto(name="Numbers")],
-        service=[
-            descriptor_pb2.ServiceDescriptorProto(
-                name="Toy",
-                method=[
-                    method(name=name, input_type=".toy.v1.Numbers", output_type=".toy.v1.Numbers")
-                    for name in ("Double", "Tell", "Count")
-                ],
-            )
-        ],
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool.FindServiceByName(TOY)
-
-
-def decode(data: bytes) -> Any:
-    if len(data) % 4:
-        raise InvalidInput("numbers", f"must be of 4 bytes each, got {len(data)} in all")
-    return np.frombuffer(data, "<i4")
-
-
-class Toy:
-    """Doubles numbers, each call once `gate` is open; a little more shows the other ways in."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.arrived = 0
-        self.refusal: Exception | None = None
-        self.model: ServedModel | None = None  # that is asked for something, too
-        self.events: list[str] = []
-
-    async def double(self, numbers: Any, context: Context) -> bytes:
-        self.arrived += 1
-        self.events.append("called")
-        await self.gate.wait()
-        if self.model is not None:
-            x = SequenceInput(np.ones((3, 5), "<f4"), frozenset({Output.FINAL}))
-            await self.model.batcher.submit([x])
-        return (numbers * 2).tobytes()  # type: ignore[no-any-return]
-
-    async def tell(self, text: str, context: Context) -> str:
-        return text.upper()
-
-    async def count(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[bytes]:
-        async for numbers in requests:
-            yield np.array([len(numbers)], "<i4").tobytes()
-
-    def _decode(self, data: bytes) -> Any:
-        self.events.append("decoded")
-        return decode(data)
-
-    def _admit(self) -> None:
-        self.events.append("asked for admission")
-        if self.refusal is not None:
-            raise self.refusal
-
-    def definition(self) -> ServiceDefinition:
-        handlers = {
-            "Double": grpc.unary_unary_rpc_method_handler(self.double),
-            "Tell": grpc.unary_unary_rpc_method_handler(self.tell, bytes.decode, str.encode),
-            "Count": grpc.stream_stream_rpc_method_handler(self.count),
-        }
-        generic = grpc.method_handlers_generic_handler(TOY, handlers)
-        return ServiceDefinition(
-            descriptor=describe(),
-            add_to=lambda server: server.add_generic_rpc_handlers((generic,)),
-            tensor_methods={
-                "Double": TensorMethod(self._decode, self._admit),
-                "Count": TensorMethod(decode),
-            },
-        )
-
-
-class AppWithToy(App):
-    """The server, with one more service in its list."""
-
-    toy: Toy
-
-    def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
-        self.toy = Toy()
-        return [*super()._make_services(replies), self.toy.definition()]
-
-
-@asynccontextmanager
-async def serving(folder: Path, **values: object) -> AsyncIterator[tuple[AppWithToy, Any]]:
-    """A server of both services, ready, and a channel to it."""
-    async with AppWithToy(settings(model=[("small", folder)], **values)) as app:
-        await app.load()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-            yield app, channel
-
-
-def sample(app: App, name: str, **labels: str) -> float:
-    return app.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def handled(app: App, method: str, kind: str, code: str) -> float:
-    labels = {"grpc_type": kind, "grpc_service": TOY, "grpc_method": method, "grpc_code": code}
-    return sample(app, "grpc_server_handled_total", **labels)
-
-
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await asyncio.wait_for(call, HANGS_AFTER_SECONDS)
     return refusal.value.code(), refusal.value.details() or ""
-
-
-# -- a second service -------------------------------------------------------------------------
 
 
 async def test_two_services_side_by_side(model_folder: Path) -> None:
@@ -318,127 +181,3 @@ def test_definition_of_a_method_that_is_not_there() -> None:
             add_to=lambda server: None,
             tensor_methods={"Treble": TensorMethod(decode)},
         )
-
-
-# -- callers ----------------------------------------------------------------------------------
-
-
-async def test_callers_are_told_apart(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batcher is told whose each sequence is, of a call, of a stream, and of a live one: the
-    same caller on one connection, another one on another."""
-    callers: list[str] = []
-    admit = Batcher._job
-
-    def recorded(self: Batcher, *arguments: Any, **named: Any) -> Job:
-        job = admit(self, *arguments, **named)
-        callers.append(job.caller)
-        return job
-
-    monkeypatch.setattr(Batcher, "_job", recorded)
-    x = tensors.encode(np.ones((3, 5), "<f4"))
-    chunks = [pb.SequenceChunk(id=1, steps=x, last=True)]
-    async with serving(model_folder) as (app, channel):
-        target = f"127.0.0.1:{app.port}"
-        pool = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options=pool) as other:
-            for each in (channel, other):
-                stub: Any = encoder_pb2_grpc.EncoderServiceStub(each)
-                await stub.Encode(pb.EncodeRequest(sequences=[x]))
-                for options in (pb.StreamOptions(), pb.StreamOptions(live=pb.Live(block_steps=2))):
-                    sent = [
-                        pb.EncodeStreamRequest(options=options),
-                        pb.EncodeStreamRequest(chunks=chunks),
-                    ]
-                    assert [reply async for reply in stub.EncodeStream(iter(sent))]
-    assert len(callers) == 2 * (1 + 1 + 2)
-    first, second = callers[:4], callers[4:]
-    assert len({*first}) == len({*second}) == 1
-    assert first != second
-
-
-# -- the order --------------------------------------------------------------------------------
-
-
-async def test_admission_comes_before_the_request(model_folder: Path) -> None:
-    """A service that admits nobody says so to a caller that has sent nothing but headers."""
-    async with serving(model_folder) as (app, _):
-        app.toy.refusal = Overloaded("nobody now", 1.0)
-        with PatientConnection(f"127.0.0.1:{app.port}") as peer:
-            await asyncio.to_thread(peer.begin, DOUBLE)
-            async with asyncio.timeout(HANGS_AFTER_SECONDS):
-                while not peer.statuses:
-                    await asyncio.to_thread(peer.pump, 0.1)
-            assert peer.statuses == {1: str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])}
-        assert app.toy.events == ["asked for admission"]
-        app.toy.refusal = None
-        app.toy.events.clear()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-            call: Any = channel.unary_unary(DOUBLE)
-            await call(FOUR)
-        assert app.toy.events == ["asked for admission", "decoded", "called"]
-
-
-class Doorkeeper:
-    """A layer that lets nobody in who does not say the word."""
-
-    def around(self, method: Method, respond: Respond) -> Respond:
-        async def checked(requests: Any, context: Context) -> bytes | None:
-            if ("word", "please") not in (context.invocation_metadata() or ()):
-                raise Unavailable("say the word")
-            return await respond(requests, context)
-
-        return checked
-
-
-@asynccontextmanager
-async def doorkept() -> AsyncIterator[tuple[Toy, CallsInFlight, Metrics, str]]:
-    """The toy behind all layers and one more; gives its target, too."""
-    toy, metrics = Toy(), Metrics()
-    replies = UntakenReplies(ReplyLimits(), lambda peer: True)
-    calls = CallsInFlight(1, metrics.no_model)
-    layers: list[Layer] = [Outcomes(metrics), calls, OpenStreams(1, replies), Doorkeeper()]
-    decoding = Decoding(Receiving(ReceiveLimits()), replies, metrics.no_model)
-    chain = InterceptorChain([toy.definition()], layers, decoding)
-    server = grpc.aio.server(interceptors=[chain])
-    toy.definition().add_to(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield toy, calls, metrics, f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
-
-
-@pytest.mark.parametrize(("method", "kind"), [("Double", "unary"), ("Count", "bidi_stream")])
-async def test_one_more_layer_refuses_before_a_request_is_read(method: str, kind: str) -> None:
-    """A layer of its own file refuses calls and streams that have sent nothing but headers. The
-    refusal is a status like any other: counted, and gone from those in flight."""
-    async with doorkept() as (toy, calls, metrics, target):
-        with PatientConnection(target) as peer:
-            await asyncio.to_thread(peer.begin, f"/{TOY}/{method}")
-            async with asyncio.timeout(HANGS_AFTER_SECONDS):
-                while not peer.statuses:
-                    await asyncio.to_thread(peer.pump, 0.1)
-            assert peer.statuses == {1: str(grpc.StatusCode.UNAVAILABLE.value[0])}
-        assert toy.events == []
-        assert calls.count == 0
-        labels = {"grpc_type": kind, "grpc_service": TOY, "grpc_method": method}
-        handled = ("grpc_server_handled_total", labels | {"grpc_code": "UNAVAILABLE"})
-        assert metrics.registry.get_sample_value(*handled) == 1
-        async with grpc.aio.insecure_channel(target) as channel:
-            call: Any = channel.unary_unary(DOUBLE)
-            assert await call(FOUR, metadata=(("word", "please"),))
-
-
-def test_bare_server() -> None:
-    """The server that `benchmarks.overhead` takes for what a call costs without the layers has
-    none of them, and serves."""
-    x = tensors.encode(np.zeros((3, 12), "<f4"))
-    with (
-        server_process(module="benchmarks.bare_server") as process,
-        grpc.insecure_channel(process.target) as channel,
-    ):
-        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-        reply = stub.Encode(pb.EncodeRequest(sequences=[x]), timeout=HANGS_AFTER_SECONDS)
-        assert len(reply.encodings) == 1
-        assert not any("grpc_server_handled_total" in name for name in process.metrics())

@@ -1,14 +1,9 @@
-"""`SlicedRun` and `advance`: a long sequence slice by slice is what it is in one piece.
-
-The judge is `SequenceEncoder.forward` of the sequence alone, with the same kernel.
+"""A long sequence slice by slice is what it is in one piece. The judge is `SequenceEncoder.forward`
+of the sequence alone, with the same kernel.
 """
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,83 +11,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from bilstm_server.model import Encodings, Output, Pooling, RaggedBatch
-from bilstm_server.model.bilstm import States
-from bilstm_server.model.encoder import SequenceEncoder
-from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
+from bilstm_server.model import Output, Pooling
+from bilstm_server.model.incremental.slices import SLICE_UNIT, advance
 from bilstm_server.model.pooling import SlicedPooling, pool
-from tests.model.incremental import encoders
 from tests.model.incremental.encoders import VOCABULARY, draw_state, draw_steps
+from tests.model.incremental.slicing import (
+    WORDS,
+    assert_same_bits,
+    encoder_of,
+    finish,
+    outputs,
+    run_of,
+    tensors_of,
+    whole,
+)
 from tests.support.lstms import architectures, assert_close, examples, seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-EVERY = frozenset(Output)
-WORDS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
-
-
-encoder_of = partial(encoders.encoder_of, pooling=Pooling.MEAN, num_layers=2)
-
-
-def run_of(
-    encoder: SequenceEncoder,
-    x: Tensor,
-    outputs: frozenset[Output] = EVERY,
-    hx: States | None = None,
-) -> SlicedRun:
-    return SlicedRun(encoder, lambda start, stop: x[start:stop], len(x), outputs, hx)
-
-
-def whole(
-    encoder: SequenceEncoder,
-    x: Tensor,
-    outputs: frozenset[Output] = EVERY,
-    hx: States | None = None,
-) -> Encodings:
-    batched = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-    with torch.inference_mode():
-        encodings: Encodings = encoder(x, RaggedBatch([len(x)]), batched, outputs)
-    return encodings
-
-
-def finish(runs: Sequence[SlicedRun], sizes: Sequence[int]) -> int:
-    """Advances those that are at the lowest layer until all are done; the tokens that it was."""
-    tokens = 0
-    for steps in itertools.cycle(sizes):
-        pending = [run for run in runs if not run.done]
-        if not pending:
-            break
-        lowest = min(run.layer for run in pending)
-        tokens += advance([run for run in pending if run.layer == lowest], steps)
-    return tokens
-
-
-def tensors_of(encodings: Encodings) -> dict[str, Tensor]:
-    named = {o.value: getattr(encodings, o.value) for o in Output if o is not Output.STATE}
-    if encodings.state is not None:
-        named["hidden"], named["cell"] = encodings.state
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """A NaN has those of any other."""
-    return tensor.masked_fill(tensor.isnan(), torch.nan).view(WORDS[tensor.dtype])
-
-
-def assert_same_bits(actual: Encodings, expected: Encodings) -> None:
-    ours, theirs = tensors_of(actual), tensors_of(expected)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(bits(tensor), bits(theirs[name])), name
-
 
 lengths = st.lists(
     st.integers(1, 450) | st.sampled_from([63, 64, 65, 128, 256]), min_size=1, max_size=3
 )
 slice_sizes = st.lists(st.integers(1, 300), min_size=1, max_size=4)
-outputs = st.frozensets(st.sampled_from(Output), min_size=1) | st.just(EVERY)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -210,96 +151,3 @@ def test_one_slice() -> None:
     assert [advance([run], 10_000), run.layer, run.done] == [1000, 1, False]
     assert [advance([run], 10_000), run.layer, run.done] == [1000, 1, True]
     assert_same_bits(run.encodings(), whole(encoder, x))
-
-
-@pytest.mark.parametrize("steps", [0, 1, 63, 64, 127])
-def test_smallest_slice(steps: int) -> None:
-    """A slice is a multiple of the unit, and at least one; what is left over goes to the backward
-    direction's first."""
-    encoder = encoder_of("cpu", num_layers=1)
-    asked: list[tuple[int, int]] = []
-    x = draw_steps(encoder, 150)
-
-    def rows(start: int, stop: int) -> Tensor:
-        asked.append((start, stop))
-        return x[start:stop]
-
-    run = SlicedRun(encoder, rows, len(x), EVERY)
-    assert advance([run], steps) == (64 + 86) // 2
-    assert asked == [(0, SLICE_UNIT), (64, 150)]
-    assert advance([run], steps) == 64
-    assert asked[2:] == [(64, 128), (0, 64)]
-    assert advance([run], steps) == 150 - 75 - 64
-    assert asked[4:] == [(128, 150)]
-    assert run.done
-
-
-def test_input_is_dropped() -> None:
-    """The input is let go of once the first layer has read it."""
-    encoder = encoder_of("cpu")
-    x = draw_steps(encoder, 200)
-    steps = x.clone()
-
-    def rows(start: int, stop: int) -> Tensor:
-        return steps[start:stop]
-
-    run = SlicedRun(encoder, rows, len(x), EVERY)
-    held = weakref.ref(rows)
-    del rows
-    while run.layer == 0:
-        assert held() is not None
-        advance([run], 64)
-    assert held() is None
-    finish([run], [64])
-    assert_same_bits(run.encodings(), whole(encoder, x))
-
-
-def test_failure_moves_no_run() -> None:
-    """Where something fails no run has moved: the next attempt goes on from there."""
-    encoder = encoder_of("cpu")
-    xs = [draw_steps(encoder, 300), draw_steps(encoder, 200)]
-    failing = False
-
-    def rows(start: int, stop: int) -> Tensor:
-        if failing:
-            raise MemoryError
-        return xs[1][start:stop]
-
-    runs = [run_of(encoder, xs[0]), SlicedRun(encoder, rows, len(xs[1]), EVERY)]
-    advance(runs, 64)
-    failing, left = True, [run.tokens_left for run in runs]
-    with pytest.raises(MemoryError):
-        advance(runs, 64)
-    assert [run.tokens_left for run in runs] == left
-    failing = False
-    finish(runs, [64])
-    for run, x in zip(runs, xs, strict=True):
-        assert_same_bits(run.encodings(), whole(encoder, x))
-
-
-def test_runs_that_do_not_go_together() -> None:
-    """Runs of several encoders or layers, or done, or none at all, are a ValueError."""
-    encoder, other = encoder_of("reference"), encoder_of("reference")
-    x = draw_steps(encoder, 10)
-    done, further = run_of(encoder, x), run_of(encoder, x)
-    finish([done], [64])
-    advance([further], 64)
-    new = run_of(encoder, x)
-    for runs in ([], [done], [new, further], [new, run_of(other, x)]):
-        with pytest.raises(ValueError, match="runs must be"):
-            advance(runs, 64)
-
-
-def test_too_early() -> None:
-    """The encodings of a sequence that is not done are a ValueError."""
-    encoder = encoder_of("reference")
-    run = run_of(encoder, draw_steps(encoder, 10))
-    with pytest.raises(ValueError, match="not encoded yet"):
-        run.encodings()
-
-
-def test_logits_need_a_head() -> None:
-    """Asking a model without a head for logits is a ValueError at once."""
-    encoder = encoder_of("reference", head=None)
-    with pytest.raises(ValueError, match="logits need a head"):
-        run_of(encoder, draw_steps(encoder, 10))

@@ -60,7 +60,7 @@ INSTEAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     ".pt": ("w.safetensors", lambda: saved(lstm_tensors()), "a .pt file; rename it"),
     "an archive of nothing": ("w.pt", lambda: archive("a/b"), "not a readable .pt file"),
-    "a user's class": ("w.pt", lambda: saved({"x": Own()}), "holds a test_model_files.Own,"),
+    "a user's class": ("w.pt", lambda: saved({"x": Own()}), f"holds a {Own.__module__}.Own,"),
     "a module": ("w.pt", lambda: saved(nn.LSTM(2, 3)), "holds a torch.nn.modules.rnn.LSTM,"),
     "a path": ("w.pt", lambda: saved({"p": Path("x")}), "holds a pathlib.PosixPath,"),
     "an optimizer's tensors first": ("w.pt", lambda: saved(nested()), "under 'model_state_dict'"),

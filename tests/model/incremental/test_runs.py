@@ -1,0 +1,114 @@
+"""What a `SlicedRun` takes and holds, what a failure leaves of it, and what it refuses."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+from torch import Tensor
+
+from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
+from tests.model.incremental.encoders import draw_steps
+from tests.model.incremental.slicing import (
+    EVERY,
+    assert_same_bits,
+    encoder_of,
+    finish,
+    run_of,
+    whole,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 63, 64, 127])
+def test_smallest_slice(steps: int) -> None:
+    """A slice is a multiple of the unit, and at least one; what is left over goes to the backward
+    direction's first."""
+    encoder = encoder_of("cpu", num_layers=1)
+    asked: list[tuple[int, int]] = []
+    x = draw_steps(encoder, 150)
+
+    def rows(start: int, stop: int) -> Tensor:
+        asked.append((start, stop))
+        return x[start:stop]
+
+    run = SlicedRun(encoder, rows, len(x), EVERY)
+    assert advance([run], steps) == (64 + 86) // 2
+    assert asked == [(0, SLICE_UNIT), (64, 150)]
+    assert advance([run], steps) == 64
+    assert asked[2:] == [(64, 128), (0, 64)]
+    assert advance([run], steps) == 150 - 75 - 64
+    assert asked[4:] == [(128, 150)]
+    assert run.done
+
+
+def test_input_is_dropped() -> None:
+    """The input is let go of once the first layer has read it."""
+    encoder = encoder_of("cpu")
+    x = draw_steps(encoder, 200)
+    steps = x.clone()
+
+    def rows(start: int, stop: int) -> Tensor:
+        return steps[start:stop]
+
+    run = SlicedRun(encoder, rows, len(x), EVERY)
+    held = weakref.ref(rows)
+    del rows
+    while run.layer == 0:
+        assert held() is not None
+        advance([run], 64)
+    assert held() is None
+    finish([run], [64])
+    assert_same_bits(run.encodings(), whole(encoder, x))
+
+
+def test_failure_moves_no_run() -> None:
+    """Where something fails no run has moved: the next attempt goes on from there."""
+    encoder = encoder_of("cpu")
+    xs = [draw_steps(encoder, 300), draw_steps(encoder, 200)]
+    failing = False
+
+    def rows(start: int, stop: int) -> Tensor:
+        if failing:
+            raise MemoryError
+        return xs[1][start:stop]
+
+    runs = [run_of(encoder, xs[0]), SlicedRun(encoder, rows, len(xs[1]), EVERY)]
+    advance(runs, 64)
+    failing, left = True, [run.tokens_left for run in runs]
+    with pytest.raises(MemoryError):
+        advance(runs, 64)
+    assert [run.tokens_left for run in runs] == left
+    failing = False
+    finish(runs, [64])
+    for run, x in zip(runs, xs, strict=True):
+        assert_same_bits(run.encodings(), whole(encoder, x))
+
+
+def test_runs_that_do_not_go_together() -> None:
+    """Runs of several encoders or layers, or done, or none at all, are a ValueError."""
+    encoder, other = encoder_of("reference"), encoder_of("reference")
+    x = draw_steps(encoder, 10)
+    done, further = run_of(encoder, x), run_of(encoder, x)
+    finish([done], [64])
+    advance([further], 64)
+    new = run_of(encoder, x)
+    for runs in ([], [done], [new, further], [new, run_of(other, x)]):
+        with pytest.raises(ValueError, match="runs must be"):
+            advance(runs, 64)
+
+
+def test_too_early() -> None:
+    """The encodings of a sequence that is not done are a ValueError."""
+    encoder = encoder_of("reference")
+    run = run_of(encoder, draw_steps(encoder, 10))
+    with pytest.raises(ValueError, match="not encoded yet"):
+        run.encodings()
+
+
+def test_logits_need_a_head() -> None:
+    """Asking a model without a head for logits is a ValueError at once."""
+    encoder = encoder_of("reference", head=None)
+    with pytest.raises(ValueError, match="logits need a head"):
+        run_of(encoder, draw_steps(encoder, 10))
