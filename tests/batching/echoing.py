@@ -24,8 +24,8 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import QueueLimits
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
-HANGS_AFTER_SECONDS = 60
 PLENTY = 1000  # more batches than any test has
 POSITIONS = range(5)
 

@@ -9,7 +9,8 @@ import pytest
 from bilstm_server.errors import (
     DeadlineExpired,
 )
-from tests.batching.echoing import HANGS_AFTER_SECONDS, POSITIONS, Engine, batching, outcomes
+from tests.batching.echoing import POSITIONS, Engine, batching, outcomes
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -17,8 +17,9 @@ from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import OutOfMemory
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
-from tests.support.engines import first_batcher, held_server, until
+from tests.support.engines import first_batcher, held_server
 from tests.support.servers import settings
+from tests.support.waiting import until
 
 Array = NDArray[Any]
 LONG = 3_000

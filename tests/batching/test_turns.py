@@ -25,8 +25,8 @@ from bilstm_server.errors import Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.settings import QueueLimits
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
-HANGS_AFTER_SECONDS = 60
 PLENTY = 10_000
 LONG = 100  # tokens; more than any batch has
 BATCH_SECONDS = 0.04

@@ -1,19 +1,11 @@
-"""What the tests of both clients share: each claim is made of `Client` and of `AsyncClient`, which
-is called as the other one is; against a real server, with two models and one with tiny limits.
-"""
+"""Both clients, called alike: each claim is made of `Client` and of `AsyncClient`."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import numpy as np
-import pytest
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, TypeVar
 
 from bilstm_client import (
     AsyncClient,
@@ -21,21 +13,17 @@ from bilstm_client import (
     Encoding,
     Model,
 )
-from bilstm_client.types import Array, OutputName
-from tests.support.engines import Gated
-from tests.support.servers import RunningServer, settings, write_model
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
-INPUT_SIZE, HIDDEN_SIZE, LAYERS, CLASSES = 5, 6, 2, 3  # of the model that `server` has first
-HANGS_AFTER_SECONDS = 60
-ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
 T = TypeVar("T")
-
-X = np.random.default_rng(0).integers(-3, 4, (7, INPUT_SIZE)).astype(np.float32)
-IDS = np.array([3, 0, 19, 7, 7, 1])
+END = object()
 
 
 class AwaitedClient:
-    """`AsyncClient` called as `Client` is, from any thread; its loop has a thread of its own."""
+    """`AsyncClient` called as `Client` is, from any thread; its loop has a thread of its own.
+
+    Its streams are iterated as `Client`'s are.
+    """
 
     def __init__(self, target: str, **options: Any):
         self._client = AsyncClient(target, **options)
@@ -49,11 +37,34 @@ class AwaitedClient:
 
         return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(HANGS_AFTER_SECONDS)
 
+    def _iterate(
+        self, begin: Callable[[], AsyncGenerator[Any, None]]
+    ) -> Generator[Any, None, None]:
+        async def begun() -> AsyncGenerator[Any, None]:
+            return begin()
+
+        results = self._wait(begun())  # what it is told wrongly, it says at once
+
+        def iterate() -> Generator[Any, None, None]:
+            try:
+                while (result := self._wait(anext(results, END))) is not END:
+                    yield result
+            finally:
+                self._wait(results.aclose())
+
+        return iterate()
+
     def encode(self, sequence: Any, **options: Any) -> Encoding:
         return self._wait(self._client.encode(sequence, **options))
 
     def encode_batch(self, sequences: Any, **options: Any) -> list[Encoding]:
         return self._wait(self._client.encode_batch(sequences, **options))
+
+    def encode_stream(self, source: Any, **options: Any) -> Generator[Any, None, None]:
+        return self._iterate(lambda: self._client.encode_stream(source, **options))
+
+    def encode_chunks(self, source: Any, **options: Any) -> Generator[Any, None, None]:
+        return self._iterate(lambda: self._client.encode_chunks(source, **options))
 
     def list_models(self, **options: Any) -> list[Model]:
         return self._wait(self._client.list_models(**options))
@@ -85,121 +96,3 @@ class AwaitedClient:
 
 AnyClient = Client | AwaitedClient
 Connect = Callable[..., AnyClient]
-
-
-@pytest.fixture(params=(Client, AwaitedClient), ids=["Client", "AsyncClient"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of one kind, and closes them after the test."""
-    with ExitStack() as stack:
-
-        def open_client(target: str, **options: Any) -> AnyClient:
-            client = cast(AnyClient, request.param(target, **options))
-            if isinstance(client, AwaitedClient):
-                stack.callback(client.stop)
-            stack.callback(client.close)
-            return client
-
-        yield open_client
-
-
-@pytest.fixture
-def client(connect: Connect, server: RunningServer) -> AnyClient:
-    return connect(server.target)
-
-
-def arrays_of(encoding: Encoding) -> dict[str, Array]:
-    """All that an encoding has, by name."""
-    named: dict[str, Array] = {o: getattr(encoding, o) for o in encoding.outputs if o != "state"}
-    if "state" in encoding.outputs:
-        named |= {"hidden": encoding.state.hidden, "cell": encoding.state.cell}
-    return named
-
-
-def assert_same(one: Encoding, other: Encoding) -> None:
-    """A sequence's batch mates may move its last bits, and no more."""
-    ours, theirs = arrays_of(one), arrays_of(other)
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=1e-6, err_msg=name)
-
-
-def sequence(steps: int, seed: int = 0) -> Array:
-    rng = np.random.default_rng((seed, steps))
-    return rng.standard_normal((steps, INPUT_SIZE), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def limited(
-    model_folder: Path, token_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
-    """A server with tiny limits: 4 sequences, 100 steps, 1,600 bytes."""
-    forward = write_model(tmp_path_factory.mktemp("models") / "forward", bidirectional=False)
-    running = RunningServer(
-        settings(
-            model=[("small", model_folder), ("tokens", token_model_folder), ("forward", forward)],
-            max_request_sequences=4,
-            max_sequence_tokens=50,
-            max_batch_tokens=100,
-            max_message_bytes=1600,
-        )
-    )
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def limited_client(connect: Connect, limited: RunningServer) -> AnyClient:
-    return connect(limited.target)
-
-
-def calls(server: RunningServer, method: str = "Encode") -> float:
-    """How many RPCs of the method the server has seen."""
-    labels = {
-        "grpc_type": "unary",
-        "grpc_service": "bilstm.v1.EncoderService",
-        "grpc_method": method,
-    }
-    registry = server.app.metrics.registry
-    return registry.get_sample_value("grpc_server_started_total", labels) or 0.0
-
-
-@pytest.fixture(scope="module")
-def gated_servers() -> Iterator[list[RunningServer]]:
-    """Servers to close after the last test, all at once: each takes a while."""
-    running: list[RunningServer] = []
-    yield running
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(RunningServer.close, running))
-
-
-@pytest.fixture
-def gated(
-    model_folder: Path, gated_servers: list[RunningServer]
-) -> Iterator[tuple[RunningServer, Gated]]:
-    """A server with room for one short sequence in the queue, whose engine stands at a gate."""
-    gate = Gated()
-    running = RunningServer(
-        settings(
-            model=[("small", model_folder)],
-            max_sequence_tokens=4,
-            max_batch_tokens=4,
-            max_queue_tokens=4,
-        ),
-        gate,
-    )
-    gated_servers.append(running)
-    yield running, gate
-    gate.open()
-
-
-def wait_at(gate: Gated) -> None:
-    """Return when one more batch stands at the gate."""
-    asyncio.run(gate.engines["small"].arrival())
-
-
-CALLS: dict[str, Callable[..., object]] = {
-    "encode": lambda client, **options: client.encode(X, **options),
-    "encode_batch": lambda client, **options: client.encode_batch([X], **options),
-    "list_models": lambda client, **options: client.list_models(**options),
-    "get_model": lambda client, **options: client.get_model(**options),
-}

@@ -7,10 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tests.client.clients import HANGS_AFTER_SECONDS
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

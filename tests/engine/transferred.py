@@ -23,8 +23,8 @@ from bilstm_server.engine.transfer import (
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.settings import QueueLimits
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
-HANGS_AFTER_SECONDS = 60
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
 EVERY = frozenset(Output)
 

@@ -17,8 +17,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from tests.lifecycle.calls import Judge, ended, is_right, request, sequence
-from tests.support.engines import HANGS_AFTER_SECONDS, gated_server, until
+from tests.support.engines import gated_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 
 def started_calls(app: App) -> float:

@@ -20,8 +20,8 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.testing import Event, ServerProcess, server_process
 from tests.lifecycle.calls import Array, Judge, is_right, request, sequence
-from tests.support.engines import HANGS_AFTER_SECONDS
 from tests.support.servers import write_model
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 STARTED = (
     'grpc_server_started_total{grpc_method="Encode",'

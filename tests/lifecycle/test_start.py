@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import HANGS_AFTER_SECONDS
 from tests.support.servers import start_error
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 COMMAND = Path(sys.executable).with_name("bilstm-server")
 FREE_PORTS = ("--port", "0", "--metrics-port", "0", "--log-format", "json")

@@ -6,7 +6,7 @@ import os
 import threading
 
 from bilstm_server.process.stderr import BackgroundStream
-from tests.support.engines import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 class Pipe:

@@ -8,7 +8,7 @@ import threading
 
 from bilstm_server.process.stderr import BackgroundStream
 from tests.logs.pipes import Pipe
-from tests.support.engines import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 _LINE = "x" * 99 + "\n"
 

@@ -28,8 +28,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.logs import configure_logs
 from tests.logs.pipes import Pipe
-from tests.support.engines import HANGS_AFTER_SECONDS, gated_server, until
+from tests.support.engines import gated_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 COMMAND = str(Path(sys.executable).with_name("bilstm-server"))
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -25,8 +25,8 @@ from bilstm_server.probes.page import ModelSummary, Status
 from bilstm_server.probes.server import MAX_CONNECTIONS, Probes
 from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
-from tests.support.engines import HANGS_AFTER_SECONDS
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 PATHS = ("/livez", "/healthz", "/readyz")
 STATUS = Status("serving", [ModelSummary("<b>", "3", "12 inputs")])

@@ -26,8 +26,9 @@ from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.settings import Settings
-from tests.support.engines import HANGS_AFTER_SECONDS, Gated, GatedEngine, until
+from tests.support.engines import Gated, GatedEngine
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 ENCODER = "bilstm.v1.EncoderService"
 BATCHES = {"small": [[3], [2, 4, 5]], "tokens": [[4, 6], [1]]}  # steps of the sequences of each

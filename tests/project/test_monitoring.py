@@ -24,9 +24,9 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.testing import server_process
 from tests.project import monitoring
 from tests.project.monitoring import DEPLOY, PROMETHEUS, Expression, Json
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 DOCS = DEPLOY.parent / "docs"
-HANGS_AFTER_SECONDS = 60
 NOT_OF_THE_SERVER = {"up", "ALERTS"}  # Prometheus makes them
 ALERTS = {rule["alert"]: rule for rule in monitoring.rules("alert")}
 RECORDED = {rule["record"]: rule for rule in monitoring.rules("record")}

@@ -21,8 +21,8 @@ from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
-from tests.support.engines import HANGS_AFTER_SECONDS, until
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

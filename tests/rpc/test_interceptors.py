@@ -32,7 +32,7 @@ from bilstm_server.rpc.interceptors.outcomes import Outcomes
 from bilstm_server.settings import ReceiveLimits, ReplyLimits
 from bilstm_server.testing import server_process
 from tests.rpc.toy import DOUBLE, FOUR, TOY, Toy, serving
-from tests.support.engines import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 # -- callers -------------------------------------------------------------------------------------
 

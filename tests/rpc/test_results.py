@@ -20,7 +20,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.model.config import ModelConfig
 from tests.rpc.judged import MODELS, OUTPUTS, Array, Expected, Service, arrays, numbers, outputs_of
-from tests.support.engines import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 INPUT_TYPES = [np.dtype(t) for t in ("<f4", "<f2", ml_dtypes.bfloat16)]
 REPLY_TYPES: dict[int, float] = {  # and their precision

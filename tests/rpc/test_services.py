@@ -23,7 +23,7 @@ from bilstm_server.errors import InvalidInput, ModelNotFound
 from bilstm_server.rpc.definitions import ServiceDefinition, TensorMethod
 from tests.rpc.streams.talk import violated_field
 from tests.rpc.toy import COUNT, DOUBLE, FOUR, TELL, TOY, decode, describe, handled, sample, serving
-from tests.support.engines import HANGS_AFTER_SECONDS, until
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 WATCH = {
     "grpc_type": "server_stream",

@@ -24,8 +24,9 @@ from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.serving.models import Models
 from bilstm_server.serving.registry import ModelRegistry, ServedModel
 from bilstm_server.settings import ModelSource, Settings
-from tests.support.engines import HANGS_AFTER_SECONDS, Gated, until
+from tests.support.engines import Gated
 from tests.support.servers import settings, write_model
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 
 class Server:

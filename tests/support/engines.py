@@ -17,17 +17,9 @@ from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import Settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 G = TypeVar("G", bound="Gated")
-
-HANGS_AFTER_SECONDS = 60
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what has no event of its own, such as a metric's value."""
-    async with asyncio.timeout(HANGS_AFTER_SECONDS):
-        while not is_so():  # noqa: ASYNC110 (gRPC's threads set no event)
-            await asyncio.sleep(0)
 
 
 def first_batcher(app: App) -> Batcher:

@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client.types import Array
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
-HANGS_AFTER_SECONDS = 60
 INPUT_SIZE = 5
 
 

@@ -20,8 +20,9 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from tests.support.engines import HANGS_AFTER_SECONDS, Gated, gated_server
+from tests.support.engines import Gated, gated_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 METHOD = "bilstm.v1.EncoderService/Encode"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.support.engines import HANGS_AFTER_SECONDS, until
 from tests.support.servers import settings, start_error
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 from tests.tracing.collecting import METHOD, SAMPLED, Collector, request, traced
 
 # -- without a collector -------------------------------------------------------------------------

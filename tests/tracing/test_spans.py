@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from bilstm_server.app import App
 from bilstm_server.engine.staging import StagedBatch
-from tests.support.engines import until
+from tests.support.waiting import until
 from tests.tracing.collecting import (
     METHOD,
     PARENT,

@@ -20,21 +20,16 @@ from bilstm_client import (
     State,
 )
 from bilstm_client.types import Array, OutputName
-from tests.client.clients import (
+from tests.client.calls.encodings import (
     ALL_OUTPUTS,
     HIDDEN_SIZE,
-    AnyClient,
-    Connect,
     X,
     arrays_of,
     assert_same,
     calls,
     sequence,
 )
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
-from tests.client.clients import limited as limited
-from tests.client.clients import limited_client as limited_client
+from tests.client.clients import AnyClient, Connect
 from tests.support.servers import RunningServer, settings
 
 

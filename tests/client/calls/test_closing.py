@@ -15,25 +15,20 @@ from bilstm_client import (
     Client,
 )
 from bilstm_client.types import Array
-from tests.client.clients import (
+from tests.client.calls.encodings import (
     ALL_OUTPUTS,
     CALLS,
-    HANGS_AFTER_SECONDS,
     HIDDEN_SIZE,
-    AnyClient,
-    Connect,
     X,
     assert_same,
     calls,
     sequence,
     wait_at,
 )
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
-from tests.client.clients import gated as gated
-from tests.client.clients import gated_servers as gated_servers
+from tests.client.clients import AnyClient, Connect
 from tests.support.engines import Gated
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 CLOSED = r"^the client is closed$"
 

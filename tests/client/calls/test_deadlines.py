@@ -23,9 +23,8 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from tests.client.clients import CALLS, INPUT_SIZE, Connect, X
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
+from tests.client.calls.encodings import CALLS, INPUT_SIZE, X
+from tests.client.clients import Connect
 
 
 class Scripted(grpc.GenericRpcHandler):

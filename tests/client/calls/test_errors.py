@@ -25,24 +25,11 @@ from bilstm_client import (
     Unavailable,
 )
 from bilstm_server.errors import OutOfMemory
-from tests.client.clients import (
-    CALLS,
-    HANGS_AFTER_SECONDS,
-    AnyClient,
-    Connect,
-    X,
-    assert_same,
-    sequence,
-    wait_at,
-)
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
-from tests.client.clients import gated as gated
-from tests.client.clients import gated_servers as gated_servers
-from tests.client.clients import limited as limited
-from tests.client.clients import limited_client as limited_client
+from tests.client.calls.encodings import CALLS, X, assert_same, sequence, wait_at
+from tests.client.clients import AnyClient, Connect
 from tests.support.engines import Gated
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 def test_invalid_input(client: AnyClient) -> None:

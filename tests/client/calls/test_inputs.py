@@ -16,17 +16,8 @@ from bilstm_client import (
     InvalidInput,
 )
 from bilstm_client.types import Array
-from tests.client.clients import (
-    ALL_OUTPUTS,
-    HIDDEN_SIZE,
-    IDS,
-    INPUT_SIZE,
-    AnyClient,
-    X,
-    assert_same,
-)
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
+from tests.client.calls.encodings import ALL_OUTPUTS, HIDDEN_SIZE, IDS, INPUT_SIZE, X, assert_same
+from tests.client.clients import AnyClient
 
 # Small integers, which every type here holds exactly: so every form must give the same bits.
 

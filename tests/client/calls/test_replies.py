@@ -28,8 +28,8 @@ from bilstm_client import (
     Unavailable,
 )
 from tests.client.calls.raw_server import Answer, answering, status
-from tests.client.streams.sources import Streams, X
-from tests.client.streams.sources import connect as connect
+from tests.client.clients import AnyClient
+from tests.client.streams.sources import X
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def liar() -> Iterator[Liar]:
 
 
 @pytest.fixture
-def lied_to(connect: Callable[..., Streams], liar: Liar) -> Streams:
+def lied_to(connect: Callable[..., AnyClient], liar: Liar) -> AnyClient:
     return connect(liar.target, timeout_seconds=0.5)
 
 
@@ -119,7 +119,7 @@ STATUSES: dict[str, tuple[Answer, type[EncoderError]]] = {
 
 
 @pytest.mark.parametrize("case", STATUSES)
-def test_status(case: str, lied_to: Streams, liar: Liar) -> None:
+def test_status(case: str, lied_to: AnyClient, liar: Liar) -> None:
     """Every status, also none, is a typed error of calls and streams. (Who answers a stream before
     he has read it may have ended it before all of it was seen.)"""
     liar.answer, kind = STATUSES[case]
@@ -131,7 +131,7 @@ def test_status(case: str, lied_to: Streams, liar: Liar) -> None:
         list(lied_to.encode_stream([X]))
 
 
-def test_delays_of_both_kinds(lied_to: Streams, liar: Liar) -> None:
+def test_delays_of_both_kinds(lied_to: AnyClient, liar: Liar) -> None:
     """When to come again is read from the details, or from gRPC's own header."""
     liar.answer = status(8, b"", details(8, retry(7)))
     with pytest.raises(Overloaded) as caught:
@@ -173,7 +173,7 @@ ENCODINGS: dict[str, list[pb.Encoding]] = {
 
 
 @pytest.mark.parametrize("case", ENCODINGS)
-def test_reply(case: str, lied_to: Streams, liar: Liar) -> None:
+def test_reply(case: str, lied_to: AnyClient, liar: Liar) -> None:
     """A reply that contradicts itself, or what was asked, is a ServerError that says how."""
     response = pb.EncodeResponse(encodings=ENCODINGS[case])
     liar.answer = Answer([response.SerializeToString()])
@@ -182,7 +182,7 @@ def test_reply(case: str, lied_to: Streams, liar: Liar) -> None:
     assert caught.value.code is grpc.StatusCode.INTERNAL
 
 
-def test_reply_of_no_message(lied_to: Streams, liar: Liar) -> None:
+def test_reply_of_no_message(lied_to: AnyClient, liar: Liar) -> None:
     """So is one that is no message at all, or missing."""
     for messages in ([b"\xff\xff\xff"], []):
         liar.answer = Answer(messages)
@@ -197,7 +197,7 @@ def test_reply_of_no_message(lied_to: Streams, liar: Liar) -> None:
                 call()
 
 
-def test_absurd_timing(lied_to: Streams, liar: Liar) -> None:
+def test_absurd_timing(lied_to: AnyClient, liar: Liar) -> None:
     """Durations that are none are no reason to lose a result."""
     timing = pb.Timing(queue=Duration(seconds=2**62, nanos=-(2**31)), compute=Duration(seconds=-1))
     response = pb.EncodeResponse(encodings=[pb.Encoding(states=WHOLE)], timing=timing)
@@ -233,7 +233,7 @@ CHUNKS: dict[str, list[pb.EncodingChunk]] = {
 
 
 @pytest.mark.parametrize("case", CHUNKS)
-def test_reply_to_a_stream(case: str, lied_to: Streams, liar: Liar) -> None:
+def test_reply_to_a_stream(case: str, lied_to: AnyClient, liar: Liar) -> None:
     """The same of what a stream is told, as soon as it is seen."""
     opened = pb.EncodeStreamResponse(opened=pb.StreamOpened())
     chunks = pb.EncodeStreamResponse(chunks=CHUNKS[case])
@@ -249,14 +249,14 @@ def test_reply_to_a_stream(case: str, lied_to: Streams, liar: Liar) -> None:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_any_bytes(data: bytes, code: int, lied_to: Streams, liar: Liar) -> None:
+def test_any_bytes(data: bytes, code: int, lied_to: AnyClient, liar: Liar) -> None:
     """Whatever bytes are a reply, they are one, or a typed error."""
     liar.answer = Answer([data], trailers=[("grpc-status", str(code).encode())])
     with pytest.raises(EncoderError):
         lied_to.encode(X)
 
 
-def test_deadline(connect: Callable[..., Streams]) -> None:
+def test_deadline(connect: Callable[..., AnyClient]) -> None:
     """A server that takes the connection and says nothing is a DeadlineExceeded of calls."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         client = connect(f"127.0.0.1:{mute.getsockname()[1]}", timeout_seconds=0.5)

@@ -20,21 +20,17 @@ from bilstm_client import (
     State,
 )
 from bilstm_client.types import OutputName
-from tests.client.clients import (
+from tests.client.calls.encodings import (
     ALL_OUTPUTS,
     CLASSES,
     HIDDEN_SIZE,
     INPUT_SIZE,
     LAYERS,
-    AnyClient,
     X,
     arrays_of,
     assert_same,
 )
-from tests.client.clients import client as client
-from tests.client.clients import connect as connect
-from tests.client.clients import limited as limited
-from tests.client.clients import limited_client as limited_client
+from tests.client.clients import AnyClient
 
 
 def test_all_outputs(client: AnyClient) -> None:

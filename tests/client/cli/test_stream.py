@@ -17,8 +17,9 @@ from bilstm_client._streams import patience
 from bilstm_client.cli.main import main
 from bilstm_client.types import Array
 from tests.client.cli.commands import ALL_OUTPUTS, COMMANDS, assert_file, floats, on_terminal
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
+from tests.support.fake_streams import Break, FakeServer, serving, sums
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 Run = Callable[..., tuple[int, list[str], list[str]]]
 

@@ -22,12 +22,11 @@ from bilstm_client import (
     Unavailable,
 )
 from bilstm_client.types import Metadata
-from tests.client.clients import AnyClient
-from tests.client.streams.sources import Connect, X
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, FakeServer, serving
+from tests.client.clients import AnyClient, Connect
+from tests.client.streams.sources import X
+from tests.support.fake_streams import FakeServer, serving
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 # -- headers ----------------------------------------------------------------------------------
 

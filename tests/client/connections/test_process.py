@@ -17,8 +17,7 @@ import pytest
 from bilstm_client import AsyncClient
 from tests.client.streams.sources import X
 from tests.support.servers import RunningServer
-
-HANGS_AFTER_SECONDS = 60
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 FORK = """
 import asyncio, itertools, os, signal, sys, threading, time

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +21,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bilstm_client import Client, Unavailable
 from bilstm_client.cli.main import main
-from tests.client.connections.test_retries import Refusing
-from tests.client.streams.sources import Streams, X, assert_states
-from tests.client.streams.sources import connect as connect
+from tests.client.clients import Connect
+from tests.client.connections.refusing import Refusing
+from tests.client.streams.sources import X, assert_states
 from tests.support.fake_streams import FakeServer, serving, sums
 from tests.support.servers import RunningServer
 
-Connect = Callable[..., Streams]
 STARTS_WITHIN_SECONDS = 120
 
 

@@ -20,7 +20,6 @@ from bilstm_client import AsyncClient, Client, EncoderError, Unavailable
 from bilstm_client._calls.target import Target
 from bilstm_client.cli.main import main
 from tests.client.streams.sources import X
-from tests.client.streams.sources import connect as connect
 from tests.support.fake_streams import FakeServer, sums
 from tests.support.servers import RunningServer
 

@@ -17,24 +17,14 @@ from bilstm_client import (
     Unavailable,
 )
 from bilstm_client.types import Array
-from tests.client.streams.sources import (
-    WRONG,
-    AwaitedStreams,
-    Chunks,
-    Streams,
-    X,
-    assert_states,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.client.streams.sources import quick as quick
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, INPUT_SIZE, Break, FakeServer, sums
+from tests.client.clients import AnyClient, AwaitedClient
+from tests.client.streams.sources import WRONG, Chunks, X, assert_states
+from tests.support.fake_streams import INPUT_SIZE, Break, FakeServer, sums
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
-def test_chunks(faked: Streams, fake: FakeServer) -> None:
+def test_chunks(faked: AnyClient, fake: FakeServer) -> None:
     """Results come in parts as they arrive, the other outputs with the last."""
     fake.reply_steps = 3
     chunks = list(
@@ -68,7 +58,7 @@ def test_chunks(faked: Streams, fake: FakeServer) -> None:
     )
 
 
-def test_chunks_of_the_real_server(client: Streams) -> None:
+def test_chunks_of_the_real_server(client: AnyClient) -> None:
     """A long sequence's parts, joined, are its states."""
     x = np.tile(X, (20_000, 1))
     chunks = list(client.encode_chunks([x]))
@@ -78,7 +68,7 @@ def test_chunks_of_the_real_server(client: Streams) -> None:
     assert_states(encoding, joined)
 
 
-def test_live(faked: Streams, fake: FakeServer) -> None:
+def test_live(faked: AnyClient, fake: FakeServer) -> None:
     """A live sequence's results come while it still arrives."""
     given = list[int]()
     seen = threading.Event()
@@ -105,7 +95,7 @@ def test_live(faked: Streams, fake: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_live_of_the_real_server(lookahead: int, client: Streams) -> None:
+def test_live_of_the_real_server(lookahead: int, client: AnyClient) -> None:
     """A live stream's parts, joined, are as long as what was sent; each is told if it is exact."""
     (encoding,) = client.encode_stream([X])
     source = [("mic", Chunks(*np.split(X, 7)))]
@@ -118,7 +108,7 @@ def test_live_of_the_real_server(lookahead: int, client: Streams) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_live_that_is_lost(faked: Streams, fake: FakeServer) -> None:
+def test_live_that_is_lost(faked: AnyClient, fake: FakeServer) -> None:
     """A live stream can't be resumed: that is told."""
     fake.breaks = [Break(requests=2)]
     source = Chunks(X, X, X)
@@ -126,13 +116,13 @@ def test_live_that_is_lost(faked: Streams, fake: FakeServer) -> None:
         list(faked.encode_chunks([source], live=Live(4)))
 
 
-def test_live_input_without_brackets(faked: Streams) -> None:
+def test_live_input_without_brackets(faked: AnyClient) -> None:
     """The chunks of a live input, given as they are, would be sequences of their own: refused."""
     with pytest.raises(TypeError, match=r"in brackets: encode_chunks\(\[chunks\], live="):
         list(faked.encode_chunks(iter([X, X]), live=Live(2)))
 
 
-def test_live_input_in_any_other_form(faked: Streams) -> None:
+def test_live_input_in_any_other_form(faked: AnyClient) -> None:
     """All that can't be meant so is taken: brackets, keys, lists of arrays, no live stream."""
     expected = len(X)
     sources: list[Any] = [[iter([X])], iter([("a", X)]), [X], iter([iter([X])])]
@@ -144,7 +134,7 @@ def test_live_input_in_any_other_form(faked: Streams) -> None:
 
 def test_live_async_input_without_brackets(server: RunningServer) -> None:
     """The same of an asynchronous one."""
-    client = AwaitedStreams(server.target)
+    client = AwaitedClient(server.target)
     try:
 
         async def microphone() -> Any:

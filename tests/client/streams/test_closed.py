@@ -1,4 +1,4 @@
-"""Streams whose client is closed: by its owner, in the loop over the results, in the source."""
+"""AnyClient whose client is closed: by its owner, in the loop over the results, in the source."""
 
 from __future__ import annotations
 
@@ -16,23 +16,13 @@ from bilstm_client import (
 )
 from bilstm_client._streams import patience
 from bilstm_client.types import Array
-from tests.client.streams.sources import (
-    AwaitedStreams,
-    Connect,
-    Streams,
-    X,
-    ended,
-    own_tasks,
-    source_threads,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, FakeServer, serving
+from tests.client.clients import AnyClient, AwaitedClient, Connect
+from tests.client.streams.sources import X, ended, own_tasks, source_threads
+from tests.support.fake_streams import FakeServer, serving
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
-def test_closed_client(faked: Streams, fake: FakeServer) -> None:
+def test_closed_client(faked: AnyClient, fake: FakeServer) -> None:
     """To close the client ends its streams as `Cancelled`, and begins no more."""
     endless = (X for _ in iter(int, 1))
     results = faked.encode_stream(endless, in_flight=2)
@@ -44,7 +34,7 @@ def test_closed_client(faked: Streams, fake: FakeServer) -> None:
         faked.encode_stream([X])
 
 
-def test_close_ends_threads(faked: Streams, fake: FakeServer) -> None:
+def test_close_ends_threads(faked: AnyClient, fake: FakeServer) -> None:
     """Closing the client ends what its streams run, though their generators are held."""
     results = faked.encode_stream((X for _ in iter(int, 1)), in_flight=2)
     next(results)
@@ -53,13 +43,13 @@ def test_close_ends_threads(faked: Streams, fake: FakeServer) -> None:
     for thread in threads:  # it may just be in the source
         thread.join(HANGS_AFTER_SECONDS)
         assert not thread.is_alive()
-    if isinstance(faked, AwaitedStreams):
+    if isinstance(faked, AwaitedClient):
         assert own_tasks(faked) == set()
     ended(fake)
     results.close()
 
 
-def test_closed_in_the_loop(faked: Streams) -> None:
+def test_closed_in_the_loop(faked: AnyClient) -> None:
     """The client may be closed from within a loop over its own stream."""
     results = faked.encode_stream([X, X], in_flight=1)
     for _ in itertools.islice(results, 1):

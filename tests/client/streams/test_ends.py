@@ -19,28 +19,17 @@ from bilstm_client import (
     NotAnArray,
 )
 from bilstm_client.types import Array, Encoding
-from tests.client.streams.sources import (
-    AwaitedStreams,
-    SourceError,
-    Streams,
-    X,
-    ended,
-    own_tasks,
-    sequence,
-    source_threads,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, FakeServer, serving
+from tests.client.clients import AnyClient, AwaitedClient
+from tests.client.streams.sources import SourceError, X, ended, own_tasks, sequence, source_threads
+from tests.support.fake_streams import FakeServer, serving
 from tests.support.servers import RunningServer
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 @pytest.mark.parametrize("where", ["source", "chunks", "iter"])
 @pytest.mark.parametrize("on_error", ["raise", "return"])
 def test_source_that_raises(
-    where: str, on_error: Any, faked: Streams, fake: FakeServer, capfd: pytest.CaptureFixture[str]
+    where: str, on_error: Any, faked: AnyClient, fake: FakeServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An exception of the source's own ends the stream, and is raised as it is."""
     error, cause = SourceError("mine"), ValueError("its cause")
@@ -200,13 +189,13 @@ def test_made_outside_of_a_loop(server: RunningServer) -> None:
     assert len(asyncio.run(run())) == 1
 
 
-def test_no_source(faked: Streams) -> None:
+def test_no_source(faked: AnyClient) -> None:
     """What can't be iterated is a TypeError."""
     with pytest.raises(TypeError, match="'int' object is not iterable"):
         list(faked.encode_stream(cast(Any, 5)))
 
 
-def test_break(faked: Streams, fake: FakeServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_break(faked: AnyClient, fake: FakeServer, capfd: pytest.CaptureFixture[str]) -> None:
     """To leave the loop cancels the call, and leaves nothing behind."""
     results = faked.encode_stream((sequence(3, i) for i in range(10**9)), in_flight=3)
     for _ in results:
@@ -216,7 +205,7 @@ def test_break(faked: Streams, fake: FakeServer, capfd: pytest.CaptureFixture[st
         thread.join(HANGS_AFTER_SECONDS)
     assert source_threads() == set()
     ended(fake)
-    if isinstance(faked, AwaitedStreams):
+    if isinstance(faked, AwaitedClient):
         assert own_tasks(faked) == set()
     assert capfd.readouterr() == ("", "")
 

@@ -25,20 +25,12 @@ from bilstm_client import (
 )
 from bilstm_client._calls.status import sequence_error
 from bilstm_client.types import Encoding
-from tests.client.streams.sources import (
-    WRONG,
-    Connect,
-    Streams,
-    X,
-    assert_states,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
+from tests.client.clients import AnyClient, Connect
+from tests.client.streams.sources import WRONG, X, assert_states
 from tests.support.servers import RunningServer, settings
 
 
-def test_raised_error(client: Streams) -> None:
+def test_raised_error(client: AnyClient) -> None:
     """A sequence that is refused ends the stream by an error that says which it was."""
     results = client.encode_stream([("a", X), ("b", X), ("c", WRONG), ("d", X)])
     assert [next(results)[0], next(results)[0]] == ["a", "b"]
@@ -51,7 +43,7 @@ def test_raised_error(client: Streams) -> None:
     assert list(results) == []
 
 
-def test_raised_type_error(client: Streams) -> None:
+def test_raised_type_error(client: AnyClient) -> None:
     """So does what is no array, after the results of those before it."""
     results = client.encode_stream([X, X, "abc", X])
     assert_states(next(results), next(results).states)
@@ -73,7 +65,7 @@ class Pretender(Detached):
 
 
 @pytest.mark.parametrize("wrong", [Detached(), Pretender(), {1, 2}, frozenset({1}), {"a": 1}, "a"])
-def test_no_array(wrong: Any, client: Streams) -> None:
+def test_no_array(wrong: Any, client: AnyClient) -> None:
     """What only looks like an array is an error in its place, with its index and key."""
     source = [("a", X), ("b", wrong), ("c", iter([X, wrong])), ("d", X)]
     _, (_, error), (_, later), (_, last) = client.encode_stream(source, on_error="return")
@@ -94,7 +86,7 @@ HALF_WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", HALF_WRONG)
-def test_refused_in_the_middle(case: str, client: Streams) -> None:
+def test_refused_in_the_middle(case: str, client: AnyClient) -> None:
     """What is wrong in a later chunk is its sequence's error, and the stream goes on."""
     kind, chunks = HALF_WRONG[case]
     wrong = chunks if chunks is None else iter(chunks)
@@ -163,7 +155,7 @@ def test_fields_of_errors(field: str, named: str) -> None:
     assert str(error) == f"INVALID_ARGUMENT: {named}: must be so"
 
 
-def test_error_of_the_stream(client: Streams) -> None:
+def test_error_of_the_stream(client: AnyClient) -> None:
     """What concerns all sequences ends the stream, also where errors are returned."""
     with pytest.raises(ModelNotFound):
         list(client.encode_stream([X], model="none", on_error="return"))
@@ -173,7 +165,7 @@ def test_error_of_the_stream(client: Streams) -> None:
 
 
 @pytest.mark.parametrize("live", [None, Live(2)])
-def test_integers_that_are_no_token_ids(live: Live | None, client: Streams) -> None:
+def test_integers_that_are_no_token_ids(live: Live | None, client: AnyClient) -> None:
     """Token ids in a batch of one are refused for their shape, not as floats; also in chunks."""
     ids = np.array([[1, 2, 3]])
     for x in (ids, [[1, 2, 3]], iter([ids])):
@@ -184,7 +176,7 @@ def test_integers_that_are_no_token_ids(live: Live | None, client: Streams) -> N
         assert caught.value.expected == "must be [T] of token ids, got [1, 3]"
 
 
-def test_large_tensor_without_numbers(client: Streams) -> None:
+def test_large_tensor_without_numbers(client: AnyClient) -> None:
     """A tensor that can't be cut into pieces is refused as what it is."""
     for x in (torch.ones(100_000, 5).to_sparse(), torch.ones(100_000, 5, device="meta")):
         error, encoding = client.encode_stream([x, X], on_error="return")

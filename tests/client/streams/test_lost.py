@@ -1,4 +1,4 @@
-"""Streams whose server is lost: what is sent again, and what can't be."""
+"""AnyClient whose server is lost: what is sent again, and what can't be."""
 
 from __future__ import annotations
 
@@ -24,21 +24,10 @@ from bilstm_client import (
 from bilstm_client._streams.options import StreamOptions
 from bilstm_client._streams.stream import Stream
 from bilstm_client.types import Array
-from tests.client.streams.sources import (
-    CANCELLED,
-    SEQUENCES,
-    STATES,
-    UNAVAILABLE,
-    Chunks,
-    Streams,
-    X,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.client.streams.sources import quick as quick
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
+from tests.client.clients import AnyClient
+from tests.client.streams.sources import CANCELLED, SEQUENCES, STATES, UNAVAILABLE, Chunks, X
+from tests.support.fake_streams import Break, FakeServer, serving, sums
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 class Blocked:
@@ -114,7 +103,7 @@ def test_what_is_begun_is_one_calls() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_no_room_at_a_reconnect(faked: Streams, fake: FakeServer) -> None:
+def test_no_room_at_a_reconnect(faked: AnyClient, fake: FakeServer) -> None:
     """A server without room for a stream that it had before is one that is lost."""
     full = grpc.StatusCode.RESOURCE_EXHAUSTED
     fake.breaks = [Break(replies=2), Break(replies=0, code=full), Break(replies=0, code=full)]
@@ -124,7 +113,7 @@ def test_no_room_at_a_reconnect(faked: Streams, fake: FakeServer) -> None:
     assert len(fake.calls) == 4
 
 
-def test_no_room(faked: Streams, fake: FakeServer) -> None:
+def test_no_room(faked: AnyClient, fake: FakeServer) -> None:
     """For a new stream that is told."""
     fake.breaks = [Break(replies=0, code=grpc.StatusCode.RESOURCE_EXHAUSTED)]
     with pytest.raises(Overloaded, match="as the script says"):
@@ -133,7 +122,7 @@ def test_no_room(faked: Streams, fake: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_version_where_errors_are_returned(faked: Streams, fake: FakeServer) -> None:
+def test_another_version_where_errors_are_returned(faked: AnyClient, fake: FakeServer) -> None:
     """Only the sequence that was handed on in part is lost."""
     fake.reply_steps = 2
     fake.versions, fake.breaks = ["1", "2"], [Break(replies=3)]
@@ -154,7 +143,7 @@ def test_lost_at_any_point(
     code: grpc.StatusCode,
     reply_steps: int,
     ordered: bool,
-    faked: Streams,
+    faked: AnyClient,
     fake: FakeServer,
     tmp_path: Path,
 ) -> None:
@@ -174,7 +163,7 @@ def test_lost_at_any_point(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("other_steps", [2, 3, 1000])
-def test_chunks_lost_at_any_point(other_steps: int, faked: Streams, fake: FakeServer) -> None:
+def test_chunks_lost_at_any_point(other_steps: int, faked: AnyClient, fake: FakeServer) -> None:
     """Chunks that were delivered are not delivered again, though others may be cut elsewhere."""
     fake.reply_steps = 2
     for broken in range(1, sum(-(-len(x) // 2) for x in SEQUENCES) + 2):
@@ -203,7 +192,7 @@ def test_chunks_lost_at_any_point(other_steps: int, faked: Streams, fake: FakeSe
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_lost_often(breaks: list[tuple[bool, int]], faked: Streams, fake: FakeServer) -> None:
+def test_lost_often(breaks: list[tuple[bool, int]], faked: AnyClient, fake: FakeServer) -> None:
     """However often it breaks, as it sends or as it reads, also with sequences in chunks."""
     fake.breaks = [
         Break(replies=count) if sends else Break(requests=count + 1) for sends, count in breaks
@@ -216,7 +205,7 @@ def test_lost_often(breaks: list[tuple[bool, int]], faked: Streams, fake: FakeSe
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_source_is_read_once(faked: Streams, fake: FakeServer) -> None:
+def test_the_source_is_read_once(faked: AnyClient, fake: FakeServer) -> None:
     """What is sent again is not pulled again; an object with chunks is iterated again."""
     pulled = list[int]()
     chunks = Chunks(X[:2], X[2:])
@@ -241,7 +230,7 @@ ONCE = (
 
 
 @pytest.mark.usefixtures("quick")
-def test_iterator_that_was_begun(faked: Streams, fake: FakeServer) -> None:
+def test_iterator_that_was_begun(faked: AnyClient, fake: FakeServer) -> None:
     """An iterator that was read from can't be sent again: that is told."""
     fake.breaks = [Break(requests=3)]
     with pytest.raises(Unavailable, match=ONCE) as caught:
@@ -251,7 +240,7 @@ def test_iterator_that_was_begun(faked: Streams, fake: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_iterator_that_was_begun_is_one_of_many(faked: Streams, fake: FakeServer) -> None:
+def test_iterator_that_was_begun_is_one_of_many(faked: AnyClient, fake: FakeServer) -> None:
     """Where errors are returned, it is the only one that is lost."""
     fake.breaks = [Break(requests=3)]
     source = [X, iter([X, X]), X]
@@ -262,7 +251,7 @@ def test_iterator_that_was_begun_is_one_of_many(faked: Streams, fake: FakeServer
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_version_begins_anew(faked: Streams, fake: FakeServer, tmp_path: Path) -> None:
+def test_another_version_begins_anew(faked: AnyClient, fake: FakeServer, tmp_path: Path) -> None:
     """No result is made of two versions' parts."""
     fake.reply_steps = 2
     for save in (None, lambda index: tmp_path / f"{index}.npy"):
@@ -274,7 +263,7 @@ def test_another_version_begins_anew(faked: Streams, fake: FakeServer, tmp_path:
         list(faked.encode_chunks([X]))
 
 
-def test_other_end(faked: Streams, fake: FakeServer) -> None:
+def test_other_end(faked: AnyClient, fake: FakeServer) -> None:
     """Any other status is no loss of the server: it ends the stream at once."""
     fake.breaks = [Break(replies=2, code=grpc.StatusCode.INTERNAL)]
     with pytest.raises(ServerError, match="as the script says"):

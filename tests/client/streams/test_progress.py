@@ -12,15 +12,12 @@ from bilstm_client import (
     Client,
     Progress,
 )
-from tests.client.streams.sources import Streams, X, sequence
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.client.streams.sources import quick as quick
+from tests.client.clients import AnyClient
+from tests.client.streams.sources import X, sequence
 from tests.support.fake_streams import Break, FakeServer, serving
 
 
-def test_progress_of_one_long_sequence(faked: Streams, fake: FakeServer) -> None:
+def test_progress_of_one_long_sequence(faked: AnyClient, fake: FakeServer) -> None:
     """Its steps are counted as they are sent, and as their states arrive; counts never fall."""
     fake.reply_steps = 20_000
     seen: list[Progress] = []
@@ -35,7 +32,7 @@ def test_progress_of_one_long_sequence(faked: Streams, fake: FakeServer) -> None
         assert one.steps_done <= other.steps_done
 
 
-def test_progress_before_its_results(faked: Streams) -> None:
+def test_progress_before_its_results(faked: AnyClient) -> None:
     """When a result is yielded, progress has counted it: a refused sequence, too."""
     seen: list[Progress] = []
     source = [X, sequence(3), X[:0], sequence(4)]
@@ -46,7 +43,7 @@ def test_progress_before_its_results(faked: Streams) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_progress_over_a_lost_server(faked: Streams, fake: FakeServer) -> None:
+def test_progress_over_a_lost_server(faked: AnyClient, fake: FakeServer) -> None:
     """What is sent again counts once."""
     seen: list[Progress] = []
     fake.breaks = [Break(replies=3)]
@@ -58,7 +55,7 @@ def test_progress_over_a_lost_server(faked: Streams, fake: FakeServer) -> None:
     assert seen[-1] == Progress(4, 4 * len(long), 4 * len(long))
 
 
-def test_progress_that_raises(faked: Streams) -> None:
+def test_progress_that_raises(faked: AnyClient) -> None:
     """What the function raises ends the stream, as it is."""
     with pytest.raises(ZeroDivisionError):
         list(faked.encode_stream([X] * 100, progress=lambda _: print(1 / 0)))

@@ -26,18 +26,16 @@ from bilstm_client._calls.target import Target
 from bilstm_client._streams.entries import entry_of
 from bilstm_client._streams.sending import CHUNK_BYTES, Sending
 from bilstm_client.types import Array
-from tests.client.streams.sources import SEQUENCES, Streams, X, assert_states, mapped, sequence
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, INPUT_SIZE, FakeServer, sums
+from tests.client.clients import AnyClient
+from tests.client.streams.sources import SEQUENCES, X, assert_states, mapped, sequence
+from tests.support.fake_streams import INPUT_SIZE, FakeServer, sums
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 # -- how fast it is pulled ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_endless_source(ordered: bool, faked: Streams, fake: FakeServer) -> None:
+def test_endless_source(ordered: bool, faked: AnyClient, fake: FakeServer) -> None:
     """An endless source is pulled no further than `in_flight` beyond what is answered."""
     in_flight, beyond, pulled = 5, list[int](), 0
 
@@ -73,7 +71,7 @@ def open_when_full(fake: FakeServer, sequences: int) -> None:
         fake.answers.set()
 
 
-def test_each_is_sent_as_soon_as_it_is_pulled(client: Streams) -> None:
+def test_each_is_sent_as_soon_as_it_is_pulled(client: AnyClient) -> None:
     """A source may wait for the result of what it gave before it gives more."""
     seen = threading.Event()
     seen.set()
@@ -99,7 +97,7 @@ def test_each_is_sent_as_soon_as_it_is_pulled(client: Streams) -> None:
     assert count == len(SEQUENCES)
 
 
-def test_chunks_keep_nobody_waiting(client: Streams) -> None:
+def test_chunks_keep_nobody_waiting(client: AnyClient) -> None:
     """What came before a sequence in chunks is sent before these are asked for, and each chunk
     before the next."""
     seen = threading.Event()
@@ -119,7 +117,7 @@ def test_chunks_keep_nobody_waiting(client: Streams) -> None:
     assert_states(next(results), first.states)
 
 
-def test_a_refusal_is_told_as_soon(client: Streams) -> None:
+def test_a_refusal_is_told_as_soon(client: AnyClient) -> None:
     """So it is with what the client itself refuses."""
     told = threading.Event()
 
@@ -207,7 +205,7 @@ def test_memory_maps_keep_what_was_written(mode: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(x[::1000], 7)
 
 
-def test_options_on_the_wire(faked: Streams, fake: FakeServer) -> None:
+def test_options_on_the_wire(faked: AnyClient, fake: FakeServer) -> None:
     """The stream's options are as they were asked for."""
     options: Any = {"outputs": ["final", "states"], "model": "m", "version": "2"}
     list(faked.encode_stream([X], **options, output_data_type="float16", ordered=False))

@@ -17,27 +17,13 @@ from bilstm_client import (
     ServerError,
 )
 from bilstm_client.types import Encoding
-from tests.client.streams.sources import (
-    SEQUENCES,
-    Streams,
-    X,
-    assert_states,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.support.fake_streams import (
-    HANGS_AFTER_SECONDS,
-    INPUT_SIZE,
-    Break,
-    FakeServer,
-    serving,
-    sums,
-)
+from tests.client.clients import AnyClient
+from tests.client.streams.sources import SEQUENCES, X, assert_states
+from tests.support.fake_streams import INPUT_SIZE, Break, FakeServer, serving, sums
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
-def test_save_states(client: Streams, tmp_path: Path) -> None:
+def test_save_states(client: AnyClient, tmp_path: Path) -> None:
     """States go to files as numpy reads them, and come back as maps of these."""
     alone = client.encode_batch(SEQUENCES, outputs=["states", "final"])
     for key, encoding in client.encode_stream(
@@ -55,7 +41,7 @@ def test_save_states(client: Streams, tmp_path: Path) -> None:
 
 
 def test_save_states_of_a_stream_that_ends(
-    faked: Streams, fake: FakeServer, tmp_path: Path
+    faked: AnyClient, fake: FakeServer, tmp_path: Path
 ) -> None:
     """A file is whole or not there."""
     fake.reply_steps = 2
@@ -65,7 +51,7 @@ def test_save_states_of_a_stream_that_ends(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npy", "1.npy"]
 
 
-def test_save_states_where_none_can_be(faked: Streams, tmp_path: Path) -> None:
+def test_save_states_where_none_can_be(faked: AnyClient, tmp_path: Path) -> None:
     """A file that can't be written is its own error."""
     path = tmp_path / "none" / "x.npy"
     with pytest.raises(NotSaved) as caught:
@@ -76,7 +62,7 @@ def test_save_states_where_none_can_be(faked: Streams, tmp_path: Path) -> None:
 
 
 def test_save_states_where_some_can_not_be(
-    faked: Streams, fake: FakeServer, tmp_path: Path
+    faked: AnyClient, fake: FakeServer, tmp_path: Path
 ) -> None:
     """It is that of its sequence alone, where errors are returned."""
     fake.reply_steps = 2
@@ -93,7 +79,7 @@ def test_save_states_where_some_can_not_be(
 
 
 @pytest.mark.parametrize("steps", [3, 50_000])
-def test_save_states_on_a_full_disk(steps: int, faked: Streams, tmp_path: Path) -> None:
+def test_save_states_on_a_full_disk(steps: int, faked: AnyClient, tmp_path: Path) -> None:
     """So is what there is no room for, whether that is found while it is written or at its end."""
     (tmp_path / f".x.npy.{os.getpid()}.tmp").symlink_to("/dev/full")
     error, encoding = faked.encode_stream(

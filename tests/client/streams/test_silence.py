@@ -1,4 +1,4 @@
-"""Streams whose server is there and says nothing."""
+"""AnyClient whose server is there and says nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -23,15 +23,13 @@ from bilstm_client import Live, Unavailable
 from bilstm_client._streams.options import StreamOptions
 from bilstm_client._streams.silence import Action, Silence
 from bilstm_client._streams.stream import Stream
-from tests.client.streams.sources import STATES, Streams, X
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, FakeServer, sums
+from tests.client.clients import AnyClient, Connect
+from tests.client.streams.sources import STATES, X
+from tests.support.fake_streams import FakeServer, sums
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 SECONDS = 0.5
 SILENT = r"UNAVAILABLE: no sign of life from the server for 0\.5 s"
-Connect = Callable[..., Streams]
 
 
 def test_silence() -> None:
@@ -222,7 +220,7 @@ def test_address_of_nobody(connect: Connect) -> None:
         list(connect("192.0.2.1:50051").encode_stream([X], timeout_seconds=SECONDS))
 
 
-def test_source_that_is_slow(faked: Streams) -> None:
+def test_source_that_is_slow(faked: AnyClient) -> None:
     """A stream that owes nothing may be quiet for longer than its timeout, also where the server
     has no health service to ask."""
 
@@ -234,7 +232,7 @@ def test_source_that_is_slow(faked: Streams) -> None:
     assert len(list(faked.encode_stream(source(), timeout_seconds=SECONDS))) == 2
 
 
-def test_caller_that_is_slow(faked: Streams) -> None:
+def test_caller_that_is_slow(faked: AnyClient) -> None:
     """So may one whose caller takes long over a result."""
     results = faked.encode_stream([X] * 20, in_flight=10, timeout_seconds=SECONDS)
     next(results)
@@ -242,7 +240,7 @@ def test_caller_that_is_slow(faked: Streams) -> None:
     assert len(list(results)) == 19
 
 
-def test_long_computation(faked: Streams, fake: FakeServer) -> None:
+def test_long_computation(faked: AnyClient, fake: FakeServer) -> None:
     """So may one whose server computes for long, and answers as to its health."""
     fake.is_healthy = True
     fake.answers.clear()
@@ -261,7 +259,7 @@ def test_long_computation(faked: Streams, fake: FakeServer) -> None:
     np.testing.assert_array_equal(encoding.states, sums(X))
 
 
-def test_no_answer_and_no_health(faked: Streams, fake: FakeServer) -> None:
+def test_no_answer_and_no_health(faked: AnyClient, fake: FakeServer) -> None:
     """One that answers neither is given up."""
     fake.answers.clear()
     with pytest.raises(Unavailable, match=SILENT):

@@ -1,4 +1,4 @@
-"""Streams of both clients: what a source may be, and in which order results come."""
+"""AnyClient of both clients: what a source may be, and in which order results come."""
 
 from __future__ import annotations
 
@@ -19,28 +19,23 @@ from bilstm_client import (
     Live,
 )
 from bilstm_client.types import Array, Encoding
+from tests.client.clients import AnyClient, Connect
 from tests.client.streams.sources import (
     SEQUENCES,
     WRONG,
     Chunks,
-    Connect,
-    Streams,
     X,
     assert_states,
     mapped,
     sequence,
 )
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
 from tests.support.fake_streams import FakeServer, sums
 from tests.support.servers import RunningServer, settings
 
 # -- what a source may be ----------------------------------------------------------------------
 
 
-def test_plain_sequences(client: Streams) -> None:
+def test_plain_sequences(client: AnyClient) -> None:
     """A stream's results are those of calls, in the source's order."""
     outputs: Any = ("states", "final", "mean", "max", "logits", "state")
     alone = client.encode_batch(SEQUENCES, outputs=outputs)
@@ -53,7 +48,7 @@ def test_plain_sequences(client: Streams) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_pairs(ordered: bool, client: Streams) -> None:
+def test_pairs(ordered: bool, client: AnyClient) -> None:
     """Each result of a pair comes with its key, whatever that is."""
     keys: list[Any] = ["a", 7, None, ["not", "hashable"], ("t", 1), {}]
     alone = client.encode_batch(SEQUENCES)
@@ -66,7 +61,7 @@ def test_pairs(ordered: bool, client: Streams) -> None:
         assert [key for key, _ in results] == keys
 
 
-def test_cube(client: Streams) -> None:
+def test_cube(client: AnyClient) -> None:
     """An array of sequences is a source."""
     cube = np.stack([sequence(4, i) for i in range(3)])
     alone = client.encode_batch(cube)
@@ -74,7 +69,7 @@ def test_cube(client: Streams) -> None:
         assert_states(one, other.states)
 
 
-def test_no_sequences(client: Streams) -> None:
+def test_no_sequences(client: AnyClient) -> None:
     """A source without sequences gives no results."""
     assert list(client.encode_stream([])) == []
 
@@ -98,14 +93,14 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_of_a_sequence(form: str, client: Streams, tmp_path: Path) -> None:
+def test_forms_of_a_sequence(form: str, client: AnyClient, tmp_path: Path) -> None:
     """A sequence gives the same result in whatever form it comes."""
     expected = client.encode(X).states
     (encoding,) = client.encode_stream([FORMS[form](tmp_path)])
     assert_states(encoding, expected)
 
 
-def test_token_ids(client: Streams) -> None:
+def test_token_ids(client: AnyClient) -> None:
     """Token ids go as they are, whole or in chunks."""
     ids = np.array([3, 0, 19, 7])
     expected = client.encode(ids, model="tokens").states
@@ -152,7 +147,7 @@ def test_async_chunks_without_a_loop(server: RunningServer) -> None:
     assert isinstance(right, Encoding)
 
 
-def test_results_are_the_callers_own(client: Streams) -> None:
+def test_results_are_the_callers_own(client: AnyClient) -> None:
     """Every array can be written to, and writing to one leaves the others as they are."""
     one, other = client.encode_stream([X, X], outputs=["states", "final"])
     before = other.states.copy()
@@ -162,7 +157,7 @@ def test_results_are_the_callers_own(client: Streams) -> None:
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_output_data_type(name: Any, client: Streams, tmp_path: Path) -> None:
+def test_output_data_type(name: Any, client: AnyClient, tmp_path: Path) -> None:
     """Results come in the type that is asked for, also from a file."""
     expected = client.encode(X, output_data_type=name).states
     dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else "f2")
@@ -172,7 +167,7 @@ def test_output_data_type(name: Any, client: Streams, tmp_path: Path) -> None:
         np.testing.assert_array_equal(encoding.states, expected)
 
 
-def test_several_at_once(client: Streams) -> None:
+def test_several_at_once(client: AnyClient) -> None:
     """A client has any number of streams at once, and calls beside them."""
     first, second = client.encode_stream(SEQUENCES), client.encode_stream(SEQUENCES[::-1])
     alone = client.encode_batch(SEQUENCES)
@@ -195,13 +190,13 @@ def test_several_at_once(client: Streams) -> None:
         ({"colour": "red"}, TypeError, "unexpected keyword argument 'colour'"),
     ],
 )
-def test_bad_option(options: Any, kind: type[Exception], message: str, faked: Streams) -> None:
+def test_bad_option(options: Any, kind: type[Exception], message: str, faked: AnyClient) -> None:
     """What can't be is refused at once, before the stream is iterated."""
     with pytest.raises(kind, match=message):
         faked.encode_stream([X], **options)
 
 
-def test_bad_live(faked: Streams) -> None:
+def test_bad_live(faked: AnyClient) -> None:
     """Live is a `Live`."""
     with pytest.raises(TypeError, match="live must be a Live, got int"):
         faked.encode_chunks([X], live=cast(Any, 5))
@@ -213,7 +208,7 @@ def test_bad_live(faked: Streams) -> None:
         Live(1, -1)
 
 
-def test_numpys_numbers(client: Streams) -> None:
+def test_numpys_numbers(client: AnyClient) -> None:
     """A number is one whatever type it has."""
     one, other = client.encode_stream([X, X], in_flight=cast(Any, np.int64(1)))
     assert_states(one, other.states)
@@ -222,7 +217,7 @@ def test_numpys_numbers(client: Streams) -> None:
 # -- order -------------------------------------------------------------------------------------
 
 
-def test_any_order(faked: Streams, fake: FakeServer) -> None:
+def test_any_order(faked: AnyClient, fake: FakeServer) -> None:
     """Without order results come as they are done."""
     fake.pairs_reversed = True
     results = list(faked.encode_stream(enumerate(SEQUENCES), ordered=False))
@@ -232,7 +227,7 @@ def test_any_order(faked: Streams, fake: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_errors_keep_the_order(ordered: bool, client: Streams) -> None:
+def test_errors_keep_the_order(ordered: bool, client: AnyClient) -> None:
     """An error is in its sequence's place, though the server is quicker to refuse."""
     source = [x for good in SEQUENCES * 5 for x in (good, WRONG, "no numbers")]
     results = list(
@@ -261,7 +256,7 @@ def test_many_tiny_sequences_in_flight(connect: Connect, model_folder: Path) -> 
         running.close()
 
 
-def test_limits(client: Streams) -> None:
+def test_limits(client: AnyClient) -> None:
     """The limits of streams are told beside the others."""
     limits = client.get_model().limits
     assert limits.max_stream_bytes > limits.max_stream_sequences > 0

@@ -14,20 +14,11 @@ from bilstm_client import (
     Unavailable,
 )
 from bilstm_client._streams.patience import Patience
-from tests.client.streams.sources import (
-    SEQUENCES,
-    Connect,
-    Streams,
-    X,
-    assert_states,
-)
-from tests.client.streams.sources import client as client
-from tests.client.streams.sources import connect as connect
-from tests.client.streams.sources import fake as fake
-from tests.client.streams.sources import faked as faked
-from tests.client.streams.sources import quick as quick
-from tests.support.fake_streams import HANGS_AFTER_SECONDS, Break, FakeServer, serving, sums
+from tests.client.clients import AnyClient, Connect
+from tests.client.streams.sources import SEQUENCES, X, assert_states
+from tests.support.fake_streams import Break, FakeServer, serving, sums
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 def test_server_that_is_not_there_yet(connect: Connect, fake: FakeServer) -> None:
@@ -60,7 +51,7 @@ def test_no_server(connect: Connect, fake: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_server_that_gets_nowhere(faked: Streams, fake: FakeServer) -> None:
+def test_server_that_gets_nowhere(faked: AnyClient, fake: FakeServer) -> None:
     """A server that is lost again whenever it has begun is given up, too."""
     fake.breaks = [Break(replies=1)] * 10_000
     with pytest.raises(Unavailable, match="as the script says"):

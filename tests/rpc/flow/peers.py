@@ -17,8 +17,9 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from tests.support.engines import HANGS_AFTER_SECONDS, first_batcher, gated_server, until
+from tests.support.engines import first_batcher, gated_server
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 ENCODE = "/bilstm.v1.EncoderService/Encode"
 CHECK = "/grpc.health.v1.Health/Check"

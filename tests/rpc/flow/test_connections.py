@@ -30,8 +30,8 @@ from tests.rpc.flow.peers import (
     sample,
     wait_for,
 )
-from tests.support.engines import HANGS_AFTER_SECONDS
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 # -- requests ------------------------------------------------------------------------------------
 

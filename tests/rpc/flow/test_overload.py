@@ -25,8 +25,9 @@ from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
 from bilstm_server.testing import server_process
-from tests.support.engines import HANGS_AFTER_SECONDS, GatedEngine, gated_server, until
+from tests.support.engines import GatedEngine, gated_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 STEPS = 4
 MAX_BATCH_TOKENS = 4 * STEPS

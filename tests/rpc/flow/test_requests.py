@@ -27,8 +27,8 @@ from tests.rpc.flow.peers import (
     sample,
     wait_for,
 )
-from tests.support.engines import HANGS_AFTER_SECONDS, until
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 LATE = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from tests.support.engines import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 Array = NDArray[Any]
 

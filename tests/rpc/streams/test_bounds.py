@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from bilstm_client import AsyncClient
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, of, sequence, target
 from tests.rpc.streams.talk import chunk, talking, violated_field
-from tests.support.engines import until
+from tests.support.waiting import until
 
 # -- bounds --------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ import pytest
 from bilstm.v1 import encoder_pb2_grpc
 from tests.rpc.streams.served import LONG, OPEN, STEP_BYTES, held, metric, of, sequence, target
 from tests.rpc.streams.talk import chunk, talking
-from tests.support.engines import gated_server, held_server, until
+from tests.support.engines import gated_server, held_server
 from tests.support.servers import settings
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("steps", [10, LONG])

@@ -15,8 +15,8 @@ from bilstm_server.rpc.encoder.streams.memory import (
     StreamRoom,
 )
 from bilstm_server.settings import StreamLimits
-from tests.support.engines import HANGS_AFTER_SECONDS
 from tests.support.lstms import examples
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 def memory(

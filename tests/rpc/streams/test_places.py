@@ -17,7 +17,7 @@ from bilstm_client import AsyncClient
 from tests.rpc.streams.served import STEP_BYTES, Array, bounded, held, metric, sequence, target
 from tests.rpc.streams.stalling import NEVER, SOON, calling, stalled
 from tests.rpc.streams.talk import Talk, chunk
-from tests.support.engines import HANGS_AFTER_SECONDS, until
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 
 async def opened(talk: Talk) -> bool:

@@ -15,8 +15,9 @@ from bilstm_server.rpc.encoder.streams.progress import Progress
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, sequence
 from tests.rpc.streams.stalling import SOON, calling, stalled
 from tests.rpc.streams.talk import Talk, chunk
-from tests.support.engines import HANGS_AFTER_SECONDS, held_server, until
+from tests.support.engines import held_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 LIVE = pb.Live(block_steps=4)
 STILL: dict[str, tuple[dict[str, Any], list[pb.SequenceChunk], str]] = {

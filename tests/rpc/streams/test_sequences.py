@@ -18,9 +18,10 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import AsyncClient
 from tests.rpc.streams.served import LONG, metric, sequence, target
 from tests.rpc.streams.talk import Talk, chunk, talking
-from tests.support.engines import first_batcher, gated_server, held_server, until
+from tests.support.engines import first_batcher, gated_server, held_server
 from tests.support.lstms import examples
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import until
 
 ALL = ("STATES", "FINAL", "MEAN", "MAX", "LOGITS", "STATE")
 

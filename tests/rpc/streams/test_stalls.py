@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, sequence
 from tests.rpc.streams.stalling import NEVER, SOON, calling, stalled
 from tests.rpc.streams.talk import chunk
-from tests.support.engines import HANGS_AFTER_SECONDS, held_server, until
+from tests.support.engines import held_server
 from tests.support.servers import settings
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 
 async def test_short_sequences_pass_stalled_streams(model_folder: Path) -> None:

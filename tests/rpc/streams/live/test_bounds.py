@@ -11,8 +11,9 @@ import grpc
 from bilstm.v1 import encoder_pb2 as pb
 from tests.rpc.streams.live.sequences import HIDDEN, WIDTH, sequence
 from tests.rpc.streams.talk import Talk, chunk, talking
-from tests.support.engines import gated_server, until
+from tests.support.engines import gated_server
 from tests.support.servers import settings
+from tests.support.waiting import until
 
 
 async def test_more_live_sequences_than_there_may_be(folder: Path) -> None:

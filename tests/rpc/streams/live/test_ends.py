@@ -13,8 +13,9 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.engine.staging import StagedBatch
 from tests.rpc.streams.live.sequences import HIDDEN, WIDTH, sequence
 from tests.rpc.streams.talk import chunk, talking
-from tests.support.engines import gated_server, until
+from tests.support.engines import gated_server
 from tests.support.servers import RunningServer, settings
+from tests.support.waiting import until
 
 
 async def test_a_bad_chunk_ends_a_live_sequence(live_server: RunningServer) -> None:
