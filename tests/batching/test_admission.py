@@ -52,6 +52,7 @@ def test_calls_are_bounded_with_the_long_ones(sequences: int, tokens: int, refus
 
 
 def test_long_sequences_give_back_their_room() -> None:
+    """Long sequences that have ended leave neither sequences nor tokens behind."""
     policy = admission()
     ended = [long_call(15), Job(100, Kind.STREAM, is_long=True)]
     policy.admit(ended, 0.0)

@@ -13,6 +13,7 @@ FIXED, PER_TOKEN = 0.002, 0.00001  # seconds
 
 
 def test_nothing_is_known_before_a_batch() -> None:
+    """Before any batch was computed, a batch of any size is said to take no time."""
     cost = BatchCost()
     assert cost.seconds(1) == 0.0
     assert cost.seconds(10**9) == 0.0
@@ -48,6 +49,7 @@ def test_full_batches_tell_how_long_a_queue_is() -> None:
 
 
 def test_follows_a_device_that_slows_down() -> None:
+    """A device that takes ten times as long is known to within twenty batches."""
     cost = BatchCost()
     for seconds in (0.1, 0.1, *[1.0] * 20):
         cost.observe(1000, seconds)

@@ -128,6 +128,8 @@ def test_streams_that_wait_are_not_overtaken() -> None:
 
 @pytest.mark.parametrize("left", ["waiting", "let in"])
 def test_stream_that_left_keeps_no_room(left: str) -> None:
+    """A stream's sequence that leaves, while it waits or once it was let in, keeps no room for
+    itself."""
     policy = admission(batch=(10, 2), queue=(20, 100))
     policy.admit([call() for _ in range(20)], 0.0)
     large, small = streamed(5), streamed(1)

@@ -39,6 +39,7 @@ def test_slices_take_longer_where_nothing_else_comes() -> None:
 
 
 def test_slices_that_do_not_fit_into_memory_are_halved() -> None:
+    """Slices that do not fit into memory are halved, down to one unit and no further."""
     pace = SlicePace(slice_seconds=0.002, max_sequences=3)
     assert not pace.halve()
     pace.observe(0.0001, 0.0)

@@ -167,6 +167,7 @@ async def test_other_models_have_their_turns(model_folder: Path, token_model_fol
 
 
 async def test_drain_finishes_what_is_long(model_folder: Path) -> None:
+    """A drain waits for a long sequence that was begun, which has its result."""
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         long = asyncio.create_task(client.encode(sequence(0, LONG)))
         await until(lambda: metric(app, "bilstm_slice_compute_seconds_count") > 0)

@@ -43,6 +43,7 @@ def log_a_failure(log_format: str) -> None:
 
 
 def test_json_is_one_line_with_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """In JSON an error is one line, with its cause and the frames of its traceback."""
     log_a_failure("json")
     (line,) = capsys.readouterr().err.splitlines()
     event = json.loads(line)
@@ -86,6 +87,7 @@ async def test_no_warning_for_few_threads(threads: int) -> None:
 def test_local_variables_are_not_logged(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What a request holds in local variables is in no log, whatever its format."""
     log_a_failure(log_format)
     written = capsys.readouterr().err
     assert "the cause" in written
@@ -93,6 +95,7 @@ def test_local_variables_are_not_logged(
 
 
 def test_auto_is_json_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where standard error is no terminal, `auto` is JSON."""
     log_a_failure("auto")
     assert json.loads(capsys.readouterr().err)["error_id"] == "e1"
 

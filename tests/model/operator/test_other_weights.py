@@ -66,6 +66,7 @@ def test_some_other_weights(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
 
 
 def test_gradient_of_given_weights(module: BiLSTM, x: Tensor) -> None:
+    """A gradient reaches the weights that functional_call is given."""
     other, weights = other_weights()
     expected = torch.autograd.grad(other(x)[0].square().sum(), list(weights.values()))
     found = grad(lambda own: functional_call(module, own, (x,))[0].square().sum())(weights)

@@ -103,12 +103,14 @@ def test_make_fx(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
 
 
 def test_vmap(module: BiLSTM, judge: nn.LSTM) -> None:
+    """torch.vmap over batches gives what each gives alone."""
     xs = torch.randn(6, 5, 2, 3)
     expected = torch.stack([judge(x)[0] for x in xs])
     assert_close(vmap(lambda x: module(x)[0])(xs), expected, 1e-5)
 
 
 def test_functionalize(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
+    """torch.func.functionalize leaves the results as they are."""
     assert_close(functionalize(module)(x)[0], judge(x)[0], 1e-5)
 
 

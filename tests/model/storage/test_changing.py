@@ -117,6 +117,7 @@ def test_weights_cut_short_while_they_are_read(
 def test_checkpoint_changes_while_it_is_read(
     legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A checkpoint that is cut short while it is read is refused, in both of torch's formats."""
     path = tmp_path / "model.pt"
     path.write_bytes(saved(lstm_tensors(), _use_new_zipfile_serialization=not legacy))
     original = torch.load

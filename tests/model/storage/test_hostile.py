@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_import_of_no_file(kind: str, name: str, tmp_path: Path) -> None:
+    """A checkpoint that is no regular file is refused as what it is, without waiting."""
     make, words = KINDS[kind]
     make(tmp_path / name)
     with pytest.raises(ModelError, match=words):
@@ -47,6 +48,7 @@ def test_import_of_no_file(kind: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_folder_with_no_file(kind: str, name: str, tmp_path: Path) -> None:
+    """A model folder in which one name is no regular file is refused, and the name told."""
     make, words = KINDS[kind]
     folder = write_model(tmp_path / "model")
     (folder / name).unlink()
@@ -59,6 +61,7 @@ def test_folder_with_no_file(kind: str, name: str, tmp_path: Path) -> None:
 def test_samples_in_no_file(
     kind: str, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Samples that are no regular file are refused as what they are, without waiting."""
     make, words = KINDS[kind]
     make(tmp_path / "x.npy")
     assert cli.main(["lookahead", str(tmp_path / "x.npy"), "--model", str(model_folder)]) == 1
@@ -95,6 +98,7 @@ def test_files_too_large(name: str, size: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
 def test_checkpoint_too_large(name: str, tmp_path: Path) -> None:
+    """A checkpoint that is larger than a model's can be is not read."""
     sparse(tmp_path / name, 2**42)
     with pytest.raises(ModelError, match="is too large"):
         import_checkpoint(tmp_path / name, tmp_path / "out")
@@ -125,6 +129,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("case", ABSURD)
 def test_absurd_headers(case: str, tmp_path: Path) -> None:
+    """A .safetensors file with a header that can't be is refused as unreadable."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(ABSURD[case])
     with pytest.raises(ModelError, match=r"not a readable \.safetensors file"):

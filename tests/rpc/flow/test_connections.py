@@ -191,6 +191,8 @@ def test_end_connection(serve: Callable[..., RunningServer]) -> None:
 def test_end_connection_over_ipv6(
     serve: Callable[..., RunningServer], peer: str, listening: str
 ) -> None:
+    """A connection is found by its peer's name, over IPv6 and by addresses of IPv4 within it
+    too."""
     server = serve(host=listening.strip("[]"))
     target = f"{listening}:{server.app.port}"
     with PatientConnection(target) as one:

@@ -140,6 +140,7 @@ async def test_peers_without_names_are_not_taken_for_one_connection(small_calls:
 
 
 async def test_taken_replies_make_room(small_calls: None) -> None:
+    """A reply that was taken makes room for as much."""
     replies = untaken_replies(100, lambda peer: True)
     first = context("ipv4:127.0.0.1:1")
     replies.begin(first, 100, NO_MODEL)

@@ -110,6 +110,7 @@ def test_what_is_not_received_is_counted(serve: Callable[..., RunningServer]) ->
 
 
 def test_call_without_a_message(serve: Callable[..., RunningServer]) -> None:
+    """A call that ends without a message is INVALID_ARGUMENT."""
     server = serve()
     with PatientConnection(server.target) as peer:
         stream = peer.begin(ENCODE)

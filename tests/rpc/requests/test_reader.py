@@ -120,6 +120,7 @@ def judge(kind: Any, data: bytes) -> None:
 @given(message=messages)
 @examples(deadline=None, derandomize=True, max_examples=300)
 def test_any_message_is_read_as_protobuf_reads_it(message: Any) -> None:
+    """Any message, with tensors or without, is read as protobuf reads it."""
     judge(type(message), message.SerializeToString())
 
 
@@ -145,6 +146,7 @@ def test_mutilated_messages(message: Any, data: st.DataObject) -> None:
 @given(kind=st.sampled_from(list(READERS)), data=st.binary(max_size=60))
 @examples(deadline=None, derandomize=True, max_examples=1000)
 def test_any_bytes(kind: Any, data: bytes) -> None:
+    """Any bytes are read, or refused, as protobuf does."""
     judge(kind, data)
 
 
@@ -217,6 +219,7 @@ def test_groups_are_refused() -> None:
 
 
 def test_no_more_options_than_a_stream_can_need() -> None:
+    """Options of a stream that are larger than any need are refused by their field."""
     with pytest.raises(InvalidInput, match="at most") as refusal:
         READERS[pb.EncodeStreamRequest](field(1, field(1, b"n" * 100_000)))
     assert refusal.value.field == "options"

@@ -146,6 +146,8 @@ async def test_the_reserve_goes_from_one_to_the_next() -> None:
 
 
 async def test_who_leaves_while_waiting_takes_nothing() -> None:
+    """A stream that is closed while it waits takes nothing, and the next one has what it waited
+    for."""
     shared = memory(max_streams_bytes=100)
     first, second, third = shared.open(), shared.open(), shared.open()
     await fill(first, 100)

@@ -79,6 +79,7 @@ async def test_streams_of_one_connection(model_folder: Path) -> None:
 
 
 async def test_a_deadline_that_passes_while_it_waits_for_room(model_folder: Path) -> None:
+    """A stream whose deadline passes while it waits for room ends as DEADLINE_EXCEEDED."""
     async with (
         bounded(model_folder, 2, stream_idle_seconds=NEVER) as (app, _),
         calling(app) as first,

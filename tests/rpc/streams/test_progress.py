@@ -46,6 +46,7 @@ async def test_clients_that_stand_still(model_folder: Path, name: str) -> None:
 
 
 async def test_chunks_of_nothing_are_no_progress(model_folder: Path) -> None:
+    """A client that sends chunks of nothing for ever is ended as one that stands still."""
     async with (
         bounded(model_folder, 2, stream_idle_seconds=SOON) as (app, _),
         calling(app) as talk,
@@ -60,6 +61,7 @@ async def test_chunks_of_nothing_are_no_progress(model_folder: Path) -> None:
 
 
 async def test_a_stream_that_is_never_opened(model_folder: Path) -> None:
+    """A call that never opens its stream is ended."""
     async with (
         bounded(model_folder, 2, stream_idle_seconds=SOON) as (app, _),
         calling(app) as talk,

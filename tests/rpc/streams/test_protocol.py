@@ -85,6 +85,7 @@ async def test_an_unknown_model(server: RunningServer) -> None:
 
 
 async def test_bytes_that_are_no_message(server: RunningServer) -> None:
+    """Bytes that are no message are INVALID_ARGUMENT."""
     async with grpc.aio.insecure_channel(server.target) as channel:
         call: Any = channel.stream_stream("/bilstm.v1.EncoderService/EncodeStream")()
         await call.write(b"\xff\xff")
@@ -107,6 +108,7 @@ async def test_a_stream_of_nothing(server: RunningServer) -> None:
 
 
 async def test_too_many_chunks_in_a_message(server: RunningServer) -> None:
+    """A message of more chunks than there may be ends the stream, and names the field."""
     async with talking(server.target) as talk:
         await talk.open()
         await talk.send(*(chunk(index) for index in range(1_025)))

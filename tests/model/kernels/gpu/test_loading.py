@@ -55,22 +55,26 @@ def test_chosen(hopper: pytest.MonkeyPatch) -> None:
 
 
 def test_on_a_cpu() -> None:
+    """On a CPU the gpu kernel is refused."""
     with pytest.raises(KernelUnavailable, match="the gpu kernel can't run on cpu"):
         choose_kernel("gpu", torch.device("cpu"))
 
 
 def test_without_triton(hopper: pytest.MonkeyPatch) -> None:
+    """Without Triton, the refusal says what brings it."""
     hopper.setitem(sys.modules, "bilstm_server.model.kernels.gpu.kernel", None)
     hopper.delattr("bilstm_server.model.kernels.gpu.kernel")
     assert refused().startswith("the gpu kernel needs Triton, which comes with torch for CUDA")
 
 
 def test_torch_without_cuda(hopper: pytest.MonkeyPatch) -> None:
+    """A torch without CUDA is refused as such."""
     hopper.setattr(torch.version, "cuda", None)
     assert refused() == "the gpu kernel needs a torch with CUDA"
 
 
 def test_old_gpu(hopper: pytest.MonkeyPatch) -> None:
+    """A GPU that is too old is refused with both compute capabilities."""
     hopper.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert refused() == ("the gpu kernel needs compute capability 8.0 or more; some GPU has 7.5")
 

@@ -184,4 +184,5 @@ def test_one_sequences_nan() -> None:
 
 
 def test_several_layers() -> None:
+    """Layers on top of each other give nn.LSTM's results."""
     judge(alone(6), [3, 1, 2], torch.float32, input_size=3, hidden_size=6, num_layers=3)

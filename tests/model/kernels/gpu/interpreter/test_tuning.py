@@ -146,6 +146,7 @@ def test_tf32(allow_tf32: None) -> None:
 
 
 def test_tf32_in_torchs_newer_words() -> None:
+    """TF32 is also taken where torch is told so by `fp32_precision`."""
     directions = draw_directions(6, torch.float32)
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
