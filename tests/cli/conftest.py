@@ -11,7 +11,7 @@ import structlog
 from bilstm_server.cli import main as server_cli
 from bilstm_server.cli import serve as serve_command
 from bilstm_server.settings import Settings
-from tests.cli.commands import Load
+from tests.cli.loading import Load
 
 
 @pytest.fixture(autouse=True)

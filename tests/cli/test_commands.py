@@ -12,7 +12,7 @@ from bilstm_server.cli import main as server_cli
 from bilstm_server.cli import serve as serve_command
 from bilstm_server.errors import DeviceLost
 from bilstm_server.settings import Settings
-from tests.cli.commands import run
+from tests.support.commands import run
 
 
 def test_version() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_server.cli import main as server_cli
 from bilstm_server.settings import Settings
-from tests.cli.commands import Load
+from tests.cli.loading import Load
 
 
 def test_config_file(load: Load, tmp_path: Path, model_folder: Path) -> None:

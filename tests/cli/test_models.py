@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bilstm_server.settings import SHIPPED_MODEL
-from tests.cli.commands import Load, run
+from tests.cli.loading import Load
+from tests.support.commands import run
 from tests.support.servers import start_error, write_model
 
 

@@ -11,7 +11,8 @@ import structlog
 from bilstm_server.cli import main as server_cli
 from bilstm_server.cli import serve as serve_command
 from bilstm_server.settings import SHIPPED_MODEL, Settings, check_environment
-from tests.cli.commands import Load, run
+from tests.cli.loading import Load
+from tests.support.commands import run
 
 
 def test_defaults(load: Load) -> None:

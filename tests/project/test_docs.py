@@ -18,7 +18,7 @@ import torch
 from bilstm_client import Client
 from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
-from tests.client.cli.commands import on_terminal
+from tests.client.cli.files import on_terminal
 
 ROOT = Path(__file__).parents[2]
 # The commands of this environment, as the reader has them after `make`.

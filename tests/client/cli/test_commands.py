@@ -1,7 +1,4 @@
-"""What is typed into a shell for `bilstm`: arguments, `health` and `models`.
-
-`bilstm encode` is in test_cli_encode and, of streams, in test_cli_stream.
-"""
+"""What is typed into a shell for `bilstm`: arguments, `health` and `models`."""
 
 from __future__ import annotations
 
@@ -23,12 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bilstm_client import AsyncClient, Client
 from bilstm_client.cli.arguments import parse
 from bilstm_client.cli.main import main
-from tests.client.cli.commands import (
-    COMMANDS,
-    floats,
-    one_line,
-    run,
-)
+from tests.client.cli.files import floats, one_line
+from tests.support.commands import COMMANDS, run
 from tests.support.engines import gated_server
 from tests.support.servers import RunningServer, settings, write_model
 

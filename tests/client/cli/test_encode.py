@@ -14,17 +14,16 @@ import pytest
 from bilstm_client import Client
 from bilstm_client.cli.main import main
 from bilstm_client.types import Array
-from tests.client.cli.commands import (
+from tests.client.cli.files import (
     ALL_OUTPUTS,
     BROKEN,
-    COMMANDS,
     GOOD,
     assert_file,
     floats,
     on_terminal,
     one_line,
-    run,
 )
+from tests.support.commands import COMMANDS, run
 from tests.support.servers import RunningServer
 
 Encode = Callable[..., list[str]]

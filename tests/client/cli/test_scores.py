@@ -20,7 +20,7 @@ from bilstm_client.cli import tables
 from bilstm_client.cli.main import main
 from bilstm_client.cli.scores import best_class, class_names
 from bilstm_client.types import Array
-from tests.client.cli.commands import floats
+from tests.client.cli.files import floats
 from tests.support.servers import RunningServer
 
 Run = Callable[..., tuple[int, list[str], list[str]]]

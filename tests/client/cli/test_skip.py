@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bilstm_client.cli.main import main
-from tests.client.cli.commands import floats
+from tests.client.cli.files import floats
 from tests.support.servers import RunningServer
 
 Run = Callable[..., tuple[int, list[str], list[str]]]

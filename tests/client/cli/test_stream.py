@@ -16,7 +16,8 @@ from bilstm_client import Client
 from bilstm_client._streams import patience
 from bilstm_client.cli.main import main
 from bilstm_client.types import Array
-from tests.client.cli.commands import ALL_OUTPUTS, COMMANDS, assert_file, floats, on_terminal
+from tests.client.cli.files import ALL_OUTPUTS, assert_file, floats, on_terminal
+from tests.support.commands import COMMANDS
 from tests.support.fake_streams import Break, FakeServer, serving, sums
 from tests.support.servers import RunningServer
 from tests.support.waiting import HANGS_AFTER_SECONDS

@@ -14,7 +14,7 @@ import pytest
 
 from bilstm_client import Client
 from bilstm_client.cli.main import main
-from tests.client.cli.commands import BROKEN, assert_file, floats
+from tests.client.cli.files import BROKEN, assert_file, floats
 from tests.support.servers import RunningServer
 
 Run = Callable[..., tuple[int, list[str], list[str]]]

@@ -14,7 +14,7 @@ from bilstm_client import Client
 from bilstm_client.cli.main import main
 from bilstm_client.cli.report import Summary
 from bilstm_server.settings import SHIPPED_MODEL
-from tests.client.cli.commands import assert_file, floats, on_terminal
+from tests.client.cli.files import assert_file, floats, on_terminal
 from tests.support.servers import RunningServer, settings
 
 UTTERANCES = Path(__file__).parents[3] / "examples" / "japanese_vowels" / "japanese_vowels.npz"

@@ -1,4 +1,4 @@
-"""AnyClient whose client is closed: by its owner, in the loop over the results, in the source."""
+"""Streams whose client is closed: by its owner, in the loop over the results, in the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AnyClient whose server is lost: what is sent again, and what can't be."""
+"""Streams whose server is lost: what is sent again, and what can't be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AnyClient whose server is there and says nothing."""
+"""Streams whose server is there and says nothing."""
 
 from __future__ import annotations
 

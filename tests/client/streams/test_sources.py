@@ -1,4 +1,4 @@
-"""AnyClient of both clients: what a source may be, and in which order results come."""
+"""Streams of both clients: what a source may be, and in which order results come."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from bilstm_server.cli import main as cli
-from tests.model.storage.checkpoints import Failing
+from tests.model.storage.importing.checkpoints import Failing
 from tests.support.servers import start_error
 
 

@@ -18,7 +18,7 @@ from bilstm_server.model import (
     load_model,
     save_model,
 )
-from tests.model.storage.checkpoints import Failing
+from tests.model.storage.importing.checkpoints import Failing
 from tests.support.servers import write_model
 
 # -- model folders -------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class Engine:
         return self._compute(staged.sequences)
 
     def begin(self, sequence: SequenceInput) -> SlicedRun:
-        raise NotImplementedError("what is long is tested in test_slice_lane.py")
+        raise NotImplementedError("what is long is tested in test_slice_lane")
 
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
         raise NotImplementedError

@@ -11,7 +11,7 @@ import grpc
 from structlog.testing import capture_logs
 
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, sequence
-from tests.rpc.streams.stalling import NEVER, SOON, calling, stalled
+from tests.rpc.streams.stalls.stalling import NEVER, SOON, calling, stalled
 from tests.rpc.streams.talk import chunk
 from tests.support.engines import held_server
 from tests.support.servers import settings

@@ -22,7 +22,15 @@ from bilstm_server.errors import (
 )
 from bilstm_server.metrics import Metrics
 from bilstm_server.settings import QueueLimits
-from tests.batching.echoing import POSITIONS, Callers, Engine, Guilty, batching, outcomes, sequence
+from tests.batching.batcher.echoing import (
+    POSITIONS,
+    Callers,
+    Engine,
+    Guilty,
+    batching,
+    outcomes,
+    sequence,
+)
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 

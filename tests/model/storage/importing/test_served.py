@@ -20,7 +20,7 @@ from bilstm_server.cli import main as cli
 from bilstm_server.model import (
     Pooling,
 )
-from tests.model.storage.checkpoints import Classifier, classifier, write
+from tests.model.storage.importing.checkpoints import Classifier, classifier, write
 from tests.support.servers import RunningServer, settings
 
 LENGTHS = (4, 1, 7)

@@ -27,8 +27,8 @@ from bilstm_server.model import (
     import_checkpoint,
     load_model,
 )
-from tests.model.storage.checkpoints import Failing, classifier, good_pt
 from tests.model.storage.files import saved
+from tests.model.storage.importing.checkpoints import Failing, classifier, good_pt
 
 # -- files that are no checkpoint: one line, exit code 1 -----------------------------------------
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from bilstm_server.batching.admission import Kind
 from bilstm_server.errors import Overloaded, Unavailable
 from bilstm_server.settings import QueueLimits
-from tests.batching.simulation import SECONDS_PER_TOKEN, Job, admission, call, limits, server, sizes
+from tests.batching.admission.simulation import (
+    SECONDS_PER_TOKEN,
+    Job,
+    admission,
+    call,
+    limits,
+    server,
+    sizes,
+)
 
 
 def long_call(tokens: int) -> Job:

@@ -15,7 +15,7 @@ import pytest
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import AsyncClient
 from tests.rpc.streams.served import STEP_BYTES, Array, bounded, held, metric, sequence, target
-from tests.rpc.streams.stalling import NEVER, SOON, calling, stalled
+from tests.rpc.streams.stalls.stalling import NEVER, SOON, calling, stalled
 from tests.rpc.streams.talk import Talk, chunk
 from tests.support.waiting import HANGS_AFTER_SECONDS, until
 

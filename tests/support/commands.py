@@ -1,14 +1,11 @@
-"""`bilstm-server` as it is typed into a shell."""
+"""The installed commands, each in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-from bilstm_server.settings import Settings
 
 COMMANDS = Path(sys.executable).parent
 
@@ -22,6 +19,3 @@ def run(command: str, *arguments: object, **environment: str) -> subprocess.Comp
         text=True,
         timeout=60,
     )
-
-
-Load = Callable[..., Settings]

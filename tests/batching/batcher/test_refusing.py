@@ -14,7 +14,7 @@ from bilstm_server.errors import (
 )
 from bilstm_server.metrics import Metrics
 from bilstm_server.settings import QueueLimits
-from tests.batching.echoing import Callers, Engine, batching, doubled, outcomes
+from tests.batching.batcher.echoing import Callers, Engine, batching, doubled, outcomes
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 # -- admission and drain -------------------------------------------------------------------------

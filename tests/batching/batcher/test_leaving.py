@@ -9,7 +9,7 @@ import pytest
 from bilstm_server.errors import (
     DeadlineExpired,
 )
-from tests.batching.echoing import POSITIONS, Engine, batching, outcomes
+from tests.batching.batcher.echoing import POSITIONS, Engine, batching, outcomes
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""What the tests of `bilstm` share: the installed command, its terminal, and files of arrays."""
+"""What `bilstm` is given and what it leaves: a terminal, files of arrays, and broken ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import os
 import pty
 import subprocess
-import sys
 import termios
 import threading
 import zipfile
@@ -17,20 +16,9 @@ from typing import Any
 import numpy as np
 
 from bilstm_client.types import Array, OutputName
+from tests.support.commands import COMMANDS
 
-COMMANDS = Path(sys.executable).parent
 ALL_OUTPUTS: tuple[OutputName, ...] = ("states", "final", "mean", "max", "logits", "state")
-
-
-def run(command: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """An installed command in a process of its own."""
-    return subprocess.run(
-        [COMMANDS / command, *map(str, arguments)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def floats(steps: int, seed: int = 0) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bilstm_server.batching.admission import Admission, Kind
 from bilstm_server.settings import QueueLimits
-from tests.batching.simulation import (
+from tests.batching.admission.simulation import (
     Job,
     Server,
     admission,

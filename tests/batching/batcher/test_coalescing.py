@@ -5,7 +5,7 @@ time.
 from __future__ import annotations
 
 from bilstm_server.batching.device import Device
-from tests.batching.echoing import Engine, batching, outcomes
+from tests.batching.batcher.echoing import Engine, batching, outcomes
 
 
 async def test_idle_server_computes_at_once() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.rpc.encoder.streams.progress import Progress
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, sequence
-from tests.rpc.streams.stalling import SOON, calling, stalled
+from tests.rpc.streams.stalls.stalling import SOON, calling, stalled
 from tests.rpc.streams.talk import Talk, chunk
 from tests.support.engines import held_server
 from tests.support.servers import settings

@@ -19,8 +19,8 @@ from bilstm_server.model import (
     import_checkpoint,
     load_model,
 )
-from tests.model.storage.checkpoints import Failing, classifier, good_pt, write
 from tests.model.storage.files import saved
+from tests.model.storage.importing.checkpoints import Failing, classifier, good_pt, write
 
 COMMAND = Path(sys.executable).parent / "bilstm-server"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.model.storage.checkpoints import Failing, classifier, write
+from tests.model.storage.importing.checkpoints import Failing, classifier, write
 
 StateDict = dict[str, Tensor]
 
