@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := $(VENV)/.benchmarks
-KERNELS := server/bilstm_server/model/kernels
-KERNEL := $(VENV)/.compiled
+KERNEL := server/bilstm_server/model/kernels/cpu
+COMPILED := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ PROTO := bilstm/v1/encoder.proto
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) $(KERNEL) ## make the .venv, pinned by constraints.txt, and compile the CPU kernel
+setup: $(STAMP) $(COMPILED) ## make the .venv, pinned by constraints.txt, and compile the CPU kernel
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with $$($(PYTHON) --version), about a minute …"
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Without a compiler the reference kernel runs.
-$(KERNEL): $(STAMP) $(wildcard $(KERNELS)/cpu*)
+$(COMPILED): $(STAMP) $(wildcard $(KERNEL)/*.*)
 	@$(BIN)/bilstm-server compile && touch $@ || echo "going on without it, several times slower"
 
 demo: setup ## start the server, encode the test utterances, check and report
@@ -90,4 +90,4 @@ bench: setup $(BENCH) ## the operator against others, the server under load, str
 		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated
-	rm -rf $(VENV) $(KERNELS)/build build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(KERNEL)/compiled build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -49,6 +49,9 @@ class BareMetrics(Metrics):
 
 
 class BareCall:
+    """What `EncoderService` asks of its call."""
+
+    caller = ""
     trace = None
     reply = None
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The operator benchmark, the CUDA tests and the serving benchmark, on a GPU, in under 9 minutes.
+# The operator benchmark, the CUDA tests, the plans' resources and the serving benchmark, on a GPU, in
+# under 9 minutes.
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
 # Needs an NVIDIA GPU and, in `python3` or $PYTHON, torch with CUDA, Triton and the packages below;
-# it installs nothing, and does without `make setup`. FOLDER, or build/gpu-TIME, gets report.md, the
-# logs, and what was measured as it comes. Each part has a limit of time: what it has found by then
-# is kept, and the next ones run. With the FOLDER of an earlier run, the operator benchmark goes on
-# from there.
+# it installs nothing, and does without `make setup`. FOLDER, or build/gpu-TIME, gets report.md and
+# the logs, which have what was measured as it comes. Each part has a limit of time, after which the
+# next one runs.
 #
 # Exits with 1 where a test failed or a target was missed, and with 2 where something is missing.
 set -uo pipefail
@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.." || exit 2
 results=${results:-$PWD/build/gpu-$(date +%Y%m%d-%H%M%S)}
 python=${PYTHON:-python3}
 
-OPERATOR_SECONDS=270 TESTS_SECONDS=90 SERVING_SECONDS=90
+OPERATOR_SECONDS=270 TESTS_SECONDS=90 RESOURCES_SECONDS=50 SERVING_SECONDS=90
 LAST_ROW_SECONDS=25 # of the operator's, in which no further row begins
 
 "$python" - <<'END' || exit 2
@@ -75,47 +75,26 @@ report=$results/report.md
 mkdir -p "$results"
 : >"$report"
 
-limit() { # SECONDS COMMAND…
-	timeout --kill-after=5 "$@"
-}
-
-title() {
+part() { # TITLE SECONDS NAME COMMAND…
 	echo "== $1 ($SECONDS s)" >&2
 	printf '\n## %s\n\n' "$1" >>"$report"
-}
-
-outcome() { # CODE PART
-	[ "$1" -eq 0 ] && return
+	timeout --kill-after=5 "$2" "${@:4}" >"$results/$3.md" 2>"$results/$3.log"
+	local code=$?
+	cat "$results/$3.md" >>"$report"
+	[ $code -eq 0 ] && return
 	failed=1
-	echo "Code $1 of $2 (124, 137: out of time); see its log." >>"$report"
+	echo "Code $code (124, 137: out of time); see $3.log." >>"$report"
 }
 
-title "The operator"
-until=$((SECONDS + OPERATOR_SECONDS))
-code=3
-while [ $code -eq 3 ] && [ $((until - SECONDS)) -gt $LAST_ROW_SECONDS ]; do # 3: the GPU was lost
-	left=$((until - SECONDS))
-	limit $left "$python" -m benchmarks.gpu --json "$results/operator.jsonl" \
-		--seconds $((left - LAST_ROW_SECONDS)) >>"$results/operator.log" 2>&1
-	code=$?
-done
-outcome $code "the operator benchmark"
-limit 20 "$python" -m benchmarks.gpu --read "$results/operator.jsonl" --check >>"$report" || failed=1
-
-title "CUDA tests" # after the operator, which has compiled most of what they need
-mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py | sort --reverse) # the most plans last
-limit $TESTS_SECONDS "$python" -m pytest -v -m gpu -W default "${tests[@]}" >"$results/tests.log" 2>&1
-outcome $? "the CUDA tests"
-tail -n 20 "$results/tests.log" | sed 's/^/    /' >>"$report"
-
-title "The service"
-limit $SERVING_SECONDS "$python" -m benchmarks.gpu_serving --seconds 2 --rounds 2 \
-	--json "$results/serving.json" >"$results/serving.log" 2>&1
-outcome $? "the serving benchmark"
-if [ -e "$results/serving.json" ]; then
-	limit 20 "$python" -m benchmarks.gpu_serving --read "$results/serving.json" --check \
-		>>"$report" || failed=1
-fi
+part "The operator" $OPERATOR_SECONDS operator \
+	"$python" -m benchmarks.gpu --check --seconds $((OPERATOR_SECONDS - LAST_ROW_SECONDS))
+# After the operator, which has compiled most of what they need, and the most plans last.
+mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py | sort --reverse)
+part "CUDA tests" $TESTS_SECONDS tests "$python" -m pytest -q -m gpu -W default "${tests[@]}"
+part "Resources of the plans" $RESOURCES_SECONDS resources \
+	"$python" -m benchmarks.gpu.resources --type bfloat16 --check
+part "The service" $SERVING_SECONDS serving \
+	"$python" -m benchmarks.gpu.serving --seconds 2 --rounds 2 --check
 
 cat "$report"
 echo "== $SECONDS s; all of it is in $results" >&2

@@ -114,11 +114,11 @@ def about(rounds: int, dtypes: list[str]) -> list[str]:
         f"BiLSTM, width = hidden, {LAYERS} layers, 2 directions. torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; its "
         f"threads wait as in the server, GOMP_SPINCOUNT {os.environ['GOMP_SPINCOUNT']}.",
-        f"Ours: the {chosen.name} kernel" + (f"; {chosen.missed}." if chosen.missed else "."),
+        "; ".join(filter(None, [f"Ours: the {chosen.name} kernel", chosen.fallback_reason])) + ".",
         f"Medians over {rounds} rounds of blocks of {DISCARDED} discarded and {TIMED} timed "
         f"repetitions, fewer of slow ones. GFLOP/s count real tokens; matmul: {MATMUL_SIZE}³, "
         "torch, same dtype.",
-        "nn.LSTM padded is for scale only: on ragged input its reverse states are wrong, because "
+        "nn.LSTM padded is for scale only: on ragged input its backward states are wrong, because "
         "they start in the padding. The others' outputs are compared with nn.LSTM's.",
         "Inputs of all but ours are packed or padded before the clock starts. ONNX Runtime "
         "has all graph optimisations, and threads that do not spin; OpenVINO is compiled for each "

@@ -7,12 +7,13 @@ from a file that it wrote. Runs no system.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.competitors import ONNX_RUNTIME, OPENVINO, OURS, PACKED, PADDED, REFERENCE
+from benchmarks.tables import markdown, number
 
 LAYERS = 2
 MATMUL = "matmul"
@@ -91,27 +92,13 @@ def tables(results: Results) -> Iterator[str]:
             ("speed of ours, in the other's", (*SYSTEMS[1:], MATMUL), Row.speed_up),
         ):
             yield f"\n{dtype}, hidden {hidden}: {title}\n"
-            yield from _table(rows, systems, value)
-
-
-def _table(
-    rows: list[Row], systems: tuple[str, ...], value: Callable[[Row, str], float | None]
-) -> Iterator[str]:
-    columns = ("sequences", "tokens", *systems)
-    yield f"| {' | '.join(columns)} |"
-    yield f"| {' | '.join('-' * (len(column) - 1) + ':' for column in columns)} |"
-    for row in rows:
-        cells = [str(row.sequences), str(row.tokens)]
-        cells += [number(value(row, system)) for system in systems]
-        padded = (cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True))
-        yield f"| {' | '.join(padded)} |"
-
-
-def number(value: float | None) -> str:
-    """Three digits that say something, or a dash."""
-    if value is None:
-        return "–"  # noqa: RUF001
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+            yield from markdown(
+                ("sequences", "tokens", *systems),
+                (
+                    [str(row.sequences), str(row.tokens), *(number(value(row, s)) for s in systems)]
+                    for row in rows
+                ),
+            )
 
 
 # -- plot ----------------------------------------------------------------------------------------

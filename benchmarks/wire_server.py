@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bilstm_server import app
 from bilstm_server.__main__ import main
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.model.config import Output
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.rpc.encoder.streams import outbox
+from bilstm_server.serving import loading
 
 
 class WireEngine(Engine):
@@ -32,6 +32,6 @@ class WireEngine(Engine):
 
 
 if __name__ == "__main__":
-    vars(app).update(Engine=WireEngine)
+    vars(loading).update(Engine=WireEngine)
     vars(outbox).update(CHUNK_BYTES=int(os.environ["BENCH_CHUNK_BYTES"]))
     main()

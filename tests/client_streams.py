@@ -6,6 +6,8 @@ when the server reads, answers or breaks.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +16,9 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from clients import AwaitedClient
 from conftest import RunningServer
 from streaming import HANGS_AFTER_SECONDS, INPUT_SIZE, FakeServer, serving
-from test_client import AwaitedClient
 
 from bilstm_client import (
     Client,
@@ -141,3 +143,17 @@ def ended(fake: FakeServer) -> None:
     """Wait until the fake has seen the end of every call."""
     for call in fake.calls:
         assert call.ended.wait(HANGS_AFTER_SECONDS)
+
+
+def source_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "bilstm-source"}
+
+
+def own_tasks(client: AwaitedStreams) -> set[str]:
+    """The stream's tasks that its client's loop still has."""
+
+    async def names() -> set[str]:
+        tasks = (cast(Any, task.get_coro()).__qualname__ for task in asyncio.all_tasks())
+        return {name for name in tasks if name.startswith("AioStream")}
+
+    return client._wait(names())

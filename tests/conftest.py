@@ -20,8 +20,8 @@ if not torch.cuda.is_available():  # set before the gpu kernel is imported
 
 from bilstm_server.app import App
 from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
-from bilstm_server.model.kernels import cpu, cpu_build
-from bilstm_server.model.kernels.cpu_build import VARIANTS, BuildError, Variant
+from bilstm_server.model.kernels.cpu import build, kernel
+from bilstm_server.model.kernels.cpu.build import VARIANTS, BuildError, Variant
 from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.settings import Settings
 
@@ -116,6 +116,7 @@ def one_thread() -> Iterator[None]:
 
 # -- the CPU kernel ---------------------------------------------------------------------------
 
+TILES = ["-I", str(Path(__file__).parent)]  # emulated_tiles.h, where there are none
 SANITIZERS = ["-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -145,17 +146,17 @@ def compiled(
     folder = tmp_path_factory.mktemp("kernels")
     more = SANITIZERS if pytestconfig.getoption("--sanitize") else []
     try:
-        compiler = cpu_build.find_compiler()
+        compiler = build.find_compiler()
     except BuildError as error:
         pytest.skip(str(error))
-    if not cpu_build.runnable():
-        pytest.skip(cpu_build.NO_VARIANT)
+    if not build.runnable():
+        pytest.skip(build.NO_VARIANT)
 
     def compile_variant(variant: Variant) -> Path:
         library = folder / f"{variant.name}.so"
-        if variant not in cpu_build.runnable() or not knows(compiler, variant):
+        if variant not in build.runnable() or not knows(compiler, variant):
             variant = dataclasses.replace(variant, flags=VARIANTS[-1].flags)
-        cpu_build.compile_library([*variant.command(compiler), *more], library)
+        build.compile_library([*variant.command(compiler), *TILES, *more], library)
         return library
 
     with ThreadPoolExecutor(2) as threads:  # several seconds each, while the tests run
@@ -167,16 +168,16 @@ def compiled(
 def build_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder in place of the one where compiled kernels lie."""
     folder = tmp_path / "build"
-    monkeypatch.setattr(cpu_build, "_BUILD", folder)
-    cpu.load.cache_clear()
+    monkeypatch.setattr(build, "_COMPILED", folder)
+    kernel.load.cache_clear()
     yield folder
-    cpu.load.cache_clear()
+    kernel.load.cache_clear()
 
 
 @pytest.fixture
 def installed(build_folder: Path, compiled: Callable[[Variant], Path]) -> Path:
     """The fastest kernel that this CPU runs, where it is looked for."""
-    fastest = cpu_build.runnable()[0]
+    fastest = build.runnable()[0]
     build_folder.mkdir()
     fastest.library().symlink_to(compiled(fastest))
     return fastest.library()

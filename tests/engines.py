@@ -15,7 +15,7 @@ from bilstm_server.batching.batcher import Batcher
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import Settings
 
 G = TypeVar("G", bound="Gated")

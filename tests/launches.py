@@ -9,10 +9,11 @@ import json
 
 import torch
 
-from benchmarks.listing_driver import HOPPER, ListingDriver
-from bilstm_server.model.kernels.gpu_layer import GpuLayer
-from bilstm_server.model.kernels.gpu_plans import Cost, CostTable, Plan, Shape, candidates
-from bilstm_server.model.kernels.interface import DirectionWeights, Part, RaggedBatch
+from benchmarks.gpu.listing import HOPPER, ListingDriver
+from bilstm_server.model.kernels.gpu.layer import GpuLayer
+from bilstm_server.model.kernels.gpu.plans import Cost, CostTable, Plan, Shape, candidates
+from bilstm_server.model.kernels.interface import DirectionInput, DirectionWeights
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 SEQUENCES = (1, 2, 3, 5, 16, 17, 32, 100, 333)
 HIDDEN = 40  # not of the sizes that loads like
@@ -23,12 +24,12 @@ def run(layer: GpuLayer, sequences: int) -> None:
     """A batch in all forms."""
     lengths = [1 + index % 3 for index in range(sequences)]
     batch = RaggedBatch(lengths)
-    x = torch.zeros(batch.tokens, 5, dtype=SHAPE.dtype)
+    x = torch.zeros(batch.steps, 5, dtype=SHAPE.dtype)
     h, c = torch.zeros(2, 2, sequences, HIDDEN, dtype=SHAPE.dtype)
     layer(x, batch, h, c)
-    part = Part(x, batch, h[0].float(), c[0].float())
+    part = DirectionInput(x, batch, h[0].float(), c[0].float())
     for parts in ([part, part], [part, None], [None, part]):
-        layer.apart(parts)
+        layer.per_direction(parts)
 
 
 def launches(plan: Plan) -> dict[str, object]:

@@ -33,7 +33,7 @@ from bilstm_server.errors import (
 )
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60

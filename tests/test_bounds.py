@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -483,14 +484,25 @@ def test_callers_of_a_unix_socket(model_folder: Path, tmp_path: Path) -> None:
         running.close()
 
 
-def test_places_of_other_services_streams(serve: Callable[..., RunningServer]) -> None:
-    """Where they are all taken, one of the peer that has most is ended for another's."""
+@pytest.mark.parametrize("first", ["greedy", "modest"])
+def test_places_of_other_services_streams(serve: Callable[..., RunningServer], first: str) -> None:
+    """Where they are all taken, one of the peer that has most is ended, whoever came first."""
     server = serve(max_calls=3)
     watch = "/grpc.health.v1.Health/Watch"
+    labels = {
+        "grpc_type": "server_stream",
+        "grpc_service": "grpc.health.v1.Health",
+        "grpc_method": "Watch",
+    }
+
+    def has_started(calls: int) -> bool:
+        return sample(server, "grpc_server_started_total", **labels) == calls
+
     with PatientConnection(server.target) as greedy, PatientConnection(server.target) as modest:
-        for _ in range(3):
-            greedy.call(watch, b"")
-        modest.call(watch, b"")
+        calls = [greedy, greedy, greedy, modest]
+        for number, peer in enumerate(calls if first == "greedy" else reversed(calls), 1):
+            peer.call(watch, b"")
+            wait_for(partial(has_started, number))
         wait_for(lambda: bool(greedy.statuses), greedy)
         assert greedy.statuses == {1: EXHAUSTED}
         modest.pump(0.2)

@@ -119,16 +119,7 @@ OTHER_VALUES: dict[str, Any] = {
     "host": "0.0.0.0",
     "metrics_host": "::1",
     "log_format": "console",
-    "max_queue_delay": 0.25,
-    "max_queue_seconds": 3.0,
-    "connection_idle_seconds": 60.0,
-    "receive_seconds": 5.0,
-    "reply_seconds": 15.0,
-    "stream_idle_seconds": 100.0,
-    "drain_delay_seconds": 1.5,
-    "drain_timeout_seconds": 7.0,
     "max_queue_tokens": 200_000,
-    "slice_seconds": 0.005,
     "threads": 3,
     "max_device_bytes": 8 * 1024**3,
     "models_folder": Path("/"),
@@ -140,7 +131,9 @@ OTHER_VALUES: dict[str, Any] = {
 def other_value(name: str) -> Any:
     """A value for the setting that is not its default."""
     default = Settings.model_fields[name].default
-    return OTHER_VALUES.get(name, default - 1 if isinstance(default, int) else default)
+    if name in OTHER_VALUES:
+        return OTHER_VALUES[name]
+    return default - 1 if isinstance(default, int) else default + 0.5
 
 
 def written(value: Any) -> str:

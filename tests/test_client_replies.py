@@ -30,7 +30,6 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
-from bilstm_client._calls.status import typed_errors
 
 
 @pytest.fixture(autouse=True)
@@ -241,69 +240,6 @@ def test_reply_to_a_stream(case: str, lied_to: Streams, liar: Liar) -> None:
     liar.answer = Answer([opened.SerializeToString(), chunks.SerializeToString()])
     with pytest.raises((ServerError, Unavailable)):
         list(lied_to.encode_stream([X]))
-
-
-class Told(grpc.RpcError):
-    """As gRPC raises it."""
-
-    def __init__(self, code: grpc.StatusCode, text: str | None, trailers: Any):
-        super().__init__()
-        self._said = (code, text, trailers)
-
-    def code(self) -> grpc.StatusCode:
-        return self._said[0]
-
-    def details(self) -> str | None:
-        return self._said[1]
-
-    def trailing_metadata(self) -> Any:
-        return self._said[2]
-
-
-KINDS = [
-    error_details_pb2.BadRequest,
-    error_details_pb2.RetryInfo,
-    error_details_pb2.RequestInfo,
-]
-
-
-@st.composite
-def any_details(draw: st.DrawFn) -> bytes:
-    """Bytes, or a status with what may be details."""
-    if draw(st.booleans()):
-        return draw(st.binary(max_size=40))
-    said = status_pb2.Status(code=draw(st.integers(-(2**31), 2**31 - 1)))
-    for _ in range(draw(st.integers(0, 3))):
-        kind = draw(st.sampled_from(KINDS)).DESCRIPTOR.full_name
-        said.details.add(type_url=f"type.googleapis.com/{kind}", value=draw(st.binary(max_size=40)))
-    packed: bytes = said.SerializeToString()
-    return packed
-
-
-@given(
-    code=st.sampled_from([code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]),
-    text=st.none() | st.text(max_size=20) | st.just("larger than max"),
-    trailers=st.none()
-    | st.lists(
-        st.tuples(
-            st.sampled_from(["grpc-status-details-bin", "grpc-retry-pushback-ms", "x"]),
-            any_details() | st.text(max_size=9),
-        ),
-        max_size=3,
-    ),
-    part=st.tuples(st.integers(0, 3), st.integers(3, 9)),
-    proxy=st.sampled_from(["", "proxy:1 (http_proxy)"]),
-)
-@hypothesis_settings(max_examples=500, deadline=None)
-def test_any_status(
-    code: grpc.StatusCode, text: str | None, trailers: Any, part: tuple[int, int], proxy: str
-) -> None:
-    """Whatever a status has, it is a typed error of its code."""
-    with pytest.raises(EncoderError) as caught, typed_errors(slice(*part), proxy):
-        raise Told(code, text, trailers)
-    assert caught.value.code is code
-    assert caught.value.retry_after_seconds is None or caught.value.retry_after_seconds >= 0
-    assert str(caught.value).startswith(code.name)
 
 
 @given(data=st.binary(max_size=200), code=st.integers(0, 20))

@@ -27,7 +27,7 @@ from streaming import HANGS_AFTER_SECONDS, FakeServer, sums
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_client import Live, Unavailable
 from bilstm_client._streams.options import StreamOptions
-from bilstm_client._streams.silence import Silence, Step
+from bilstm_client._streams.silence import Action, Silence
 from bilstm_client._streams.stream import Stream
 
 SECONDS = 0.5
@@ -39,33 +39,33 @@ def test_silence() -> None:
     """Half of the time passes, then it is asked; all of it without an answer, and it is given up.
     Any progress, and nothing owed, begins anew."""
     silence = Silence(10.0)
-    assert silence.look("results 1", 100.0, None) is Step.WAIT
-    assert silence.look("results 1", 104.9, None) is Step.WAIT
-    assert silence.look("results 1", 105.0, None) is Step.ASK
-    assert silence.look("results 1", 109.9, None) is Step.WAIT
-    assert silence.look("results 1", 110.0, None) is Step.GIVE_UP
-    assert silence.look("results 2", 110.0, None) is Step.WAIT
-    assert silence.look("results 2", 115.0, None) is Step.ASK
+    assert silence.look("results 1", 100.0, None) is Action.WAIT
+    assert silence.look("results 1", 104.9, None) is Action.WAIT
+    assert silence.look("results 1", 105.0, None) is Action.ASK
+    assert silence.look("results 1", 109.9, None) is Action.WAIT
+    assert silence.look("results 1", 110.0, None) is Action.GIVE_UP
+    assert silence.look("results 2", 110.0, None) is Action.WAIT
+    assert silence.look("results 2", 115.0, None) is Action.ASK
     silence.heard(116.0)
-    assert silence.look("results 2", 120.9, None) is Step.WAIT
-    assert silence.look("results 2", 121.0, None) is Step.ASK
-    assert silence.look(None, 130.0, None) is Step.WAIT
-    assert silence.look(None, 200.0, None) is Step.WAIT
+    assert silence.look("results 2", 120.9, None) is Action.WAIT
+    assert silence.look("results 2", 121.0, None) is Action.ASK
+    assert silence.look(None, 130.0, None) is Action.WAIT
+    assert silence.look(None, 200.0, None) is Action.WAIT
     # A server that was lost before is owed since then; and who was held up asks all the same.
-    assert silence.look("opening 2", 209.0, 195.0) is Step.ASK
-    assert silence.look("opening 2", 209.1, 195.0) is Step.GIVE_UP
+    assert silence.look("opening 2", 209.0, 195.0) is Action.ASK
+    assert silence.look("opening 2", 209.1, 195.0) is Action.GIVE_UP
 
 
 def test_what_is_owed() -> None:
     """The opening, the results of what is complete, and that it reads; no more."""
     stream = Stream(StreamOptions.of(STATES), 1.0)
     sending = stream.begin_call()
-    assert stream.look(0.0, is_reading=False) is Step.WAIT
+    assert stream.look(0.0, is_reading=False) is Action.WAIT
 
     def waits(now: float) -> bool:
         """Whether something is owed: after long, it is asked for."""
         stream.look(now, is_reading=True)
-        return stream.look(now + 100, is_reading=True) is not Step.WAIT
+        return stream.look(now + 100, is_reading=True) is not Action.WAIT
 
     assert waits(0.0)
     stream.receive(pb.EncodeStreamResponse(opened=pb.StreamOpened()), 1.0)

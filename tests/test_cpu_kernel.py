@@ -35,9 +35,9 @@ from torch.autograd import forward_ad
 
 from bilstm_server.model import ModelConfig, Output, Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.bilstm import BiLSTM, States
-from bilstm_server.model.kernels.cpu import CpuKernel
-from bilstm_server.model.kernels.cpu_build import VARIANTS, Variant
-from bilstm_server.model.kernels.interface import KernelUnavailable, Part, Results
+from bilstm_server.model.kernels.cpu.build import VARIANTS, Variant
+from bilstm_server.model.kernels.cpu.kernel import CpuKernel
+from bilstm_server.model.kernels.interface import DirectionInput, KernelUnavailable, Results
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -344,18 +344,20 @@ class Reading(NamedTuple):
     first: list[Tensor]  # what it reads of each
     rest: list[Tensor]  # and then, perhaps nothing
 
-    def first_part(self, h_0: Tensor, c_0: Tensor) -> Part:
+    def first_part(self, h_0: Tensor, c_0: Tensor) -> DirectionInput:
         states = (state[self.direction, self.chosen].float() for state in (h_0, c_0))
-        return Part(torch.cat(self.first), RaggedBatch([len(x) for x in self.first]), *states)
+        return DirectionInput(
+            torch.cat(self.first), RaggedBatch([len(x) for x in self.first]), *states
+        )
 
-    def rest_part(self, result: Results) -> Part | None:
+    def rest_part(self, result: Results) -> DirectionInput | None:
         """Of the sequences that have a rest, from the first part's final states."""
         left = [index for index, x in enumerate(self.rest) if len(x)]
         if not left:
             return None
         rest = [self.rest[index] for index in left]
         states = (state[left] for state in result[1:])
-        return Part(torch.cat(rest), RaggedBatch([len(x) for x in rest]), *states)
+        return DirectionInput(torch.cat(rest), RaggedBatch([len(x) for x in rest]), *states)
 
     def results(self, first: Results, rest: Results | None) -> Iterator[Results]:
         """Of each sequence: y, h_n and c_n."""
@@ -389,7 +391,9 @@ def draw_reading(drawn: Drawn, direction: int) -> Reading:
 @every_dtype
 @examples(15)
 @given(cases(), st.integers(1, 3))
-def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, count: int) -> None:
+def test_same_bits_per_direction(
+    kernel: CpuKernel, dtype: torch.dtype, case: Case, count: int
+) -> None:
     """A direction has the same bits over rows of its own, of any of the sequences, and where it
     is continued from its states as where it runs on."""
     one_layer = case.architecture | {"num_layers": 1}
@@ -400,8 +404,8 @@ def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, coun
     rows = torch.split(y, drawn.lengths)
     readings = [draw_reading(drawn, k) for k in range(drawn.ours.num_directions)]
     with threads(count):
-        firsts = layer.apart([reading.first_part(h_0, c_0) for reading in readings])
-        rests = layer.apart(
+        firsts = layer.per_direction([reading.first_part(h_0, c_0) for reading in readings])
+        rests = layer.per_direction(
             [own.rest_part(first) for own, first in zip(readings, firsts, strict=True) if first]
         )
     width = drawn.ours.output_size
@@ -416,18 +420,18 @@ def test_same_bits_apart(kernel: CpuKernel, dtype: torch.dtype, case: Case, coun
 
 @every_dtype
 @pytest.mark.parametrize("count", [1, 2])
-def test_nothing_apart(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
+def test_nothing_per_direction(kernel: CpuKernel, dtype: torch.dtype, count: int) -> None:
     """A direction that has nothing to do gives None, and changes nothing for the other."""
     _, ours = pair(dtype, input_size=24, hidden_size=40)
     [layer] = ours.freeze(kernel).layers()
     h_0, c_0 = draw_states(ours, 5)
     x = torch.randn(500, 24, dtype=dtype)
-    part = Part(x, RaggedBatch([100] * 5), h_0[0], c_0[0])
+    part = DirectionInput(x, RaggedBatch([100] * 5), h_0[0], c_0[0])
     with threads(count):
-        both = layer.apart([part, part])
-        assert layer.apart([None, None]) == [None, None]
+        both = layer.per_direction([part, part])
+        assert layer.per_direction([None, None]) == [None, None]
         for k in range(2):
-            alone = layer.apart([part if k == own else None for own in range(2)])
+            alone = layer.per_direction([part if k == own else None for own in range(2)])
             assert alone[1 - k] is None
             assert alone[k] is not None
             assert same_bits(alone[k] or (), both[k] or ())

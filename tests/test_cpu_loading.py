@@ -23,17 +23,18 @@ from lstms import draw_states, pair
 import bilstm_server
 from bilstm_server.cli import main as cli
 from bilstm_server.model.bilstm import BiLSTM
-from bilstm_server.model.kernels import KernelUnavailable, cpu, cpu_build
+from bilstm_server.model.kernels import KernelUnavailable
 from bilstm_server.model.kernels import choose_kernel as choose
-from bilstm_server.model.kernels.cpu import CpuKernel
-from bilstm_server.model.kernels.cpu_build import BuildError, Variant
+from bilstm_server.model.kernels.cpu import build, kernel
+from bilstm_server.model.kernels.cpu.build import BuildError, Variant
+from bilstm_server.model.kernels.cpu.kernel import CpuKernel
 from bilstm_server.model.kernels.reference import ReferenceLayer
 from bilstm_server.testing import server_process
 
 CPU = torch.device("cpu")
-FASTEST = next(iter(cpu_build.runnable()), None)
+FASTEST = next(iter(build.runnable()), None)
 
-needs_avx2 = pytest.mark.skipif(FASTEST is None, reason=cpu_build.NO_VARIANT)
+needs_avx2 = pytest.mark.skipif(FASTEST is None, reason=build.NO_VARIANT)
 
 
 def fastest() -> Variant:
@@ -48,7 +49,7 @@ def assert_refused(reason: str) -> None:
     assert reason in str(refused.value)
     choice = choose("auto", CPU)
     assert (choice.name, choice.kernel) == ("reference", ReferenceLayer)
-    assert choice.missed == str(refused.value)
+    assert choice.fallback_reason == str(refused.value)
 
 
 # -- finding and loading ----------------------------------------------------------------------
@@ -57,7 +58,7 @@ def assert_refused(reason: str) -> None:
 def test_chosen(installed: Path) -> None:
     """`auto` is the compiled kernel where there is one, and nothing faster was missed."""
     choice = choose("auto", CPU)
-    assert (choice.name, choice.missed) == ("cpu", None)
+    assert (choice.name, choice.fallback_reason) == ("cpu", None)
     assert choice == choose("cpu", CPU)
     assert isinstance(choice.kernel, CpuKernel)
 
@@ -90,25 +91,25 @@ def test_of_another_version(installed: Path) -> None:
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the kernel's sources, in their place."""
     folder = tmp_path / "sources"
-    shutil.copytree(cpu_build._HERE, folder, ignore=shutil.ignore_patterns("build", "__*"))
-    monkeypatch.setattr(cpu_build, "_HERE", folder)
-    monkeypatch.setattr(cpu_build, "_SOURCE", folder / "cpu.cpp")
-    cpu_build._digest.cache_clear()
+    shutil.copytree(build._HERE, folder, ignore=shutil.ignore_patterns("compiled", "__*"))
+    monkeypatch.setattr(build, "_HERE", folder)
+    monkeypatch.setattr(build, "_SOURCE", folder / "cpu.cpp")
+    build._digest.cache_clear()
     yield folder
-    cpu_build._digest.cache_clear()
+    build._digest.cache_clear()
 
 
 def test_digest(sources: Path) -> None:
     """A library's name changes with every source file, with the variant and with its flags."""
-    variant = cpu_build.VARIANTS[0]
-    names = {variant.library() for variant in cpu_build.VARIANTS}
-    assert len(names) == len(cpu_build.VARIANTS)
+    variant = build.VARIANTS[0]
+    names = {variant.library() for variant in build.VARIANTS}
+    assert len(names) == len(build.VARIANTS)
     assert variant.library() in names
     files = [path for path in sources.iterdir() if path.suffix in (".cpp", ".h")]
     assert len(files) > 3
     for path in files:
         path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-        cpu_build._digest.cache_clear()
+        build._digest.cache_clear()
         assert variant.library() not in names
         names.add(variant.library())
     assert dataclasses.replace(variant, flags=["-g"]).library() not in names
@@ -138,18 +139,18 @@ def test_next_variant(
         better.library().write_bytes(content)
     fastest().library().symlink_to(compiled(fastest()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_build, "VARIANTS", [better, *cpu_build.VARIANTS])
+        patch.setattr(build, "VARIANTS", [better, *build.VARIANTS])
         choice = choose("auto", CPU)
     assert (choice.name, choice.instructions) == ("cpu", fastest().name)
-    assert reason in str(choice.missed)
+    assert reason in str(choice.fallback_reason)
 
 
 def test_other_cpu(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU without AVX2 nothing is loaded or compiled, and the reason names what it lacks."""
-    monkeypatch.setattr(cpu_build, "cpu_flags", lambda: frozenset({"sse2", "fma"}))
+    monkeypatch.setattr(build, "cpu_flags", lambda: frozenset({"sse2", "fma"}))
     assert_refused("needs an x86-64 CPU with AVX2 and FMA")
     with pytest.raises(BuildError, match="needs an x86-64 CPU with AVX2 and FMA"):
-        cpu.compile_fastest()
+        kernel.compile_fastest()
 
 
 @needs_avx2
@@ -157,8 +158,8 @@ def test_wrong_results(build_folder: Path) -> None:
     """A kernel that computes wrong results is refused, and the reason says so."""
     build_folder.mkdir()
     wrong = ["-O0", "-D__builtin_fmaf(a,b,c)=((a)*(b)-(c))"]
-    command = [*fastest().command(cpu_build.find_compiler()), *wrong]
-    cpu_build.compile_library(command, fastest().library())
+    command = [*fastest().command(build.find_compiler()), *wrong]
+    build.compile_library(command, fastest().library())
     assert_refused("computed wrong results in torch.float32")
 
 
@@ -201,7 +202,7 @@ def test_compile_all(
 ) -> None:
     """`compile --all` compiles every variant, for other CPUs than this one too."""
     assert cli.main(["compile", "--all"]) == 0
-    libraries = [variant.library() for variant in cpu_build.VARIANTS]
+    libraries = [variant.library() for variant in build.VARIANTS]
     assert capsys.readouterr().out.splitlines() == [str(library) for library in libraries]
     assert set(build_folder.iterdir()) == set(libraries)
 
@@ -214,20 +215,20 @@ def test_compiler_that_knows_less(build_folder: Path, compiler: Path) -> None:
     compiler.write_text("".join([lines[0], refuse, *lines[1:]]))
     newest = Variant("newest", frozenset(), [], ["-mnewest"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
-        assert cpu.compile_fastest()[0] == fastest().library()
+        patch.setattr(build, "VARIANTS", [newest, *build.VARIANTS])
+        assert kernel.compile_fastest()[0] == fastest().library()
 
 
-@pytest.mark.parametrize("variant", cpu_build.VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", build.VARIANTS, ids=lambda variant: variant.name)
 def test_own_instructions(variant: Variant, tmp_path: Path) -> None:
     """Every variant compiles with its own instructions, whatever this CPU has."""
     try:
-        compiler = cpu_build.find_compiler()
+        compiler = build.find_compiler()
     except BuildError as error:
         pytest.skip(str(error))
     if not knows(compiler, variant):
         pytest.skip(f"{compiler[0]} does not know {variant.name}")
-    cpu_build.compile_library([*variant.command(compiler), "-fsyntax-only"], tmp_path / "none")
+    build.compile_library([*variant.command(compiler), "-fsyntax-only"], tmp_path / "none")
 
 
 def test_compile_some(
@@ -239,7 +240,7 @@ def test_compile_some(
     compiler.write_text("".join([lines[0], refuse, *lines[1:]]))
     assert cli.main(["compile", "--all"]) == 0
     output = capsys.readouterr()
-    assert output.out.splitlines() == [str(v.library()) for v in cpu_build.VARIANTS[1:]]
+    assert output.out.splitlines() == [str(v.library()) for v in build.VARIANTS[1:]]
     assert "amx" in output.err
     assert "unknown option" in output.err
 
@@ -252,8 +253,8 @@ def test_variant_that_is_wrong_here(build_folder: Path, compiler: Path) -> None:
     compiler.write_text("".join([lines[0], broken, *lines[1:]]))
     newest = Variant("newest", frozenset(), [], ["-mbroken"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_build, "VARIANTS", [newest, *cpu_build.VARIANTS])
-        assert cpu.compile_fastest()[0] == fastest().library()
+        patch.setattr(build, "VARIANTS", [newest, *build.VARIANTS])
+        assert kernel.compile_fastest()[0] == fastest().library()
 
 
 @needs_avx2
@@ -262,7 +263,7 @@ def test_compiler_with_arguments(
 ) -> None:
     """$CXX may be a command with arguments of its own, as with a compiler cache."""
     monkeypatch.setenv("CXX", f"{compiler} --own 'an argument'")
-    assert cpu.compile_fastest()[0] == fastest().library()
+    assert kernel.compile_fastest()[0] == fastest().library()
     assert "--own an argument" in compiler.with_name("calls").read_text()
 
 
@@ -280,7 +281,7 @@ def fail_by_compiler(compiler: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def fail_by_folder(compiler: Path, patch: pytest.MonkeyPatch) -> None:
-    cpu_build._BUILD.write_text("a file")
+    build._COMPILED.write_text("a file")
 
 
 @needs_avx2
@@ -317,7 +318,7 @@ def uncompiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the server's package in which no kernel is compiled; for PYTHONPATH."""
     package = Path(bilstm_server.__file__).parent
     folder = tmp_path_factory.mktemp("uncompiled")
-    skipped = shutil.ignore_patterns("build", "__pycache__")
+    skipped = shutil.ignore_patterns("compiled", "__pycache__")
     shutil.copytree(package, folder / package.name, ignore=skipped)
     return folder
 
@@ -381,7 +382,7 @@ def test_copy_where_none_is_compiled(installed: Path) -> None:
     y, _ = ours.freeze(choose("cpu", CPU).kernel).forward_ragged(x, [3, 7, 2])
     pickled = pickle.dumps(ours)
     installed.unlink()
-    cpu.load.cache_clear()
+    kernel.load.cache_clear()
     torch.testing.assert_close(pickle.loads(pickled).forward_ragged(x, [3, 7, 2])[0], y)
 
 
@@ -392,7 +393,7 @@ def run_script(script: str, library: Path) -> None:
         "from pathlib import Path\n"
         "import torch\n"
         "from bilstm_server.model.bilstm import BiLSTM\n"
-        "from bilstm_server.model.kernels.cpu import CpuKernel\n"
+        "from bilstm_server.model.kernels.cpu.kernel import CpuKernel\n"
         "kernel = CpuKernel(Path(sys.argv[1]))\n"
     )
     ended = subprocess.run(

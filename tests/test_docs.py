@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from client_commands import on_terminal
 
 from bilstm_client import Client
+from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +30,10 @@ def run(line: str, cwd: Path) -> str:
     done = subprocess.run(line.split(), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_shell(script: str) -> None:
+    subprocess.run(["bash", "-euc", script], env=ENVIRONMENT, check=True)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -88,9 +95,31 @@ def test_docs_shell(target: str, tmp_path: Path) -> None:
     assert np.load(tmp_path / "recordings" / "one.states.npy").shape == (3, 128)
 
 
+def test_docs_shell_on_a_terminal(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/shell.md print there what stands below them."""
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    Path("recordings").mkdir()
+    np.save("recordings/one.npy", np.zeros((3, 12), np.float32))
+    first, table, folder = blocks("docs/shell.md", "sh")
+    (expected,) = blocks("docs/shell.md", "text")
+    program, _, commands = first.partition("\nEND\n")
+    run_shell(f"{program}\nEND\n")
+    shown = [
+        on_terminal(*line.split()[1:], "--server", target, prints=True)
+        for line in (commands + table + folder).splitlines()
+    ]
+    for line in expected.splitlines():
+        assert line in "".join(shown[:2]), shown
+    assert Path("scores.csv").read_text(encoding="utf-8").startswith("file,array,steps,label,score")
+    assert np.load("recordings/one.states.npy").shape == (3, 128)
+
+
 def test_docs_import(tmp_path: Path) -> None:
-    """The commands of docs/models.md, and the measurement of docs/streams.md, for a model of one's
-    own run as they stand."""
+    """The commands of docs/models.md, and the measurements of docs/streams.md and docs/sizing.md,
+    for a model of one's own run as they stand."""
     module = torch.nn.Module()
     module.lstm = torch.nn.LSTM(4, 5, bidirectional=True)
     module.fc = torch.nn.Linear(10, 2)
@@ -104,3 +133,19 @@ def test_docs_import(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", one=np.zeros((200, 4), np.float32))
     (measured,) = (b for b in blocks("docs/streams.md", "sh") if "lookahead" in b)
     assert run(measured, tmp_path)
+    (benchmark,) = blocks("docs/sizing.md", "sh")
+    assert "--max-batch-tokens" in run(f"{benchmark} --seconds 0.1 --batch-seconds 0.01", tmp_path)
+
+
+def test_docs_config(tmp_path: Path) -> None:
+    """The configuration file of docs/settings.md is one."""
+    (text,) = blocks("docs/settings.md", "toml")
+    for name in ("classifier", "tagger"):
+        shutil.copytree(SHIPPED_MODEL.folder, tmp_path / "models" / name)
+    (tmp_path / "server.toml").write_text(text.replace("=models/", f"={tmp_path}/models/"))
+    flags = ("--config", str(tmp_path / "server.toml"), "--max-sequence-tokens", "4096")
+    with server_process(*flags) as server, Client(server.target) as client:
+        classifier, tagger = client.list_models()
+    assert (classifier.name, tagger.name) == ("classifier", "tagger")
+    assert classifier.limits.max_request_tokens == 4096
+    assert classifier.limits.max_message_bytes == 8 * 1024**2

@@ -14,14 +14,15 @@ from lstms import assert_within, draw_states, examples, judged, pair, seeds
 
 from bilstm_server.model.bilstm import BiLSTM
 from bilstm_server.model.kernels import choose_kernel
-from bilstm_server.model.kernels.interface import Part, RaggedBatch
+from bilstm_server.model.kernels.interface import DirectionInput
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 triton = pytest.importorskip("triton", reason="needs Triton")
 
-from bilstm_server.model.kernels.gpu import GpuKernel, load  # noqa: E402
-from bilstm_server.model.kernels.gpu_layer import precision  # noqa: E402
-from bilstm_server.model.kernels.gpu_plans import Cost, Shape  # noqa: E402
-from bilstm_server.model.kernels.gpu_tuning import Tuner  # noqa: E402
+from bilstm_server.model.kernels.gpu.kernel import GpuKernel, load  # noqa: E402
+from bilstm_server.model.kernels.gpu.layer import precision  # noqa: E402
+from bilstm_server.model.kernels.gpu.plans import Cost, Shape  # noqa: E402
+from bilstm_server.model.kernels.gpu.tuning import Tuner  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -139,12 +140,12 @@ def test_nothing_is_compiled_later(dtype: torch.dtype) -> None:
     try:
         for sequences in (1, 2, 3, 15, 16, 17, 32, 100, 333, 1000):
             batch = RaggedBatch([1 + n % 5 for n in range(sequences)], GPU)
-            x = torch.randn(batch.tokens, 5, device=GPU).to(dtype)
+            x = torch.randn(batch.steps, 5, device=GPU).to(dtype)
             h, c = torch.randn(2, 2, sequences, 40, device=GPU)
             layer(x, batch, h.to(dtype), c.to(dtype))
-            part = Part(x, batch, h[0], c[0])
+            part = DirectionInput(x, batch, h[0], c[0])
             for parts in ([part, part], [part, None], [None, part]):
-                layer.apart(parts)
+                layer.per_direction(parts)
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None
     assert not compiled
@@ -155,10 +156,10 @@ def test_projection() -> None:
     _, lstm = pair(torch.float32, hidden_size=8, proj_size=4)
     (layer,) = lstm.to(GPU).freeze().layers()
     assert layer.kernel == "reference"
-    assert layer.missed == "the gpu kernel has no projection (proj_size)"
+    assert layer.fallback_reason == "the gpu kernel has no projection (proj_size)"
 
 
 def test_chosen() -> None:
     """`auto` is the gpu kernel."""
     choice = choose_kernel("auto", GPU)
-    assert (choice.name, choice.missed) == ("gpu", None)
+    assert (choice.name, choice.fallback_reason) == ("gpu", None)

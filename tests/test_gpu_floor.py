@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gpu_floor import H200, Rates, floor
+from benchmarks.gpu.floor import H200, Rates, floor
 
 # A GPU on which nothing takes any time but what a test makes slow.
 ENDLESS = 1e30

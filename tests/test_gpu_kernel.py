@@ -22,18 +22,20 @@ from torch import Tensor
 
 from bilstm_server.model.bilstm import BiLSTM
 from bilstm_server.model.kernels.interface import (
+    DirectionInput,
     DirectionWeights,
     KernelUnavailable,
-    Part,
-    RaggedBatch,
 )
+from bilstm_server.model.kernels.ragged import RaggedBatch
 from bilstm_server.model.kernels.reference import ReferenceLayer
 
 interpreted = pytest.importorskip("interpreted", reason="needs Triton")
 
-from bilstm_server.model.kernels import gpu_layer  # noqa: E402
-from bilstm_server.model.kernels.gpu_layer import GpuLayer, gate_order, shape_of  # noqa: E402
-from bilstm_server.model.kernels.gpu_plans import (  # noqa: E402
+from bilstm_server.model.kernels.gpu import layer as gpu_layer  # noqa: E402
+from bilstm_server.model.kernels.gpu import packing  # noqa: E402
+from bilstm_server.model.kernels.gpu.layer import GpuLayer, shape_of  # noqa: E402
+from bilstm_server.model.kernels.gpu.packing import gate_order  # noqa: E402
+from bilstm_server.model.kernels.gpu.plans import (  # noqa: E402
     Cost,
     CostTable,
     Phase,
@@ -41,7 +43,7 @@ from bilstm_server.model.kernels.gpu_plans import (  # noqa: E402
     Processor,
     Shape,
 )
-from bilstm_server.model.kernels.gpu_tuning import Tuner  # noqa: E402
+from bilstm_server.model.kernels.gpu.tuning import Tuner  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="Triton compiles here: test_gpu_device.py"
@@ -76,6 +78,7 @@ class OnePlan:
 
     plan: Plan
     processor: Processor = FEW
+    name: str = "gpu"
 
     def __call__(self, directions: Sequence[DirectionWeights]) -> GpuLayer:
         costs = {self.plan: Cost(0.0, 1.0, 1.0)}
@@ -184,8 +187,11 @@ def test_phases() -> None:
     table = TwoPhases(2, Processor(multiprocessors=12, shared_bytes=0), costs)
     layer = GpuLayer(directions, shape_of(directions), table)
     exact = ReferenceLayer([d.map(Tensor.double) for d in directions])
-    parts = [draw_part([4, 6, 3, 5, 5] * 14, 40, torch.float32), draw_part([3], 40, torch.float32)]
-    for found, right in zip(layer.apart(parts), exact.apart(list(map(double, parts))), strict=True):
+    many, few = [4, 6, 3, 5, 5] * 14, [3]
+    parts = [draw_input(lengths, 40, torch.float32) for lengths in (many, few)]
+    for found, right in zip(
+        layer.per_direction(parts), exact.per_direction(list(map(double, parts))), strict=True
+    ):
         assert found is not None
         assert right is not None
         for one, other in zip(found, right, strict=True):
@@ -237,16 +243,18 @@ def draw_directions(hidden: int, dtype: torch.dtype) -> list[DirectionWeights]:
     return [direction.copy() for direction in lstm.directions(0)]
 
 
-def draw_part(lengths: list[int], hidden: int, dtype: torch.dtype) -> Part:
+def draw_input(lengths: list[int], hidden: int, dtype: torch.dtype) -> DirectionInput:
     batch = RaggedBatch(lengths)
-    x = torch.randn(batch.tokens, 3).to(dtype)
-    return Part(x, batch, torch.randn(len(batch), hidden), torch.randn(len(batch), hidden))
+    x = torch.randn(batch.steps, 3).to(dtype)
+    return DirectionInput(
+        x, batch, torch.randn(len(batch), hidden), torch.randn(len(batch), hidden)
+    )
 
 
-def double(part: Part | None) -> Part | None:
+def double(part: DirectionInput | None) -> DirectionInput | None:
     if part is None:
         return None
-    return Part(part.x.double(), part.batch, part.h_0.double(), part.c_0.double())
+    return DirectionInput(part.x.double(), part.batch, part.h_0.double(), part.c_0.double())
 
 
 @pytest.mark.parametrize("plan", [alone(20), shared(20, 32, False)], ids=str)
@@ -264,7 +272,8 @@ def test_states_that_lie_otherwise(plan: Plan) -> None:
     ):
         assert torch.equal(one, other)
     across, plain = (
-        layer.apart([Part(x, batch, h[0], c[0])])[0] for h, c in ((h_across, c_across), (h_0, c_0))
+        layer.per_direction([DirectionInput(x, batch, h[0], c[0])])[0]
+        for h, c in ((h_across, c_across), (h_0, c_0))
     )
     assert across is not None
     assert plain is not None
@@ -273,16 +282,16 @@ def test_states_that_lie_otherwise(plan: Plan) -> None:
 
 @every_dtype
 @pytest.mark.parametrize("plan", [alone(20), shared(20, 32, False)], ids=str)
-def test_apart(plan: Plan, dtype: torch.dtype) -> None:
+def test_per_direction(plan: Plan, dtype: torch.dtype) -> None:
     """Directions run over batches of their own, or only one does; states are float32."""
     torch.manual_seed(0)
     directions = draw_directions(20, dtype)
     layer = OnePlan(plan)(directions)
     exact = ReferenceLayer([d.map(Tensor.double) for d in directions])
-    forward, reverse = draw_part([2, 5, 1], 20, dtype), draw_part([3, 3] * 9, 20, dtype)
-    for parts in ([forward, reverse], [forward, None], [None, reverse], [None, None]):
-        expected = exact.apart([double(part) for part in parts])
-        for result, right in zip(layer.apart(parts), expected, strict=True):
+    forward, backward = draw_input([2, 5, 1], 20, dtype), draw_input([3, 3] * 9, 20, dtype)
+    for parts in ([forward, backward], [forward, None], [None, backward], [None, None]):
+        expected = exact.per_direction([double(part) for part in parts])
+        for result, right in zip(layer.per_direction(parts), expected, strict=True):
             assert (result is None) == (right is None)
             if result and right:
                 assert [part.dtype for part in result] == [dtype, torch.float32, torch.float32]
@@ -295,12 +304,14 @@ def test_continued(plan: Plan) -> None:
     """A sequence in two parts has the results that it has whole."""
     torch.manual_seed(0)
     layer = OnePlan(plan)(draw_directions(20, torch.float32))
-    whole = draw_part([7], 20, torch.float32)
-    expected, _ = layer.apart([whole, None])
-    first = Part(whole.x[:4], RaggedBatch([4]), whole.h_0, whole.c_0)
-    begun, _ = layer.apart([first, None])
+    whole = draw_input([7], 20, torch.float32)
+    expected, _ = layer.per_direction([whole, None])
+    first = DirectionInput(whole.x[:4], RaggedBatch([4]), whole.h_0, whole.c_0)
+    begun, _ = layer.per_direction([first, None])
     assert begun is not None
-    ended, _ = layer.apart([Part(whole.x[4:], RaggedBatch([3]), *begun[1:]), None])
+    ended, _ = layer.per_direction(
+        [DirectionInput(whole.x[4:], RaggedBatch([3]), *begun[1:]), None]
+    )
     assert expected is not None
     assert ended is not None
     assert_within(1e-6, torch.cat([begun[0], ended[0]]), expected[0])
@@ -322,15 +333,15 @@ def test_gradients() -> None:
     assert torch.equal(gradient, torch.autograd.grad(y.sum(), x)[0])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies(copied: Callable[[GpuLayer], Any]) -> None:
-    """A copy is made for the machine it finds: here the reference's, with the same weights."""
-    layer = OnePlan(alone(6))(draw_directions(6, torch.float32))
-    x, batch = torch.randn(3, 3), RaggedBatch([2, 1])
-    states = torch.randn(2, 2, 6), torch.randn(2, 2, 6)
-    twin = copied(layer)
-    assert (layer.kernel, twin.kernel) == ("gpu", "reference")
-    for one, other in zip(layer(x, batch, *states), twin(x, batch, *states), strict=True):
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_copies(copied: Callable[[BiLSTM], BiLSTM]) -> None:
+    """A copy is frozen for the machine it finds: here the reference's, with the same weights."""
+    lstm = BiLSTM(3, 6).requires_grad_(False).freeze(OnePlan(alone(6)))
+    x, lengths = torch.randn(3, 3), [2, 1]
+    twin = copied(lstm)
+    assert (lstm.layers()[0].kernel, twin.layers()[0].kernel) == ("gpu", "reference")
+    (y, states), (other_y, other_states) = (own.forward_ragged(x, lengths) for own in (lstm, twin))
+    for one, other in zip((y, *states), (other_y, *other_states), strict=True):
         assert_within(1e-6, one, other)
 
 
@@ -369,14 +380,14 @@ def test_plans_are_run_before_they_are_chosen() -> None:
 
 def test_wrong_plans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan whose results are off is not used; if none is left, it is said why."""
-    pack = gpu_layer._pack
+    pack = packing.pack
 
     def wrong(*args: Any) -> Any:
         packed = pack(*args)
         packed.bias.add_(0.001)
         return packed
 
-    monkeypatch.setattr(gpu_layer, "_pack", wrong)
+    monkeypatch.setattr(gpu_layer, "pack", wrong)
     with pytest.raises(KernelUnavailable, match=r"no plan for .*: 1 x 16 units.*: .*off by"):
         tuner(lambda _: 1.0).table()
 
@@ -395,11 +406,13 @@ def test_dropped_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(1, 1000))
     found = tuner(lambda _: float(next(times)), hidden=16)
     table = found.table()
-    layer = GpuLayer(draw_directions(16, torch.float32)[:1], found._shape, table)
+    layer = GpuLayer(draw_directions(16, torch.float32)[:1], found.shape, table)
     assert not any(plan.alone for plan in table.costs)
-    assert layer.missed is not None
-    assert layer.missed.startswith("the gpu kernel does without a plan: 1 x 16 units, 16 rows")
-    assert layer.missed.endswith("it is not to be trusted")
+    assert layer.fallback_reason is not None
+    assert layer.fallback_reason.startswith(
+        "the gpu kernel does without a plan: 1 x 16 units, 16 rows"
+    )
+    assert layer.fallback_reason.endswith("it is not to be trusted")
 
 
 def test_racing_plans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

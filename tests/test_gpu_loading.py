@@ -13,15 +13,15 @@ import torch
 from conftest import settings, write_model
 
 from bilstm_server.errors import ModelError
-from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
+from bilstm_server.model.kernels import Choice, KernelUnavailable, choose_kernel
 from bilstm_server.model.kernels.interface import DirectionWeights, Layer
 from bilstm_server.model.kernels.reference import ReferenceLayer
 from bilstm_server.serving.loading import load_engine
 
 pytest.importorskip("triton", reason="needs Triton")
 
-from bilstm_server.model.kernels import gpu
-from bilstm_server.model.kernels.gpu_plans import Processor
+from bilstm_server.model.kernels.gpu import kernel as gpu
+from bilstm_server.model.kernels.gpu.plans import Processor
 
 GPU = torch.device("cuda")
 
@@ -49,7 +49,7 @@ def refused(name: str = "gpu") -> str:
 def test_chosen(hopper: pytest.MonkeyPatch) -> None:
     """`auto` is the gpu kernel on CUDA, and knows what plans must fit in."""
     choice = choose_kernel("auto", GPU)
-    assert (choice.name, choice.missed) == ("gpu", None)
+    assert (choice.name, choice.fallback_reason) == ("gpu", None)
     assert isinstance(choice.kernel, gpu.GpuKernel)
     assert choice.kernel.processor == Processor(132, 227 * 1024)
 
@@ -60,8 +60,8 @@ def test_on_a_cpu() -> None:
 
 
 def test_without_triton(hopper: pytest.MonkeyPatch) -> None:
-    hopper.setitem(sys.modules, "bilstm_server.model.kernels.gpu", None)
-    hopper.delattr("bilstm_server.model.kernels.gpu")
+    hopper.setitem(sys.modules, "bilstm_server.model.kernels.gpu.kernel", None)
+    hopper.delattr("bilstm_server.model.kernels.gpu.kernel")
     assert refused().startswith("the gpu kernel needs Triton, which comes with torch for CUDA")
 
 
@@ -89,7 +89,11 @@ def test_without_a_compiler(hopper: pytest.MonkeyPatch) -> None:
     assert "it needs gcc or clang (or CC to name one), Python's headers" in message
     assert "TRITON_CACHE_DIR" in message
     choice = choose_kernel("auto", GPU)
-    assert (choice.name, choice.kernel, choice.missed) == ("reference", ReferenceLayer, message)
+    assert (choice.name, choice.kernel, choice.fallback_reason) == (
+        "reference",
+        ReferenceLayer,
+        message,
+    )
 
 
 def directions(**changes: Any) -> list[DirectionWeights]:
@@ -120,7 +124,7 @@ def test_left_to_the_reference(
     """A layer that it has no plan for, the reference runs, and knows why."""
     hopper.setattr(gpu, "Tuner", no_plan)
     layer = choose_kernel("gpu", GPU).kernel(weights)
-    assert (layer.kernel, layer.missed) == ("reference", reason)
+    assert (layer.kernel, layer.fallback_reason) == ("reference", reason)
 
 
 def test_tables_are_made_once(hopper: pytest.MonkeyPatch) -> None:
@@ -129,7 +133,7 @@ def test_tables_are_made_once(hopper: pytest.MonkeyPatch) -> None:
 
     def tuner(shape: Any, processor: Any, device: Any) -> Any:
         made.append((shape, processor, device))
-        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}, missed=None))
+        return SimpleNamespace(table=lambda: SimpleNamespace(costs={}, fallback_reason=None))
 
     hopper.setattr(gpu, "Tuner", tuner)
     kernel = choose_kernel("gpu", GPU).kernel
@@ -150,6 +154,8 @@ def test_kernel_that_is_asked_for(tmp_path: Path) -> None:
 class Unfit:
     """A kernel that leaves every layer to the reference."""
 
+    name = "gpu"
+
     def __call__(self, directions: Sequence[DirectionWeights]) -> Layer:
         return ReferenceLayer(directions, "no projection")
 
@@ -160,13 +166,11 @@ def test_layer_that_it_has_no_plan_for(tmp_path: Any, monkeypatch: pytest.Monkey
     """The same where it is a model's layers that it can't run; `auto` goes on without it."""
 
     def choose(name: str, device: torch.device) -> Any:
-        choice = choose_kernel("reference", device)
-
-        return choice._replace(name="gpu", kernel=Unfit())
+        return Choice(Unfit())
 
     monkeypatch.setattr("bilstm_server.engine.engine.choose_kernel", choose)
     write_model(tmp_path, proj_size=2)
     with pytest.raises(ModelError, match="--kernel gpu: no projection"):
         load_engine(tmp_path, settings(kernel="gpu"))
     engine = load_engine(tmp_path, settings())
-    assert (engine.kernel, engine.missed_kernel) == ("reference", "no projection")
+    assert (engine.kernel, engine.fallback_reason) == ("reference", "no projection")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lstms import examples
 
-from bilstm_server.model.kernels.gpu_plans import (
+from bilstm_server.model.kernels.gpu.plans import (
     Cost,
     CostTable,
     Phase,
@@ -23,7 +23,7 @@ from bilstm_server.model.kernels.gpu_plans import (
     Shape,
     candidates,
 )
-from bilstm_server.model.kernels.interface import RaggedBatch
+from bilstm_server.model.kernels.ragged import RaggedBatch
 
 pytest.importorskip("triton")
 
@@ -157,7 +157,7 @@ def test_compiled_for_hopper(kind: str) -> None:
     """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
     cores, and its registers as good as never spill."""
     options = ("--check", "--type", kind, "--hidden", "64", "128", "256", "512", "1024")
-    found = compiling("-m", "benchmarks.gpu_resources", *options)
+    found = compiling("-m", "benchmarks.gpu.resources", *options)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -45,7 +45,7 @@ def test_what_has_grown_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
             watched._ended.set()
         return (size or 110) * 1024 * 1024
 
-    monkeypatch.setattr(heap, "_SECONDS", 0.0)
+    monkeypatch.setattr(heap, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(heap, "resident_bytes", resident)
     monkeypatch.setattr(heap, "give_back", lambda: given.append(1))
     with watched:

@@ -27,8 +27,12 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
+from bilstm_server.batching.batcher import Batcher
+from bilstm_server.batching.jobs import Job
+from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import InvalidInput, ModelNotFound, Overloaded, Unavailable
 from bilstm_server.metrics import Metrics
+from bilstm_server.model.config import Output
 from bilstm_server.rpc.context import Context
 from bilstm_server.rpc.definitions import ServiceDefinition, TensorMethod
 from bilstm_server.rpc.flow.receiving import Receiving
@@ -39,11 +43,18 @@ from bilstm_server.rpc.interceptors.in_flight import CallsInFlight
 from bilstm_server.rpc.interceptors.method import Layer, Method, Respond
 from bilstm_server.rpc.interceptors.open_streams import OpenStreams
 from bilstm_server.rpc.interceptors.outcomes import Outcomes
+from bilstm_server.serving.registry import ServedModel
 from bilstm_server.settings import ReceiveLimits, ReplyLimits
+from bilstm_server.testing import server_process
 
 TOY = "toy.v1.Toy"
 DOUBLE, TELL, COUNT = (f"/{TOY}/{name}" for name in ("Double", "Tell", "Count"))
 FOUR = np.arange(4, dtype="<i4").tobytes()
+WATCH = {
+    "grpc_type": "server_stream",
+    "grpc_service": "grpc.health.v1.Health",
+    "grpc_method": "Watch",
+}
 CALL_BYTES = 24 * 1024  # that a call is taken to hold beside its reply
 
 
@@ -83,12 +94,16 @@ class Toy:
         self.gate.set()
         self.arrived = 0
         self.refusal: Exception | None = None
+        self.model: ServedModel | None = None  # that is asked for something, too
         self.events: list[str] = []
 
     async def double(self, numbers: Any, context: Context) -> bytes:
         self.arrived += 1
         self.events.append("called")
         await self.gate.wait()
+        if self.model is not None:
+            x = SequenceInput(np.ones((3, 5), "<f4"), frozenset({Output.FINAL}))
+            await self.model.batcher.submit([x])
         return (numbers * 2).tobytes()  # type: ignore[no-any-return]
 
     async def tell(self, text: str, context: Context) -> str:
@@ -240,10 +255,27 @@ async def test_replies_are_held_until_taken(model_folder: Path) -> None:
         await until(lambda: sample(app, "bilstm_reply_bytes") == 0)
 
 
+async def test_streams_that_were_ended_are_held_until_taken(model_folder: Path) -> None:
+    """A stream that makes place for another one, and whose last message nobody takes, still counts
+    among what is not taken."""
+    watch = "/grpc.health.v1.Health/Watch"
+    async with serving(model_folder, max_calls=1) as (app, _):
+        target = f"127.0.0.1:{app.port}"
+        with PatientConnection(target, stream_window=0) as peer:
+            await asyncio.to_thread(peer.call, watch, b"")
+            await until(lambda: sample(app, "grpc_server_started_total", **WATCH) == 1)
+            with PatientConnection(target) as other:
+                await asyncio.to_thread(other.call, watch, b"")
+                await until(lambda: sample(app, "bilstm_reply_bytes") >= CALL_BYTES)
+        await until(lambda: sample(app, "bilstm_reply_bytes") == 0)
+
+
 async def test_drain_waits_for_every_service(model_folder: Path) -> None:
-    """A call that was let in is answered, whatever its service; a stream without end is ended."""
+    """A call that was let in is answered, whatever its service and however late that asks its
+    model; a stream without end is ended."""
     async with serving(model_folder, drain_timeout_seconds=HANGS_AFTER_SECONDS) as (app, channel):
         app.toy.gate.clear()
+        app.toy.model = app._registry.get("", "")
         call = asyncio.ensure_future(channel.unary_unary(DOUBLE)(FOUR))
         stream = channel.stream_stream(COUNT)()
         await stream.write(FOUR)
@@ -286,6 +318,42 @@ def test_definition_of_a_method_that_is_not_there() -> None:
             add_to=lambda server: None,
             tensor_methods={"Treble": TensorMethod(decode)},
         )
+
+
+# -- callers ----------------------------------------------------------------------------------
+
+
+async def test_callers_are_told_apart(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batcher is told whose each sequence is, of a call, of a stream, and of a live one: the
+    same caller on one connection, another one on another."""
+    callers: list[str] = []
+    admit = Batcher._job
+
+    def recorded(self: Batcher, *arguments: Any, **named: Any) -> Job:
+        job = admit(self, *arguments, **named)
+        callers.append(job.caller)
+        return job
+
+    monkeypatch.setattr(Batcher, "_job", recorded)
+    x = tensors.encode(np.ones((3, 5), "<f4"))
+    chunks = [pb.SequenceChunk(id=1, steps=x, last=True)]
+    async with serving(model_folder) as (app, channel):
+        target = f"127.0.0.1:{app.port}"
+        pool = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(target, options=pool) as other:
+            for each in (channel, other):
+                stub: Any = encoder_pb2_grpc.EncoderServiceStub(each)
+                await stub.Encode(pb.EncodeRequest(sequences=[x]))
+                for options in (pb.StreamOptions(), pb.StreamOptions(live=pb.Live(block_steps=2))):
+                    sent = [
+                        pb.EncodeStreamRequest(options=options),
+                        pb.EncodeStreamRequest(chunks=chunks),
+                    ]
+                    assert [reply async for reply in stub.EncodeStream(iter(sent))]
+    assert len(callers) == 2 * (1 + 1 + 2)
+    first, second = callers[:4], callers[4:]
+    assert len({*first}) == len({*second}) == 1
+    assert first != second
 
 
 # -- the order --------------------------------------------------------------------------------
@@ -360,3 +428,17 @@ async def test_one_more_layer_refuses_before_a_request_is_read(method: str, kind
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.unary_unary(DOUBLE)
             assert await call(FOUR, metadata=(("word", "please"),))
+
+
+def test_bare_server() -> None:
+    """The server that `benchmarks.overhead` takes for what a call costs without the layers has
+    none of them, and serves."""
+    x = tensors.encode(np.zeros((3, 12), "<f4"))
+    with (
+        server_process(module="benchmarks.bare_server") as process,
+        grpc.insecure_channel(process.target) as channel,
+    ):
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        reply = stub.Encode(pb.EncodeRequest(sequences=[x]), timeout=HANGS_AFTER_SECONDS)
+        assert len(reply.encodings) == 1
+        assert not any("grpc_server_handled_total" in name for name in process.metrics())

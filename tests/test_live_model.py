@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from bilstm_server.model import Encodings, Output, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
+from bilstm_server.model.incremental.live import LiveState, encode_blocks
 from bilstm_server.model.kernels import NAMES
-from bilstm_server.model.live import LiveState, encode_blocks
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -56,7 +56,7 @@ class Live(NamedTuple):
 
 
 def initial_states(encoder: SequenceEncoder, live: Live, is_end: bool) -> States:
-    """[layers*K, 1, …]: the reverse direction's only at the sequence's end."""
+    """[layers*K, 1, …]: the backward direction's only at the sequence's end."""
     config = encoder.config
     widths = (config.state_size, config.hidden_size)
     given = live.hx or [torch.zeros(config.state_rows, n, dtype=encoder.dtype) for n in widths]
@@ -133,13 +133,13 @@ def judge_live(encoder: SequenceEncoder, live: Live) -> Tensor:
     for start, stop, end in live.cuts():
         h_0, c_0 = (s.double() for s in initial_states(encoder, live, end == len(live.x)))
         rows, block = encoder.embed(live.x[start:end]).double(), stop - start
-        for index, (forward, *reverse) in enumerate(judge):
+        for index, (forward, *backward) in enumerate(judge):
             own = index * count
             y, carry = forward(rows[:block], carries[index] or (h_0[own], c_0[own]))
             carries[index] = carry
             if end > stop:
                 y = torch.cat([y, forward(rows[block:], carry)[0]])
-            for lstm in reverse:
+            for lstm in backward:
                 back, _ = lstm(rows.flip(0), (h_0[own + 1], c_0[own + 1]))
                 y = torch.cat([y, back.flip(0)], dim=1)
             rows = y
@@ -209,7 +209,7 @@ def test_all_of_the_rest(layers: int, stateful: bool, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("lookahead", [0, 3])
 def test_forward_is_exact(dtype: torch.dtype, lookahead: int) -> None:
-    """One layer's forward columns are the exact ones with any context, to the bit; its reverse
+    """One layer's forward columns are the exact ones with any context, to the bit; its backward
     ones are not."""
     encoder = encoder_of("cpu", dtype, hidden_size=33)
     live = Live(draw_steps(encoder, 150), 20, lookahead)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bilstm_server.cli.main import main
 from bilstm_server.model import Output, RaggedBatch, load_model
-from bilstm_server.model.live import encode_blocks
+from bilstm_server.model.incremental.live import encode_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +44,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[list[str
 
 
 def deviations(folder: Path, x: Array, block: int, lookahead: int) -> list[float]:
-    """Largest and root mean square, of forward and of reverse."""
+    """Largest and root mean square, of forward and of backward."""
     encoder, steps = load_model(folder), torch.from_numpy(x)
     carried, found = None, []
     for start in range(0, len(x), block):
@@ -70,8 +70,8 @@ def test_table(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for lookahead, *numbers in lines:
         expected = deviations(model_folder, x, 8, int(lookahead))
         np.testing.assert_allclose([float(n) for n in numbers], expected, rtol=0.02, atol=1e-6)
-    reverse = [float(line[3]) for line in lines]
-    assert reverse[0] > reverse[1] > 10 * reverse[2]
+    backward = [float(line[3]) for line in lines]
+    assert backward[0] > backward[1] > 10 * backward[2]
 
 
 def test_several_files(

@@ -24,12 +24,9 @@ from torch import Tensor, nn
 from bilstm_client import Client
 from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
-from bilstm_server.model import (
-    checkpoint,
-    import_checkpoint,
-    load_model,
-)
-from bilstm_server.model.weights import read_tensors
+from bilstm_server.model import import_checkpoint, load_model
+from bilstm_server.model.storage import folder as model_folders
+from bilstm_server.model.storage.weights import read_tensors
 from bilstm_server.testing import server_process
 
 
@@ -99,7 +96,7 @@ def during(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> Non
         change()
         return read_tensors(*arguments)
 
-    monkeypatch.setattr(checkpoint, "read_tensors", read)
+    monkeypatch.setattr(model_folders, "read_tensors", read)
 
 
 def test_a_torn_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ import bilstm_server.model
 from bilstm_server.model.bilstm import BiLSTM, States
 from bilstm_server.model.kernels import (
     NAMES,
+    DirectionInput,
     Kernel,
     KernelUnavailable,
-    Part,
     RaggedBatch,
     choose_kernel,
     reference,
@@ -703,17 +703,18 @@ def test_neighbours_of_a_poisoned_sequence(
 @every_dtype
 @pytest.mark.parametrize("step", [0, 2, 6])
 def test_nan_shows(step: int, dtype: torch.dtype, kernel: Kernel) -> None:
-    """A NaN shows forward from its step on, in reverse up to it, and in all its final states."""
+    """A NaN shows in forward columns from its step on, in backward ones up to it, and in all its
+    final states."""
     _, ours = pair(dtype)
     ours.freeze(kernel)
     x = torch.randn(sum(LENGTHS), 3, dtype=dtype)
     torch.split(x, LENGTHS)[2][step, 1] = float("nan")
     y, h_n, c_n = by_sequence(ours.forward_ragged(x, LENGTHS), LENGTHS)[2]
-    forward, reverse = y.isnan().chunk(2, dim=1)
+    forward, backward = y.isnan().chunk(2, dim=1)
     assert forward[step:].all()
     assert not forward[:step].any()
-    assert reverse[: step + 1].all()
-    assert not reverse[step + 1 :].any()
+    assert backward[: step + 1].all()
+    assert not backward[step + 1 :].any()
     assert h_n.isnan().all()
     assert c_n.isnan().all()
 
@@ -943,18 +944,18 @@ def test_run_is_from_scratch(kernel: Kernel) -> None:
 # -- each direction over rows of its own ------------------------------------------------------
 
 
-def draw_part(lstm: BiLSTM, lengths: list[int]) -> Part:
+def draw_direction(lstm: BiLSTM, lengths: list[int]) -> DirectionInput:
     dtype = lstm.weight_ih_l0.dtype
     x = torch.randn(sum(lengths), lstm.input_size, dtype=dtype)
     h_0, c_0 = draw_states(lstm, len(lengths))
-    return Part(x, RaggedBatch(lengths), h_0[0], c_0[0])
+    return DirectionInput(x, RaggedBatch(lengths), h_0[0], c_0[0])
 
 
 @every_kernel
 @every_dtype
 @examples(25)
 @given(architectures(), st.lists(ragged_lengths | st.just([]), min_size=2, max_size=2), seeds)
-def test_apart(
+def test_per_direction(
     kernel: Kernel,
     dtype: torch.dtype,
     architecture: dict[str, Any],
@@ -966,8 +967,8 @@ def test_apart(
     judge, ours = pair(dtype, seed, **architecture | {"num_layers": 1})
     [layer] = ours.freeze(kernel).layers()
     directions, width = ours.num_directions, ours.output_size
-    parts = [draw_part(ours, own) if own else None for own in lengths[:directions]]
-    for k, (part, result) in enumerate(zip(parts, layer.apart(parts), strict=True)):
+    parts = [draw_direction(ours, own) if own else None for own in lengths[:directions]]
+    for k, (part, result) in enumerate(zip(parts, layer.per_direction(parts), strict=True)):
         if part is None:
             assert result is None
             continue
@@ -979,15 +980,15 @@ def test_apart(
 
 @every_kernel
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_apart_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
+def test_per_direction_in_half_precision(kernel: Kernel, dtype: torch.dtype) -> None:
     """In half precision states come and go in float32, outputs in the weights' type."""
     judge, ours = pair(dtype, input_size=20, hidden_size=24, proj_size=16)
     [layer] = ours.freeze(kernel).layers()
-    part = draw_part(ours, [9, 4, 7])
+    part = draw_direction(ours, [9, 4, 7])
     part = part._replace(h_0=part.h_0.float(), c_0=part.c_0.float())
     hx = (torch.stack([part.h_0] * 2).double(), torch.stack([part.c_0] * 2).double())
     y, (h_n, c_n) = judged(judge.double(), part.x.double(), [9, 4, 7], hx)
-    for k, result in enumerate(layer.apart([part, part])):
+    for k, result in enumerate(layer.per_direction([part, part])):
         assert result is not None
         assert [tensor.dtype for tensor in result] == [dtype, torch.float32, torch.float32]
         expected = (y[:, k * 16 : (k + 1) * 16], h_n[k], c_n[k])
@@ -1005,21 +1006,21 @@ def test_ragged_batch(lengths: list[int]) -> None:
     batch = RaggedBatch(lengths)
     assert len(batch) == len(lengths)
     assert batch.lengths.tolist() == lengths
-    assert batch.tokens == sum(lengths)
+    assert batch.steps == sum(lengths)
     order = batch.order.tolist()
     assert order == sorted(range(len(lengths)), key=lambda index: -lengths[index])
     assert [order[rank] for rank in batch.rank.tolist()] == list(range(len(lengths)))
-    counts = batch.live
+    counts = batch.batch_sizes
     assert counts == [sum(n > step for n in lengths) for step in range(max(lengths))]
     assert counts == sorted(counts, reverse=True)
     first = [sum(lengths[:index]) for index in range(len(lengths))]
-    forward, reverse = batch.forward_rows.tolist(), batch.reverse_rows.tolist()
-    assert sorted(forward) == sorted(reverse) == list(range(batch.tokens))
+    forward, backward = batch.forward_rows.tolist(), batch.backward_rows.tolist()
+    assert sorted(forward) == sorted(backward) == list(range(batch.steps))
     for step, live in enumerate(counts):
         start = sum(counts[:step])
         for column, index in enumerate(order[:live]):
             assert forward[start + column] == first[index] + step
-            assert reverse[start + column] == first[index] + lengths[index] - 1 - step
+            assert backward[start + column] == first[index] + lengths[index] - 1 - step
 
 
 @pytest.mark.parametrize("lengths", [[], [[1]], [0], [3, -1]])

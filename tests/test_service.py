@@ -33,8 +33,8 @@ from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.checkpoint import load_model
 from bilstm_server.model.config import ModelConfig
+from bilstm_server.model.storage.folder import load_model
 from bilstm_server.rpc.flow.receiving import Receiving
 from bilstm_server.rpc.flow.untaken import UntakenReplies
 from bilstm_server.rpc.interceptors.chain import InterceptorChain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -139,6 +140,7 @@ async def test_an_unloaded_model_leaves_nothing_behind(
         assert server.samples("small") == before
         del other, admitted, unloading
         gated.engines.pop("other")
+        gc.collect()  # of refusals, whose tracebacks are circles
         assert not engines
         again = await server.models.load(ModelSource("other", other_folder))
         gated.open()
@@ -176,6 +178,10 @@ async def test_a_model_that_fails_to_load_harms_no_other(
         assert list(server.models) == list(server.registry.all()) == [small]
         assert server.samples("broken") == set()
         assert server.samples("small") == before
+        limit = server.metrics.registry.get_sample_value(
+            "bilstm_queue_limit_tokens", {"model": "small"}
+        )
+        assert limit == settings().max_queue_tokens
         await encode(small)
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from bilstm_server.model import Encodings, Output, Pooling, RaggedBatch
 from bilstm_server.model.bilstm import States
 from bilstm_server.model.encoder import SequenceEncoder
+from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
 from bilstm_server.model.pooling import SlicedPooling, pool
-from bilstm_server.model.slices import SLICE_UNIT, SlicedRun, advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,7 +214,7 @@ def test_one_slice() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 63, 64, 127])
 def test_smallest_slice(steps: int) -> None:
-    """A slice is a multiple of the unit, and at least one; what is left over goes to the reverse
+    """A slice is a multiple of the unit, and at least one; what is left over goes to the backward
     direction's first."""
     encoder = encoder_of("cpu", num_layers=1)
     asked: list[tuple[int, int]] = []

@@ -48,7 +48,7 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory, device_errors
 from bilstm_server.model.encoder import Encodings
-from bilstm_server.model.slices import SlicedRun
+from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import QueueLimits
 

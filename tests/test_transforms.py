@@ -7,6 +7,7 @@ module that is frozen or not. The judge is nn.LSTM with the same weights.
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bilstm_server.model import BiLSTM, ModelConfig, Output, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels import (
+    DirectionInput,
     KernelUnavailable,
-    Part,
     choose_kernel,
     to_device,
 )
@@ -216,10 +217,12 @@ def test_parts_under_vmap(module: BiLSTM) -> None:
     h, c = torch.zeros(1, 4), torch.zeros(1, 4)
 
     def run(x: Tensor) -> Tensor:
-        forward, reverse = module.layers()[0].apart([Part(x, batch, h, c), Part(x, batch, h, c)])
+        forward, backward = module.layers()[0].per_direction(
+            [DirectionInput(x, batch, h, c), DirectionInput(x, batch, h, c)]
+        )
         assert forward is not None
-        assert reverse is not None
-        return torch.cat([forward[0], reverse[0]], dim=1)
+        assert backward is not None
+        return torch.cat([forward[0], backward[0]], dim=1)
 
     xs = torch.randn(6, 5, 3)
     assert_close(vmap(run)(xs), torch.stack([run(x) for x in xs]), 1e-5)
@@ -311,8 +314,27 @@ def test_other_head(kernel: str) -> None:
 # -- copies -----------------------------------------------------------------------------------
 
 
+def saved(module: nn.Module, **options: Any) -> Any:
+    """By `torch.save`, and loaded again."""
+    buffer = io.BytesIO()
+    torch.save(module, buffer, **options)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        lambda own: pickle.loads(pickle.dumps(own)),
+        saved,
+        # It reads the numbers when all objects are made.
+        lambda own: saved(own, _use_new_zipfile_serialization=False),
+        lambda own: copy.deepcopy(copy.deepcopy(own)),
+    ],
+    ids=["deepcopy", "pickle", "save", "save, before torch 1.6", "a copy's copy"],
+)
 @pytest.mark.parametrize("kernel", ["reference", "cpu"])
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
 def test_copies(copied: Callable[[Any], Any], kernel: str) -> None:
     """Copies and pickles of a frozen encoder are frozen, and give the same numbers."""
     try:
@@ -321,7 +343,33 @@ def test_copies(copied: Callable[[Any], Any], kernel: str) -> None:
         pytest.skip(str(error))
     again = copied(frozen)
     assert again.lstm.is_frozen
+    assert [layer.kernel for layer in again.layers()] == [kernel]
     arguments = (torch.randn(5, 3), RaggedBatch([5]), None, [Output.LOGITS, Output.STATES])
     for output in ("logits", "states"):
         own, other = (getattr(one(*arguments), output) for one in (frozen, again))
         assert torch.equal(own, other)
+
+
+def test_copy_that_is_watched_first(module: BiLSTM, x: Tensor) -> None:
+    """Of a copy whose first call torch watches, it sees every operation; later ones are fast."""
+    expected, _ = module(x)
+    kernels = [layer.kernel for layer in module.layers()]
+    again = copy.deepcopy(module)
+    assert_close(functionalize(again)(x)[0], expected, 1e-5)
+    with FlopCounterMode(display=False) as mode:
+        assert_close(again(x)[0], expected, 1e-5)
+    assert mode.get_total_flops() > 0
+    assert [layer.kernel for layer in again.layers()] == kernels
+
+
+def test_copy_that_runs_in_inference_mode_first(module: BiLSTM, x: Tensor) -> None:
+    """What a copy packs there serves for gradients later."""
+    again = copy.deepcopy(module)
+    with torch.inference_mode():
+        again(x)
+    expected, actual = (
+        torch.autograd.grad(own(steps)[0].square().sum(), steps)[0]
+        for own in (module, again)
+        for steps in [x.clone().requires_grad_()]
+    )
+    assert_close(actual, expected, 1e-5)

@@ -26,7 +26,7 @@ from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.model.config import Output
-from bilstm_server.model.slices import SLICE_UNIT
+from bilstm_server.model.incremental.slices import SLICE_UNIT
 from bilstm_server.settings import QueueLimits
 
 HANGS_AFTER_SECONDS = 60

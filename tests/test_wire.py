@@ -31,7 +31,7 @@ LIMITS = RequestLimits(
 )
 READERS = {
     pb.EncodeRequest: reader.encode_request_decoder(LIMITS),
-    pb.EncodeStreamRequest: reader.stream_request_decoder(LIMITS),
+    pb.EncodeStreamRequest: reader.decode_stream_request,
 }
 
 int32s, int64s = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)

@@ -1,6 +1,6 @@
 """Client of the BiLSTM encoding service. Needs no torch.
 
-with Client("localhost:50051") as client:
+with Client("localhost") as client:  # port 50051
     encoding = client.encode(x)  # x [T, D]: ndarray, torch tensor or nested lists
     encoding.states  # ndarray [T, 2P]
     for encoding in client.encode_stream(source):  # any iterable, also one without end

@@ -60,7 +60,7 @@ class Client:
         self._flows = Flows(self._session)
 
     def __repr__(self) -> str:
-        return f"Client({self._session!r})"
+        return f"Client({self.target!r}, {'closed' if self.is_closed else 'open'})"
 
     def __enter__(self) -> Self:
         self._session.check_open()
@@ -97,6 +97,7 @@ class Client:
 
         `outputs`: one name or several. Each is an attribute of the result, where P is proj_size or
         hidden_size, and K is 2 for a bidirectional model, else 1.
+
         - `states` [T, K*P]: the top layer's output at every step
         - `final` [K*P]: the forward direction's last step and the backward one's first, joined
         - `mean`, `max` [K*P]: over the steps

@@ -7,13 +7,13 @@ EncoderError
 ├── Overloaded          RESOURCE_EXHAUSTED by the server: `retry_after_seconds`, if it said
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
 ├── Unavailable         UNAVAILABLE, after the retries: `retry_after_seconds`, if it said; or
-│                       a stream's server has given no sign of life for its timeout
+│                       a stream's server has given no sign of life within the timeout
 ├── Cancelled           CANCELLED; by the server, after the retries
 └── ServerError         any other code: `error_id`, which the server's log has too; or a reply
                         that can't be read
 
-In a stream, one sequence may also fail on this side. Each error of one sequence has its `index` and
-`key`.
+In a stream, one sequence may also fail in the client. Each error of one sequence has its `index`
+and `key`.
 
 NotAnArray (TypeError)  what was given as a sequence, or as a chunk of it, is no array of numbers
 NotSaved (OSError)      its states can't be written to the file that `save_states` named
@@ -31,24 +31,41 @@ import grpc
 
 
 class EncoderError(Exception):
-    """Base of all that a call raises."""
+    """The base of all errors that a call raises, but those of wrong arguments."""
+
+    code: grpc.StatusCode
+    """The status that the server, or gRPC itself, has ended the call with."""
+    message: str
+    """What the server says of it."""
+    retry_after_seconds: float | None
+    """Seconds after which to try again, if the server has said so."""
+    index: int | None
+    """The place in its source of the sequence that a stream's error is about, from 0 on."""
+    key: Any
+    """The key of that sequence; without pairs its place in the source."""
 
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(message)
         self.code = code
         self.message = message
-        # Where the server said when to come again: seconds from then.
-        self.retry_after_seconds: float | None = None
-        self.index: int | None = None  # in a stream, of one sequence: its place in the source
-        self.key: Any = None  # and its key; without pairs its place, too
+        self.retry_after_seconds = None
+        self.index = None
+        self.key = None
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
+    def __reduce__(self) -> tuple[Any, ...]:  # errors cross processes
+        return type(self), (self.code, self.message), self.__dict__
+
 
 class InvalidInput(EncoderError):
-    """A field of the request is not what it must be; `field` is its path, such as
-    `sequences[3].shape`, and `expected` what the server says of it."""
+    """A field of the request is not what it must be."""
+
+    field: str
+    """The path of the field, such as `sequences[3].shape`; empty if the server named none."""
+    expected: str
+    """What the server says that the field must be."""
 
     def __init__(self, code: grpc.StatusCode, message: str, field: str = "", expected: str = ""):
         super().__init__(code, message)
@@ -57,7 +74,7 @@ class InvalidInput(EncoderError):
 
 
 class ModelNotFound(EncoderError):
-    """The server has no such model or version."""
+    """The server has no such model, or no such version of it."""
 
 
 class Overloaded(EncoderError):
@@ -75,15 +92,18 @@ class DeadlineExceeded(EncoderError):
 
 
 class Unavailable(EncoderError):
-    """No server could be reached, or it is loading or draining."""
+    """No server could be reached, or the one that was is loading or draining."""
 
 
 class Cancelled(EncoderError):
-    """The call was cancelled."""
+    """The call was cancelled, by the server or because the client was closed."""
 
 
 class ServerError(EncoderError):
-    """The server failed."""
+    """The server failed, or its reply can't be read."""
+
+    error_id: str
+    """What the server's log calls the error; empty if the server has named none."""
 
     def __init__(self, code: grpc.StatusCode, message: str, error_id: str = ""):
         super().__init__(code, message)
@@ -91,28 +111,46 @@ class ServerError(EncoderError):
 
 
 class NotAnArray(TypeError):
-    """What a stream was given as a sequence, or as a chunk of it, is no array of numbers."""
+    """What a stream was given as a sequence, or as a chunk of one, is no array of numbers."""
+
+    index: int
+    """The place of the sequence in its source, from 0 on."""
+    key: Any
+    """The key of the sequence; without pairs its place in the source."""
 
     def __init__(self, message: str, index: int, key: Any):
         super().__init__(message)
-        self.index = index  # its place in the source
-        self.key = key  # without pairs its place, too
+        self.index = index
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.index, self.key)
 
 
 class NotSaved(OSError):
     """The states of one sequence of a stream can't be written: `errno`, `strerror` and `filename`
-    tell why and where."""
+    say why and where.
+    """
+
+    index: int
+    """The place of the sequence in its source, from 0 on."""
+    key: Any
+    """The key of the sequence; without pairs its place in the source."""
 
     def __init__(self, error: OSError, filename: str | None, index: int, key: Any):
         super().__init__(error.errno, error.strerror or str(error), filename)
-        self.index = index  # its place in the source
-        self.key = key  # without pairs its place, too
+        self.index = index
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = OSError(self.errno, self.strerror)
+        return type(self), (error, self.filename, self.index, self.key)
 
 
 class NotRequested(AttributeError):
-    """The result has no such output, because the call did not ask for it: the message says how.
+    """A result has no such output, because the call did not request it: the message says how to.
 
-    As an `AttributeError` it lets `hasattr` say False. `name` is the output's.
+    As it is an `AttributeError`, `hasattr` is False. Its `name` is that of the output.
     """
 
     def __init__(self, message: str, output: str | None = None):

@@ -23,8 +23,10 @@ OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 class State:
     """The state of an LSTM, its rows ordered as torch.nn.LSTM's: layer by layer, forward first."""
 
-    hidden: Array  # [layers*K, P]
-    cell: Array  # [layers*K, H]
+    hidden: Array
+    """The output of each layer and direction: [layers*K, P]."""
+    cell: Array
+    """The cell state of each layer and direction: [layers*K, H]."""
 
     def __repr__(self) -> str:
         return f"State(hidden={_brief(self.hidden)}, cell={_brief(self.cell)})"
@@ -35,9 +37,13 @@ class Timing:
     """Where the server's time for one request went, and how large the batch was."""
 
     queue_seconds: float
+    """Seconds from when the request was admitted until its batch was begun."""
     compute_seconds: float
-    batch_sequences: int  # of all callers, computed together
+    """Seconds that the batch took."""
+    batch_sequences: int
+    """The sequences of the batch, of all callers."""
     batch_tokens: int
+    """The steps of the batch, of all callers."""
 
 
 class Encoding:

@@ -61,15 +61,17 @@ SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How results are sent while input still arrives: a block of `block_steps` steps at a time.
+    """How results are sent while a sequence still arrives: a block of steps at a time.
 
     The forward direction is carried from block to block; the backward one begins anew at the end
     of each block and the `lookahead_steps` after it (latency-controlled BiLSTM: Zhang et al. 2015,
     arXiv 1510.08983). A block's result comes when its look-ahead has arrived, or the last step.
     """
 
-    block_steps: int  # at least 1
+    block_steps: int
+    """The steps of a block, at least 1."""
     lookahead_steps: int = 0
+    """The steps after a block that its backward direction sees, too."""
 
     def __post_init__(self) -> None:
         whole_number(self.block_steps, "block_steps", 1)
@@ -82,9 +84,12 @@ class Progress:
     send sequences again.
     """
 
-    sequences_done: int  # answered, with a result or an error
-    steps_sent: int  # of all sequences
-    steps_done: int  # whose results have come
+    sequences_done: int
+    """Sequences that were answered, with a result or an error."""
+    steps_sent: int
+    """Steps that were sent, of all sequences."""
+    steps_done: int
+    """Steps whose results have come. Without states these come for a whole sequence at once."""
 
 
 class _CallKeywords(TypedDict, total=False):
@@ -116,14 +121,20 @@ class ChunkKeywords(_CallKeywords, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server takes: of one request, and of one stream."""
+    """What the server takes of one request, and of one stream. A token is a step of a sequence."""
 
     max_message_bytes: int
+    """The size of a request, and of its reply."""
     max_sequence_tokens: int
+    """The steps of one sequence of a request; a stream takes longer ones."""
     max_request_sequences: int
+    """The sequences of a request."""
     max_request_tokens: int
-    max_stream_bytes: int  # what a stream has in flight, results included
+    """The steps of all sequences of a request."""
+    max_stream_bytes: int
+    """What a stream may have in flight, results included."""
     max_stream_sequences: int
+    """The sequences that a stream may have in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +144,27 @@ class Model:
     name: str
     version: str
     input_size: int
+    """The numbers of one step, [T, input_size]. A model of token ids embeds each in so many."""
     hidden_size: int
+    """The width of the cell state of one direction."""
     num_layers: int
     proj_size: int
+    """The width of one direction's output, if it is projected; else 0, and it is `hidden_size`."""
     bidirectional: bool
-    num_embeddings: int  # 0: the model takes floats, not token ids
-    num_classes: int  # 0: the model has no head
+    num_embeddings: int
+    """The number of token ids that the model knows; 0 if it takes numbers and no token ids."""
+    num_classes: int
+    """The number of scores in `logits`; 0 if the model has no head."""
     labels: tuple[str, ...]
+    """The names of the classes, in the order of `logits`; empty if they have none."""
     outputs: tuple[str, ...]
+    """The outputs that may be requested of it."""
     limits: Limits
 
 
 def whole_number(value: Any, name: str, least: int) -> int:
-    """`value`, if it is a number as the wire has it, and no less; `TypeError` or `ValueError` if
-    not."""
+    """Return `value` if the wire can carry it and it is at least `least`. Otherwise raise a
+    `TypeError` or `ValueError` that calls it `name`."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -1,4 +1,6 @@
-"""What a caller may give, as arrays that the wire can carry. Knows no model, message or limit."""
+"""What a caller may give as a sequence, made an array that the wire can carry. Knows no model,
+message or limit.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,12 @@ def as_sent(array: Array) -> Array:
 
 
 def are_features(array: Array) -> bool:
-    """Whether it is integers that are no token ids: these are [T]."""
+    """Whether the array holds integers that are features: token ids are [T], one dimension."""
     return array.dtype.kind in "iub" and array.ndim != 1
 
 
 def sent_bytes(array: Array) -> int:
-    """The size of `as_sent(array)`."""
+    """The size of `as_sent(array)` in bytes."""
     return array.size * _FLOAT32.itemsize if are_features(array) else array.nbytes
 
 
@@ -60,12 +62,12 @@ def to_state(state: Any, name: str) -> tuple[Array, Array]:
 
 
 def is_tensor(x: Any) -> bool:
-    """Whether it seems to be a torch tensor; torch itself is not needed to say so."""
+    """Whether `x` seems to be a torch tensor; torch itself is not needed to say so."""
     return hasattr(x, "detach") and hasattr(x, "dtype")
 
 
 def check_has_numbers(x: Any, name: str) -> None:
-    """Raises `TypeError` for a mask, and for a tensor without numbers of its own to send."""
+    """Raises `TypeError` for a masked array, and for a tensor without numbers of its own."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: must be an array without a mask; fill it first")
     if not is_tensor(x):

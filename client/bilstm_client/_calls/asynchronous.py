@@ -23,8 +23,8 @@ class RunningStream(Protocol):
 
 
 class AsyncChannel:
-    """See the module. It opens with the first call, and belongs to the event loop of that; once
-    this is closed, to the next call's."""
+    """A connection that opens with the first call, and belongs to the event loop of that; once
+    that loop is closed, to the next call's."""
 
     def __init__(self, session: Session):
         self.session = session
@@ -36,14 +36,14 @@ class AsyncChannel:
     async def run(self, flow: Flow[T]) -> T:
         """What the flow returns."""
         try:
-            step = next(flow)
+            wanted = next(flow)
             while True:
                 try:
-                    outcome = await self._do(step)
+                    outcome = await self._do(wanted)
                 except BaseException as error:
-                    step = flow.throw(self._as_closed(error))
+                    wanted = flow.throw(self._as_closed(error))
                 else:
-                    step = flow.send(outcome)
+                    wanted = flow.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
@@ -53,7 +53,7 @@ class AsyncChannel:
         return self._connected()["EncodeStream"](metadata=headers)
 
     def ask(self, seconds: float, headers: Headers) -> Any:
-        """A call that any server answers that lives, within so many seconds."""
+        """A call that any server answers that is alive, within so many seconds."""
         return self._connected()["Check"](ANY_SERVICE, timeout=seconds, metadata=headers)
 
     async def close(self) -> None:
@@ -88,18 +88,18 @@ class AsyncChannel:
         address = self.session.address
         return grpc.aio.insecure_channel(address.name, channel_options(address, checked=checked))
 
-    async def _do(self, step: Send | Pause) -> Any:
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
+    async def _do(self, wanted: Send | Pause) -> Any:
+        if isinstance(wanted, Pause):
+            return await asyncio.sleep(wanted.seconds)
         methods = self._connected()
-        if step.to_any:
+        if wanted.to_any:
             async with self._open(checked=False) as channel:
-                return await _send(methods_of(channel), step)
-        return await _send(methods, step)
+                return await _send(methods_of(channel), wanted)
+        return await _send(methods, wanted)
 
     def _as_closed(self, error: BaseException) -> BaseException:
         """To close a channel cancels its calls, but not the tasks that wait for them: these are
-        told of it as of any error."""
+        to end as any that fails."""
         task = asyncio.current_task()
         was_cancelled = isinstance(error, asyncio.CancelledError)
         if was_cancelled and self.session.is_closed and task is not None and not task.cancelling():
@@ -109,6 +109,8 @@ class AsyncChannel:
         return error
 
 
-async def _send(methods: dict[str, Any], step: Send) -> Any:
-    call = methods[step.method](step.request, timeout=step.timeout_seconds, metadata=step.headers)
+async def _send(methods: dict[str, Any], wanted: Send) -> Any:
+    call = methods[wanted.method](
+        wanted.request, timeout=wanted.timeout_seconds, metadata=wanted.headers
+    )
     return await call

@@ -26,7 +26,7 @@ class RunningStream(Protocol):
 
 
 class BlockingChannel:
-    """See the module. Threads may share it."""
+    """A connection, and the streams that run over it. Threads may share it."""
 
     def __init__(self, session: Session):
         self.session = session
@@ -37,14 +37,14 @@ class BlockingChannel:
     def run(self, flow: Flow[T]) -> T:
         """What the flow returns."""
         try:
-            step = next(flow)
+            wanted = next(flow)
             while True:
                 try:
-                    outcome = self._do(step)
+                    outcome = self._do(wanted)
                 except BaseException as error:
-                    step = flow.throw(error)
+                    wanted = flow.throw(error)
                 else:
-                    step = flow.send(outcome)
+                    wanted = flow.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
@@ -59,7 +59,7 @@ class BlockingChannel:
         return call
 
     def ask(self, seconds: float, headers: Headers) -> grpc.Future[Any]:
-        """A call that any server answers that lives, within so many seconds."""
+        """A call that any server answers that is alive, within so many seconds."""
         asked: grpc.Future[Any] = self._methods["Check"].future(
             ANY_SERVICE, timeout=seconds, metadata=headers
         )
@@ -78,14 +78,16 @@ class BlockingChannel:
         address = self.session.address
         return grpc.insecure_channel(address.name, channel_options(address, checked=checked))
 
-    def _do(self, step: Send | Pause) -> Any:
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        if step.to_any:
+    def _do(self, wanted: Send | Pause) -> Any:
+        if isinstance(wanted, Pause):
+            return time.sleep(wanted.seconds)
+        if wanted.to_any:
             with self._open(checked=False) as channel:
-                return _send(methods_of(channel), step)
-        return _send(self._methods, step)
+                return _send(methods_of(channel), wanted)
+        return _send(self._methods, wanted)
 
 
-def _send(methods: dict[str, Any], step: Send) -> Any:
-    return methods[step.method](step.request, timeout=step.timeout_seconds, metadata=step.headers)
+def _send(methods: dict[str, Any], wanted: Send) -> Any:
+    return methods[wanted.method](
+        wanted.request, timeout=wanted.timeout_seconds, metadata=wanted.headers
+    )

@@ -1,5 +1,5 @@
-"""`Flows`: what each method of a client does, as steps that yield I/O and take its outcome. The
-blocking and the asynchronous client run the same flows. No I/O here.
+"""`Flows`: what each method of a client does, as generators that yield the I/O they want and are
+sent its outcome. So both clients run the same code, one blocking and one in an event loop.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _WAIT_SECONDS, _QUESTION_SECONDS = 0.2, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to be sent; what comes of it is the reply, or grpc's error."""
+    """Wants a request to be sent. Its outcome is the reply, or grpc's error."""
 
     method: str
     request: Message
     timeout_seconds: float
     headers: Headers
-    to_any: bool = False  # server, also one that is not ready; on a connection of its own
+    to_any: bool = False  # also to a server that is not ready, over a connection of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Time to let pass."""
+    """Wants time to pass."""
 
     seconds: float
 
@@ -50,7 +50,7 @@ Flow = Generator[Send | Pause, Any, T]
 
 
 class Flows:
-    """The flows of one client. Each raises what the client's method does."""
+    """One flow for each method of a client, which returns and raises what the method does."""
 
     def __init__(self, session: Session):
         self._session = session
@@ -101,20 +101,19 @@ class Flows:
     ) -> Flow[None]:
         """Asks until the server says that it serves, or the time is over."""
         call = self._session.begin(timeout_seconds, metadata)
-        while True:
+        while not self._session.is_closed:
             try:
                 if (yield from self._is_ready(call.within(_QUESTION_SECONDS))):
                     return
                 reason = "it says that it does not serve: it loads its models, or drains"
                 error: EncoderError = Unavailable(grpc.StatusCode.UNAVAILABLE, reason)
             except (Unavailable, Cancelled, DeadlineExceeded) as failure:
-                if self._session.is_closed:
-                    raise
                 error = failure
             if call.seconds_left <= _WAIT_SECONDS:
                 within = f"the server was not ready within {call.timeout_seconds:g} s"
                 raise type(error)(error.code, f"{within}: {error.message}") from error
             yield Pause(_WAIT_SECONDS)
+        raise self._session.closed_error()
 
     def _get_model(self, key: ModelKey, call: Call) -> Flow[Model]:
         request = pb.GetModelRequest(model=key[0], version=key[1])

@@ -1,6 +1,4 @@
-"""What both clients share of a call, without any I/O: arrays to requests, replies to arrays, and
-how a large batch is cut into requests.
-"""
+"""Arrays to requests, replies to arrays, and how a large batch is cut into requests. No I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ _DATA_TYPES = {name: pb.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in 
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """How to encode, for every sequence of a call, as the wire says it."""
+    """How each sequence of a call is to be encoded, in the wire's numbers."""
 
     outputs: list[pb.Output.ValueType]
     data_type: pb.DataType.ValueType
@@ -58,7 +56,7 @@ class EncodeOptions:
         model: str,
         version: str,
     ) -> Self:
-        """Raises `TypeError` or `ValueError` for names that are none."""
+        """Raises `TypeError` or `ValueError` for names that do not exist."""
         data_type = _number("output_data_type", _DATA_TYPES, output_data_type)
         return cls(output_numbers(outputs), data_type, model, str(version))  # 1 is "1", too
 
@@ -68,7 +66,7 @@ class EncodeOptions:
 
 
 def output_numbers(outputs: Outputs) -> list[pb.Output.ValueType]:
-    """The wire's numbers of what is to be computed; of states, if nothing is named."""
+    """The wire's numbers of the outputs that are named; that of the states if none is."""
     if not isinstance(outputs, Iterable):
         raise TypeError(f"outputs must be a name or a list of names, got {outputs!r}")
     names = [outputs] if isinstance(outputs, str) else outputs
@@ -84,7 +82,7 @@ def _number(what: str, numbers: Mapping[N, V], name: N) -> V:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The caller's sequences, ready for the wire."""
+    """The caller's sequences and initial states, checked and ready for the wire."""
 
     arrays: list[Array]
     states: list[tuple[Array, Array]] | None  # hidden and cell, one per sequence
@@ -102,7 +100,7 @@ class Batch:
         return cls(arrays, states)
 
     def request(self, part: slice, options: EncodeOptions) -> pb.EncodeRequest:
-        """The sequences of `part` as a message."""
+        """The sequences of `part` as a request."""
         return pb.EncodeRequest(
             model=options.model,
             version=options.version,
@@ -118,8 +116,8 @@ class Batch:
     def encodings(
         self, response: pb.EncodeResponse, part: slice, options: EncodeOptions
     ) -> list[Encoding]:
-        """The reply's arrays, each the caller's own to write to, for the sequences of `part`.
-        Raises a `ServerError` or `TensorError` if it is none to what was asked."""
+        """The results in the reply to `part`, each array the caller's own to write to. Raises a
+        `ServerError` or `TensorError` if the reply does not fit the request."""
         arrays = self.arrays[part]
         if len(response.encodings) != len(arrays):
             raise broken_reply(f"{len(response.encodings)} encodings of {len(arrays)} sequences")
@@ -141,7 +139,7 @@ class Batch:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Around a call: integers that were sent as features are named as what they are."""
+        """Around a call: explains a refusal of integers that were sent as features."""
         try:
             yield
         except InvalidInput as error:
@@ -153,9 +151,8 @@ class Batch:
             raise
 
     def parts(self, options: EncodeOptions, model: Model | None) -> Iterator[slice]:
-        """Cut the batch into requests that keep the model's limits, in order; one if None.
-
-        A sequence that breaks them alone is left to the server to refuse.
+        """Cut the batch into requests that keep the model's limits, in order; without a model it is
+        one request. A sequence that breaks a limit by itself is left to the server to refuse.
         """
         start = tokens = sent = 0
         for index, array in enumerate(self.arrays if model else []):
@@ -201,6 +198,7 @@ def _keeps_limits(
 
 
 def timing(message: pb.Timing) -> Timing:
+    """The message as a value, its durations in seconds."""
     return Timing(
         queue_seconds=seconds_of(message.queue),
         compute_seconds=seconds_of(message.compute),
@@ -210,7 +208,7 @@ def timing(message: pb.Timing) -> Timing:
 
 
 def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Encoding:
-    """The message's arrays but its states, which are given."""
+    """The message's results; its states are given as an array."""
     present = {field.name for field, _ in message.ListFields()}
     arrays = {name: own(getattr(message, name)) for name in present - {"states", "state"}}
     state = None
@@ -220,18 +218,19 @@ def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Enco
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
-    """Raises a `ServerError` if the result lacks what was asked for."""
+    """Raises a `ServerError` if the result lacks an output that was requested."""
     for output in options.outputs:
         if _OUTPUT_NAMES[output] not in result.outputs:
             raise broken_reply(f"{name} has no {_OUTPUT_NAMES[output]}")
 
 
 def own(tensor: pb.Tensor) -> Array:
+    """The tensor's array, copied, so that it is the caller's own to write to."""
     return tensors.decode(tensor).copy()
 
 
 def model(message: pb.Model) -> Model:
-    """The description, less outputs that only a newer client knows."""
+    """The message as a value, without outputs that only a newer client knows."""
     return Model(
         name=message.name,
         version=message.version,

@@ -17,16 +17,16 @@ from ..errors import EncoderError
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 0.5  # between two attempts of all that wait
 _LOOK_SECONDS = 0.1  # after which one that waits looks whether another's attempt has helped
 _PATIENCE_SECONDS = 3.0  # of one call, unless the server says when to come again
-# A call that is served gives a tenth of a token, an attempt again that fails takes one, and without
-# any nothing is tried again: so a server that fails for some calls sees at most a tenth more.
+# A call that is served gives a tenth of a token, a repeated attempt that fails takes one, and
+# without any nothing is tried again: a server that fails for some calls sees at most a tenth more.
 _MAX_TOKENS, _TOKENS_OF_A_CALL = 32.0, 0.1
 
 
 class Retries:
-    """See the module. Threads may share it."""
+    """What all calls of a client know of a server that fails. Threads may share it."""
 
     def __init__(self, spread: Callable[[float, float], float] = random.uniform):
-        """`spread`: between two bounds, so that not all come at once."""
+        """`spread` draws a number between two bounds, so that not all clients come at once."""
         self.spread = spread
         self._lock = threading.Lock()
         self._tokens = _MAX_TOKENS
@@ -35,14 +35,14 @@ class Retries:
         self._try_at = 0.0
 
     def served(self) -> None:
-        """A call was answered, if only that it is wrong."""
+        """A server has answered a call, be it with a refusal."""
         with self._lock:
             self._tokens = min(self._tokens + _TOKENS_OF_A_CALL, _MAX_TOKENS)
             self._is_failing = False
 
     def failed(self, now: float, said: float | None, again: bool) -> bool:
-        """An attempt, or an attempt `again`, was not served; `said`: seconds after which the server
-        wants the next one. Returns whether any call may try again."""
+        """An attempt was not served; `again`: it was not the first one of its call. `said`: seconds
+        after which the server wants the next one. Returns whether any call may try again."""
         with self._lock:
             if again:
                 self._tokens = max(self._tokens - 1, 0)
@@ -54,8 +54,8 @@ class Retries:
             return self._tokens >= 1
 
     def try_now(self, now: float) -> bool:
-        """Whether the caller is to try again: the server serves, or it is the one that finds out
-        whether it does."""
+        """Whether the caller is to try again now: because the server serves again, or because it is
+        this caller's turn to find out whether it does."""
         with self._lock:
             if not self._is_failing:
                 return True
@@ -70,7 +70,7 @@ class Retries:
 
 
 class Attempts:
-    """Those of one call."""
+    """The attempts of one call."""
 
     def __init__(self, retries: Retries, give_up_at: float):
         self._retries = retries
@@ -79,7 +79,7 @@ class Attempts:
         self._error: EncoderError | None = None  # of the attempt before
 
     def failed(self, error: EncoderError, now: float) -> None:
-        """Raises the error if there is to be no other."""
+        """An attempt has failed with this error, which is raised if it was the last one."""
         said = error.retry_after_seconds
         gives_up = now + (said or 0.0) >= self._deadline
         # What is too long for this call is no word for others, which may have more time.
@@ -93,8 +93,8 @@ class Attempts:
         self._error = error
 
     def pause(self, now: float) -> float:
-        """Seconds until this is to be asked again; 0: now is the time for another attempt. Raises
-        the last error once it has taken too long."""
+        """Seconds after which this is to be asked again; 0 if the next attempt may be made now.
+        Raises the last error once it has taken too long."""
         assert self._error is not None
         assert self._give_up_at is not None
         # An attempt without time would only hide why the one before has failed.

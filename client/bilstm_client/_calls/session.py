@@ -66,7 +66,7 @@ class Call:
 
 
 class Session:
-    """See the module."""
+    """What a client keeps from call to call."""
 
     def __init__(self, target: str, timeout_seconds: float, metadata: Metadata | None):
         self.target = target
@@ -77,9 +77,6 @@ class Session:
         self._timeout_seconds = finite_seconds(timeout_seconds)
         self._headers = headers_of(metadata)
         self._process = os.getpid()
-
-    def __repr__(self) -> str:
-        return f"{self.target!r}, {'closed' if self.is_closed else 'open'}"
 
     @property
     def is_inherited(self) -> bool:

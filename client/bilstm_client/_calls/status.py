@@ -1,5 +1,5 @@
-"""What a server, or whatever answers in its place, has sent, as errors of this client. Whatever it
-is, nothing else is raised: details that can't be read, or that contradict the status, are left out.
+"""gRPC's errors as the client's own, whatever a server, or something in its place, has sent.
+Details that can't be read, or that contradict the status, are left out.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 @contextmanager
 def typed_errors(part: slice, proxy: str) -> Iterator[None]:
-    """Turn grpc's error, or a reply that can't be read, into one of the client's.
+    """Turn grpc's error, or a reply that can't be read, into one of the client's own.
 
-    `part`: which of the caller's sequences the request has, so that a violated field names the
-    caller's own index. `proxy`: what the connection goes through.
+    `part` says which of the caller's sequences the request has, so that an error names the caller's
+    index. `proxy` names what the connection goes through.
     """
     try:
         yield
@@ -56,12 +56,12 @@ def typed_errors(part: slice, proxy: str) -> Iterator[None]:
 
 
 def broken_reply(what: str) -> ServerError:
-    """A reply that contradicts itself, or what was asked."""
+    """The error of a reply that contradicts itself, or what was requested."""
     return ServerError(grpc.StatusCode.INTERNAL, f"the server's reply is broken: {what}")
 
 
 def sequence_error(error: pb.SequenceError, index: int) -> EncoderError:
-    """Why the sequence of that index in a stream has no result."""
+    """The error of one sequence of a stream, as an error of the client's own."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
     typed: EncoderError
     if kind := _PLAIN.get(code):
@@ -78,24 +78,24 @@ def sequence_error(error: pb.SequenceError, index: int) -> EncoderError:
 
 
 def no_token_ids(error: InvalidInput, shape: list[int]) -> InvalidInput:
-    """Of integers that were sent as features to a model that takes token ids."""
+    """The error of integers that were sent as features to a model that takes token ids."""
     field = error.field.removesuffix("data_type") + "shape"
     return _invalid(error.code, field, f"must be [T] of token ids, got {shape}")
 
 
 def seconds_of(duration: duration_pb2.Duration) -> float:
-    """As a float, however large it is."""
+    """The duration in seconds, however large it is."""
     return duration.seconds + duration.nanos / 1e9
 
 
 def _delay(duration: duration_pb2.Duration) -> float | None:
-    """A delay that can be waited for; None if it is none."""
+    """The delay in seconds, or None if it can't be waited for."""
     seconds = seconds_of(duration)
     return seconds if 0 <= seconds <= _MAX_SECONDS else None
 
 
 def through(proxy: str, error: EncoderError) -> EncoderError:
-    """The error, if it may be the proxy's, with its name."""
+    """The same error; if it may be the proxy's, its message names the proxy."""
     if proxy and isinstance(error, Unavailable | DeadlineExceeded):
         error.message = f"{error.message} (through the proxy {proxy})"
         error.args = (error.message,)
@@ -115,7 +115,7 @@ def _typed(error: Any, part: slice) -> EncoderError:
 
 
 def _pushback(error: Any) -> float | None:
-    """What gRPC's own way of saying it has, as a proxy may."""
+    """The delay that gRPC's own trailing metadata give, as a proxy may send them."""
     values = [value for key, value in error.trailing_metadata() or () if key == _PUSHBACK_KEY]
     if len(values) == 1 and re.fullmatch(r"[0-9]{1,9}", str(values[0])):
         return int(values[0]) / 1000
@@ -155,7 +155,7 @@ def _invalid(code: grpc.StatusCode, field: str, expected: str) -> InvalidInput:
 
 
 def _status(error: Any, code: grpc.StatusCode) -> status_pb2.Status | None:
-    """The details of the status, if there are any that can be read and are of its code."""
+    """The status with its details, if it can be read and has the same code."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             try:

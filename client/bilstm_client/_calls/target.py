@@ -1,5 +1,5 @@
 """`Target`: where a client's calls go: the name that was given, checked, with its port; whether it
-is one server or several; and the proxy on the way. Does no I/O.
+is one server or several; and the proxy on the way. No I/O.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, or several of which each call takes the next one that is ready."""
+    """The address of one server, or of several, of which each call takes the next that is ready."""
 
     name: str  # as gRPC dials it
     is_balanced: bool
@@ -67,7 +67,7 @@ class Target:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Scheme, all that comes before the path, and the path."""
+    """The scheme, all that comes before the path, and the path."""
     if match := _SCHEME.fullmatch(text):
         scheme, authority, path = match[1], match[2] or "", match[3]
         if scheme not in ("unix", "vsock", "xds"):
@@ -132,7 +132,7 @@ def _check_literal(host: str, scheme: str) -> None:
 
 
 def _address(host: str) -> Address | None:
-    """The address that the host is, if it is no name; also `127.1`, as resolvers read it."""
+    """The IP address that the host is, or None for a name. `127.1` is one, as resolvers read it."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:

@@ -1,7 +1,7 @@
-"""`StreamCall`: one grpc.aio call whose end is told as the server told it.
+"""`StreamCall`: one grpc.aio call whose status is what the server has sent.
 
 A write that fails because the call is over makes grpc.aio set INTERNAL in place of the status that
-came, or is about to come. Each status is read here when it is set.
+came, or is about to come. So each status is read here when it is set.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _WAIT_SECONDS = 1.0
 
 
 class StreamCall:
+    """A call that sends bytes and receives responses, and ends with the server's own status."""
+
     def __init__(self, call: Any, sending: Sending):
         self._call = call
         self._sending = sending
@@ -31,7 +33,7 @@ class StreamCall:
         call.add_done_callback(self._status_is_set)
 
     async def write(self, message: bytes) -> bool:
-        """False: the call is over; reading tells why."""
+        """Send one request. False: the call is over, and reading raises why."""
         self._sending.writes()
         try:
             await self._call.write(message)
@@ -45,7 +47,7 @@ class StreamCall:
             await self._call.done_writing()
 
     async def read(self) -> pb.EncodeStreamResponse | None:
-        """None at the end. Raises an `RpcError` with the server's status."""
+        """The next response; None at the end. Raises an `RpcError` with the server's status."""
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
@@ -85,7 +87,7 @@ def _rpc_error(
 
 
 def _now(known: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that has nothing to wait for."""
+    """The result of a coroutine that has nothing to wait for."""
     try:
         known.send(None)
     except StopIteration as stop:

@@ -14,7 +14,7 @@ from ..errors import SequenceFailure
 from ..types import Array, Live
 from .states import States
 
-# Can be iterated, and are arrays to numpy (or nothing it knows), not an iterable of chunks.
+# What can be iterated and is no iterable of chunks: an array to numpy, or nothing that it knows.
 _NO_CHUNKS = (
     *(list, tuple, range, str, bytes, bytearray, memoryview),
     *(Mapping, set, frozenset),
@@ -23,18 +23,18 @@ _NO_CHUNKS = (
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """What one call has sent of a sequence. Each call writes its own: so one that is over, whose
+    """What one call has sent of a sequence. Each call has its own, so that one that is over, whose
     thread may still be somewhere in the caller's chunks, can't disturb the next."""
 
     steps: int = 0
     whole: bool = False
     features: list[int] | None = None  # the shape of integers that were sent as floats
-    failure: SequenceFailure | None = None  # found on this side; the server's gives way to it
+    failure: SequenceFailure | None = None  # found by the client; counts before the server's
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One sequence, until it is answered."""
+    """One sequence of a stream, until it is answered."""
 
     index: int  # in the source; also its id in every call
     key: Any
@@ -50,43 +50,45 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """As errors call it."""
+        """What errors call the sequence."""
         return f"sequences[{self.index}]"
 
     @property
     def failure(self) -> SequenceFailure | None:
-        """Why this side has given it up; its turn comes when the server has answered it."""
+        """Why the client has given the sequence up. The caller gets it in the sequence's turn, once
+        the server has answered."""
         return self.sent.failure
 
     @property
     def in_chunks(self) -> bool:
-        """Whether it is an iterable of chunks, not an array."""
+        """Whether the sequence is an iterable of chunks, and not an array."""
         x = self.sequence
         if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or is_tensor(x):
             return False
         return hasattr(x, "__iter__") or hasattr(x, "__aiter__")
 
     def is_owed(self, live: Live | None) -> bool:
-        """Whether there are results that the server could send by now."""
+        """Whether the server has all it needs for results that it has not sent."""
         if self.answered or not live:
             return self.sent.whole and not self.answered
         unanswered = self.sent.steps - self.received
         return self.sent.whole or unanswered >= live.block_steps + live.lookahead_steps
 
     def restart(self) -> None:
-        """Its states are to come again from the first step on."""
+        """Forget the states that have come: they are to come again from the first step on."""
         if self.states is not None:
             self.states.discard()
         self.states, self.received, self.no_states = None, 0, None
 
     @property
     def is_spent(self) -> bool:
-        """Whether it can't be sent again: an iterator that was read from."""
+        """Whether the sequence can't be sent again, as it is an iterator that was read from."""
         return self.begun and self.in_chunks and isinstance(self.sequence, Iterator | AsyncIterator)
 
 
 def check_is_no_chunk(entry: Entry) -> None:
-    """Raises `TypeError` for what a live input's chunk looks like, of a source that may be one."""
+    """Raises `TypeError` for an array without a key: it may be a chunk of a live input that was
+    given in place of a sequence."""
     if not entry.keyed and not entry.in_chunks:
         raise TypeError(
             f"source[{entry.index}] is an array, and so a whole sequence. Give the chunks of a "
@@ -96,7 +98,7 @@ def check_is_no_chunk(entry: Entry) -> None:
 
 
 def entry_of(index: int, item: Any) -> Entry:
-    """What the source gave: a sequence, or a pair of its key and it."""
+    """The entry of what the source gave: a sequence, or a pair of its key and it."""
     if isinstance(item, tuple) and len(item) == 2:
         return Entry(index, item[0], True, item[1])
     return Entry(index, index, False, item)

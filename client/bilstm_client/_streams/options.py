@@ -39,7 +39,7 @@ class StreamOptions:
         save_states: SaveStates | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Self:
-        """Raises `TypeError` or `ValueError` for what can't be."""
+        """Raises `TypeError` or `ValueError` for options that no stream can have."""
         in_flight = whole_number(in_flight, "in_flight", 1)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error must be 'raise' or 'return', got {on_error!r}")
@@ -59,7 +59,7 @@ class StreamOptions:
         )
 
     def opening(self) -> bytes:
-        """A call's first request."""
+        """The first request of each call, as bytes."""
         options = pb.StreamOptions(
             model=self.encode.model,
             version=self.encode.version,

@@ -1,5 +1,5 @@
-"""Pages of memory-mapped files, given back once they were read: they count as the process's own
-memory, and a file may be larger than that. Knows numpy's maps, and not what is done with them.
+"""`Pages`: gives the pages of memory-mapped files back once they were read. They count as the
+process's own memory, and a file may be larger than that. Knows numpy's maps, and no streams.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHARED_MODES = ("r", "r+", "w+")  # whose pages the file has, too; those of "c"
 
 
 class Pages:
-    """What was read of memory maps and is not given back yet."""
+    """The pages of memory maps that were read and are not given back yet."""
 
     def __init__(self) -> None:
         self._mapping: mmap.mmap | None = None

@@ -9,13 +9,14 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
 class Patience:
-    """When to try again where a server is lost, and when to give up.
+    """Decides when to try again where a server is lost, and when to give up.
 
-    A server that takes the call is not enough: what it is sent may be what brings it down.
+    That a server takes the call is not enough: what it is then sent may be what brings it down.
     """
 
     def __init__(self, seconds: float, spread: Callable[[float, float], float] = random.uniform):
-        """`spread`: between two bounds, so that not all clients of a server come at once."""
+        """`seconds` without progress are borne. `spread` draws a number between two bounds, so that
+        not all clients of a server come at once."""
         self.failing_since: float | None = None
         self._seconds = seconds
         self._spread = spread
@@ -24,7 +25,7 @@ class Patience:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a server is being waited for."""
+        """Whether the stream waits for a server."""
         return self.failing_since is not None
 
     def connected(self, now: float) -> None:
@@ -32,16 +33,16 @@ class Patience:
         self._connected_at = now
 
     def progressed(self) -> None:
-        """It has answered something."""
+        """A server has answered something."""
         self.failing_since = None
         self._pause = _FIRST_PAUSE_SECONDS
 
     def pause(self, now: float, said: float | None = None) -> float | None:
-        """Seconds until the next attempt, not less than the server has said; None: there has been
-        no progress for too long, or will have been by then."""
+        """Seconds until the next attempt, at least those that the server has `said`. None: it is
+        time to give up, or will be by then."""
         connected_at, self._connected_at = self._connected_at, None
         if connected_at is not None and now - connected_at >= self._seconds:
-            self.progressed()  # it was there for long: this is another failure
+            self.progressed()  # the server was there for long: this is another failure
         if self.failing_since is None:
             self.failing_since = now
         left = self.failing_since + self._seconds - now

@@ -1,5 +1,5 @@
-"""What a reply means for one sequence: its states put together, or handed on as they come. No I/O
-but the files that the caller asked for.
+"""What a reply means for one sequence: its states are put together, or handed on as they come. No
+I/O but the files that the caller has named.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .states import StatesInFile, StatesInMemory
 
 
 def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
-    """Add what the chunk completes to the entry's results: errors, or what the caller asked for."""
+    """Add what the chunk completes to the entry's results: an error, or what was requested."""
     if chunk.HasField("error"):
         _fail(entry, entry.failure or _error(entry, chunk.error))
         return

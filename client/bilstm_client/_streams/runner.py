@@ -20,14 +20,14 @@ _log = logging.getLogger("bilstm_client")
 
 
 class StreamRunner:
-    """One stream of a client, until it ends."""
+    """One running stream of a client, until it ends."""
 
     def __init__(self, session: Session, stream: Stream):
         self._session = session
         self._stream = stream
-        self._failure: BaseException | None = None  # of the source, or of a sequence's chunks
-        self._stopped = False  # the caller has left
-        self._is_reading = False  # the caller waits for a reply
+        self._failure: BaseException | None = None  # raised by the source, or by chunks
+        self._stopped = False  # whether the caller has left
+        self._is_reading = False  # whether the caller waits for a reply
 
     @property
     def _is_over(self) -> bool:
@@ -35,7 +35,8 @@ class StreamRunner:
         return self._stopped or self._failure is not None or self._session.is_closed
 
     def _check(self) -> None:
-        """Outside of any handler: what the source has raised is raised as it is."""
+        """Raise what ends the stream, if anything does. To be called outside of any handler, so
+        that what the source has raised is raised as it is."""
         self._session.check_process()
         if self._failure is not None:
             raise self._failure
@@ -49,13 +50,13 @@ class StreamRunner:
         return self._session.through_proxy(self._stream.given_up())
 
     def _report(self) -> None:
-        """Tell the caller how far the stream has come, if it wants to know."""
+        """Call the caller's `progress`, if there is one."""
         if self._stream.options.progress is not None:
             self._stream.options.progress(self._stream.progress())
 
     def _pause_after(self, response: pb.EncodeStreamResponse | None, lost: Lost | None) -> float:
-        """A call has given a reply, has ended, or was lost. Returns the seconds that are to be
-        waited before there is another, 0 if there need be none; raises what ends the stream."""
+        """A call has given a reply, has ended, or was lost. Returns the seconds to wait before the
+        next call, or 0 if there is nothing to wait for; raises what ends the stream."""
         if self._stream.is_finished:
             return 0
         self._check()

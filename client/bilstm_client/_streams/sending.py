@@ -1,6 +1,5 @@
-"""What a stream sends: sequences cut and packed into requests, as bytes. No I/O.
-
-A `Sending` is what one call sends: after a broken connection the next call's begins again.
+"""`Sending`: what one call of a stream sends: sequences, cut and packed into requests as bytes. No
+I/O. After a broken connection the next call has its own, which begins again.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from ..types import Array
 from .entries import Entry, Sent
 from .pages import Pages
 
-CHUNK_BYTES = 256 * 1024  # of a request, about: one row may be more
+CHUNK_BYTES = 256 * 1024  # of a request, about: one step may be more
+_MAX_CHUNKS = 1_024  # of a request: a server takes no more
 
 _FIELDS = pb.SequenceChunk.DESCRIPTOR.fields_by_name
 _ID, _STEPS, _LAST = (_FIELDS[name].number for name in ("id", "steps", "last"))
@@ -28,18 +28,19 @@ _CHUNKS = pb.EncodeStreamRequest.DESCRIPTOR.fields_by_name["chunks"].number
 
 
 class Sending:
-    """One call's requests but the first. Each sequence is whole before the next begins.
-
-    Once it is stopped it sends nothing, and leaves the entries to the next one.
+    """The requests of one call, after the opening one. Each sequence is whole before the next one
+    begins. Once this is stopped it sends nothing, and leaves the entries to the next call.
     """
 
     def __init__(self) -> None:
-        self.stopped = False  # the call is over
+        self.stopped = False  # whether the call is over
         self.written = 0  # requests that gRPC has taken
-        self.is_writing = False  # one that it has not taken yet
+        self.is_writing = False  # whether gRPC has a request that it has not taken yet
         self._sent = Sent()
         self._parts: list[wire.Part] = []
         self._size = 0
+        self._chunks = 0  # in the parts
+        self._full: list[bytes] = []  # requests that have as many chunks as they may
         self._pages = Pages()
 
     def writes(self) -> None:
@@ -47,22 +48,22 @@ class Sending:
         self.is_writing = True
 
     def wrote(self) -> None:
-        """gRPC has taken it: flow control lets it."""
+        """gRPC has taken the request: flow control has let it pass."""
         self.is_writing = False
         self.written += 1
 
     def begin(self, entry: Entry) -> None:
-        """The entry is the next to be sent; that it had failed before stays so."""
+        """The entry is the next to be sent. If it has failed already, that remains so."""
         entry.begun = True
         self._sent = entry.sent = Sent(failure=entry.failure)
 
     def array(self, entry: Entry) -> Iterator[bytes]:
-        """All of an entry that is an array: the requests that are full by it. The rest waits for
-        more, or for `flush`."""
+        """Add all of an entry that is an array. Yields the requests that are full; the rest waits
+        for more, or for `flush`."""
         yield from self._add(entry, entry.sequence, last=True)
 
     def chunk(self, entry: Entry, x: Any) -> Iterator[bytes]:
-        """More steps of an entry that is chunks; nothing waits, for the next may be long in coming.
+        """Add a chunk of an entry. All of it is yielded, as the next chunk may be long in coming.
         What is no array ends the sequence, which then has failed."""
         yield from self._add(entry, x, last=False)
         yield from self.flush()
@@ -89,29 +90,35 @@ class Sending:
             self._put(entry, array, is_last)
             if self._size >= CHUNK_BYTES:
                 yield self._take()
+            yield from self._taken()
         if self._sent.failure or entry.answered:
             self.end(entry)
 
     def is_over(self, entry: Entry) -> bool:
-        """Whether no more steps of it are to be sent."""
+        """Whether no more steps of the entry are to be sent."""
         return self.stopped or entry.answered or self._sent.failure is not None
 
     def end(self, entry: Entry) -> None:
-        """The entry has no more steps: the server keeps its id until it is told so, also where it
-        has refused it. One that has failed on this side before it had any is refused for that: so
-        its error, too, comes when it is its turn."""
+        """The entry has no more steps. The server has to know, as it keeps the entry's id until
+        then, also where it has refused it. An entry that the client has given up before it had any
+        steps is refused by the server: so its error, too, comes in its turn."""
         if not (self._sent.whole or self.stopped):
             self._put(entry, None, last=True)
 
     def refuse(self, entry: Entry, reason: str) -> None:
-        """The entry is nothing that can be sent."""
+        """The entry is something that can't be sent, for this reason."""
         self._sent.failure = NotAnArray(f"{entry.name}: {reason}", entry.index, entry.key)
         self.end(entry)
 
     def flush(self) -> Iterator[bytes]:
-        """What waits, as a request."""
+        """What waits, as a request, if anything does."""
+        yield from self._taken()
         if self._parts and not self.stopped:
             yield self._take()
+
+    def _taken(self) -> Iterator[bytes]:
+        while self._full and not self.stopped:
+            yield self._full.pop(0)
 
     def _put(self, entry: Entry, array: Array | None, last: bool) -> None:
         parts: list[wire.Part] = [wire.number(_ID, entry.index)]
@@ -122,18 +129,21 @@ class Sending:
             parts.append(wire.number(_LAST, 1))
             self._sent.whole = True
         self._parts += wire.delimited(_CHUNKS, parts)
+        self._chunks += 1
+        if self._chunks == _MAX_CHUNKS:
+            self._full.append(self._take())
 
     def _take(self) -> bytes:
         message = b"".join(self._parts)
         self._parts.clear()
-        self._size = 0
+        self._size = self._chunks = 0
         self._pages.release()
         return message
 
 
 class _Pieces:
-    """An array in pieces of about CHUNK_BYTES, each as the wire can carry it: however large the
-    array is, no more than a piece of it is converted at a time."""
+    """An array in pieces of about CHUNK_BYTES. However large it is, no more than one piece of it is
+    converted at a time to what the wire can carry."""
 
     def __init__(self, entry: Entry, x: Any):
         self._entry = entry
@@ -143,7 +153,7 @@ class _Pieces:
         self.piece: Any = x
 
     def next(self) -> Array | None:
-        """The next piece; None at the end. `TypeError`: it is no array."""
+        """The next piece; None at the end. Raises `TypeError` for what is no array."""
         return None if self.at_end else to_array(self._cut(), self._entry.name)
 
     def _cut(self) -> Any:
@@ -157,19 +167,19 @@ class _Pieces:
             self.at_end = True
             self.piece = x
             return x
-        rows = max(1, CHUNK_BYTES * len(x) // size)
-        self.piece = x[self._start : self._start + rows]
-        self._start += rows
+        steps = max(1, CHUNK_BYTES * len(x) // size)
+        self.piece = x[self._start : self._start + steps]
+        self._start += steps
         self.at_end = self._start >= len(x)
         return self.piece
 
 
 def _can_be_cut(x: Any) -> bool:
-    """Whether it is a tensor with rows, not only something that has the like methods."""
+    """Whether `x` is a tensor with a shape, and not only something that has methods like one."""
     shape = getattr(x, "shape", None)
     return is_tensor(x) and isinstance(shape, tuple) and getattr(x, "ndim", None) == len(shape)
 
 
 def opening(options: pb.StreamOptions) -> bytes:
-    """A call's first request."""
+    """A call's first request, as bytes."""
     return pb.EncodeStreamRequest(options=options).SerializeToString()

@@ -13,18 +13,20 @@ from ..types import Array
 
 
 class States(Protocol):
+    """Where the states of one sequence come together."""
+
     def add(self, states: Array, steps: int) -> None:
-        """More of them, [t, K*P], which begin where those before ended; of `steps` in all."""
+        """Add states, [t, K*P], that follow those before. The sequence has `steps` in all."""
 
     def whole(self) -> Array:
-        """All of them, [T, K*P], once they have come."""
+        """The states of all steps, [T, K*P], once they have come."""
 
     def discard(self) -> None:
-        """They will not be needed."""
+        """Remove what there is: the states will not be needed."""
 
 
 class StatesInMemory:
-    """The array is made once, and filled."""
+    """States in an array, which is made once and then filled."""
 
     def __init__(self) -> None:
         self._array: Array | None = None
@@ -48,7 +50,7 @@ class StatesInMemory:
 
 
 class StatesInFile:
-    """An .npy file that is written as they come, under another name until it is whole."""
+    """States in an .npy file, written as they come, under another name until it is whole."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,6 +1,6 @@
 """`Stream`: what a stream holds and decides, without any I/O, threads or clock: which sequences
 are unanswered, which of them a call has yet to send, what a reply means, and whether to go on after
-a broken connection. Both clients drive it.
+a broken connection. Both clients drive it: `threads` and `tasks`.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from .options import StreamOptions
 from .patience import Patience
 from .receiving import receive
 from .sending import Sending
-from .silence import Silence, Step
+from .silence import Action, Silence
 
 
 class Stream:
-    """Every sequence from when it is pulled until it is answered. Its owner calls it from one
-    thread at a time."""
+    """All sequences of a stream, each from when it is pulled until it is answered. Its owner calls
+    it from one thread at a time."""
 
     def __init__(
         self, options: StreamOptions, timeout_seconds: float, source_has_length: bool = True
     ):
         self.options = options
         self._source_has_length = source_has_length  # it can't be a live input then
-        self.ended = False  # the source has no more
+        self.ended = False  # whether the source has no more
         self._patience = Patience(timeout_seconds)
         self._pulled = self._released_steps = 0
         self._progress = Progress(0, 0, 0)
         self._entries: dict[int, Entry] = {}  # unanswered, in the source's order
-        self._unsent: deque[Entry] = deque()  # that the present call has not begun
+        self._unsent: deque[Entry] = deque()  # entries that the present call has not begun to send
         self._sending = Sending()
-        self._was_open = False
-        self._is_open = False  # the present call
+        self._was_open = False  # whether any call was taken by a server
+        self._is_open = False  # whether the present one was
         self._calls = self._replies = 0
         self._lost: EncoderError | None = None
         self.silence = Silence(timeout_seconds)
-        self._served = ("", "")  # the model and version that answer
+        self._served = ("", "")  # name and version of the model that answers
 
     # -- the source's side
 
@@ -65,7 +65,7 @@ class Stream:
     # -- a call's side
 
     def begin_call(self) -> Sending:
-        """Another call, which is to send all that is unanswered."""
+        """Begin another call, which is to send all that is unanswered."""
         self.stop()
         self._is_open = False
         self._calls += 1
@@ -74,19 +74,20 @@ class Stream:
         return self._sending
 
     def stop(self) -> None:
-        """The call is over: it is to send no more, wherever its sender is."""
+        """The call is over, and sends no more, wherever its sender is."""
         self._sending.stopped = True
 
     def has_unsent(self, sending: Sending) -> bool:
-        """Whether there is something to `take`."""
+        """Whether the call has something to send: `take` it."""
         return bool(self._unsent) and not sending.stopped
 
     def has_no_more(self, sending: Sending) -> bool:
-        """Whether the call is to end its side."""
+        """Whether the call will never have more to send, and is to end its side."""
         return sending.stopped or (self.ended and not self._unsent)
 
     def take(self, sending: Sending) -> Entry | None:
-        """What the call is to send next, begun in the same step: so no other call has it, too."""
+        """What the call is to send next, if anything. It is begun in the same step, so that no
+        other call sends it, too."""
         if not self.has_unsent(sending):
             return None
         entry = self._unsent.popleft()
@@ -99,20 +100,20 @@ class Stream:
         return self.ended and not self._entries
 
     def check_finished(self) -> None:
-        """The server has ended its side: raises if it had no reason to."""
+        """The server has ended its side: raises a `ServerError` if it has not answered all."""
         if not self.is_finished:
             message = "the server ended the stream before it had answered all"
             raise ServerError(grpc.StatusCode.INTERNAL, message)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the server was lost, and has answered nothing since."""
+        """Whether the server was lost, and none has answered anything since."""
         return self._patience.is_waiting
 
     def interrupted(self, error: EncoderError, now: float) -> float:
-        """The server was lost. Returns the seconds until another call is to be made; raises where
-        that can't help, or `error` where it has not helped for too long. A server that has no room
-        for the stream is as good as none, once it had been open."""
+        """The server was lost, with this error. Returns the seconds until another call is to be
+        made. Raises where another can't help, and the error where none has helped for too long. A
+        server that has no room for the stream counts as lost if the stream had been open."""
         self.stop()
         self._lost = error
         if isinstance(error, Overloaded) and not self._was_open:
@@ -134,14 +135,14 @@ class Stream:
             raise error
         return pause
 
-    def look(self, now: float, is_reading: bool) -> Step:
-        """What to do about a server that has said nothing, to be asked now and then. Who does not
-        read can't tell."""
+    def look(self, now: float, is_reading: bool) -> Action:
+        """What to do about a server that may be silent; to be asked now and then. While nobody
+        reads, nothing is known of its silence."""
         since = None if self._is_open else self._patience.failing_since
         return self.silence.look(self._owed() if is_reading else None, now, since)
 
     def _owed(self) -> Hashable | None:
-        """What the server owes, and how much of it has come."""
+        """What the server owes, and how much of that has come; None if it owes nothing."""
         if not self._is_open:
             return "opening", self._calls
         if any(entry.is_owed(self.options.live) for entry in self._entries.values()):
@@ -149,7 +150,7 @@ class Stream:
         return ("reading", self._sending.written) if self._sending.is_writing else None
 
     def given_up(self) -> EncoderError:
-        """Why, once it has been silent for too long."""
+        """The error of a server that was silent for too long."""
         if self._patience.is_waiting and self._lost is not None:
             return self._lost
         message = f"no sign of life from the server for {self.silence.seconds:g} s"
@@ -161,7 +162,7 @@ class Stream:
         self._give_up(entry, lost)
 
     def _give_up(self, entry: Entry, error: Unavailable) -> None:
-        """An entry that can't go on: it is the caller's who returns errors, else the end."""
+        """The entry can't go on: that is its result, or is raised if errors are not returned."""
         if not self.options.returns_errors:
             raise error
         entry.sent.failure = error
@@ -180,7 +181,7 @@ class Stream:
         return self._progress
 
     def close(self) -> None:
-        """Nothing more will come: what is half written goes."""
+        """Nothing more will come: what is half written is removed."""
         self.stop()
         for entry in self._entries.values():
             if entry.states is not None:
@@ -189,8 +190,8 @@ class Stream:
     # -- the replies' side
 
     def receive(self, response: pb.EncodeStreamResponse, now: float) -> list[tuple[Entry, Any]]:
-        """What the reply completes, and of which sequence, in the order for the caller; see
-        `result`."""
+        """What the reply completes, with the entry that it belongs to, in the order in which the
+        caller gets it; `result` makes of it what the caller gets."""
         self._replies += 1
         if response.HasField("opened"):
             self._was_open = self._is_open = True
@@ -208,7 +209,8 @@ class Stream:
         return list(self._release(self._first() if self.options.ordered else touched.values()))
 
     def result(self, entry: Entry, value: Any) -> Any:
-        """As the caller gets it. Raises an error, if errors are to be raised."""
+        """What the caller gets for a value that `receive` has returned. Raises it, if it is an
+        error and errors are raised."""
         if isinstance(value, SequenceFailure):
             if not self.options.returns_errors:
                 raise value
@@ -217,7 +219,7 @@ class Stream:
         return (entry.key, value) if entry.keyed and not self.options.in_chunks else value
 
     def _first(self) -> list[Entry]:
-        """Those whose turn it is. An error may be answered before its turn."""
+        """The entries whose turn it is: all up to the first that is not answered."""
         first = []
         for entry in self._entries.values():
             first.append(entry)
@@ -234,8 +236,9 @@ class Stream:
                 self._released_steps += entry.sent.steps
 
     def _opened(self, served: tuple[str, str]) -> None:
-        """No sequence's states are one part by one model and one part by another."""
-        if not self._entries:  # more can't be expected
+        """A model has taken the call. No sequence's states may come in part from one model and in
+        part from another."""
+        if not self._entries:  # nothing is owed that could show progress
             self._patience.progressed()
         if served != self._served:
             for entry in self._entries.values():

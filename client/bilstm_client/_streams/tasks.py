@@ -20,16 +20,16 @@ from .entries import Entry
 from .options import StreamOptions
 from .runner import LOST, Lost, StreamRunner
 from .sending import Sending
-from .silence import Step
+from .silence import Action
 from .stream import Stream
 
-# That items are taken from a source one after the other, before what was taken is sent: an iterable
-# that is not asynchronous holds the loop up, and so should have its next item at hand.
+# How long items are taken from a source before what was taken is sent: an iterable that is not
+# asynchronous holds the loop up, and so should have its next item at hand.
 _PULL_SECONDS = 0.001
 
 
 class AioStream(StreamRunner):
-    """See the module."""
+    """A running stream of `AsyncClient`; see the module for its tasks."""
 
     def __init__(
         self,
@@ -52,7 +52,8 @@ class AioStream(StreamRunner):
         self._watcher: asyncio.Task[None] | None = None
 
     async def results(self) -> AsyncGenerator[Any, None]:
-        """What the caller iterates; the stream begins with its first step, and ends with it."""
+        """What the caller iterates. The stream begins with the first result that is asked for, and
+        ends with the generator."""
         self._session.check_process()
         self._channel.streams.add(self)
         self._puller = asyncio.create_task(self._pull())
@@ -102,7 +103,7 @@ class AioStream(StreamRunner):
         return self._call
 
     async def _next(self, call: StreamCall) -> pb.EncodeStreamResponse | None:
-        """The next reply; None: the call is over, and if there is need another is to be made."""
+        """The next reply. None: the call is over, and if more is owed another one is to be made."""
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
         cancellations = _cancellations()
@@ -158,7 +159,7 @@ class AioStream(StreamRunner):
             self._fail(error, sending)
 
     async def _send_entry(self, call: StreamCall, sending: Sending, entry: Entry) -> bool:
-        """False: the call is over."""
+        """Send all of the entry; False if the call is over."""
         if not entry.in_chunks:
             return await self._write(call, sending.array(entry))
         if not await self._write(call, sending.flush()):  # each chunk may be long in coming
@@ -174,7 +175,7 @@ class AioStream(StreamRunner):
         return True
 
     async def _write(self, call: StreamCall, messages: Iterable[bytes]) -> bool:
-        """False: the call is over."""
+        """Send the messages; False if the call is over."""
         for message in messages:
             if not await call.write(message):
                 return False
@@ -182,7 +183,7 @@ class AioStream(StreamRunner):
         return True
 
     async def _wait_for_unsent(self, sending: Sending) -> bool:
-        """False: there will be no more."""
+        """Wait for something to send; False if there will be nothing more."""
         stream = self._stream
         await self._until(lambda: stream.has_unsent(sending) or stream.has_no_more(sending))
         return stream.has_unsent(sending)
@@ -191,13 +192,13 @@ class AioStream(StreamRunner):
         silence = self._stream.silence
         while not self._is_over:
             await asyncio.sleep(silence.look_seconds)
-            step = self._stream.look(time.monotonic(), self._is_reading)
-            if step is Step.ASK and await self._lives(silence.ask_seconds):
+            action = self._stream.look(time.monotonic(), self._is_reading)
+            if action is Action.ASK and await self._is_alive(silence.ask_seconds):
                 silence.heard(time.monotonic())
-            elif step is Step.GIVE_UP:
+            elif action is Action.GIVE_UP:
                 self._fail(self._given_up())
 
-    async def _lives(self, seconds: float) -> bool:
+    async def _is_alive(self, seconds: float) -> bool:
         try:
             return await self._channel.ask(seconds, self._headers) is not None
         except Exception:  # grpc.aio's own, of many kinds
@@ -216,7 +217,7 @@ class AioStream(StreamRunner):
 
 
 async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
-    """The items; an asynchronous iterator is closed with this, wherever it is."""
+    """All items. An asynchronous generator is closed with this one, wherever it is."""
     if isinstance(items, AsyncIterable):
         iterator = aiter(items)
         try:
@@ -235,13 +236,14 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any
 
 
 def _cancellations() -> int:
-    """How often the present task was cancelled: not what it awaits, or pretends to."""
+    """How often the present task was cancelled itself, and not only what it awaits."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 async def _end(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel them and wait, but for the present one: the client may be closed in a source."""
+    """Cancel the tasks and wait for them, but not for the present one: a source may close the
+    client."""
     others = {task for task in tasks if task and task is not asyncio.current_task()}
     for task in others:
         task.cancel()

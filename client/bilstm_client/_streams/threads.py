@@ -21,12 +21,12 @@ from .entries import Entry
 from .options import StreamOptions
 from .runner import LOST, Lost, StreamRunner
 from .sending import Sending
-from .silence import Step
+from .silence import Action
 from .stream import Stream
 
 
 class SyncStream(StreamRunner):
-    """See the module."""
+    """A running stream of `Client`; see the module for its threads."""
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class SyncStream(StreamRunner):
     # -- the caller's thread
 
     def results(self) -> Generator[Any, None, None]:
-        """What the caller iterates; the stream begins with its first step, and ends with it."""
+        """What the caller iterates. The stream begins with the first result that is asked for, and
+        ends with the generator."""
         self._session.check_process()
         self._channel.streams.add(self)
         self._puller.start()
@@ -80,7 +81,7 @@ class SyncStream(StreamRunner):
                 self.end()
 
     def end(self) -> None:
-        """Wake whoever waits here: the caller has left, or the client is closed."""
+        """End the threads: the caller has left, or the client is closed."""
         with self._changed:
             self._stream.stop()
             self._changed.notify_all()
@@ -114,7 +115,7 @@ class SyncStream(StreamRunner):
             self._check()
 
     def _next(self) -> pb.EncodeStreamResponse | None:
-        """The next reply; None: the call is over, and if there is need another is to be made."""
+        """The next reply. None: the call is over, and if more is owed another one is to be made."""
         response: pb.EncodeStreamResponse | None = None
         lost: Lost | None = None
         self._session.check_process()
@@ -146,14 +147,14 @@ class SyncStream(StreamRunner):
         silence = self._stream.silence
         while not self._ends.wait(silence.look_seconds):
             with self._changed:
-                step = self._stream.look(time.monotonic(), self._is_reading)
-            if step is Step.ASK and self._lives(silence.ask_seconds):
+                action = self._stream.look(time.monotonic(), self._is_reading)
+            if action is Action.ASK and self._is_alive(silence.ask_seconds):
                 with self._changed:
                     silence.heard(time.monotonic())
-            elif step is Step.GIVE_UP:
+            elif action is Action.GIVE_UP:
                 self._fail(self._given_up())
 
-    def _lives(self, seconds: float) -> bool:
+    def _is_alive(self, seconds: float) -> bool:
         try:
             self._question = self._channel.ask(seconds, self._headers)
             return not self._ends.is_set() and self._question.exception() is None
@@ -191,8 +192,8 @@ class SyncStream(StreamRunner):
             return self._in_source
 
     def _fail(self, error: BaseException, sending: Sending | None = None) -> None:
-        """The caller's own code has raised; if as a call was `sending` that is over, it is none of
-        the next one's."""
+        """The caller's own code has raised. If it did so for a call that is over, that is no matter
+        of the next one."""
         with self._changed:
             if self._is_over or (sending is not None and sending.stopped):
                 return
@@ -205,7 +206,7 @@ class SyncStream(StreamRunner):
     # -- gRPC's thread, one per call
 
     def _request(self, sending: Sending, requests: Iterator[bytes]) -> bytes | None:
-        """The next one; None: no more."""
+        """The call's next request; None: no more."""
         try:
             if sending.is_writing:
                 sending.wrote()
@@ -226,7 +227,7 @@ class SyncStream(StreamRunner):
             yield from sending.flush()
 
     def _wait_for_unsent(self, sending: Sending) -> bool:
-        """False: there will be no more."""
+        """Wait for something to send; False if there will be nothing more."""
         stream = self._stream
         with self._changed:
             self._changed.wait_for(

@@ -346,7 +346,7 @@ class EncodeStreamRequest(_message.Message):
 
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceChunk]:
-        """of as many sequences as the client likes, interleaved or not"""
+        """at most 1024; of any sequences, interleaved or not"""
 
     def __init__(
         self,

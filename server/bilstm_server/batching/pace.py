@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..model.slices import SLICE_UNIT
+from ..model.incremental.slices import SLICE_UNIT
 
 _MAX_STEPS = 256 * SLICE_UNIT
 _LONE_SECONDS = 1.0  # for which nothing else wanted the device, before slices may take longer

@@ -16,7 +16,7 @@ from typing import Protocol
 from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
-from ..model.slices import SLICE_UNIT, SlicedRun
+from ..model.incremental.slices import SLICE_UNIT, SlicedRun
 from .admission import SliceTime
 from .device import Device
 from .jobs import BatchTiming, Job, Result

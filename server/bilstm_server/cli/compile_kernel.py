@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from ..errors import StartError
-from ..model.kernels.cpu import compile_fastest
-from ..model.kernels.cpu_build import VARIANTS, BuildError, build
+from ..model.kernels.cpu.build import VARIANTS, BuildError, build
+from ..model.kernels.cpu.kernel import compile_fastest
 from .commands import Commands
 from .output import say
 

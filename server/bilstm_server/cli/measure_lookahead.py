@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..model import lookahead
+from ..model.incremental import lookahead
 from .commands import Commands, add_settings, positive
 from .output import say
 

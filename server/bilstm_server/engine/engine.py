@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..model.checkpoint import load_model
 from ..model.config import ModelConfig, Output
 from ..model.device import choose_device, device_errors
 from ..model.encoder import Encodings, SequenceEncoder
+from ..model.incremental.live import LiveState, encode_blocks
+from ..model.incremental.slices import SLICE_UNIT, SlicedRun, advance
 from ..model.kernels import KernelUnavailable, choose_kernel
-from ..model.live import LiveState, encode_blocks
-from ..model.slices import SLICE_UNIT, SlicedRun, advance
+from ..model.storage.folder import load_model
 from .results import named_tensors, split, split_blocks
 from .sequences import BlockInput, Input, SequenceInput, SequenceOutput
 from .staging import Staged, StagedBatch, Staging
@@ -47,9 +47,10 @@ class Engine:
         encoder.freeze(choice.kernel)
         layer = encoder.layers()[0]  # as are the others
         if kernel not in ("auto", layer.kernel):
-            raise ModelError(f"--kernel {kernel}: {layer.missed}")
+            raise ModelError(f"--kernel {kernel}: {layer.fallback_reason}")
         self.kernel = layer.kernel
-        self.missed_kernel = choice.missed or layer.missed  # why it is not a faster one
+        # Why it is not a faster one:
+        self.fallback_reason = choice.fallback_reason or layer.fallback_reason
         self.instructions = choice.instructions  # that it was compiled for
         self._transfer = transfer_for(self.device)
         self._staging = Staging(encoder.config, self.device, self._dtype, self._transfer)
@@ -168,7 +169,8 @@ class Engine:
             return SlicedRun(self._encoder, rows, sequence.tokens, sequence.outputs, hx)
 
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
-        """Compute a slice of each run; see `model.slices.advance`. Raises `OutOfMemory`."""
+        """Compute a slice of each run, as `model.incremental.slices.advance` does. Raises
+        `OutOfMemory`."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
             advance(runs, steps)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..model.config import Output
 from ..model.encoder import Encodings
-from ..model.live import LiveState
+from ..model.incremental.live import LiveState
 from .sequences import Array, BlockInput, SequenceInput, SequenceOutput
 
 PER_SEQUENCE = (Output.FINAL, Output.MEAN, Output.MAX, Output.LOGITS)  # one vector each

@@ -1,11 +1,11 @@
 """The operator and the model around it. The only room for torch, with `engine/`."""
 
 from .bilstm import BiLSTM
-from .checkpoint import load_model, save_model
 from .config import ModelConfig, Output, Pooling
 from .encoder import Encodings, SequenceEncoder
-from .importing import import_checkpoint
 from .kernels import RaggedBatch
+from .storage.folder import load_model, save_model
+from .storage.importing import import_checkpoint
 
 __all__ = [
     "BiLSTM",

@@ -41,7 +41,7 @@ class BiLSTM(LstmParameters):
     `bidirectional=False`).
     """
 
-    _frozen: Frozen[list[Layer]] | None = None
+    _frozen: Frozen[BiLSTM, list[Layer]] | None = None
 
     # -- inference with packed weights ---------------------------------------------------------
 
@@ -54,19 +54,19 @@ class BiLSTM(LstmParameters):
 
         For inference: sets eval mode, and no gradient reaches the weights. Training mode, another
         dtype or device, loading a state_dict, or other parameters in the place of these thaw the
-        module again; numbers that are changed in place are not seen.
+        module again; numbers that are changed in place are not seen. A copy and a pickle are frozen
+        too: they pack their own weights when they first run, for the same kernel if it can run
+        where they are, else for `reference`.
         """
         self.eval()
         if isinstance(kernel, str):
             kernel = choose_kernel(kernel, self.weight_ih_l0.device).kernel
-        # Tensors made in inference mode could take no part in autograd later.
-        with torch.inference_mode(False), torch.no_grad():
-            layers = [kernel(self.directions(layer)) for layer in range(self.num_layers)]
-        self._frozen = Frozen(layers, dict(self._parameters))
+        self._frozen = Frozen.make(self, kernel, _make_layers)
         return self
 
     @property
     def is_frozen(self) -> bool:
+        """Whether packed weights run, and not the parameters as they are."""
         return self._frozen is not None and self._frozen.is_of(self)
 
     def reset_parameters(self) -> None:
@@ -87,10 +87,11 @@ class BiLSTM(LstmParameters):
         super()._load_from_state_dict(*args, **kwargs)
 
     def layers(self) -> list[Layer]:
-        """The layers in order; unless frozen they hold the parameters of this moment."""
-        if self._frozen is not None and self._frozen.is_of(self):
-            return self._frozen.packed
-        return [ReferenceLayer(self.directions(layer)) for layer in range(self.num_layers)]
+        """Make the layers that run, in order: packed ones if frozen, or else reference layers of
+        the parameters of this moment.
+        """
+        frozen = None if self._frozen is None else self._frozen.packed_of(self)
+        return _make_layers(self, ReferenceLayer) if frozen is None else frozen
 
     # -- running it ----------------------------------------------------------------------------
 
@@ -114,8 +115,8 @@ class BiLSTM(LstmParameters):
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
-        if batch.tokens != x.shape[0]:
-            raise ValueError(f"lengths add up to {batch.tokens}, but x has {x.shape[0]} rows")
+        if batch.steps != x.shape[0]:
+            raise ValueError(f"lengths add up to {batch.steps}, but x has {x.shape[0]} rows")
         self._check_state_shapes(len(batch), hx)
         weights = self.weight_ih_l0
         for name, tensor in zip(("x", "h_0", "c_0"), (x, *(hx or ())), strict=False):
@@ -229,17 +230,17 @@ class BiLSTM(LstmParameters):
         self, packed: PackedSequence, hx: States | None
     ) -> tuple[PackedSequence, States]:
         # PackedSequence.data is in step order, its sequences the longest first.
-        live = packed.batch_sizes.numpy()
-        lengths = (live[:, None] > np.arange(live[0])).sum(axis=0)
+        sizes = packed.batch_sizes.numpy()
+        lengths = (sizes[:, None] > np.arange(sizes[0])).sum(axis=0)
         batch = RaggedBatch(lengths, packed.data.device)
-        rows = packed.data.index_select(0, batch.forward_rows.argsort())
+        x = packed.data.index_select(0, batch.forward_rows.argsort())
         self._check_state_shapes(len(batch), hx)  # before they are sorted: is there one for each?
         if hx is not None and packed.sorted_indices is not None:
             hx = (
                 hx[0].index_select(1, packed.sorted_indices),
                 hx[1].index_select(1, packed.sorted_indices),
             )
-        y, (h_n, c_n) = self.forward_ragged(rows, batch, hx)
+        y, (h_n, c_n) = self.forward_ragged(x, batch, hx)
         if packed.unsorted_indices is not None:
             h_n = h_n.index_select(1, packed.unsorted_indices)
             c_n = c_n.index_select(1, packed.unsorted_indices)
@@ -257,6 +258,10 @@ class BiLSTM(LstmParameters):
         for name, state, shape in zip(("h_0", "c_0"), hx, shapes, strict=True):
             if state.shape != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(state.shape)}")
+
+
+def _make_layers(lstm: BiLSTM, kernel: Kernel) -> list[Layer]:
+    return [kernel(lstm.directions(layer)) for layer in range(lstm.num_layers)]
 
 
 def _batch(lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device) -> RaggedBatch:

@@ -18,7 +18,7 @@ class Pooling(StrEnum):
     """How the head reads one vector off a sequence's outputs."""
 
     LAST = "last"  # the output at the last step, as the usual classifier does
-    FINAL = "final"  # forward's last and reverse's first step, joined
+    FINAL = "final"  # the forward direction's last step and the backward one's first, joined
     MEAN = "mean"
     MAX = "max"
 
@@ -27,7 +27,7 @@ class Output(StrEnum):
     """What a caller can ask of a sequence. P = proj_size or hidden_size, K = directions."""
 
     STATES = "states"  # [T, K*P], the top layer's output at each step
-    FINAL = "final"  # [K*P], forward's last and reverse's first step, joined
+    FINAL = "final"  # [K*P], forward's last step and backward's first, joined
     MEAN = "mean"  # [K*P], over the steps
     MAX = "max"  # [K*P], over the steps
     LOGITS = "logits"  # [classes], the head's
@@ -49,7 +49,7 @@ class HeadConfig(_Strict):
 
 
 def _problem(reason: str) -> PydanticCustomError:
-    """As a `ValueError`, whose words pydantic would put "Value error, " before."""
+    """Make what pydantic takes as a `ValueError`, but without "Value error, " before the words."""
     return PydanticCustomError("model", "{reason}", {"reason": reason})
 
 
@@ -80,20 +80,20 @@ class ModelConfig(_Strict):
 
     @property
     def num_directions(self) -> int:
-        """K."""
+        """The number of directions, K: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
     def state_size(self) -> int:
-        """P, one direction's output at each step."""
+        """The width of one direction's output at each step, P."""
         return self.proj_size or self.hidden_size
 
     @property
     def encoding_size(self) -> int:
-        """K*P, the width of states, final, mean and max."""
+        """The width of states, final, mean and max, K*P."""
         return self.num_directions * self.state_size
 
     @property
     def state_rows(self) -> int:
-        """layers*K, the rows of an initial or final state."""
+        """The rows of an initial or final state, layers*K."""
         return self.num_layers * self.num_directions

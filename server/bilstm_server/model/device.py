@@ -17,7 +17,10 @@ _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILE
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is cuda if there is one. Raises `ModelError` for a cuda that is not there."""
+    """Choose a device by name; `auto` is cuda if there is one, else the CPU.
+
+    Raises `ModelError` for a cuda that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -46,13 +49,13 @@ def use_threads(count: int) -> None:
 
 
 def use_tf32(allowed: bool) -> None:
-    """Whether factors of float32 products are rounded to TF32 on a GPU. Models loaded after it
-    follow it."""
+    """Set whether factors of float32 products are rounded to TF32 on a GPU, for models that are
+    loaded later."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def bound_memory(device: torch.device, max_bytes: int) -> None:
-    """How much of a GPU's memory torch may take, for all models; 0: as much as there is."""
+    """Bound the memory of a GPU that torch may take for all models. 0 is as much as there is."""
     if device.type == "cuda" and max_bytes:
         _, total = torch.cuda.mem_get_info(device)
         with torch.cuda.device(device):
@@ -91,7 +94,7 @@ def _is_lost() -> bool:
 
 
 def memory_readers(device: torch.device) -> dict[str, Callable[[], float]]:
-    """What to read of a GPU's memory, in bytes, by kind."""
+    """Functions that read a GPU's memory in bytes, by kind."""
     return {
         "free": lambda: torch.cuda.mem_get_info(device)[0],
         "total": lambda: torch.cuda.mem_get_info(device)[1],

@@ -24,7 +24,7 @@ POOLED = {Output.FINAL: Pooling.FINAL, Output.MEAN: Pooling.MEAN, Output.MAX: Po
 
 @dataclass(slots=True)
 class Encodings:
-    """The outputs of a batch of B sequences with N steps in all; what was not asked is None."""
+    """The outputs of a batch of B sequences with N steps in all. What was not asked for is None."""
 
     states: Tensor | None = None  # [N, K*P]
     final: Tensor | None = None  # [B, K*P]
@@ -35,11 +35,12 @@ class Encodings:
 
 
 class SequenceEncoder(nn.Module):
-    """The whole model. Its state_dict has nn.LSTM's names under `lstm.`, and nn.Embedding's
-    and nn.Linear's under `embedding.` and `head.`; it trains through autograd like any module.
+    """A whole model: embedding (optional), BiLSTM, head (optional). Its state_dict has nn.LSTM's
+    names under `lstm.`, and nn.Embedding's and nn.Linear's under `embedding.` and `head.`; it
+    trains through autograd like any module.
     """
 
-    _frozen_head: Frozen[Linear] | None = None  # in use as long as `lstm` is frozen
+    _frozen_head: Frozen[nn.Linear, Linear] | None = None  # in use as long as `lstm` is frozen
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class SequenceEncoder(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """`dropout`: between the layers, in training only."""
+        """`dropout` acts between the layers, in training only."""
         super().__init__()
         self.config = config
         self.embedding = (
@@ -82,13 +83,11 @@ class SequenceEncoder(nn.Module):
         )
 
     def freeze(self, kernel: Kernel) -> Self:
-        """Run with the weights of this moment, packed for the kernel; see `BiLSTM.freeze`."""
+        """Pack the weights of this moment for the kernel, and run them; see `BiLSTM.freeze`."""
         self.eval()
         self.lstm.freeze(kernel)
         if self.head is not None:
-            with torch.inference_mode(False):
-                linear = kernel.linear(self.head.weight, self.head.bias)
-            self._frozen_head = Frozen(linear, dict(self.head._parameters))
+            self._frozen_head = Frozen.make(self.head, kernel, _pack_head)
         return self
 
     def forward(
@@ -123,31 +122,36 @@ class SequenceEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of inputs and outputs."""
+        """The type of the weights, and so of inputs and outputs."""
         return self.lstm.weight_ih_l0.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are, and so inputs and outputs."""
         return self.lstm.weight_ih_l0.device
 
     def layers(self) -> list[Layer]:
-        """The BiLSTM's; see `BiLSTM.layers`."""
+        """The BiLSTM's layers; see `BiLSTM.layers`."""
         return self.lstm.layers()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Token ids [N] -> [N, input_size], where the model has an embedding."""
+        """Look up token ids [N] -> [N, input_size]; without an embedding `x` is given back."""
         return x if self.embedding is None else self.embedding(x)
 
     def head_pooling(self) -> Pooling:
-        """What the head reads. Raises `ValueError` if there is none."""
+        """How the head reads one vector off a sequence. Raises `ValueError` without a head."""
         if self.config.head is None:
             raise ValueError("logits need a head, and this model has none")
         return self.config.head.pooling
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """The head's logits: [B, K*P] -> [B, classes]"""
+        """Compute the head's logits: [B, K*P] -> [B, classes]."""
         assert self.head is not None
-        frozen = self._frozen_head
-        if frozen is not None and frozen.is_of(self.head) and self.lstm.is_frozen:
-            return frozen.packed(pooled)
-        return self.head(pooled)  # type: ignore[no-any-return]
+        linear: Linear | None = None
+        if self._frozen_head is not None and self.lstm.is_frozen:
+            linear = self._frozen_head.packed_of(self.head)
+        return self.head(pooled) if linear is None else linear(pooled)
+
+
+def _pack_head(head: nn.Linear, kernel: Kernel) -> Linear:
+    return kernel.linear(head.weight, head.bias)

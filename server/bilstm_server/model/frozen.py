@@ -1,20 +1,43 @@
-"""What was packed out of a module's parameters, and whether they are still the module's."""
+"""What a kernel packed out of a module's parameters, and whether they are still the module's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from operator import is_
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
-T = TypeVar("T")
+from .kernels import Kernel, KernelUnavailable, choose_kernel, needs_operations
+
+Module = TypeVar("Module", bound=nn.Module)
+Packed = TypeVar("Packed")
 
 
-class Frozen(NamedTuple, Generic[T]):
-    """What a kernel made of a module's parameters, beside those parameters."""
+@dataclass(eq=False)
+class Frozen(Generic[Module, Packed]):
+    """What a kernel packed out of a module's parameters, beside those parameters.
 
-    packed: T
+    A copy or a pickle has the kernel's name only, and packs anew when it first runs: perhaps on
+    another machine, and by the reference kernel where that one can't run.
+    """
+
+    kernel: str
     parameters: dict[str, nn.Parameter | None]
+    pack: Callable[[Module, Kernel], Packed]
+    packed: Packed | None
+
+    @classmethod
+    def make(
+        cls, module: Module, kernel: Kernel, pack: Callable[[Module, Kernel], Packed]
+    ) -> Frozen[Module, Packed]:
+        """Pack the parameters of this moment. `pack` is called again for a copy of the module."""
+        # Tensors made in inference mode could take no part in autograd later.
+        with torch.inference_mode(False), torch.no_grad():
+            packed = pack(module, kernel)
+        return cls(kernel.name, dict(module._parameters), pack, packed)
 
     def is_of(self, module: nn.Module) -> bool:
         """Whether the module still has these parameters.
@@ -24,3 +47,26 @@ class Frozen(NamedTuple, Generic[T]):
         """
         own = module._parameters.get
         return all(map(is_, map(own, self.parameters), self.parameters.values()))
+
+    def packed_of(self, module: Module) -> Packed | None:
+        """What was packed, if it is of the module's parameters. None also where those of a copy
+        can't be packed yet, because a transform or a mode is to see every operation.
+        """
+        if not self.is_of(module):
+            return None
+        if self.packed is None:
+            with torch.inference_mode(False), torch.no_grad():
+                present = [own for own in self.parameters.values() if own is not None]
+                if not needs_operations(*present):
+                    self.packed = self.pack(module, _kernel(self.kernel, present[0].device))
+        return self.packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"packed": None}
+
+
+def _kernel(name: str, device: torch.device) -> Kernel:
+    try:
+        return choose_kernel(name, device).kernel
+    except KernelUnavailable:
+        return choose_kernel("reference", device).kernel

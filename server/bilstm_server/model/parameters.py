@@ -16,7 +16,7 @@ from .kernels import DirectionWeights
 
 
 class LstmParameters(nn.Module):
-    """What nn.LSTM holds, under the same names. See `BiLSTM`, which runs it, for the letters."""
+    """The parameters of nn.LSTM, with its names and shapes. `BiLSTM` runs them."""
 
     weight_ih_l0: nn.Parameter  # one that is always there
 
@@ -62,12 +62,12 @@ class LstmParameters(nn.Module):
 
     @property
     def num_directions(self) -> int:
-        """K: 2 if bidirectional, else 1."""
+        """The number of directions, K: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
     def output_size(self) -> int:
-        """P: what one direction puts out at each step."""
+        """The width of one direction's output at each step, P: proj_size or hidden_size."""
         return self.proj_size or self.hidden_size
 
     @property
@@ -80,7 +80,7 @@ class LstmParameters(nn.Module):
         ]
 
     def directions(self, layer: int) -> list[DirectionWeights]:
-        """The layer's parameters of this moment: forward, and reverse where there is one."""
+        """The layer's parameters of this moment, by direction: forward, then backward."""
         return [
             DirectionWeights(
                 w_ih=getattr(self, "weight_ih" + suffix),
@@ -116,7 +116,7 @@ class LstmParameters(nn.Module):
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM) -> Self:
-        """One with a copy of `lstm`'s weights, on its device, in its dtype and mode.
+        """Make a BiLSTM with a copy of `lstm`'s weights, on its device, in its dtype and mode.
 
         Raises `TypeError` for what is no nn.LSTM: its weights would mean something else.
         """
@@ -127,7 +127,7 @@ class LstmParameters(nn.Module):
         return module.train(lstm.training)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with a copy of these weights, on this device, in this dtype and mode."""
+        """Make an nn.LSTM with a copy of these weights, on this device, in this dtype and mode."""
         lstm = nn.LSTM(**_arguments(self))
         lstm.load_state_dict(self.state_dict())
         return lstm.train(self.training)

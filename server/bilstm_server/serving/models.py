@@ -107,9 +107,9 @@ class Models:
             self._metrics.watch_device(
                 str(device), memory_readers(device), lambda: utilization(device)
             )
-        if engine.missed_kernel and engine.missed_kernel not in self._slower:
-            self._slower.add(engine.missed_kernel)
-            log.warning("slower kernel", kernel=engine.kernel, reason=engine.missed_kernel)
+        if engine.fallback_reason and engine.fallback_reason not in self._slower:
+            self._slower.add(engine.fallback_reason)
+            log.warning("slower kernel", kernel=engine.kernel, reason=engine.fallback_reason)
         log.info(
             "model loaded",
             model=model.name,

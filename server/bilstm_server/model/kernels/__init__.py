@@ -10,34 +10,40 @@ from typing import NamedTuple
 
 import torch
 
-from . import cpu
+from .cpu import kernel as cpu
 from .interface import (
+    DirectionInput,
     DirectionWeights,
     Kernel,
     KernelUnavailable,
     Layer,
     Linear,
-    Part,
-    RaggedBatch,
     Results,
+    needs_operations,
     rounded,
     state_type,
-    to_device,
 )
+from .ragged import RaggedBatch, to_device
 from .reference import ReferenceLayer
 
 NAMES = ("gpu", "cpu", "reference")  # fastest first
 
 
 class Choice(NamedTuple):
-    name: str
+    """A kernel that can run, and what there is to say of it."""
+
     kernel: Kernel
-    instructions: str | None = None  # that it was compiled for
-    missed: str | None = None  # why it is not a faster one
+    instructions: str | None = None  # the instruction set that it was compiled for
+    fallback_reason: str | None = None  # why it is not a faster one
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return self.kernel.name
 
 
 def choose_kernel(name: str, device: torch.device) -> Choice:
-    """The kernel that `name` stands for on the device; `auto` is the fastest one there.
+    """Choose the kernel that `name` stands for on the device; `auto` is the fastest one there.
 
     Raises `KernelUnavailable`, with the reason, if it can't run there, and `ValueError` for a name
     that is no kernel.
@@ -46,43 +52,44 @@ def choose_kernel(name: str, device: torch.device) -> Choice:
         try:
             return choose_kernel("cpu" if device.type == "cpu" else "gpu", device)
         except KernelUnavailable as error:
-            return Choice("reference", ReferenceLayer, missed=str(error))
+            return Choice(ReferenceLayer, fallback_reason=str(error))
     if name == "gpu":
         if device.type != "cuda":
             raise KernelUnavailable(f"the gpu kernel can't run on {device.type}")
-        return Choice(name, _load_gpu(device))
+        return Choice(_load_gpu(device))
     if name == "cpu":
         if device.type != "cpu":
             raise KernelUnavailable(f"the cpu kernel can't run on {device.type}")
         kernel = cpu.load()
-        return Choice(name, kernel, kernel.instructions, kernel.missed)
+        return Choice(kernel, kernel.instructions, kernel.fallback_reason)
     if name == "reference":
-        return Choice(name, ReferenceLayer)
+        return Choice(ReferenceLayer)
     raise ValueError(f"no kernel is named {name!r}; there are: auto, {', '.join(NAMES)}")
 
 
 def _load_gpu(device: torch.device) -> Kernel:
     try:
-        from . import gpu
+        from .gpu import kernel
     except ImportError as error:
         raise KernelUnavailable(
             f"the gpu kernel needs Triton, which comes with torch for CUDA on Linux: {error}"
         ) from error
-    return gpu.load(device)
+    return kernel.load(device)
 
 
 __all__ = [
     "NAMES",
     "Choice",
+    "DirectionInput",
     "DirectionWeights",
     "Kernel",
     "KernelUnavailable",
     "Layer",
     "Linear",
-    "Part",
     "RaggedBatch",
     "Results",
     "choose_kernel",
+    "needs_operations",
     "rounded",
     "state_type",
     "to_device",

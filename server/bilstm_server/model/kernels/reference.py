@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import DirectionWeights, Linear, Part, RaggedBatch, Results, state_type
+from .interface import DirectionInput, DirectionWeights, Linear, Results, state_type
+from .ragged import RaggedBatch
 
 # Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
@@ -30,16 +31,17 @@ _HALVES = {
 
 
 class ReferenceLayer:
-    """Both directions advance together, one batched product a step, over live rows only.
+    """Advances both directions together, with one batched product a step, over the sequences that
+    have the step.
 
-    K is the number of directions, `live` how many sequences have the step.
+    In the shapes below K is the number of directions, and S the number of these sequences.
     """
 
-    kernel = "reference"
+    name = kernel = "reference"
 
-    def __init__(self, directions: Sequence[DirectionWeights], missed: str | None = None):
-        """`missed`: why it is not a faster kernel's layer."""
-        self.missed = missed
+    def __init__(self, directions: Sequence[DirectionWeights], fallback_reason: str | None = None):
+        """`fallback_reason` says why it is not a faster kernel's layer."""
+        self.fallback_reason = fallback_reason
         own, device = directions[0].w_ih.dtype, directions[0].w_ih.device
         # Half-precision models keep gates and cell state in float32, and run in it altogether
         # where the device would be slow at products of halves.
@@ -65,9 +67,9 @@ class ReferenceLayer:
         y, h_n, c_n = self._run(range(self._directions), x, batch, h_0, c_0)
         return y, h_n.to(h_0.dtype), c_n.to(c_0.dtype)
 
-    def apart(self, parts: Sequence[Part | None]) -> list[Results | None]:
+    def per_direction(self, inputs: Sequence[DirectionInput | None]) -> list[Results | None]:
         """See `Layer`."""
-        return [part and self._run_one(k, part) for k, part in enumerate(parts)]
+        return [given and self._run_one(k, given) for k, given in enumerate(inputs)]
 
     @staticmethod
     def linear(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -76,15 +78,15 @@ class ReferenceLayer:
         bias = None if bias is None else bias.detach().clone()
         return partial(F.linear, weight=weight, bias=bias)
 
-    def _run_one(self, k: int, part: Part) -> Results:
-        x, batch, h_0, c_0 = part
+    def _run_one(self, k: int, given: DirectionInput) -> Results:
+        x, batch, h_0, c_0 = given
         y, h_n, c_n = self._run(range(k, k + 1), x, batch, h_0[None], c_0[None])
         return y, h_n[0].to(self._state_dtype), c_n[0]
 
     def _run(
         self, directions: range, x: Tensor, batch: RaggedBatch, h_0: Tensor, c_0: Tensor
     ) -> Results:
-        """Some of the directions; K counts these. States are left in the types they have here."""
+        """Run some of the directions, K of them. States keep the types that they have here."""
         own = slice(directions.start, directions.stop)
         w_hh, w_hr = self._w_hh[own], None if self._w_hr is None else self._w_hr[own]
         h = h_0.index_select(1, batch.order).to(self._dtype)
@@ -92,11 +94,12 @@ class ReferenceLayer:
         outputs: list[Tensor] = []
         ended: list[tuple[Tensor, Tensor]] = []  # states of sequences that ended, shortest first
         rows = [_rows(batch, k) for k in directions]
-        for step in torch.split(self._project(x.to(self._dtype), own, rows), batch.live, dim=1):
-            live = step.shape[1]
-            if live < h.shape[1]:
-                ended.append((h[:, live:], c[:, live:]))
-                h, c = h[:, :live], c[:, :live]
+        projected = self._project(x.to(self._dtype), own, rows)
+        for step in torch.split(projected, batch.batch_sizes, dim=1):
+            active = step.shape[1]
+            if active < h.shape[1]:
+                ended.append((h[:, active:], c[:, active:]))
+                h, c = h[:, :active], c[:, :active]
             h, c = self._step(step, h, c, w_hh, w_hr)
             outputs.append(h)
         ended.append((h, c))
@@ -106,7 +109,7 @@ class ReferenceLayer:
 
     def _project(self, x: Tensor, own: slice, rows: Sequence[Tensor]) -> Tensor:
         """[N, D] -> W_ih x + b, [K, N, 4H], in step order"""
-        # W_ih of the directions one below the other: one product projects every token.
+        # W_ih of the directions one below the other: one product projects every step.
         bias = None if self._bias is None else self._bias[own].flatten()
         gates = F.linear(x, self._w_ih[own].flatten(0, 1), bias).chunk(len(rows), dim=1)
         return torch.stack([g.index_select(0, r) for g, r in zip(gates, rows, strict=True)])
@@ -114,7 +117,7 @@ class ReferenceLayer:
     def _step(
         self, projected: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, w_hr: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """[K, live, 4H], [K, live, P], [K, live, H] -> the next h and c"""
+        """[K, S, 4H], [K, S, P], [K, S, H] -> the next h and c."""
         gates = torch.baddbmm(projected, h, w_hh).to(self._state_dtype)
         hidden = c.shape[2]
         sigmoids, candidate = torch.split(gates, [3 * hidden, hidden], dim=2)
@@ -125,14 +128,14 @@ class ReferenceLayer:
 
 
 def _rows(batch: RaggedBatch, direction: int) -> Tensor:
-    """[N]: position in the direction's step order -> row"""
-    return batch.reverse_rows if direction else batch.forward_rows
+    """[N]: place in the direction's step order -> row."""
+    return batch.backward_rows if direction else batch.forward_rows
 
 
 def _in_order(outputs: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """[K, N, P] in step order -> [N, K * P] in the caller's order"""
-    directions, tokens, width = outputs.shape
-    y = outputs.new_empty(tokens, directions * width)
+    """[K, N, P] in step order -> [N, K * P] in the caller's order."""
+    directions, steps, width = outputs.shape
+    y = outputs.new_empty(steps, directions * width)
     for k, direction in enumerate(outputs):
         y[:, k * width : (k + 1) * width].index_copy_(0, rows[k], direction)
     return y
@@ -150,6 +153,6 @@ def _has_products(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def _sigmoids_first(gates: Tensor) -> Tensor:
-    """Rows in the order i, f, g, o -> i, f, o, g, so that a step has one sigmoid and one tanh."""
+    """Reorder rows from i, f, g, o to i, f, o, g, so that a step has one sigmoid and one tanh."""
     i, f, g, o = gates.chunk(4)
     return torch.cat([i, f, o, g])

@@ -27,6 +27,7 @@ from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, 
 
 M = TypeVar("M")
 
+MAX_CHUNKS = 1_024  # of one message to a stream, whatever a call may bring
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_NUMBER = 2**29 - 1  # of a field
 _NAME_BYTES = 1024  # of a model's name or version
@@ -39,13 +40,13 @@ _SEQUENCE_BYTES = 256  # more than it takes beside its numbers, with its initial
 def encode_request_decoder(limits: RequestLimits) -> Decode:
     """Return a decoder of `EncodeRequest`s. It raises `InvalidInput` for bytes that are none, or
     that have more in them than a good one can need."""
-    return lambda data: _Reader(data, limits).encode_request()
+    return lambda data: _Reader(data, limits.max_request_sequences).encode_request()
 
 
-def stream_request_decoder(limits: RequestLimits) -> Decode:
-    """Return a decoder of `EncodeStreamRequest`s. It raises `InvalidInput` for bytes that are none,
-    or that have more in them than a good one can need."""
-    return lambda data: _Reader(data, limits).stream_request()
+def decode_stream_request(data: bytes) -> EncodeStreamRequest:
+    """Decode an `EncodeStreamRequest`. Raises `InvalidInput` for bytes that are none, or that have
+    more in them than a good one can need."""
+    return _Reader(data, MAX_CHUNKS).stream_request()
 
 
 class _Reader:
@@ -53,13 +54,13 @@ class _Reader:
 
     __slots__ = ("_data", "_left", "_max_sequences", "_options_bytes", "_tensor_bytes", "_view")
 
-    def __init__(self, data: bytes, limits: RequestLimits):
+    def __init__(self, data: bytes, max_sequences: int):
         self._data = data
         self._view = memoryview(data)
-        self._max_sequences = limits.max_request_sequences
+        self._max_sequences = max_sequences  # or chunks of some
         self._options_bytes = 0
         self._tensor_bytes = 0
-        self._left = _OTHER_FIELDS + _SEQUENCE_FIELDS * limits.max_request_sequences  # fields
+        self._left = _OTHER_FIELDS + _SEQUENCE_FIELDS * max_sequences  # fields
 
     # -- messages ---------------------------------------------------------------------------------
 

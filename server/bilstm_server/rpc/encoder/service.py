@@ -21,7 +21,7 @@ from ..flow.untaken import UntakenReplies
 from ..interceptors.outcomes import current_call
 from ..status import drop_reason
 from .messages import EncodeRequest, EncodeStreamRequest
-from .reader import encode_request_decoder, stream_request_decoder
+from .reader import decode_stream_request, encode_request_decoder
 from .replies import encode_response, model_message
 from .requests import parse_encode_request
 from .streams.opening import Streams
@@ -54,7 +54,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             add_to=partial(encoder_pb2_grpc.add_EncoderServiceServicer_to_server, self),
             tensor_methods={
                 "Encode": TensorMethod(encode_request_decoder(self._limits), self._admit),
-                "EncodeStream": TensorMethod(stream_request_decoder(self._limits)),
+                "EncodeStream": TensorMethod(decode_stream_request),
             },
         )
 
@@ -83,7 +83,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             parsed = parse_encode_request(request, model.config, self._limits)
             del request
             call.reply = self._replies.begin(context, parsed.reply_bytes, metrics)
-            results = await model.batcher.submit(parsed.sequences, deadline.at, trace)
+            results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
             if parsed.reply_bytes > _LARGE_BYTES:

@@ -34,6 +34,8 @@ class Outcomes:
 
         async def answer(requests: object, context: Context) -> bytes | None:
             call = Call(metrics, context)
+            if method.tensor is not None:
+                call.caller = context.peer()
             current_call.set(call)
             with call:
                 return await respond(requests, context)
@@ -55,6 +57,7 @@ class Call:
         "_deadline",
         "_metrics",
         "_status",
+        "caller",
         "end",
         "last_message_bytes",
         "reply",
@@ -67,6 +70,9 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
+        # Who is told from others where the device's time is shared: the connection's peer. It is
+        # read at the call's start, because a call that has ended has none, and asking would crash.
+        self.caller = ""
         self.trace: RequestTrace | None = None  # of a call that is traced
         self.reply: Reply | None = None  # what its one reply holds until it is taken
         # Of a stream: ends it with that error, wherever it waits.

@@ -170,7 +170,7 @@ class LiveSequence:
         )
         self.computing = True
         try:
-            return await (await self._shared.model.batcher.enqueue(waiting, self._shared.deadline))
+            return await (await self._shared.enqueue(waiting))
         finally:
             self.computing = False
 

@@ -157,4 +157,5 @@ class Streams:
         except Exception as error:
             metrics.drop(drop_reason(error))
             raise
-        return Stream(model, options, self._limits, self._memory.open(), context)
+        caller = current_call.get().caller
+        return Stream(model, options, self._limits, self._memory.open(), context, caller)

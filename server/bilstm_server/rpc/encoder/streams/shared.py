@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ....engine.sequences import Array
+from ....batching.jobs import Result
+from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
 from ....model.config import Output
 from ....serving.registry import ServedModel
@@ -58,6 +60,12 @@ class Shared:
     deadline: float  # in the event loop's time
     step_bytes: StepBytes
     context: Context
+    caller: str  # as the batcher tells it from others
+
+    async def enqueue(self, sequence: Input) -> asyncio.Future[Result]:
+        """Hand a sequence, or a block of one, to the batcher once it is its turn. Returns its
+        result's future. Raises `Unavailable`."""
+        return await self.model.batcher.enqueue(sequence, self.deadline, self.caller)
 
     def report(self, error: BaseException) -> pb.SequenceError:
         """Count a sequence that has no result. Returns the error as its client is sent it."""

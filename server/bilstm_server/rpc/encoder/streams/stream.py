@@ -1,4 +1,4 @@
-"""`Stream`: one EncodeStream call, from its messages to its `Intake`, and from its `Outbox` back.
+"""`Stream`: one EncodeStream call, from its messages to its `Assembly`, and from its `Outbox` back.
 
 One task reads. Where there is no room, for bytes, for sequences, or in the next batch, it waits,
 and reads no further meanwhile: flow control slows the client down.
@@ -17,7 +17,7 @@ from ...context import Context
 from ...deadline import Deadline
 from ..messages import EncodeStreamRequest
 from ..replies import stream_opened
-from .intake import Intake
+from .assembly import Assembly
 from .memory import StreamRoom
 from .outbox import Outbox
 from .progress import Progress, Stall
@@ -40,11 +40,11 @@ class Stream:
         limits: RequestLimits,
         room: StreamRoom,
         context: Context,
+        caller: str,
     ):
         self.model = model
         self.room = room
         self.progress = Progress()
-        self._limits = limits
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
         shared = Shared(
@@ -57,8 +57,9 @@ class Stream:
             self._deadline.at,
             StepBytes(model, options),
             context,
+            caller,
         )
-        self._intake = Intake(shared, limits)
+        self._assembly = Assembly(shared, limits)
         self._reading: asyncio.Task[None] | None = None
         self._draining = False
         self._broken = False  # its client does not keep to the protocol
@@ -118,7 +119,7 @@ class Stream:
         reason = "stalled" if self._stalled else reason
         assert self._reading is not None
         self._reading.cancel()
-        tasks = {self._reading, *self._intake.close(reason)}
+        tasks = {self._reading, *self._assembly.close(reason)}
         self._outbox.clear()
         self.room.close()
         return tasks
@@ -131,7 +132,7 @@ class Stream:
         if self._draining and not self.progress.answering:
             return None
         half_sent = self.room.half_sent_sequences
-        complete = self.room.sequences - half_sent + self._intake.computing
+        complete = self.room.sequences - half_sent + self._assembly.computing
         return self.progress.turn(half_sent, complete)
 
     def pass_time(self, seconds: float, limit: float) -> None:
@@ -141,7 +142,7 @@ class Stream:
         self.progress.pass_time(seconds, self.turn, least)
         if not self.progress.asking or self.progress.idle_seconds >= limit / 2:
             return  # in the end all of it stands still
-        self._intake.fail_stalled(limit)
+        self._assembly.fail_stalled(limit)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Stream:
             raise
         finally:
             if self._draining:
-                await self._intake.finish_live()
+                await self._assembly.finish_live()
 
     async def _read_all(self, requests: AsyncIterator[EncodeStreamRequest]) -> None:
         """Take every message. Raises `InvalidInput` where the protocol is broken."""
@@ -165,16 +166,13 @@ class Stream:
             self.progress.asking = False
             if request.options is not None:
                 raise InvalidInput("options", "must come in the first message only")
-            chunks, limit = request.chunks, self._limits.max_request_sequences
-            if len(chunks) > limit:
-                raise InvalidInput("chunks", f"must be at most {limit}, got {len(chunks)}")
-            for index in range(len(chunks)):
+            for index, chunk in enumerate(request.chunks):
                 if index % _CHUNKS_IN_A_ROW == _CHUNKS_IN_A_ROW - 1:
                     await asyncio.sleep(0)
-                await self._intake.take(chunks[index], index)
+                await self._assembly.take(chunk, index)
             self.progress.asking = True
         self.progress.asking = False
-        if self._intake.has_half_sent:
+        if self._assembly.has_half_sent:
             await asyncio.sleep(_LEAVING_SECONDS)
-        self._intake.fail_half_sent()
-        await self._intake.finish_live()
+        self._assembly.fail_half_sent()
+        await self._assembly.finish_live()

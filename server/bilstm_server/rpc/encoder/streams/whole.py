@@ -70,7 +70,7 @@ class WholeSequence:
         self._steps = None
         taken = whole.tokens * shared.step_bytes.taken(self._dtype)
         shared.room.complete(self._size)
-        result = await shared.model.batcher.enqueue(whole, shared.deadline)
+        result = await shared.enqueue(whole)
         answer = Answer(partial(shared.room.give, self._size - taken, sequences=1))
         shared.outbox.expect(answer)
         self._results.add(result)

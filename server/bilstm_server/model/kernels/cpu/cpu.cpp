@@ -1,0 +1,193 @@
+// One LSTM layer, all its directions, over ragged batches: the kernel behind kernel.py.
+//
+// Each direction's sequences, longest first, are split into groups; a work item is one direction of
+// one group. It walks its own steps, without padding and without a barrier: the sequences that have
+// a step are a prefix of the group that shrinks, and the backward direction reads each sequence from
+// its own end. The input's products with W_ih are computed for the rows of several steps
+// together, just ahead of the steps, so that they stay in the cache.
+//
+// Every number is the result of the same operations in the same order, wherever its row lies in a
+// batch: a sequence has the same bits alone and in company. That is why the compiler may not
+// contract expressions (build.py) and every fused multiply-add is written out.
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <numeric>
+#include <vector>
+
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "layer.h"
+#include "packing.h"
+#include "pool.h"
+#include "products.h"
+#include "recurrence.h"
+#include "workspace.h"
+
+namespace bilstm {
+namespace {
+
+// -- a whole layer ----------------------------------------------------------------------------------
+
+// A group of sequences in one direction.
+struct Item {
+  Index direction, first, last, steps;
+};
+
+Index steps_of(const Batch& batch) {
+  return std::accumulate(batch.lengths, batch.lengths + batch.sequences, Index(0));
+}
+
+// Splits a direction's sequences, of so many `steps`, into groups of up to `most` with about as
+// many steps each, at least `wanted` of them.
+void split(const Batch& batch, Index direction, Index steps, Index most, Index wanted,
+           std::vector<Item>& items) {
+  Index groups = std::max(wanted, divide_up(batch.sequences, most));
+  for (Index row = 0; row < batch.sequences;) {
+    const Index share = divide_up(steps, std::max<Index>(groups--, 1));
+    Item item{direction, row, row, 0};
+    for (; row < batch.sequences && row - item.first < most && item.steps < share; ++row)
+      item.steps += batch.lengths[row];
+    item.last = row;
+    steps -= item.steps;
+    items.push_back(item);
+  }
+}
+
+// Operations a direction below which a second thread costs more than it saves.
+constexpr double kThreadedWork = 1e6;
+
+template <class Products>
+int run(const Layer& layer, const Batch* batches, int threads) {
+  Index steps[2] = {0, 0};
+  for (Index k = 0; k < layer.directions; ++k) steps[k] = steps_of(batches[k]);
+  const Index all = steps[0] + steps[1];
+  const double work = double(all) * 2 * kGates * double(layer.hidden) *
+                      double(layer.input + layer.output) / double(layer.directions);
+  if (work < kThreadedWork) threads = 1;
+  std::atomic<bool> exhausted{false};
+  try {
+    std::vector<Item> items;
+    for (Index k = 0; k < layer.directions; ++k) {
+      if (steps[k] > 0)
+        split(batches[k], k, steps[k], Products::kGroup, divide_up(threads * steps[k], all), items);
+    }
+    // The longest first, so that the threads end together.
+    std::stable_sort(items.begin(), items.end(),
+                     [](const Item& one, const Item& other) { return one.steps > other.steps; });
+    Pool::instance().run(threads, int(items.size()), [&](int index) {
+      const Item& item = items[index];
+      try {
+        Recurrence<Products>(layer, batches[item.direction], item.direction, item.first, item.last)
+            .run();
+      } catch (const std::bad_alloc&) {
+        exhausted = true;
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    exhausted = true;
+  }
+  return exhausted ? -1 : 0;
+}
+
+// -- a product for its own sake -----------------------------------------------------------------------
+
+// y [rows, columns] = x [rows, depth] . matrix + bias, a row's bits independent of the others'.
+template <class Products>
+void linear(Index rows, Index depth, Index columns, const typename Products::Number* x,
+            const char* packed, const float* bias, typename Products::Number* y) {
+  using Operand = typename Products::Operand;
+  static thread_local Buffer<Operand> inputs;
+  static thread_local Buffer<float> block;
+  const Index stride = round_up(depth, Products::kDepthUnit);
+  Operand* a = inputs.reserve(Products::kBlock * stride);
+  float* sums = block.reserve(Products::kBlock * kPanel);
+  zero_padding(a, Products::kBlock, depth, stride);
+  in_blocks<Products>(rows, [&](Index row, Index count) {
+    for (Index own = 0; own < count; ++own)
+      convert(x + (row + own) * depth, depth, a + own * stride);
+    for (Index panel = 0; panel * kPanel < columns; ++panel) {
+      Products::multiply(count, a, stride, panels_of<Products>(packed, panel, 1, depth),
+                         {bias + panel * kPanel, 0, 0}, {sums, kPanel, 0});
+      const Index wanted = std::min<Index>(kPanel, columns - panel * kPanel);
+      for (Index own = 0; own < count; ++own)
+        convert(sums + own * kPanel, wanted, y + (row + own) * columns + panel * kPanel);
+    }
+  });
+  Products::release();
+}
+
+// Calls `call` with the products of the number's type.
+template <class Call>
+auto with_products(int number, const Call& call) {
+  return number == 0 ? call(FloatProducts()) : call(Bfloat16Products());
+}
+
+}  // namespace
+}  // namespace bilstm
+
+// -- what library.py calls --------------------------------------------------------------------------------
+//
+// `number` is 0 for float32 and 1 for bfloat16. `gates` says whether a matrix [columns, depth] is
+// that of the four gates, i, f, g and o one below the other.
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+using bilstm::Index;
+
+// 0 if the operating system lets this process use the instructions that this was compiled for.
+int bilstm_start() {
+#if defined(__AMX_BF16__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return int(syscall(SYS_arch_prctl, kRequestPermission, kTileData));
+#else
+  return 0;
+#endif
+}
+
+Index bilstm_packed_bytes(int number, Index columns, Index depth) {
+  return bilstm::with_products(number, [&](auto products) {
+    return bilstm::packed_bytes<decltype(products)>(columns, depth);
+  });
+}
+
+// `packed` must be zeroed.
+void bilstm_pack(int number, int gates, Index columns, Index depth, const void* matrix,
+                 char* packed) {
+  bilstm::with_products(number, [&](auto products) {
+    using Products = decltype(products);
+    const auto* weights = static_cast<const typename Products::Number*>(matrix);
+    bilstm::pack<Products>(weights, columns, depth, gates != 0, packed);
+  });
+}
+
+// `batches` has one for each direction. 0, or -1 if there is not enough memory.
+int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batches, int threads) {
+  return bilstm::with_products(number, [&](auto products) {
+    return bilstm::run<decltype(products)>(*layer, batches, threads);
+  });
+}
+
+// x [rows, depth] -> y [rows, columns]; matrix and bias packed, `gates` 0. Returns as bilstm_run.
+int bilstm_linear(int number, Index rows, Index depth, Index columns, const void* x,
+                  const char* packed, const float* bias, void* y) {
+  return bilstm::with_products(number, [&](auto products) {
+    using Products = decltype(products);
+    using Number = typename Products::Number;
+    try {
+      bilstm::linear<Products>(rows, depth, columns, static_cast<const Number*>(x), packed, bias,
+                               static_cast<Number*>(y));
+    } catch (const std::bad_alloc&) {
+      return -1;
+    }
+    return 0;
+  });
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

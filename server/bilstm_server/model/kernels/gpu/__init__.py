@@ -1,0 +1,1 @@
+"""The kernel for GPUs of NVIDIA's, in Triton."""

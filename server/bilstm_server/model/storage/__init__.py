@@ -1,0 +1,1 @@
+"""Models and weights on disk: how they are read, checked, written and imported."""
