@@ -241,6 +241,23 @@ def test_equal_jobs_are_told_apart() -> None:
     assert queue.take(0.0) == ([second], [])
 
 
+def test_batch_is_bounded_in_sequences() -> None:
+    """However few tokens they have."""
+    jobs = [Job() for _ in range(4)]
+    queue = waiting(*jobs)
+    assert queue.take(0.0) == (jobs[:3], [])
+    assert queue.take(0.0) == (jobs[3:], [])
+
+
+def test_job_that_left_makes_room() -> None:
+    """In sequences and in tokens."""
+    job = Job(10)
+    queue = waiting(job, max_queue_tokens=10, max_queue_sequences=1)
+    assert not queue.fits(1, 1)
+    assert queue.remove(job)
+    assert queue.fits(1, 10)
+
+
 def test_empty_queue_is_never_due() -> None:
     """Without jobs there is no batch to wait for."""
     assert waiting().due_at() is None

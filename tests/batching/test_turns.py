@@ -228,6 +228,23 @@ async def test_slices_have_their_share_of_a_busy_device(engine: Engine) -> None:
     assert engine.slices_between_batches()[:4] == [0, share, share, share]
 
 
+async def test_slices_tell_what_they_cost(engine: Engine) -> None:
+    """So that a refusal says how long what is left of a long sequence will take."""
+    with Device() as device:
+        async with model(engine, device) as one:
+            long = await call(one, 0, LONG)
+            await engine.arrival()
+            short = await call(one, 1)
+            engine.go_on(1)
+            await engine.arrival()
+            assert one._admission.seconds_of_waiting == pytest.approx(0.5)  # a guessed batch's
+            one._admission.batch_cost.last_seconds = 0.0
+            left = (LONG - 1) * SLICE_SECONDS
+            assert one._admission.seconds_of_waiting == pytest.approx(left)
+            engine.go_on()
+            await asyncio.gather(long, short)
+
+
 # -- streams -------------------------------------------------------------------------------------
 
 

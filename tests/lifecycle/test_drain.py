@@ -78,8 +78,9 @@ async def test_drain_among_arrivals(model_folder: Path, judge: Judge, seed: int)
         calls: list[asyncio.Task[pb.EncodeResponse | grpc.StatusCode]] = []
         for number, x in enumerate(inputs):
             calls.append(asyncio.create_task(ended(stubs[number % 3].Encode(request(x)))))
-            if number == 10 * (seed + 1):
+            if number == 5:
                 await until(lambda: started_calls(app) > len(stubs))
+            if number == 10 * (seed + 1):
                 accepted = started_calls(app) - len(stubs)
                 draining = asyncio.create_task(app.drain())
             if number % (seed + 2) == 0:

@@ -25,6 +25,14 @@ PLANTED = {
         "server/bilstm_server/batching/queue.py",
         "def late():\n    from ..serving import registry",
     ),
+    "The client's layers": (
+        "client/bilstm_client/_calls/messages.py",
+        "from .._streams import stream",
+    ),
+    "The model's layers": (
+        "server/bilstm_server/model/kernels/ragged.py",
+        "from ..config import ModelConfig",
+    ),
     "No circles": ("server/bilstm_server/model/kernels/reference.py", "from .. import bilstm"),
     "torch in model/ and engine/ only": (
         "server/bilstm_server/batching/queue.py",

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import Overloaded, Unavailable
 from ..settings import QueueLimits
@@ -57,8 +57,7 @@ class Applicant(Waiting, Protocol):
 J = TypeVar("J", bound=Applicant)
 
 
-@dataclass(frozen=True, slots=True)
-class ClosedBatch(Generic[J]):
+class ClosedBatch(NamedTuple, Generic[J]):
     """A batch to compute, and what closing it leads to."""
 
     jobs: list[J]
@@ -180,6 +179,8 @@ class Admission(Generic[J]):
     def admit_streams(self, now: float) -> list[J]:
         """Let in, and return, the streams' sequences whose turn it is."""
         admitted: list[J] = []
+        if not self._streamed:
+            return admitted
         self._next = None
         for job in self._streamed:
             if not self._has_space(job):
