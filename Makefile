@@ -10,10 +10,10 @@ COMPILED := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto release docs train parity bench faults clean
+.PHONY: help setup demo serve test test-all check sanitize proto release docs train parity bench faults clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) $(COMPILED) ## make the .venv, pinned by constraints.txt, and compile the CPU kernel
 
@@ -33,8 +33,12 @@ demo: setup ## start the server, encode the test utterances, check and report
 serve: setup ## serve the shipped model until Ctrl-C
 	@$(BIN)/bilstm-server serve
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+TEST := $(BIN)/python -m pytest --numprocesses logical --dist worksteal
+test: setup ## the tests, within five minutes
+	$(TEST) -m "not slow"
+
+test-all: setup ## the tests, and those that take long
+	$(TEST)
 
 check: setup ## lint, types, generated stubs, breaking changes, docs and their links, import layers
 	$(BIN)/ruff check .

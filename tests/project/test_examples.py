@@ -89,6 +89,7 @@ def test_what_to_try_after_the_demo(demo: str) -> None:
     run(*operator)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_accuracy_and_repeats(tmp_path: Path) -> None:
     """train.py reaches 97 % on the test set, and the same seed gives the same model."""
     printed = [

@@ -87,6 +87,7 @@ def test_export(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
         exported(torch.cat([x, x]))
 
 
+@pytest.mark.slow
 def test_compile(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
     """torch.compile leaves the results as they are, of every number of steps."""
     torch._dynamo.reset()

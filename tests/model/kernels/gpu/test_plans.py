@@ -152,6 +152,7 @@ def compiling(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "tf32", "bfloat16", "float16"])
 def test_compiled_for_hopper(kind: str) -> None:
     """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor
