@@ -122,7 +122,7 @@ def sliced(engine: Engine, sequence: SequenceInput) -> SequenceOutput:
 
 def blocks(engine: Engine, sequence: SequenceInput) -> list[SequenceOutput]:
     """Two of them, beside the whole sequence in one batch."""
-    steps = sequence.rows(0, 12)
+    steps = sequence.steps_between(0, 12)
     _, first = engine.run([sequence, BlockInput(steps[:7], 3, None)])
     second, _ = engine.run([BlockInput(steps[4:], 0, first.carried), sequence])
     return [SequenceOutput(output.arrays) for output in (first, second)]

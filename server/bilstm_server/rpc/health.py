@@ -51,10 +51,10 @@ class HealthService(health_pb2_grpc.HealthServicer):
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added
         while True:
-            told = self._serving
-            yield _status(told)
+            sent = self._serving
+            yield _status(sent)
             async with self._changed:
-                while self._serving == told:
+                while self._serving == sent:
                     await self._changed.wait()
 
 

@@ -40,7 +40,7 @@ class Streams:
         self._memory = memory
         self._metrics = metrics
         self._watch = StreamWatch(limits, metrics)
-        # Of each connection, until the client was told their end: gRPC holds as long what it does
+        # Of each connection, until gRPC has sent their end to the client: it holds as long what it does
         # not take, and has no way to let go of that.
         self._of_connection: Counter[str] = Counter()
         self._calls = 0
@@ -58,7 +58,7 @@ class Streams:
         end = current_call.get().end
         assert end is not None  # it is a stream
         call = OpenCall(context.peer(), end)
-        self._admit(call.peer)
+        self._check_door(call.peer)
         self._of_connection[call.peer] += 1
         # Not by the context's own `peer()`: by then it may have no call, and would crash.
         context.add_done_callback(
@@ -102,7 +102,7 @@ class Streams:
         """Wait until no stream is open."""
         await self._ended.wait()
 
-    def _admit(self, peer: str) -> None:
+    def _check_door(self, peer: str) -> None:
         """Raise `Unavailable` or `Overloaded` where one more stream of the peer has no place."""
         count, own = self._watch.count, self._of_connection[peer]
         try:
