@@ -28,11 +28,12 @@ def parse_host(value: str) -> str:
 
 
 def is_unix(host: str) -> bool:
+    """Whether the host is a Unix socket."""
     return host.startswith((_UNIX, _ABSTRACT))
 
 
 def target(host: str, port: int) -> str:
-    """As gRPC takes it."""
+    """The address in the words in which gRPC takes it."""
     if is_unix(host):
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -64,6 +64,7 @@ class Engine:
 
     @property
     def config(self) -> ModelConfig:
+        """The sizes of the model, and what it reads and gives."""
         return self._encoder.config
 
     @property

@@ -59,7 +59,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _check_door(self) -> None:
-        """Raise the error that any `Encode` would get now. Saying so before the request is read costs
+        """Raise what any `Encode` would get now. Saying so before the request is read costs
         little."""
         try:
             self._registry.check_room()

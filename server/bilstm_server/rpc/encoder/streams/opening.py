@@ -40,7 +40,7 @@ class Streams:
         self._memory = memory
         self._metrics = metrics
         self._watch = StreamWatch(limits, metrics)
-        # Of each connection, until gRPC has sent their end to the client: it holds as long what it does
+        # Of each connection, until gRPC has sent their end: it holds as long what the client does
         # not take, and has no way to let go of that.
         self._of_connection: Counter[str] = Counter()
         self._calls = 0
