@@ -70,7 +70,7 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
-        # Whose call this is, where the time of the device is shared: the peer of the connection. It is
+        # Whose call this is, where the time of the device is shared: its connection's peer. It is
         # read at the call's start, because a call that has ended has none, and asking would crash.
         self.caller = ""
         self.trace: RequestTrace | None = None  # of a call that is traced
