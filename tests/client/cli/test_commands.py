@@ -25,13 +25,6 @@ from tests.support.commands import COMMANDS, run
 from tests.support.engines import gated_server
 from tests.support.servers import RunningServer, settings, write_model
 
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
-
-
 # -- arguments --------------------------------------------------------------------------------
 
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,6 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Encode:
         return captured.out.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 def test_encode_npy(encode: Encode, client: Client, tmp_path: Path) -> None:

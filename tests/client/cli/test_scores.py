@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,6 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Run:
         return code, captured.out.splitlines(), captured.err.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,6 @@ def encode(
         return code, captured.out.splitlines(), captured.err.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 def label_and_score(client: Client, x: object) -> tuple[str, str]:
