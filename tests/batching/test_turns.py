@@ -170,7 +170,7 @@ async def test_slices_give_way_to_what_comes(engine: Engine) -> None:
 
 
 async def test_slices_give_way_to_another_model(engine: Engine) -> None:
-    """So does what comes to another model on the device."""
+    """What comes to another model on the device waits for one slice, and no more."""
     with Device() as device:
         async with model(engine, device) as one, model(engine, device) as other:
             long = await call(one, 0, LONG)
@@ -182,7 +182,7 @@ async def test_slices_give_way_to_another_model(engine: Engine) -> None:
 
 
 async def test_slices_give_way_to_a_model_that_waits_already(engine: Engine) -> None:
-    """Also to one that waited for the device before the long sequence had it."""
+    """Slices give way to a model that waited for the device before the long sequence had it."""
     with Device() as device:
         async with (
             model(engine, device) as busy,
@@ -229,7 +229,8 @@ async def test_slices_have_their_share_of_a_busy_device(engine: Engine) -> None:
 
 
 async def test_slices_tell_what_they_cost(engine: Engine) -> None:
-    """So that a refusal says how long what is left of a long sequence will take."""
+    """What slices cost is known, so that a refusal says how long the rest of a long sequence
+    takes."""
     with Device() as device:
         async with model(engine, device) as one:
             long = await call(one, 0, LONG)

@@ -90,7 +90,7 @@ def test_memory_that_is_still_read_is_not_written_to(cuda: torch.device) -> None
 
 @pytest.mark.gpu
 def test_arrays_go_and_come_back(cuda: torch.device) -> None:
-    """Of every type, empty ones too."""
+    """Arrays of every type, empty ones too, go to a GPU and come back."""
     rng = np.random.default_rng(0)
     transfer = CudaTransfer(cuda)
     for shape in ((3, 5), (0,), (1,), (1000, 7)):

@@ -134,7 +134,7 @@ def test_messages_are_merged(one: Any, other: Any) -> None:
 @given(message=messages, data=st.data())
 @examples(deadline=None, derandomize=True, max_examples=1000)
 def test_mutilated_messages(message: Any, data: st.DataObject) -> None:
-    """With a few bytes changed or cut off, too."""
+    """A message with a few bytes changed or cut off is read, or refused, as protobuf does."""
     mutilated = bytearray(message.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         if mutilated:
@@ -212,7 +212,7 @@ def test_more_than_a_good_request_needs(name: str) -> None:
 
 
 def test_groups_are_refused() -> None:
-    """However deep: nothing is remembered of what they open."""
+    """Groups are refused, however deep: nothing is remembered of what they open."""
     for data in (b"\xfb\x01" * 100_000, b"\xfb\x01\xfc\x01", b"\xfc\x01"):
         with pytest.raises(InvalidInput, match="no message"):
             READERS[pb.EncodeRequest](data)
@@ -242,7 +242,8 @@ def test_options_that_are_merged_again_and_again() -> None:
     ids=["unknown", "unknown in a tensor", "data twice"],
 )
 def test_no_more_beside_tensors_than_a_good_request_needs(data: bytes) -> None:
-    """It would stay in memory as long as the tensors do."""
+    """What a request has beside its tensors is bounded: it would stay in memory as long as they
+    do."""
     with pytest.raises(InvalidInput, match="beside its tensors"):
         READERS[pb.EncodeRequest](data)
 

@@ -30,7 +30,7 @@ STILL: dict[str, tuple[dict[str, Any], list[pb.SequenceChunk], str]] = {
 
 @pytest.mark.parametrize("name", STILL)
 async def test_clients_that_stand_still(model_folder: Path, name: str) -> None:
-    """They are ended, whatever they had sent."""
+    """Clients that stand still are ended, whatever they had sent."""
     options, sends, reason = STILL[name]
     async with (
         bounded(model_folder, 2, stream_idle_seconds=SOON) as (app, _),
