@@ -86,10 +86,10 @@ class Sending:
             self._sent.steps += len(array) if array.ndim else 0
             is_last = last and pieces.at_end
             if self._size and self._size + array.nbytes > CHUNK_BYTES:
-                yield self._take()
+                yield from self.flush()
             self._put(entry, array, is_last)
             if self._size >= CHUNK_BYTES:
-                yield self._take()
+                yield from self.flush()
             yield from self._taken()
         if self._sent.failure or entry.answered:
             self.end(entry)
@@ -111,7 +111,7 @@ class Sending:
         self.end(entry)
 
     def flush(self) -> Iterator[bytes]:
-        """What waits, as a request, if anything does."""
+        """All that waits, as requests in the order in which it was added."""
         yield from self._taken()
         if self._parts and not self.stopped:
             yield self._take()
