@@ -102,8 +102,11 @@ def test_metadata(method: str, connect: Connect) -> None:
         ),
         ({"x-team": 7}, "metadata 'x-team': must be a str, got int"),
         ({"x-id-bin": "text"}, "metadata 'x-id-bin': must be bytes"),
-        ([("x-team",)], "metadata must be pairs of a name and a value, got ('x-team',)"),
-        ([(b"x-team", "a")], "metadata must be pairs of a name and a value"),
+        ([("x-team",)], "metadata must be pairs of a name and a value, got tuple of 1"),
+        ([("x-team", "secret", "x")], "metadata must be pairs of a name and a value, got tuple of"),
+        (["secret"], "metadata must be pairs of a name and a value, got str"),
+        ([(b"secret", "secret")], "metadata names must be str, got bytes"),
+        ({7: "secret"}, "metadata names must be str, got int"),
         ("x-team", "metadata must be a mapping or pairs, got str"),
         (7, "metadata must be a mapping or pairs, got int"),
     ],
@@ -115,6 +118,7 @@ def test_metadata_that_is_none(metadata: Any, words: str) -> None:
         with pytest.raises((TypeError, ValueError)) as caught:
             client("localhost", metadata=metadata)
         assert str(caught.value).startswith(words)
+        assert "secret" not in str(caught.value)
     with Client("localhost") as plain:
         for method in METHODS.values():
             with pytest.raises(type(caught.value)) as again:
