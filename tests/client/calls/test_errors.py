@@ -118,7 +118,13 @@ def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "kind"),
-    [(float("nan"), ValueError), (float("inf"), ValueError), ("30", TypeError), (1j, TypeError)],
+    [
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("30", TypeError),
+        (1j, TypeError),
+        (True, TypeError),
+    ],
 )
 def test_timeout_of_no_seconds(
     seconds: Any, kind: type[Exception], connect: Connect, server: RunningServer
