@@ -207,14 +207,16 @@ def timing(message: pb.Timing) -> Timing:
     )
 
 
-def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Encoding:
-    """The message's results; its states are given as an array."""
+def encoding(
+    message: pb.Encoding, timing: Timing, states: Array | None, *, in_chunks: bool = False
+) -> Encoding:
+    """The message's results; its states are given as an array, or went out in chunks."""
     present = {field.name for field, _ in message.ListFields()}
     arrays = {name: own(getattr(message, name)) for name in present - {"states", "state"}}
     state = None
     if "state" in present:
         state = State(own(message.state.hidden), own(message.state.cell))
-    return Encoding(timing=timing, states=states, state=state, **arrays)
+    return Encoding(timing=timing, states=states, state=state, in_chunks=in_chunks, **arrays)
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
