@@ -29,7 +29,8 @@ class Wanted:
         labels: Sequence[str] = ()
         if is_on_terminal():
             with suppress(EncoderError):  # the call that encodes says it, or waits for the server
-                labels = client.get_model(parsed.model, parsed.model_version).labels
+                if client.is_ready():  # asked once: that call alone waits
+                    labels = client.get_model(parsed.model, parsed.model_version).labels
         return cls(parsed.outputs, parsed.model, parsed.model_version, labels)
 
     @property

@@ -15,6 +15,7 @@ from bilstm_client.cli.main import main
 from bilstm_client.cli.report import Summary
 from bilstm_server.settings import SHIPPED_MODEL
 from tests.client.cli.files import assert_file, floats, on_terminal
+from tests.client.connections.refusing import refusing
 from tests.support.servers import RunningServer, settings
 
 UTTERANCES = Path(__file__).parents[3] / "examples" / "japanese_vowels" / "japanese_vowels.npz"
@@ -149,6 +150,18 @@ def test_errors_are_those_of_a_pipe(encode: Run, tmp_path: Path) -> None:
     assert (code, shown) == (1, [])
     assert errors[0] == f"bilstm: waiting for a server at {nowhere} …"
     assert errors[1].startswith(f"bilstm: no server answers at {nowhere}: ")
+
+
+def test_labels_wait_for_no_server(encode: Run, tmp_path: Path) -> None:
+    """A server that does not serve yet is waited for once, by the call that encodes."""
+    np.save(tmp_path / "x.npy", floats(2))
+    with refusing() as (refuser, port):
+        arguments = (tmp_path / "x.npy", "--timeout-seconds", 0.5)
+        code, shown, errors = encode(*arguments, target=f"127.0.0.1:{port}")
+    assert (code, shown) == (1, [])
+    assert errors == [f"bilstm: no server answers at 127.0.0.1:{port}: no"]
+    assert refuser.methods[0] == "Check"
+    assert set(refuser.methods[1:]) == {"Encode"}
 
 
 def test_names_that_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
