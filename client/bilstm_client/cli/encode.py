@@ -88,9 +88,12 @@ class _Job:
         try:
             return self._client.encode_batch(batch.values(), **self._wanted.options)
         except InvalidInput as error:
+            expected = error.expected.replace("encode_stream", "--stream")  # the method's flag
             if place := re.match(r"sequences\[(\d+)\]", error.field):
                 name = list(batch)[int(place[1])]
-                raise FileError(f"{file.place(name)}: {error.expected}") from error
+                raise FileError(f"{file.place(name)}: {expected}") from error
+            if error.field == "sequences":
+                raise FileError(f"{file.path}: {expected}") from error
             raise
 
 
