@@ -44,8 +44,8 @@ For FILE.npy it writes FILE.encoded.npz with one array per output; for FILE.npz,
 FILE.encoded.npz with arrays named NAME.OUTPUT. With --stream, the states of
 FILE.npy are written to FILE.states.npy while they arrive, and only its other
 outputs to FILE.encoded.npz. A file is written whole or not at all. What was
-written is printed: on a terminal with the label of each sequence, where the
-model has labels; in a pipe a path in each line.""",
+written is printed: on a terminal with the best class of each sequence, where
+the model has classes; in a pipe a path in each line.""",
         epilog="""\
 examples:
   bilstm encode utterances.npz

@@ -30,7 +30,7 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
     targets = {} if parsed.out else _targets(parsed.files, parsed.out_dir)
     files = [SequenceFile.open(path) for path in parsed.files]
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
             files = list(_without_results(files, targets, parsed, report))
         total = sum(sum(file.steps.values()) for file in files)

@@ -42,7 +42,7 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
     if not parsed.out:
         check_apart(targets, parsed.outputs)
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
             targets = list(_without_results(targets, parsed, report))
         failed = _encode(client, parsed, wanted, targets, report) if targets else 0

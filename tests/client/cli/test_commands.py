@@ -210,16 +210,19 @@ def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFix
     ]
 
 
-def test_models_with_a_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model's direction and projection are told."""
-    folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3)
+def test_models_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model's direction and projection are told, and its classes where they have no labels."""
+    head = {"num_classes": 4, "pooling": "mean"}
+    folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3, head=head)
     running = RunningServer(settings(model=[("forward", folder)]))
     try:
         assert main(["models", "--server", running.target]) == 0
     finally:
         running.close()
     sizes = "  sizes    hidden 6, layers 2, unidirectional, projection 3"
-    assert sizes in capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert sizes in lines
+    assert "  classes  4" in lines
 
 
 def test_version() -> None:
