@@ -231,6 +231,23 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"bilstm {version('bilstm')}\n")
 
 
+def test_output_that_nobody_reads(server: RunningServer) -> None:
+    """Where what reads the output is gone, as `head` is, a command ends as others do: silently."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    for unbuffered in ("", "1"):  # it fails at the end, or at the first line
+        ended = subprocess.run(
+            [COMMANDS / "bilstm", "models", "--server", server.target],
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr) == (141, "")
+    os.close(theirs)
+
+
 def test_a_client_that_can_not_print(server: RunningServer) -> None:
     """A command whose standard output is full says so in a line."""
     with open("/dev/full", "w") as full:
