@@ -95,7 +95,7 @@ examples:
         help="with --stream: sequences that are sent before the first is answered; "
         "default: %(default)s",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long a call may take, or a stream be without a server")
     return parser
 
 
@@ -107,7 +107,7 @@ def _add_models(commands: Any) -> None:
         description="List the server's models, with what each takes, gives and allows.",
         epilog="examples:\n  bilstm models --server encoder.example:50051",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long the server may take to answer")
 
 
 def _add_health(commands: Any) -> None:
@@ -129,10 +129,11 @@ examples:
         help="wait until it is ready, for --timeout-seconds at most, also where no server answers "
         "yet",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long the server may take to answer, or --wait waits")
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def _add_connection(parser: argparse.ArgumentParser, time: str) -> None:
+    """`time`: what --timeout-seconds bounds."""
     add = parser.add_argument
     add(
         "--server",
@@ -146,8 +147,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="how long a call may take, a stream may be without a server, or --wait waits; "
-        "default: %(default)s",
+        help=f"{time}; default: %(default)s",
     )
 
 

@@ -83,6 +83,9 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "default: localhost:50051" in shown
     assert "None" not in shown
     assert "default: )" not in shown
+    if command != "encode":  # nothing of what others bound by --timeout-seconds
+        assert "stream" not in shown
+    assert ("--wait waits" in " ".join(shown.split())) == (command == "health")
     examples = shown.partition("\nexamples:\n")[2].splitlines()
     assert examples
     for line in examples:
