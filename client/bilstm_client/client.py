@@ -39,6 +39,9 @@ from .types import (
 class Client:
     """Encodes sequences on the server at `target`. Make one and keep it: threads may share it."""
 
+    target: str
+    """Where calls go, as it was given."""
+
     def __init__(
         self,
         target: str,

@@ -216,7 +216,8 @@ class EncodingChunk(Generic[K]):
         parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self._states)}"]
         parts += [f"last={self.last}", f"forward_exact={self.forward_exact}"]
         parts += [f"reverse_exact={self.reverse_exact}"]
-        parts += [f"encoding={self.encoding!r}"] if self.encoding is not None else []
+        if self.encoding is not None and self.encoding.outputs:
+            parts.append(f"encoding={self.encoding!r}")
         parts += [f"error={self.error!r}"] if self.error is not None else []
         return f"EncodingChunk({', '.join(parts)})"
 

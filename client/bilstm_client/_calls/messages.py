@@ -66,12 +66,14 @@ class EncodeOptions:
 
 
 def output_numbers(outputs: Outputs) -> list[pb.Output.ValueType]:
-    """The wire's numbers of the outputs that are named; that of the states if none is."""
+    """The wire's numbers of the outputs that are named, one or more."""
     if not isinstance(outputs, Iterable):
         raise TypeError(f"outputs must be a name or a list of names, got {outputs!r}")
     names = [outputs] if isinstance(outputs, str) else outputs
     numbers = [_number("output", _OUTPUTS, name) for name in names]
-    return numbers or [pb.OUTPUT_STATES]  # the server's default
+    if not numbers:
+        raise ValueError(f"outputs must name one or more of: {', '.join(OUTPUTS)}")
+    return numbers
 
 
 def _number(what: str, numbers: Mapping[N, V], name: N) -> V:

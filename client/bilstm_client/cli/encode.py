@@ -16,7 +16,13 @@ from ..errors import InvalidInput
 from ..types import Array, Encoding
 from .files import FileError, SequenceFile
 from .report import Report, reporting
-from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result
+from .result_files import (
+    RESULT_SUFFIX,
+    ResultArchive,
+    arrays_of,
+    holds_results,
+    without_results,
+)
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -25,12 +31,13 @@ _BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encode the files one after the other; what is wrong with one ends it."""
-    for path in parsed.files:
-        _check(path)
-    targets = {} if parsed.out else _targets(parsed.files, parsed.out_dir)
-    files = [SequenceFile.open(path) for path in parsed.files]
+    paths = without_results(parsed.files)
+    for path in paths:
+        _check_is_no_folder(path)
+    targets = {} if parsed.out else _targets(paths, parsed.out_dir)
+    files = [SequenceFile.open(path) for path in paths]
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
             files = list(_without_results(files, targets, parsed, report))
         total = sum(sum(file.steps.values()) for file in files)
@@ -97,9 +104,7 @@ class _Job:
             raise
 
 
-def _check(path: Path) -> None:
-    if is_result(path):
-        raise FileError(f"{path}: holds results, not sequences")
+def _check_is_no_folder(path: Path) -> None:
     if path.is_dir():
         raise FileError(
             f"{path}: is a folder; with --stream, the .npy and .npz files in it and below are "

@@ -27,7 +27,7 @@ from .folders import (
     steps_of,
 )
 from .report import Report, reporting
-from .result_files import unwritable
+from .result_files import unwritable, without_results
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -38,11 +38,11 @@ class NotAllEncoded(Exception):
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encode all that `parsed` names; `NotAllEncoded` at the end, for what could not be."""
-    targets = find_targets(parsed.files, parsed.out_dir)
+    targets = find_targets(without_results(parsed.files), parsed.out_dir)
     if not parsed.out:
         check_apart(targets, parsed.outputs)
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
             targets = list(_without_results(targets, parsed, report))
         failed = _encode(client, parsed, wanted, targets, report) if targets else 0

@@ -51,11 +51,9 @@ class Place:
 
 
 def find_targets(paths: Iterable[Path], out_dir: Path | None) -> list[Target]:
-    """The files, and those in the folders, in their order; what is named as results is refused."""
+    """The files, and those in the folders, in their order."""
     targets = []
     for path in paths:
-        if is_result(path):
-            raise FileError(f"{path}: holds results, not sequences")
         for file, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
             stem = (out_dir / place if out_dir else file).with_suffix("")
             states = stem.with_name(stem.name + STATES_SUFFIX)

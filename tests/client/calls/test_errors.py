@@ -61,6 +61,12 @@ def test_sequence_too_long(limited_client: AnyClient) -> None:
     assert caught.value.field == "sequences[1].shape"
 
 
+def test_sequence_without_steps(limited_client: AnyClient) -> None:
+    """No method takes a sequence without steps, and so the error names none."""
+    with pytest.raises(InvalidInput, match=r"must have 1 to \d+ steps, got 0$"):
+        limited_client.encode(sequence(1)[:0])
+
+
 def test_model_not_found(client: AnyClient) -> None:
     """An unknown model or version is a ModelNotFound, whatever was asked of it."""
     for call in (
