@@ -34,12 +34,12 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
     paths = without_results(parsed.files)
     for path in paths:
         _check_is_no_folder(path)
-    targets = {} if parsed.out else _targets(paths, parsed.out_dir)
+    result_paths = {} if parsed.out else _result_paths(paths, parsed.out_dir)
     files = [SequenceFile.open(path) for path in paths]
     wanted = Wanted.of(client, parsed)
     with reporting(wanted.classes) as report:
         if parsed.skip_existing:
-            files = list(_without_results(files, targets, parsed, report))
+            files = list(_without_results(files, result_paths, parsed, report))
         total = sum(sum(file.steps.values()) for file in files)
         with tqdm(total=total, unit=" steps", unit_scale=True, disable=not _shows_bar()) as bar:
             job = _Job(client, wanted, report, bar)
@@ -47,7 +47,7 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
                 job.write_scores(files, parsed.out)
             else:
                 for file in files:
-                    job.write_results(file, targets[file.path])
+                    job.write_results(file, result_paths[file.path])
 
 
 def _shows_bar() -> bool:
@@ -63,13 +63,13 @@ class _Job:
         self._report = report
         self._bar = bar
 
-    def write_results(self, file: SequenceFile, target: Path) -> None:
+    def write_results(self, file: SequenceFile, path: Path) -> None:
         """Encode a file, and write what is wanted of all its sequences to an archive."""
-        with ResultArchive(target) as archive:
+        with ResultArchive(path) as archive:
             for name, encoding in self._encodings(file):
                 for output, array in arrays_of(encoding, self._wanted.written):
                     archive.add(name, output, array)
-        self._report.written(target)
+        self._report.written(path)
 
     def write_scores(self, files: Sequence[SequenceFile], path: Path) -> None:
         """Encode the files, and write the scores of all their sequences to one table."""
@@ -112,21 +112,21 @@ def _check_is_no_folder(path: Path) -> None:
         )
 
 
-def _targets(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
+def _result_paths(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
     """Where the results of each file go: no two to one."""
     sources: dict[Path, Path] = {}
     for path in paths:
-        target = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
-        if target in sources:
-            both = f"{sources[target]} and {path}"
-            raise FileError(f"{both} would both be written to {target}; encode them apart")
-        sources[target] = path
-    return {path: target for target, path in sources.items()}
+        result = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
+        if result in sources:
+            both = f"{sources[result]} and {path}"
+            raise FileError(f"{both} would both be written to {result}; encode them apart")
+        sources[result] = path
+    return {path: result for result, path in sources.items()}
 
 
 def _without_results(
     files: Sequence[SequenceFile],
-    targets: Mapping[Path, Path],
+    result_paths: Mapping[Path, Path],
     parsed: argparse.Namespace,
     report: Report,
 ) -> Iterator[SequenceFile]:
@@ -138,7 +138,7 @@ def _without_results(
             yield from files
         return
     for file in files:
-        if holds_results(targets[file.path], file.steps, parsed.outputs):
-            report.skipped(targets[file.path])
+        if holds_results(result_paths[file.path], file.steps, parsed.outputs):
+            report.skipped(result_paths[file.path])
         else:
             yield file
