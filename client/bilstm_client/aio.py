@@ -40,6 +40,9 @@ from .types import (
 class AsyncClient:
     """Encodes sequences on the server at `target`. Make one and keep it, for one event loop."""
 
+    target: str
+    """Where calls go, as it was given."""
+
     def __init__(
         self,
         target: str,
@@ -47,8 +50,8 @@ class AsyncClient:
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         metadata: Metadata | None = None,
     ) -> None:
-        """Nothing is opened until the first call, to whose event loop the client belongs until that
-        is closed, as `asyncio.run` does at its end; then to the next call's.
+        """Nothing is opened until the first call. The client belongs to that call's event loop
+        until the loop is closed, as `asyncio.run` does at its end; then to the next call's.
 
         `target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
         several servers, `ipv4:address:port,address:port` or `dns:///host`, each call takes the
@@ -272,7 +275,7 @@ class AsyncClient:
         return await self._channel.run(self._flows.is_ready(timeout_seconds, metadata))
 
     async def wait_until_ready(
-        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+        self, timeout_seconds: float | None = None, *, metadata: Metadata | None = None
     ) -> None:
         """Wait until the server says that it serves, also for one that is yet to be started. After
         `timeout_seconds` raises `Unavailable` or `DeadlineExceeded`, with what was in the way.

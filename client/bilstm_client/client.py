@@ -39,6 +39,9 @@ from .types import (
 class Client:
     """Encodes sequences on the server at `target`. Make one and keep it: threads may share it."""
 
+    target: str
+    """Where calls go, as it was given."""
+
     def __init__(
         self,
         target: str,
@@ -270,7 +273,7 @@ class Client:
         return self._channel.run(self._flows.is_ready(timeout_seconds, metadata))
 
     def wait_until_ready(
-        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+        self, timeout_seconds: float | None = None, *, metadata: Metadata | None = None
     ) -> None:
         """Wait until the server says that it serves, also for one that is yet to be started. After
         `timeout_seconds` raises `Unavailable` or `DeadlineExceeded`, with what was in the way.

@@ -40,7 +40,7 @@ NO_SEQUENCES = slice(0, 0)
 
 def finite_seconds(seconds: Any) -> float:
     """A timeout, if it is one: `TypeError` or `ValueError` if not."""
-    if not isinstance(seconds, Real):
+    if not isinstance(seconds, Real) or isinstance(seconds, bool):
         raise TypeError(f"timeout_seconds must be a number, got {seconds!r}")
     if not math.isfinite(seconds):
         raise ValueError(f"timeout_seconds must be a finite number, got {seconds!r}")

@@ -61,6 +61,12 @@ def test_sequence_too_long(limited_client: AnyClient) -> None:
     assert caught.value.field == "sequences[1].shape"
 
 
+def test_sequence_without_steps(limited_client: AnyClient) -> None:
+    """No method takes a sequence without steps, and so the error names none."""
+    with pytest.raises(InvalidInput, match=r"must have 1 to \d+ steps, got 0$"):
+        limited_client.encode(sequence(1)[:0])
+
+
 def test_model_not_found(client: AnyClient) -> None:
     """An unknown model or version is a ModelNotFound, whatever was asked of it."""
     for call in (
@@ -118,7 +124,13 @@ def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "kind"),
-    [(float("nan"), ValueError), (float("inf"), ValueError), ("30", TypeError), (1j, TypeError)],
+    [
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("30", TypeError),
+        (1j, TypeError),
+        (True, TypeError),
+    ],
 )
 def test_timeout_of_no_seconds(
     seconds: Any, kind: type[Exception], connect: Connect, server: RunningServer

@@ -112,6 +112,16 @@ def test_out_dir(encode: Run, tmp_path: Path) -> None:
     ]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Commands that a test starts take Ctrl-C. They inherit that it is ignored, as a shell has it
+    for tests that it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C is one line and exit code 130, and leaves nothing half written."""
     np.save(tmp_path / "x.npy", floats(2))

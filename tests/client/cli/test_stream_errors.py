@@ -81,12 +81,21 @@ def refusal(result: tuple[int, list[str], list[str]]) -> str:
     return errors[0]
 
 
+def test_results_among_files(encode: Run, tmp_path: Path) -> None:
+    """Results that a pattern names beside their files are left out, which is said."""
+    np.save(tmp_path / "x.npy", floats(2))
+    np.save(tmp_path / "x.states.npy", floats(2))
+    code, written, errors = encode(tmp_path / "x.npy", tmp_path / "x.states.npy")
+    assert (code, written) == (0, [f"{tmp_path}/x.states.npy"])
+    assert errors == [f"bilstm: {tmp_path}/x.states.npy: holds results, and is left out"]
+
+
 def test_refused_at_once(encode: Run, tmp_path: Path) -> None:
-    """Results for sequences, an empty folder: nothing is encoded."""
+    """Only results, an empty folder: nothing is encoded."""
     np.save(tmp_path / "x.npy", floats(2))
     np.save(tmp_path / "x.states.npy", floats(2))
     (tmp_path / "empty").mkdir()
-    assert refusal(encode(tmp_path / "x.npy", tmp_path / "x.states.npy")) == (
+    assert refusal(encode(tmp_path / "x.states.npy")) == (
         f"bilstm: {tmp_path}/x.states.npy: holds results, not sequences"
     )
     assert refusal(encode(tmp_path / "x.npy", tmp_path / "empty")) == (

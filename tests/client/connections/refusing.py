@@ -24,11 +24,13 @@ class Refusing(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.attempts: list[float] = []
+        self.methods: list[str] = []  # of the attempts
         self.serves = False
         self.says: float | None = None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        if handler_call_details.method.endswith("/EncodeStream"):
+        self.methods.append(handler_call_details.method.rpartition("/")[2])
+        if self.methods[-1] == "EncodeStream":
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._call)
 

@@ -4,6 +4,7 @@ and bounded in what reading them takes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm import wire as parts
+from bilstm.sizes import MAX_CHUNKS
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
 from bilstm_server.rpc.encoder import reader
@@ -209,6 +211,17 @@ def test_more_than_a_good_request_needs(name: str) -> None:
     """What a request may unfold into is bounded, whatever it is made of."""
     with pytest.raises(InvalidInput, match=r"more|at most"):
         READERS[pb.EncodeRequest](FLOODS[name])
+
+
+def test_chunks_of_one_message() -> None:
+    """A message to a stream has as many chunks as the contract says, and no more."""
+    read = READERS[pb.EncodeStreamRequest](field(2) * MAX_CHUNKS)
+    assert len(read.chunks) == MAX_CHUNKS
+    with pytest.raises(InvalidInput, match="at most") as refusal:
+        READERS[pb.EncodeStreamRequest](field(2) * (MAX_CHUNKS + 1))
+    assert refusal.value.field == "chunks"
+    contract = Path(pb.__file__).with_name("encoder.proto").read_text("utf-8")
+    assert f"chunks = 2; // at most {MAX_CHUNKS};" in contract
 
 
 def test_groups_are_refused() -> None:
