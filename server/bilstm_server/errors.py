@@ -6,7 +6,7 @@
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Stalled            a stream's client moved nothing for too long
-    ├── Unavailable        the server is draining
+    ├── Unavailable        the server is draining, or the model was unloaded
     │   ├── Loading        or has not loaded its models yet
     │   └── DeviceLost     or its GPU computes no more, and it ends
     └── OutOfMemory        one sequence alone does not fit into the device's memory
@@ -64,7 +64,10 @@ class Stalled(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server takes no requests any more: it is draining."""
+    """The server, or a model of it, takes no requests any more: it is draining, or unloaded."""
+
+
+DRAINING = "the server is draining; try another one"  # what an `Unavailable` says then
 
 
 class Loading(Unavailable):

@@ -57,7 +57,8 @@ class ModelRegistry:
         versions[model.version] = model
 
     def remove(self, model: ServedModel) -> None:
-        """Let callers find the model no more; those that have found it may go on."""
+        """Let callers find the model no more. Those that have found it already learn
+        of its end from its batcher, once that is drained."""
         versions = self._models[model.name]
         del versions[model.version]
         if not versions:
