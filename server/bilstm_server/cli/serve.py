@@ -13,9 +13,10 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
-from ..errors import DeviceLost, StartError, first_problem
+from ..errors import DeviceLost, StartError
 from ..lifecycle import serve
 from ..logs import configure_logs
+from ..quoting import first_problem
 from ..settings import CONFIG_VARIABLE, Settings, check_environment, load_settings
 from .commands import Commands
 

@@ -17,9 +17,10 @@ import structlog
 from ..batching.batcher import Batcher
 from ..batching.device import Device
 from ..engine.engine import Engine
-from ..errors import ModelError, quoted
+from ..errors import ModelError
 from ..metrics import Metrics
 from ..model.device import memory_readers, utilization
+from ..quoting import quoted
 from ..settings import ModelSource, Settings
 from .loading import LoadEngine, Loader
 from .registry import ModelRegistry, ServedModel

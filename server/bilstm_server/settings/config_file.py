@@ -15,7 +15,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from ..errors import StartError, quoted
+from ..errors import StartError
+from ..quoting import quoted
 from .settings import PREFIX, Settings
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"

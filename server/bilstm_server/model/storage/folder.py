@@ -17,7 +17,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ...errors import ModelError, first_problem
+from ...errors import ModelError
+from ...quoting import first_problem
 from ..config import ModelConfig
 from ..encoder import SequenceEncoder
 from .files import Version, changed, is_still, read_whole
