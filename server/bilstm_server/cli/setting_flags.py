@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -23,6 +23,21 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help=f"TOML file of settings, by the names of the flags with _ for - ({CONFIG_VARIABLE})",
     )
+
+
+def add_given(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add flags of some settings, with the settings' own words for them. One that is not given is
+    not in what is parsed, so that a variable or the file may say it."""
+    for name in names:
+        setting = Settings.model_fields[name]
+        choices = get_args(setting.annotation)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            choices=choices or None,
+            metavar=None if choices else "N",
+            default=argparse.SUPPRESS,
+            help=f"{setting.description} (default: {setting.default})",
+        )
 
 
 def settings_in_effect(flags: Mapping[str, Any], parsed: argparse.Namespace) -> Settings:
