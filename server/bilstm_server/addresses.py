@@ -8,7 +8,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import ListenError, quoted
+from .errors import ListenError
+from .quoting import quoted
 
 _UNIX, _ABSTRACT = "unix:", "unix-abstract:"
 _OF_THE_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

@@ -114,7 +114,7 @@ async def test_only_the_guilty_fails(
         np.testing.assert_array_equal(result.states, whole(model_folder, sequence(0, steps)))
 
 
-async def test_the_dead_leave(model_folder: Path) -> None:
+async def test_callers_that_leave_are_not_computed_for(model_folder: Path) -> None:
     """A caller that leaves, or whose deadline passes, is not computed for any more."""
     async with held_server(of(model_folder)) as (app, _), client_of(app) as client:
         expiring = asyncio.create_task(client.encode(sequence(0, LONG), timeout_seconds=0.5))

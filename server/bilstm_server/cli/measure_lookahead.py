@@ -22,7 +22,8 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_run)
     add = parser.add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help=".npy or .npz of sequences")
-    add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
+    model = add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
+    model.default = argparse.SUPPRESS  # not "(default: None)"
     add("--block-steps", type=positive, default=64, metavar="N", help="of a block")
     add(
         "--lookahead-steps",

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..probes.page import SERVING
+from ..summary import SERVING
 from .context import Context
 
 Status = health_pb2.HealthCheckResponse

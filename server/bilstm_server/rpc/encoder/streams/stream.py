@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from ....errors import InvalidInput, Unavailable
+from ....errors import DRAINING, InvalidInput, Unavailable
 from ....serving.registry import ServedModel
 from ....settings import RequestLimits
 from ...context import Context
@@ -83,7 +83,7 @@ class Stream:
             if not reading.cancelled():
                 await reading
             if self._draining:
-                raise Unavailable("the server is draining; try another one")
+                raise Unavailable(DRAINING)
         finally:
             tasks = self._close()
             await asyncio.wait(tasks)
