@@ -16,20 +16,22 @@ def add(commands: Commands) -> None:
         "lookahead",
         help="measure how exact live states are",
         description="Encode sample sequences whole and live, block by block, and print how far the "
-        "live states are from the exact ones for each number of steps to look ahead.",
+        "live states are from the exact ones for each number of steps to look ahead: the largest "
+        "difference, and the root mean square (rms) of all, in the forward direction's half and in "
+        "the backward one's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=_run)
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help=".npy or .npz of sequences")
+    add("files", type=Path, nargs="+", metavar="FILE", help="an .npy or .npz of sequences")
     add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
-    add("--block-steps", type=positive, default=64, metavar="N", help="of a block")
+    add("--block-steps", type=positive, default=64, metavar="N", help="steps of a block")
     add(
         "--lookahead-steps",
         type=_lookaheads,
         default="0,4,8,16,32,64",
         metavar="N,N,…",
-        help="of a block's context",
+        help="steps after a block for which its answer waits, several to compare",
     )
     add_settings(parser, "device", "dtype", "kernel")
 
