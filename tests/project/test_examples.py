@@ -55,6 +55,13 @@ def test_make_demo(demo: str) -> None:
         assert re.search(rf"{callers}[\d,]+ sequences/s", demo), demo
 
 
+def test_setting_up_the_demo(tmp_path: Path) -> None:
+    """`make demo` and `make serve` install the server and no tools for tests and checks."""
+    for target in ("demo", "serve"):
+        printed = run("make", "--dry-run", f"VENV={tmp_path}/new", target)
+        assert re.findall(r"'\.\[(.*?)\]'", printed) == ["server"]
+
+
 def test_the_demos_picture(demo: str) -> None:
     """The picture has each of the 370 utterances in a cell, most on the diagonal, and states."""
     named = re.search(r"^picture +(\S+):", demo, re.MULTILINE)
