@@ -162,8 +162,8 @@ equality      at most {difference:.1e} from torch.nn.LSTM with the same weights
 latency       alone:      {latency(alone)}; {1e3 * lone_queued:.2f} ms in the queue
               {many.callers} at once: {latency(many)}
 throughput    alone:      {alone.rate:,.0f} sequences/s
-              {many.callers} at once: {many.rate:,.0f} sequences/s: the callers and the server share \
-{len(os.sched_getaffinity(0))} cores
+              {many.callers} at once: {many.rate:,.0f} sequences/s: \
+the callers and the server share {len(os.sched_getaffinity(0))} cores
               one call:   {together_rate:,.0f} sequences/s, all in one encode_batch
 coalescing    {calls} requests of {many.callers} callers in {batches:.0f} batches: \
 {calls / batches:.1f} sequences and {of("bilstm_batch_tokens", "sum") / batches:.0f} tokens each
