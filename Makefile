@@ -97,6 +97,7 @@ parity: setup ## every kernel beside nn.LSTM: the largest differences, and the t
 	@$(BIN)/python -m benchmarks.parity
 
 $(BENCH): $(STAMP)
+	@echo "installing what the operator is compared with"
 	@$(INSTALL) '.[bench]' | $(LARGE)
 	@touch $@
 
