@@ -1,8 +1,11 @@
-# `make demo` and `make test` set up a .venv by themselves; nothing else is touched.
+# Every target sets up a .venv by itself, with what it needs; nothing else is touched.
 # Another interpreter: make PYTHON=python3.13 demo
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SERVER := $(VENV)/.server
 STAMP := $(VENV)/.installed
 BENCH := $(VENV)/.benchmarks
 KERNEL := server/bilstm_server/model/kernels/cpu
@@ -15,22 +18,36 @@ PROTO := bilstm/v1/encoder.proto
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# What pip says of large packages, and nothing else.
+INSTALL := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
+	--constraint constraints.txt --editable
+LARGE := sed -Eun -e 's!^ *(Downloading|Using cached) (.*/)?([^-/]+)-.* \((.* [MG]B)\)$$!  \3, \4!p' \
+	-e 's!^Installing collected.*!  unpacking …!p'
+
 setup: $(STAMP) $(COMPILED) ## make the .venv, pinned by constraints.txt, and compile the CPU kernel
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "setting up $(VENV) with $$($(PYTHON) --version), about a minute …"
+$(SERVER): pyproject.toml constraints.txt
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,dev]'
+	@echo "installing the server: torch is large, this takes a minute or more"
+	@$(INSTALL) '.[server]' | $(LARGE)
+	@touch $@
+
+$(STAMP): $(SERVER)
+	@echo "installing what tests and checks need"
+	@$(INSTALL) '.[server,dev]' | $(LARGE)
 	@touch $@
 
 # Without a compiler the reference kernel runs.
-$(COMPILED): $(STAMP) $(wildcard $(KERNEL)/*.*)
-	@$(BIN)/bilstm-server compile && touch $@ || echo "going on without it, several times slower"
+$(COMPILED): $(SERVER) $(wildcard $(KERNEL)/*.*)
+	@echo "compiling the CPU kernel"
+	@library=$$($(BIN)/bilstm-server compile) && touch $@ && name=$${library##*/cpu-} \
+		&& echo "compiled the CPU kernel: $${name%-*}" || echo "going on without it, several times slower"
 
-demo: setup ## start the server, encode the test utterances, check and report
+demo: $(SERVER) $(COMPILED) ## start the server, encode the test utterances, check and report
 	@$(BIN)/python examples/japanese_vowels/demo.py
 
-serve: setup ## serve the shipped model until Ctrl-C
+serve: $(SERVER) $(COMPILED) ## serve the shipped model until Ctrl-C
 	@$(BIN)/bilstm-server serve
 
 TEST := $(BIN)/python -m pytest --numprocesses logical --dist worksteal
@@ -71,9 +88,11 @@ release: setup ## make the protos of this state those that no change may break
 # Its banner is about other software than this.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
+# Another port: make docs DOCS_ADDRESS=127.0.0.1:8001
+DOCS_ADDRESS ?= 127.0.0.1:8000
 docs: setup ## write the tables of docs/, and serve it as a site on http://127.0.0.1:8000
 	$(BIN)/python docs/tables.py
-	$(MKDOCS) serve
+	$(MKDOCS) serve --dev-addr $(DOCS_ADDRESS)
 
 train: setup ## train the shipped model anew
 	$(BIN)/python examples/japanese_vowels/train.py
@@ -82,7 +101,8 @@ parity: setup ## every kernel beside nn.LSTM: the largest differences, and the t
 	@$(BIN)/python -m benchmarks.parity
 
 $(BENCH): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@echo "installing what the operator is compared with"
+	@$(INSTALL) '.[bench]' | $(LARGE)
 	@touch $@
 
 faults: setup ## attack a server over loopback, within ten minutes: what its callers could do to each other

@@ -211,7 +211,7 @@ def _openvino(case: Case) -> System:
 
 
 def _openvino_model(case: Case) -> Any:
-    """Both directions as forward ones, the reverse one between two reversals of every sequence.
+    """Both directions as forward ones, the backward one between two reversals of every sequence.
 
     Its bidirectional LSTMSequence is no match: with lengths it becomes a loop over the steps, up
     to twice as slow, and with shapes that are not fixed it ignores the lengths.

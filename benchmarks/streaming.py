@@ -120,7 +120,7 @@ def _memory(folder: Path, steps: int) -> list[str]:
             (encoding,) = client.encode_stream([x], save_states=lambda _: target)
         seconds = time.perf_counter() - started_at
         last = x[-1000:]
-        exact = np.array_equal(  # the last steps' reverse states are those of the last steps alone
+        exact = np.array_equal(  # the last steps' backward states are those of the last steps alone
             client.encode(np.array(last)).states[:, WIDTH // 2 :],
             encoding.states[-1000:, WIDTH // 2 :],
         )
@@ -129,7 +129,7 @@ def _memory(folder: Path, steps: int) -> list[str]:
     print(f"\nmemory: {steps:,} x {WIDTH}, {x.nbytes / MB:.0f} MB, in {seconds:.1f} s")
     print(f"server: {server_peak[0]:.0f} MB more, {beyond:.0f} beyond the sequence and its result")
     print(f"client: {client_peak[0]:.0f} MB more")
-    print(f"the last steps' reverse states are those of the last steps alone: {exact}")
+    print(f"the last steps' backward states are those of the last steps alone: {exact}")
     missed = [] if exact else ["wrong states"]
     if beyond > ALLOWED_SERVER_MB:
         missed.append(f"server: {beyond:.0f} MB beyond, not {ALLOWED_SERVER_MB}")

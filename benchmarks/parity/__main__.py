@@ -15,16 +15,20 @@ import time
 import torch
 
 from benchmarks.parity.cases import CASES, draw
-from benchmarks.parity.measuring import PROMISES, Row, measure, name_of
+from benchmarks.parity.measuring import PROMISES, Row, bound, measure, name_of
 from bilstm_server.model.kernels import NAMES, Choice, KernelUnavailable, choose_kernel
 
 WORDS = """\
-float64, float32: of outputs and states the largest |a - b| / (1 + |b|), where b is nn.LSTM's in the
-same type; of gradients (grad x: of the input and the initial states) the largest |a - b| over the
-tensor's largest |b|. bfloat16: the norm of a - b over that of b, which is nn.LSTM's in float64."""
+The differences: a is ours, b is nn.LSTM's.
+  outputs, states   the largest |a - b| / (1 + |b|)
+  grad x, weights   of the gradients of the input (and the initial states) and of the weights, the
+                    largest |a - b| over the tensor's largest |b|; - where a kernel has none
+  in bfloat16       the norm of a - b over that of b, where b is nn.LSTM's in float64
+The times are medians of {repetitions} calls without gradients, in turns.
+speed-up is nn.LSTM's time over ours."""
 HEAD = (
     f"{'kernel':11}{'type':10}{'case':20}{'outputs':>9}{'states':>9}{'grad x':>9}"
-    f"{'weights':>9}{'ours, ms':>10}{'nn.LSTM':>9}{'times':>7}"
+    f"{'weights':>9}{'nn.LSTM ms':>12}{'ours ms':>9}{'speed-up':>10}"
 )
 
 
@@ -50,8 +54,8 @@ def line(row: Row) -> str:
     weights = "-" if row.weight_gradients is None else f"{row.weight_gradients:.1e}"
     return (
         f"{row.kernel:11}{name_of(row.dtype):10}{row.case:20}{row.outputs:9.1e}{row.states:9.1e}"
-        f"{row.input_gradients:9.1e}{weights:>9}{row.ours_ms:10.2f}{row.theirs_ms:9.2f}"
-        f"{row.theirs_ms / row.ours_ms:7.1f}"
+        f"{row.input_gradients:9.1e}{weights:>9}{row.theirs_ms:12.2f}{row.ours_ms:9.2f}"
+        f"{row.theirs_ms / row.ours_ms:10.1f}"
     )
 
 
@@ -82,19 +86,21 @@ def print_rows(choice: Choice, chosen: argparse.Namespace) -> tuple[int, list[st
 
 def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--hidden", type=int, default=64, help="and width")
-    parser.add_argument("--sequences", type=int, default=16, help="of a batch")
-    parser.add_argument("--repetitions", type=int, default=5, help="timed, of each call")
+    parser.add_argument(
+        "--hidden", type=int, default=64, help="hidden size, and width of the input"
+    )
+    parser.add_argument("--sequences", type=int, default=16, help="sequences in a batch")
+    parser.add_argument("--repetitions", type=int, default=5, help="calls of each that are timed")
     chosen = parser.parse_args(given)
     torch.backends.cudnn.allow_tf32 = False  # nn.LSTM in float32, not in TF32
     began = time.perf_counter()
     choices, missing = kernels()
     print(
         f"BiLSTM beside nn.LSTM of torch {torch.__version__}: hidden {chosen.hidden}, ragged "
-        f"batches of {chosen.sequences}, {torch.get_num_threads()} threads; medians of "
-        f"{chosen.repetitions} calls without gradients, in turns.\n{WORDS}\nPromised: "
+        f"batches of {chosen.sequences}, {torch.get_num_threads()} threads.\n"
+        f"{WORDS.format(repetitions=chosen.repetitions)}\nPromised: "
         + "; ".join(
-            f"{name_of(dtype)} {promise.results:.0e}, gradients {promise.gradients:.0e}"
+            f"{name_of(dtype)} {bound(promise.results)}, gradients {bound(promise.gradients)}"
             for dtype, promise in PROMISES.items()
         )
         + f".\n\n{HEAD}"

@@ -35,6 +35,11 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def bound(promise: float) -> str:
+    """A bound as one writes it by hand: 1e-5."""
+    return f"{promise:.0e}".replace("e-0", "e-")
+
+
 class Row(NamedTuple):
     """What was found of a case on a kernel."""
 
@@ -60,9 +65,9 @@ class Row(NamedTuple):
         )
         row = f"{self.kernel}, {name_of(self.dtype)}, {self.case}"
         return [
-            f"{row}: {what} differ by {difference:.1e}, more than {bound:.0e}"
-            for what, difference, bound in found
-            if difference is not None and not difference <= bound
+            f"{row}: {what} differ by {difference:.1e}, more than {bound(promised)}"
+            for what, difference, promised in found
+            if difference is not None and not difference <= promised
         ]
 
 

@@ -1,4 +1,4 @@
-"""A bidirectional LSTM in sixty lines: cell, direction, bidirectional layer, stack.
+"""A bidirectional LSTM in some sixty lines of code: cell, direction, bidirectional layer, stack.
 
     python examples/operator/lstm.py
 
@@ -36,7 +36,7 @@ def cell(x: Tensor, state: States, weights: Weights) -> States:
 
 
 def direction(
-    x: Tensor, lengths: Tensor, state: States, weights: Weights, *, reverse: bool
+    x: Tensor, lengths: Tensor, state: States, weights: Weights, *, backward: bool
 ) -> tuple[Tensor, States]:
     """All steps of one direction: x [N, D], h and c [B, H] -> y [N, H], the last h and c."""
     h, c = state
@@ -44,7 +44,7 @@ def direction(
     rows, outputs = [], []
     for t in range(int(lengths.max())):
         alive = (lengths > t).nonzero()[:, 0]  # [A]: the sequences that have a step t
-        step = lengths[alive] - 1 - t if reverse else t  # reverse begins at each one's own end
+        step = lengths[alive] - 1 - t if backward else t  # backward begins at each one's own end
         row = first[alive] + step  # [A]
         h_t, c_t = cell(x[row], (h[alive], c[alive]), weights)  # [A, H] each
         h, c = h.index_copy(0, alive, h_t), c.index_copy(0, alive, c_t)  # the ended keep theirs
@@ -57,8 +57,8 @@ def bidirectional(
     x: Tensor, lengths: Tensor, states: Sequence[States], weights: Sequence[Weights]
 ) -> tuple[Tensor, list[States]]:
     """One layer, two directions that know nothing of each other: x [N, D] -> y [N, 2H]."""
-    forward, forward_state = direction(x, lengths, states[0], weights[0], reverse=False)
-    backward, backward_state = direction(x, lengths, states[1], weights[1], reverse=True)
+    forward, forward_state = direction(x, lengths, states[0], weights[0], backward=False)
+    backward, backward_state = direction(x, lengths, states[1], weights[1], backward=True)
     return torch.cat([forward, backward], dim=1), [forward_state, backward_state]
 
 

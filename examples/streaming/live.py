@@ -3,7 +3,7 @@
 python examples/streaming/live.py [HOST:PORT]
 
 Results come a block at a time, `lookahead_steps` after the block's own last step. The forward
-direction's half of the states is that of the whole signal; the reverse one's has seen no further
+direction's half of the states is that of the whole signal; the backward one's has seen no further
 than the look-ahead. `bilstm-server lookahead` measures what that costs with a model and its data.
 """
 

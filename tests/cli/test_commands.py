@@ -44,3 +44,11 @@ def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     event = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert (event["event"], event["level"]) == ("device lost", "error")
     assert event["cause"] == "CUDA error: misaligned address"
+
+
+@pytest.mark.parametrize("command", ["import", "bench", "lookahead"])
+def test_help_has_no_empty_default(command: str) -> None:
+    """--help says the defaults that there are, and no others."""
+    printed = run("bilstm-server", command, "--help").stdout
+    assert "(default: " in printed
+    assert not re.search(r"\(default: (None|False)?\)", printed)

@@ -64,7 +64,7 @@ def test_table(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     file = save(tmp_path / "x.npy", x)
     chosen = ("--model", model_folder, "--block-steps", 8, "--lookahead-steps", "0,3,64")
     head, *lines = run(capsys, file, *chosen, "--kernel", "reference")
-    measured = ["forward", "largest", "forward", "rms", "reverse", "largest", "reverse", "rms"]
+    measured = ["forward", "largest", "forward", "rms", "backward", "largest", "backward", "rms"]
     assert head == ["look-ahead", *measured]
     assert [line[0] for line in lines] == ["0", "3", "64"]
     for lookahead, *numbers in lines:

@@ -137,17 +137,17 @@ def test_docs_import(tmp_path: Path) -> None:
     assert "--max-batch-tokens" in run(f"{benchmark} --seconds 0.1 --batch-seconds 0.01", tmp_path)
 
 
-def test_docs_config(tmp_path: Path) -> None:
-    """The configuration file of docs/settings.md is one."""
+def test_docs_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server starts with the configuration file of docs/settings.md as it is printed."""
+    monkeypatch.chdir(tmp_path)
     (text,) = blocks("docs/settings.md", "toml")
     for name in ("classifier", "tagger"):
-        shutil.copytree(SHIPPED_MODEL.folder, tmp_path / "models" / name)
-    (tmp_path / "server.toml").write_text(text.replace("=models/", f"={tmp_path}/models/"))
-    flags = ("--config", str(tmp_path / "server.toml"), "--max-sequence-tokens", "4096")
-    with server_process(*flags) as server, Client(server.target) as client:
+        shutil.copytree(SHIPPED_MODEL.folder, Path("models", name))
+    Path("server.toml").write_text(text, encoding="utf-8")
+    with server_process("--config", "server.toml") as server, Client(server.target) as client:
         classifier, tagger = client.list_models()
     assert (classifier.name, tagger.name) == ("classifier", "tagger")
-    assert classifier.limits.max_request_tokens == 4096
+    assert classifier.limits.max_request_tokens == 8192
     assert classifier.limits.max_message_bytes == 8 * 1024**2
 
 

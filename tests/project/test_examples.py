@@ -53,6 +53,14 @@ def test_make_demo(demo: str) -> None:
     for callers in ("alone: +", "64 at once: "):
         assert re.search(rf"{callers}p50 [\d.]+ ms, p99 [\d.]+ ms", demo), demo
         assert re.search(rf"{callers}[\d,]+ sequences/s", demo), demo
+    assert re.search(r"one call: +[\d,]+ sequences/s", demo), demo
+
+
+def test_setting_up_the_demo(tmp_path: Path) -> None:
+    """`make demo` and `make serve` install the server and no tools for tests and checks."""
+    for target in ("demo", "serve"):
+        printed = run("make", "--dry-run", f"VENV={tmp_path}/new", target)
+        assert re.findall(r"'\.\[(.*?)\]'", printed) == ["server"]
 
 
 def test_the_demos_picture(demo: str) -> None:

@@ -11,7 +11,7 @@ from ..errors import OutOfMemory, StartError
 from ..model.device import choose_threads, use_threads
 from ..serving.loading import load_engine
 from ..settings import Settings
-from .commands import Commands, positive
+from .commands import Commands, DefaultsFormatter, positive
 from .output import say
 from .setting_flags import add_config, add_given, settings_in_effect
 
@@ -28,31 +28,26 @@ def add(commands: Commands) -> None:
         "lone sequence takes, tokens a second, the line that a batch's cost follows, and the "
         "settings that suit it. Measures the model alone: no network, no other callers. Other "
         "settings are those of `serve`, by variables and --config.",
+        formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
+    add("--model", type=Path, required=True, metavar="FOLDER", help="folder of the model")
     add(
         "--steps",
         type=positive,
         default=64,
         metavar="N",
-        help="of a sequence, in the mean (default: %(default)s)",
+        help="mean length of a sequence, in steps",
     )
-    add(
-        "--seconds",
-        type=_seconds,
-        default=10.0,
-        metavar="S",
-        help="that measuring takes, about (default: %(default)s)",
-    )
+    add("--seconds", type=_seconds, default=10.0, metavar="S", help="about how long to measure")
     add(
         "--batch-seconds",
         type=_seconds,
         default=0.1,
         metavar="S",
-        help="that a batch may take: who comes while it computes waits for so long "
-        "(default: %(default)s)",
+        help="longest time that a batch may take to compute: requests that come in the meantime "
+        "wait for its end",
     )
     add_given(parser, *_SETTINGS)
     add_config(parser)

@@ -10,6 +10,14 @@ from ..settings import Settings
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that says the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default not in (None, "", False)
+        return super()._get_help_string(action) if has_default else action.help
+
+
 def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add settings of the server that are a choice, with its own words for them."""
     for name in names:

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="for every instruction set, so that it runs wherever an image of it does",
+        help="compile it for every instruction set, so that an image with it is fast on any host",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..model import Pooling, import_checkpoint
 from ..quoting import one_line
-from .commands import Commands
+from .commands import Commands, DefaultsFormatter
 from .output import say
 
 
@@ -22,35 +22,44 @@ def add(commands: Commands) -> None:
         description="Turn a state_dict of nn.LSTM, with nn.Linear and nn.Embedding if it has "
         "them, into a model folder. All sizes are read off the tensors; what the head reads is not "
         "in them, and must be said.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)
     add = parser.add_argument
     add(
         "checkpoint",
         type=Path,
-        help=".pt saved with torch.save(model.state_dict()), or .safetensors",
+        help="file to read: a .pt saved with torch.save(model.state_dict()), or a .safetensors",
     )
-    add("--out", type=Path, required=True, help="the folder to write")
-    add("--lstm-prefix", default="lstm.", help="of nn.LSTM's parameters")
-    add("--head-prefix", default="fc.", help="of nn.Linear's parameters")
-    add("--embedding-prefix", default="embedding.", help="of nn.Embedding's parameters")
+    add("--out", type=Path, required=True, help="model folder to write")
+    add("--lstm-prefix", default="lstm.", help="what the names of nn.LSTM's parameters begin with")
+    add("--head-prefix", default="fc.", help="what the names of the nn.Linear's begin with")
+    add("--embedding-prefix", default="embedding.", help="what the nn.Embedding's begin with")
     add(
         "--pooling",
         choices=[pooling.value for pooling in Pooling],
         default="",
-        help="what the head reads off the LSTM's outputs, nothing but dropout in between; needed "
-        "where there is a head; last: output[:, -1], the last step, of the reverse direction too; "
-        "final: forward's last step and reverse's first step joined, "
-        "torch.cat((h_n[-2], h_n[-1]), 1); mean, max: over the steps",
+        help="what the head reads of the LSTM's outputs, with nothing but dropout in between; "
+        "needed where there is a head. last: output[:, -1], the last step, of the backward "
+        "direction too. final: torch.cat((h_n[-2], h_n[-1]), 1), the last step of the forward "
+        "direction joined with the first step of the backward one. mean, max: over all steps",
     )
-    add("--labels", default="", help="names of the classes, separated by commas")
-    add("--model-version", type=int, default=1, help="the newest version is served by default")
+    add(
+        "--labels",
+        default="",
+        help="names of the classes, in the order of the head's rows, separated by commas",
+    )
+    add(
+        "--model-version",
+        type=int,
+        default=1,
+        help="version of the model; requests that ask for none get the newest",
+    )
     add(
         "--ignore-unused",
         action="store_true",
-        help="leave other tensors in the file out, and the head with them; those that may stand "
-        "before the LSTM are refused all the same",
+        help="leave out tensors that belong to none of the three, and the head with them; those "
+        "that may stand before the LSTM are refused all the same",
     )
     add("--overwrite", action="store_true", help="replace a model that is in the folder already")
 

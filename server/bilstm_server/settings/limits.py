@@ -21,9 +21,9 @@ class MessageLimits(_Limits):
 
     max_message_bytes: WireBytes = Field(
         default=16 * 1024 * 1024,
-        description="Bytes of one request, or of one reply's tensors. gRPC puts a message together "
-        "in one go, a millisecond a megabyte in which no other call is answered; streams take "
-        "what is larger.",
+        description="The most bytes of one request, or of the tensors of one reply. gRPC puts a "
+        "message together in one go, about a millisecond a megabyte, and no other call is answered "
+        "meanwhile. Streams take what is larger.",
     )
 
 
@@ -31,44 +31,53 @@ class CallLimits(MessageLimits):
     """What one call of `Encode` may bring."""
 
     max_sequence_tokens: Count = Field(
-        default=16_384, description="Tokens (steps) of one sequence."
+        default=16_384, description="The most tokens (steps) that one sequence may have."
     )
-    max_request_sequences: Count = Field(default=1_024, description="Sequences in one request.")
+    max_request_sequences: Count = Field(
+        default=1_024, description="The most sequences that one request may have."
+    )
 
 
 class QueueLimits(_Limits):
     """What may wait for one model, and what of that is computed together."""
 
     max_batch_tokens: Count = Field(
-        default=16_384, description="Tokens computed together, and so the most in one request."
+        default=16_384,
+        description="The most tokens that are computed together, and so the most that one request "
+        "may have.",
     )
-    max_batch_sequences: Count = Field(default=256, description="Sequences computed together.")
+    max_batch_sequences: Count = Field(
+        default=256, description="The most sequences that are computed together."
+    )
     max_queue_tokens: Count = Field(
         default=131_072,
-        description="Tokens that may wait for each model; what comes beyond is refused.",
+        description="The most tokens that may wait for each model. A request beyond that is "
+        "refused.",
     )
     max_queue_sequences: Count = Field(
         default=16_384,
-        description="Sequences that may wait for each model; what comes beyond is refused.",
+        description="The most sequences that may wait for each model. A request beyond that is "
+        "refused.",
     )
     max_queue_delay: SecondsOrNone = Field(
         default=0.0,
-        description="Seconds that a batch may wait for more sequences while the device is idle.",
+        description="The seconds that a batch may wait for more sequences while the device is "
+        "idle.",
     )
     max_whole_tokens: Count = Field(
         default=2_048,
-        description="Tokens of a sequence that is computed whole; a longer one is computed in "
-        "slices, between which short ones have their turn.",
+        description="The most tokens of a sequence that is computed whole. A longer one is "
+        "computed in slices, and between them short ones have their turn.",
     )
     slice_seconds: Seconds = Field(
         default=0.002,
-        description="Seconds that one slice of long sequences is to take; ten times that where "
-        "nothing else has come for a second.",
+        description="The seconds that one slice of long sequences should take. It is ten times "
+        "that where nothing else has come for a second.",
     )
     max_queue_seconds: SecondsOrNone = Field(
         default=2.0,
-        description="Seconds for which a request may have to wait, as far as that is known; what "
-        "would have to wait longer is refused.",
+        description="The longest time in seconds that a request may have to wait, as far as that "
+        "is known. A request that would have to wait longer is refused.",
     )
 
     @property
@@ -81,24 +90,26 @@ class ConnectionLimits(MessageLimits):
     """How many connections there may be, and what each may ask for."""
 
     max_connections: Count = Field(
-        default=1_024, description="Connections that may be open; one more is closed at once."
+        default=1_024,
+        description="The most connections that may be open. One more is closed at once.",
     )
     connection_idle_seconds: Seconds = Field(
         default=600.0,
         le=2e6,  # gRPC counts milliseconds in 32 bits
-        description="Seconds without a call after which a connection is closed; clients connect "
-        "anew by themselves.",
+        description="The seconds without a call after which a connection is closed. Clients "
+        "connect again by themselves.",
     )
     max_connection_calls: Count = Field(
         default=256,
-        description="Calls and streams that one connection may have in flight; more of them wait "
-        "in the client.",
+        description="The most calls and streams that one connection may have in flight. More of "
+        "them wait in the client.",
     )
     max_calls: Count = Field(
-        default=4_096, description="Calls that may be in flight; one more is refused."
+        default=4_096, description="The most calls that may be in flight. One more is refused."
     )
     max_metadata_bytes: WireBytes = Field(
-        default=16 * 1024, description="Bytes of a call's metadata; one with more is refused."
+        default=16 * 1024,
+        description="The most bytes of metadata that a call may have. A call with more is refused.",
     )
 
 
@@ -107,11 +118,11 @@ class ReceiveLimits(MessageLimits):
 
     max_receive_bytes: Bytes = Field(
         default=512 * 1024**2,
-        description="Bytes that requests may hold which do not come at once: as many requests as "
-        "may be of --max-message-bytes each. Beyond, the slowest is refused.",
+        description="The most bytes that slow requests may hold, those that do not come at once. "
+        "Each is counted as --max-message-bytes. Beyond that the slowest one is refused.",
     )
     receive_seconds: Seconds = Field(
-        default=30.0, description="Seconds in which a request must have come."
+        default=30.0, description="The seconds within which a request must have come."
     )
 
     @property
@@ -126,17 +137,19 @@ class ReplyLimits(_Limits):
 
     max_reply_bytes: Bytes = Field(
         default=1024**3,
-        description="Bytes of all replies that are computed or on their way. Beyond, connections "
-        "that do not take theirs are closed, and calls are refused.",
+        description="The most bytes of all replies that are computed or on their way. Beyond "
+        "that, connections that do not take their replies are closed, and calls are refused.",
     )
     max_connection_reply_bytes: Bytes = Field(
         default=256 * 1024**2,
-        description="The same of one connection, unless it is one of a unix socket; what comes "
-        "beyond is refused.",
+        description="The most bytes of replies to one connection that are computed or on their "
+        "way. Calls beyond that are refused. A connection of a unix socket has no limit of its "
+        "own.",
     )
     reply_seconds: Seconds = Field(
         default=60.0,
-        description="Seconds in which a reply must have been taken; its connection is closed then.",
+        description="The seconds within which a caller must have taken a reply. After that its "
+        "connection is closed.",
     )
 
 
@@ -144,28 +157,29 @@ class StreamLimits(_Limits):
     """How many streams there may be, what they may hold, and for how long they may stand still."""
 
     max_streams: Count = Field(
-        default=128, description="Streams that may be open; one more is refused."
+        default=128, description="The most streams that may be open. One more is refused."
     )
     max_connection_streams: Count = Field(
         default=64,
-        description="Streams that one connection may have open, unless it is one of a unix "
-        "socket; one more is refused.",
+        description="The most streams that one connection may have open. One more is refused. A "
+        "connection of a unix socket has no limit of its own.",
     )
     stream_idle_seconds: Seconds = Field(
         default=300.0,
-        description="Seconds without progress, by its client's fault, after which a stream is "
-        "ended; a tenth of that where others wait for what it holds, memory or its place.",
+        description="The seconds without progress, by the client's fault, after which a stream is "
+        "ended. Where others wait for the memory or the place that it holds, a tenth of that.",
     )
     max_stream_sequences: Count = Field(
-        default=1_024, description="Sequences that one stream may have in flight."
+        default=1_024, description="The most sequences that one stream may have in flight."
     )
     max_stream_bytes: Bytes = Field(
         default=4 * 1024**3,
-        description="Bytes that one stream may have in flight, with its results: beyond, the "
-        "server reads no further. A sequence must fit with its result.",
+        description="The most bytes that one stream may have in flight, results included. Beyond "
+        "that the server reads no further. A sequence must fit together with its result.",
     )
     max_streams_bytes: Bytes = Field(
-        default=8 * 1024**3, description="Bytes that all streams together may have in flight."
+        default=8 * 1024**3,
+        description="The most bytes that all streams together may have in flight.",
     )
 
     @property

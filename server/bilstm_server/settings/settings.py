@@ -50,37 +50,42 @@ class ModelSettings(BaseModel):
 
     model: ModelSources = Field(
         default=(),
-        description="NAME=FOLDER of a model to serve; repeat for more, or separate by commas. "
-        "The first is the default model. Without any, the small model that ships is served.",
+        description="A model to serve, as NAME=FOLDER. Repeat the flag for more, or separate them "
+        "by commas. The first one is the default model. Without any, the small model that ships is "
+        "served.",
     )
     models_folder: DirectoryPath | None = Field(
         default=None,
-        description="Folder of model folders: each is served too, under its own name.",
+        description="A folder of model folders. Each of them is served too, under its own name.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to compute; auto: cuda if there is one."
+        default="auto",
+        description="The device that computes. auto takes cuda if there is one, else cpu.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Type of weights and products."
+        default="float32",
+        description="The type in which weights are kept and products are computed.",
     )
     float32_matmul_precision: Literal["highest", "high"] = Field(
         default="highest",
-        description="As torch has it: high rounds the factors of float32 products to TF32 on a "
-        "GPU, which is faster, and precise to three digits.",
+        description="The precision of float32 products on a GPU, in torch's words. high rounds "
+        "the factors to TF32, which is faster and exact to three digits.",
     )
     kernel: Literal["auto", "gpu", "cpu", "reference"] = Field(
-        default="auto", description="What runs a layer; auto: the fastest this machine can run."
+        default="auto",
+        description="The kernel that computes a layer. auto takes the fastest that this machine "
+        "can run.",
     )
     threads: Threads = Field(
         default=0,
-        description="Threads that compute on the CPU; 0: what OMP_NUM_THREADS says, or one for "
-        "each processor that the process may use, by its affinity and the CPU quota of its "
-        "control groups.",
+        description="The number of threads that compute on the CPU. 0 takes the number in "
+        "OMP_NUM_THREADS, or else one for each processor that the process may use, by its affinity "
+        "and by the CPU quota of its control groups.",
     )
     max_device_bytes: BytesOrAll = Field(
         default=0,
-        description="Bytes of the GPU's memory for all models and their batches; 0: all there is. "
-        "CUDA itself and loaded kernels take some more.",
+        description="The most bytes of the GPU's memory that all models and their batches may "
+        "take. 0 allows all there is. CUDA itself and loaded kernels take some more.",
     )
 
     @field_validator("models_folder")
@@ -115,17 +120,17 @@ class AddressSettings(BaseModel):
 
     host: Host = Field(
         default="127.0.0.1",
-        description="Address to listen on; 0.0.0.0: every interface; unix:PATH or "
-        "unix-abstract:NAME: a unix socket for gRPC.",
+        description="The address to listen on. 0.0.0.0 is every interface. unix:PATH or unix- "
+        "abstract:NAME is a unix socket for gRPC.",
     )
-    port: Port = Field(default=50051, description="gRPC port; 0: any free one.")
+    port: Port = Field(default=50051, description="The port of gRPC. 0 takes any free one.")
     metrics_host: MetricsHost = Field(
         default="",
-        description="Address of metrics and probes; empty: that of --host, or 127.0.0.1 where that "
-        "is a unix socket.",
+        description="The address of metrics and probes. Empty takes that of --host, or 127.0.0.1 "
+        "where that is a unix socket.",
     )
     metrics_port: Port = Field(
-        default=9464, description="Port of metrics and probes, over HTTP; 0: any free one."
+        default=9464, description="The port of metrics and probes, over HTTP. 0 takes any free one."
     )
 
     @property
@@ -156,24 +161,28 @@ class Settings(
 
     drain_delay_seconds: SecondsOrNone = Field(
         default=0.0,
-        description="On SIGTERM: seconds to go on serving as not ready, so that load balancers "
-        "notice.",
+        description="The seconds after SIGTERM for which the server goes on serving and says that "
+        "it is not ready, so that load balancers notice.",
     )
     drain_timeout_seconds: SecondsOrNone = Field(
-        default=30.0, description="On SIGTERM: seconds that accepted requests have to finish."
+        default=30.0,
+        description="The seconds that accepted requests have to finish once the server has "
+        "stopped taking new ones.",
     )
     tracing_endpoint: OtlpEndpoint = Field(
         default="",
-        description="http://HOST:4317 of an OpenTelemetry collector (OTLP over gRPC) that traces "
-        "go to; https for TLS; empty: no traces. Needs the extra `tracing`.",
+        description="The http://HOST:4317 of an OpenTelemetry collector (OTLP over gRPC) that "
+        "traces are sent to, or https for TLS. Empty sends none. It needs the extra `tracing`.",
     )
     tracing_sample_ratio: Ratio = Field(
         default=1.0,
-        description="Share of requests to trace, of those whose callers trace nothing themselves; "
-        "otherwise the caller decides.",
+        description="The share of requests to trace, of those whose callers do not trace them. "
+        "Where a caller traces, it decides.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="auto: console on a terminal, else json, one event a line."
+        default="auto",
+        description="The form of the log. auto is console on a terminal and json elsewhere: one "
+        "event a line.",
     )
 
     @model_validator(mode="after")

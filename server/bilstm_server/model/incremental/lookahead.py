@@ -169,12 +169,12 @@ def table(
     forward columns and of the backward ones.
     """
     kinds = ("largest", "rms")
-    head = ("look-ahead", *(f"{k} {kind}" for k in ("forward", "reverse") for kind in kinds))
-    lines = ["  ".join(f"{word:>15}" for word in head)]
+    head = ("look-ahead", *(f"{k} {kind}" for k in ("forward", "backward") for kind in kinds))
+    lines = ["  ".join(f"{word:>16}" for word in head)]
     for steps in lookaheads:
         found = measure(encoder, sequences, block_steps, steps)
         numbers = [n for d in found for n in (d.largest, d.root_mean_square)]
-        lines.append("  ".join([f"{steps:>15}", *(f"{number:>15.3g}" for number in numbers)]))
+        lines.append("  ".join([f"{steps:>16}", *(f"{number:>16.3g}" for number in numbers)]))
     return "\n".join(lines)
 
 
