@@ -113,6 +113,17 @@ def test_classify_names_the_speaker() -> None:
     assert printed.startswith("speaker ")
 
 
+@pytest.mark.parametrize("program", [EXAMPLE / "classify.py", STREAMING / "endless.py"])
+def test_an_example_without_a_server(program: Path) -> None:
+    """Where no server is, an example says so in one line."""
+    done = subprocess.run(
+        [sys.executable, program, "localhost:1"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "no server answers at localhost:1: Connection refused" in done.stderr
+
+
 def test_the_operator_in_sixty_lines() -> None:
     """lstm.py is nn.LSTM in outputs, states and the gradient of each weight, and says so."""
     printed = run(sys.executable, str(OPERATOR / "lstm.py"))

@@ -113,7 +113,7 @@ class Flows:
                 within = f"the server was not ready within {call.timeout_seconds:g} s"
                 late = type(error)(error.code, f"{within}: {error.message}")
                 late.retry_after_seconds = error.retry_after_seconds
-                raise late from error
+                raise late from None
             yield Pause(_WAIT_SECONDS)
         raise self._session.closed_error()
 

@@ -149,7 +149,7 @@ class Batch:
             if match and int(match[1]) < len(self.arrays):
                 array = self.arrays[int(match[1])]
                 if are_features(array):
-                    raise no_token_ids(error, list(array.shape)) from error
+                    raise no_token_ids(error, list(array.shape)) from None
             raise
 
     def parts(self, options: EncodeOptions, model: Model | None) -> Iterator[slice]:

@@ -17,7 +17,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from .._calls.arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
 from ..errors import NotAnArray
 from ..types import Array
-from .entries import Entry, Sent
+from .entries import Entry, Sent, check_is_no_list_of_arrays
 from .pages import Pages
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one step may be more
@@ -159,6 +159,7 @@ class _Pieces:
     def _cut(self) -> Any:
         x = self._rest
         check_has_numbers(x, self._entry.name)
+        check_is_no_list_of_arrays(x, self._entry.name)
         if not isinstance(x, np.ndarray) and not _can_be_cut(x):
             self._rest = x = to_array(x, self._entry.name)
         # As the wire may have it, whatever its type is: token ids take 8 bytes, other numbers 4.

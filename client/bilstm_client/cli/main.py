@@ -45,7 +45,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _UNREAD
     except Unavailable as error:
-        return _fail(f"no server answers at {parsed.server}: {error.message}")
+        said = parsed.server in error.message
+        return _fail(error.message if said else f"{parsed.server}: {error.message}")
     except (EncoderError, FileError, NotAllEncoded, NotReady, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
