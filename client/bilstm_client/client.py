@@ -218,9 +218,7 @@ class Client:
         Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
-        options = StreamOptions.of(
-            encode, on_error, in_flight, ordered, save_states=save_states, progress=progress
-        )
+        options = StreamOptions.of(encode, on_error, in_flight, ordered, save_states, progress)
         return SyncStream(self._channel, options, source, timeout_seconds, metadata).results()
 
     @typing.overload
@@ -254,11 +252,10 @@ class Client:
 
         The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
 
-        With `live`, results come while a sequence still arrives, such as one from a microphone: an
-        iterable of chunks (no list), each sent at once. So `source` is `[chunks]`, or
-        `[(key, chunks)]`: one live input per stream, as a second one would not be read before the
-        first has ended. The only output is the states, and what was begun can't go on after the
-        server was lost: that is an `Unavailable`. The other options are those of `encode_stream`.
+        With `live`, results come while a sequence still arrives, such as a microphone's: it is a
+        generator of chunks, each sent at once. So `source` is `[chunks]`, or `[(key, chunks)]`: one
+        live input per stream, as a second would not be read before the first has ended. States are
+        the only output. What was begun can't go on without its server: that is an `Unavailable`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, in_chunks=True, live=live)

@@ -176,7 +176,7 @@ def test_labels_wait_for_no_server(encode: Run, tmp_path: Path) -> None:
         arguments = (tmp_path / "x.npy", "--timeout-seconds", 0.5)
         code, shown, errors = encode(*arguments, target=f"127.0.0.1:{port}")
     assert (code, shown) == (1, [])
-    assert errors == [f"bilstm: no server answers at 127.0.0.1:{port}: no"]
+    assert errors == [f"bilstm: 127.0.0.1:{port}: no"]
     assert refuser.methods[0] == "Check"
     assert set(refuser.methods[1:]) == {"Encode"}
 

@@ -29,8 +29,9 @@ class Refusing(grpc.GenericRpcHandler):
         self.says: float | None = None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        self.methods.append(handler_call_details.method.rpartition("/")[2])
-        if self.methods[-1] == "EncodeStream":
+        method = handler_call_details.method.rpartition("/")[2]
+        self.methods.append(method)
+        if method == "EncodeStream":
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._call)
 
