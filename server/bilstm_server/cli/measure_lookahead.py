@@ -22,8 +22,14 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_run)
     add = parser.add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help=".npy or .npz of sequences")
-    model = add("--model", type=Path, required=True, metavar="FOLDER", help="the model's folder")
-    model.default = argparse.SUPPRESS  # not "(default: None)"
+    add(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,  # help would say that it is None
+        help="the model's folder",
+    )
     add("--block-steps", type=positive, default=64, metavar="N", help="of a block")
     add(
         "--lookahead-steps",
