@@ -13,10 +13,10 @@ COMPILED := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check sanitize proto release docs train parity bench faults clean
+.PHONY: help setup demo serve test test-all check sanitize proto release docs train parity bench faults clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # What pip says of large packages, and nothing else.
 INSTALL := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
@@ -50,8 +50,12 @@ demo: $(SERVER) $(COMPILED) ## start the server, encode the test utterances, che
 serve: $(SERVER) $(COMPILED) ## serve the shipped model until Ctrl-C
 	@$(BIN)/bilstm-server serve
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+TEST := $(BIN)/python -m pytest --numprocesses logical --dist worksteal
+test: setup ## the tests, within five minutes
+	$(TEST) -m "not slow"
+
+test-all: setup ## the tests, and those that take long
+	$(TEST)
 
 check: setup ## lint, types, generated stubs, breaking changes, docs and their links, import layers
 	$(BIN)/ruff check .

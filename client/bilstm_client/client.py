@@ -39,6 +39,9 @@ from .types import (
 class Client:
     """Encodes sequences on the server at `target`. Make one and keep it: threads may share it."""
 
+    target: str
+    """Where calls go, as it was given."""
+
     def __init__(
         self,
         target: str,
@@ -105,8 +108,8 @@ class Client:
         - `state`: a `State`, hidden [layers*K, P] and cell [layers*K, H], after the last step
 
         `initial_state`: a `State`, or a (hidden, cell) pair of its shapes; None: zeros. With the
-        `state` of one piece as the next one's, a unidirectional model encodes a sequence in pieces
-        exactly; a bidirectional one does not, as its backward direction begins at the end.
+        `state` of one piece as the next one's, a unidirectional model encodes a sequence in pieces,
+        up to rounding; a bidirectional one does not: its backward direction begins at the end.
 
         `model`, `version`: empty for the server's default and newest. `output_data_type`: of all
         arrays. `timeout_seconds`: None for the client's own. `metadata`: headers beside its own.
@@ -187,13 +190,13 @@ class Client:
         Yields an `Encoding` for each, as `encode` returns it; (key, `Encoding`) for a pair. They
         are in the source's order, or with `ordered=False` in the order in which they are done.
 
-        `source`: sequences, or (key, sequence) pairs: tuples of two, with any key. It may be
-        endless: it is pulled from, in a thread of its own, only as fast as the server takes
+        `source`: sequences, or (key, sequence) pairs: tuples of two, with any key but an array. It
+        may be endless: it is pulled from, in a thread of its own, only as fast as the server takes
         sequences, with at most `in_flight` unanswered. A sequence is what `encode` takes, not to be
         changed until it is answered, also a `np.memmap` larger than memory; or an iterable of
-        chunks, [t, input_size] numbers or [t] token ids each. So rows may be a list or a tuple, but
-        no generator, and no tuple of two, which is a pair. Sequences are sent whole, one after the
-        other: one that comes slowly keeps those after it waiting.
+        chunks, [t, input_size] numbers or [t] token ids each, such as a generator or `iter(chunks)`
+        but no list or tuple: these have rows, and a tuple of two is a pair. Sequences are sent
+        whole, one after the other: one that comes slowly keeps those after it waiting.
 
         - `on_error`: where one sequence is refused, the stream ends with its error, whose `index`
           and `key` tell which it was. With "return" the error, a `SequenceFailure`, is yielded in
@@ -215,9 +218,7 @@ class Client:
         Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
-        options = StreamOptions.of(
-            encode, on_error, in_flight, ordered, save_states=save_states, progress=progress
-        )
+        options = StreamOptions.of(encode, on_error, in_flight, ordered, save_states, progress)
         return SyncStream(self._channel, options, source, timeout_seconds, metadata).results()
 
     @typing.overload
@@ -251,11 +252,10 @@ class Client:
 
         The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
 
-        With `live`, results come while a sequence still arrives, such as one from a microphone: an
-        iterable of chunks, each of which is sent at once. So `source` is `[chunks]`, or
-        `[(key, chunks)]`: one live input per stream, as a second one would not be read before the
-        first has ended. The only output is the states, and what was begun can't go on after the
-        server was lost: that is an `Unavailable`. The other options are those of `encode_stream`.
+        With `live`, results come while a sequence still arrives, such as a microphone's: it is a
+        generator of chunks, each sent at once. So `source` is `[chunks]`, or `[(key, chunks)]`: one
+        live input per stream, as a second would not be read before the first has ended. States are
+        the only output. What was begun can't go on without its server: that is an `Unavailable`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, in_chunks=True, live=live)
@@ -270,7 +270,7 @@ class Client:
         return self._channel.run(self._flows.is_ready(timeout_seconds, metadata))
 
     def wait_until_ready(
-        self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
+        self, timeout_seconds: float | None = None, *, metadata: Metadata | None = None
     ) -> None:
         """Wait until the server says that it serves, also for one that is yet to be started. After
         `timeout_seconds` raises `Unavailable` or `DeadlineExceeded`, with what was in the way.

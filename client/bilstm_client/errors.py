@@ -1,4 +1,4 @@
-"""What a call can raise. Every error carries the gRPC code and the server's message.
+"""What a call can raise. Every `EncoderError` carries the gRPC code and the server's message.
 
 EncoderError
 ├── InvalidInput        INVALID_ARGUMENT: `field` is the one at fault; or RESOURCE_EXHAUSTED by

@@ -53,7 +53,7 @@ class Encoding:
     `getattr(encoding, "logits", None)` gives None.
     """
 
-    __slots__ = ("_outputs", "_timing")
+    __slots__ = ("_in_chunks", "_outputs", "_timing")
 
     def __init__(
         self,
@@ -64,8 +64,12 @@ class Encoding:
         max: Array | None = None,  # noqa: A002 - the output's name
         logits: Array | None = None,
         state: State | None = None,
+        *,
+        in_chunks: bool = False,
     ) -> None:
+        """`in_chunks`: its states came in chunks, before it."""
         self._timing = timing
+        self._in_chunks = in_chunks
         values = zip(OUTPUTS, (states, final, mean, max, logits, state), strict=True)
         self._outputs: dict[OutputName, Any] = {k: v for k, v in values if v is not None}
 
@@ -125,8 +129,10 @@ class Encoding:
 
     def _output(self, name: OutputName) -> Any:
         if name not in self._outputs:
-            note = " (encode_chunks yields them in its chunks)" if name == "states" else ""
-            raise _not_requested(name, self._outputs, note)
+            if name == "states" and self._in_chunks:
+                message = "states: encode_chunks yields them in its chunks, if they are requested"
+                raise NotRequested(message, name)
+            raise _not_requested(name, self._outputs)
         return self._outputs[name]
 
 
@@ -210,15 +216,14 @@ class EncodingChunk(Generic[K]):
         parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self._states)}"]
         parts += [f"last={self.last}", f"forward_exact={self.forward_exact}"]
         parts += [f"reverse_exact={self.reverse_exact}"]
-        parts += [f"encoding={self.encoding!r}"] if self.encoding is not None else []
+        if self.encoding is not None and self.encoding.outputs:
+            parts.append(f"encoding={self.encoding!r}")
         parts += [f"error={self.error!r}"] if self.error is not None else []
         return f"EncodingChunk({', '.join(parts)})"
 
 
-def _not_requested(
-    name: OutputName, others: Iterable[OutputName] = (), note: str = ""
-) -> NotRequested:
-    return NotRequested(f"{name}: not requested; give outputs={[*others, name]}{note}", name)
+def _not_requested(name: OutputName, others: Iterable[OutputName] = ()) -> NotRequested:
+    return NotRequested(f"{name}: not requested; give outputs={[*others, name]}", name)
 
 
 def _brief(value: Any) -> str:

@@ -9,6 +9,7 @@ with `closing`: to leave the loop alone would not end it, as `results` still hol
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -16,7 +17,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from bilstm_client import Client
+from bilstm_client import Client, EncoderError
 
 RESULTS = 1_000
 parser = argparse.ArgumentParser(
@@ -32,12 +33,15 @@ def measurements() -> Iterator[tuple[str, NDArray[np.float64]]]:
         yield f"event {number}", rng.standard_normal((rng.integers(5, 30), 12))
 
 
-with Client(target) as client:
-    labels = client.get_model().labels
-    results = client.encode_stream(measurements(), in_flight=32, outputs="logits")
-    with closing(results):
-        for done, (name, encoding) in enumerate(results, start=1):
-            if done % 100 == 0:
-                print(f"{name}: {labels[encoding.logits.argmax()]}")
-            if done == RESULTS:
-                break
+try:
+    with Client(target) as client:
+        labels = client.get_model().labels
+        results = client.encode_stream(measurements(), in_flight=32, outputs="logits")
+        with closing(results):
+            for done, (name, encoding) in enumerate(results, start=1):
+                if done % 100 == 0:
+                    print(f"{name}: {labels[encoding.logits.argmax()]}")
+                if done == RESULTS:
+                    break
+except EncoderError as error:
+    sys.exit(str(error))

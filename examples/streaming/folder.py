@@ -10,13 +10,14 @@ does not stop the others. `bilstm encode --stream FOLDER` does so, too, and goes
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilstm_client import Client, SequenceFailure
+from bilstm_client import Client, EncoderError, SequenceFailure
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,12 +39,15 @@ def files() -> Iterator[tuple[Path, Any]]:
             yield path, sequence
 
 
-with Client(given.target) as client:
-    results = client.encode_stream(
-        files(), on_error="return", save_states=lambda path: path.with_suffix(".states.npy")
-    )
-    for path, result in results:
-        if isinstance(result, SequenceFailure):
-            print(f"{path.name}: {result}")
-        else:
-            print(f"{path.name}: {len(result.states)} steps")
+try:
+    with Client(given.target) as client:
+        results = client.encode_stream(
+            files(), on_error="return", save_states=lambda path: path.with_suffix(".states.npy")
+        )
+        for path, result in results:
+            if isinstance(result, SequenceFailure):
+                print(f"{path.name}: {result}")
+            else:
+                print(f"{path.name}: {len(result.states)} steps")
+except EncoderError as error:
+    sys.exit(str(error))

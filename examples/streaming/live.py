@@ -10,13 +10,14 @@ than the look-ahead. `bilstm-server lookahead` measures what that costs with a m
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bilstm_client import Client, Live
+from bilstm_client import Client, EncoderError, Live
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -33,9 +34,12 @@ def recording() -> Iterator[NDArray[np.float64]]:
         yield rng.standard_normal((10, 12))
 
 
-with Client(target) as client:
-    live = Live(block_steps=20, lookahead_steps=10)
-    for chunk in client.encode_chunks([recording()], live=live):
-        end = chunk.first_step + len(chunk.states)
-        print(f"steps {chunk.first_step} to {end}: forward exact {chunk.forward_exact}", end="")
-        print(f", reverse exact {chunk.reverse_exact}")
+try:
+    with Client(target) as client:
+        live = Live(block_steps=20, lookahead_steps=10)
+        for chunk in client.encode_chunks([recording()], live=live):
+            end = chunk.first_step + len(chunk.states)
+            print(f"steps {chunk.first_step} to {end}: forward exact {chunk.forward_exact}", end="")
+            print(f", reverse exact {chunk.reverse_exact}")
+except EncoderError as error:
+    sys.exit(str(error))

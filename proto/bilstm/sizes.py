@@ -1,8 +1,11 @@
-"""How large a reply will be: the server refuses by it, and the client cuts batches by it."""
+"""How large messages may be, and replies will be: the server refuses by it, and the client cuts by
+it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+
+MAX_CHUNKS = 1_024  # of one message to a stream, whatever a call may bring
 
 
 def reply_elements(

@@ -31,7 +31,7 @@ def main() -> NoReturn:
 
 
 def _code() -> int:
-    """Of the command's end, whatever that is."""
+    """Run the command; returns its exit code, however it ends."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

@@ -8,7 +8,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import ListenError, quoted
+from .errors import ListenError
+from .quoting import quoted
 
 _UNIX, _ABSTRACT = "unix:", "unix-abstract:"
 _OF_THE_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -28,11 +29,12 @@ def parse_host(value: str) -> str:
 
 
 def is_unix(host: str) -> bool:
+    """Whether the host is a Unix socket."""
     return host.startswith((_UNIX, _ABSTRACT))
 
 
 def target(host: str, port: int) -> str:
-    """As gRPC takes it."""
+    """The address in the words in which gRPC takes it."""
     if is_unix(host):
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from .addresses import open_socket
 from .errors import StartError
 from .metrics import Metrics
-from .probes.page import Status
 from .probes.server import Probes
 from .process.heap import Heap
 from .rpc.definitions import ServiceDefinition
@@ -31,6 +30,7 @@ from .serving.loading import LoadEngine, load_engine
 from .serving.models import Models
 from .serving.registry import ModelRegistry
 from .settings import Settings
+from .summary import ServerSummary
 
 if TYPE_CHECKING:
     from .tracing import Tracer
@@ -120,11 +120,11 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, self._status)
+        probes = Probes(listening, self.metrics, self._summary)
         self.metrics_port = lifetime.enter_context(probes).port
 
-    def _status(self) -> Status:
-        return Status(self._health.state, [model.summary for model in self._registry])
+    def _summary(self) -> ServerSummary:
+        return ServerSummary(self._health.state, [model.summary for model in self._registry])
 
     async def _listen(self) -> None:
         settings = self._settings

@@ -6,7 +6,7 @@
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Stalled            a stream's client moved nothing for too long
-    ├── Unavailable        the server is draining
+    ├── Unavailable        the server is draining, or the model was unloaded
     │   ├── Loading        or has not loaded its models yet
     │   └── DeviceLost     or its GPU computes no more, and it ends
     └── OutOfMemory        one sequence alone does not fit into the device's memory
@@ -20,10 +20,8 @@ Knows nothing of gRPC, torch or Prometheus.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection
-from itertools import islice
 
-from pydantic import ValidationError
+from .quoting import one_line
 
 
 class ServiceError(Exception):
@@ -64,7 +62,10 @@ class Stalled(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server takes no requests any more: it is draining."""
+    """The server, or a model of it, takes no requests any more: it is draining, or unloaded."""
+
+
+DRAINING = "the server is draining; try another one"  # what an `Unavailable` says then
 
 
 class Loading(Unavailable):
@@ -104,46 +105,3 @@ def forget_locals(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-
-
-# -- words of others in an error ------------------------------------------------------------------
-
-_QUOTED_CHARACTERS = 100  # at most, of a name or value that an error repeats
-_LISTED_NAMES = 10  # at most
-_LINE_CHARACTERS = 2_000  # at most
-
-
-def one_line(text: str, max_characters: int = _LINE_CHARACTERS) -> str:
-    """The text, cut where it is long, with escapes in place of what is no printable character."""
-    cut = text if len(text) <= max_characters else f"{text[:max_characters]}…"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-
-
-def quoted(text: str) -> str:
-    """Text of a caller, a file or a setting as an error or the log repeats it: quoted, on one line,
-    cut where it is long."""
-    if len(text) <= _QUOTED_CHARACTERS:
-        return repr(text)
-    return f"{text[:_QUOTED_CHARACTERS]!r}…"
-
-
-def listed(names: Collection[str]) -> str:
-    """The first of these names, and how many more there are."""
-    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
-    return ", ".join(_cut(name) for name in islice(names, _LISTED_NAMES)) + more
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _QUOTED_CHARACTERS else f"{name[:_QUOTED_CHARACTERS]}…"
-
-
-def first_problem(error: ValidationError) -> str:
-    """What is wrong with the first field that a validation refused: `field: problem, got value`."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    field = field if field.isprintable() and len(field) <= _QUOTED_CHARACTERS else quoted(field)
-    problem = first["msg"].removeprefix("Value error, ")
-    if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
-        got = first["input"]
-        problem += f", got {quoted(got) if isinstance(got, str) else repr(got)}"
-    return f"{field}: {problem}" if field else problem

@@ -8,8 +8,8 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-from .errors import one_line
 from .process.stderr import BackgroundStream
+from .quoting import one_line
 
 log = structlog.get_logger()
 

@@ -135,10 +135,11 @@ class RequestTrace:
 
     @property
     def trace_id(self) -> str:
-        """As it is written in hexadecimal."""
+        """The trace's id in hexadecimal, as collectors show it."""
         return f"{self._span.get_span_context().trace_id:032x}"
 
     def admit(self, sequences: int, tokens: int, now: float) -> None:
+        """Note that the request was let into the queue, with what it brings."""
         self._span.set_attributes({"bilstm.sequences": sequences, "bilstm.tokens": tokens})
         self.enter("queue", now)
 

@@ -9,7 +9,7 @@ from bilstm_server.model.incremental.slices import SLICE_UNIT
 
 
 def test_slices_grow_and_shrink_to_the_time_they_may_take() -> None:
-    """By a factor of two at most, and never below a unit."""
+    """Slices grow and shrink by a factor of two at most, and never below a unit."""
     pace = SlicePace(slice_seconds=0.002, max_sequences=3)
     pace.want(0.0)
     assert (pace.steps, pace.sequences) == (SLICE_UNIT, 1)

@@ -250,7 +250,7 @@ def test_batch_is_bounded_in_sequences() -> None:
 
 
 def test_job_that_left_makes_room() -> None:
-    """In sequences and in tokens."""
+    """A job that left makes room, in sequences and in tokens."""
     job = Job(10)
     queue = waiting(job, max_queue_tokens=10, max_queue_sequences=1)
     assert not queue.fits(1, 1)
@@ -259,7 +259,7 @@ def test_job_that_left_makes_room() -> None:
 
 
 def test_empty_queue_is_never_due() -> None:
-    """Without jobs there is no batch to wait for."""
+    """An empty queue is never due: without jobs there is no batch to wait for."""
     assert waiting().due_at() is None
     assert waiting().take(0.0) == ([], [])
 

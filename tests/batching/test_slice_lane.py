@@ -67,7 +67,7 @@ async def test_short_ones_do_not_wait(model_folder: Path) -> None:
 
 
 async def test_long_ones_share_slices(model_folder: Path) -> None:
-    """Those at the same layer advance together, each with the result that it has alone."""
+    """Long sequences at the same layer advance together, each with the result that it has alone."""
     arrays = [sequence(seed, LONG + 100 * seed) for seed in range(4)]
     async with held_server(of(model_folder)) as (app, held), client_of(app) as client:
         calls = [asyncio.create_task(client.encode(x)) for x in arrays]
@@ -91,7 +91,7 @@ async def outcome(call: asyncio.Task[Encoding]) -> Encoding | BaseException:
 async def test_only_the_guilty_fails(
     model_folder: Path, error: Exception, expected: type[Exception]
 ) -> None:
-    """One that makes its slices fail fails alone."""
+    """A long sequence that makes its slices fail fails alone."""
 
     def refuse(lengths: Any) -> None:
         if LONG + 1 in lengths:
@@ -114,7 +114,7 @@ async def test_only_the_guilty_fails(
         np.testing.assert_array_equal(result.states, whole(model_folder, sequence(0, steps)))
 
 
-async def test_the_dead_leave(model_folder: Path) -> None:
+async def test_callers_that_leave_are_not_computed_for(model_folder: Path) -> None:
     """A caller that leaves, or whose deadline passes, is not computed for any more."""
     async with held_server(of(model_folder)) as (app, _), client_of(app) as client:
         expiring = asyncio.create_task(client.encode(sequence(0, LONG), timeout_seconds=0.5))

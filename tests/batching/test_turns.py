@@ -82,7 +82,7 @@ class Engine:
         self.now += seconds
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
-        self._pass("batch", [int(s.rows(0, 1)[0]) for s in sequences], BATCH_SECONDS)
+        self._pass("batch", [int(s.steps_between(0, 1)[0]) for s in sequences], BATCH_SECONDS)
         return [SequenceOutput() for _ in sequences]
 
     def stage(self, sequences: Sequence[Input]) -> StagedBatch:
@@ -92,7 +92,7 @@ class Engine:
         return self.run(staged.sequences)
 
     def begin(self, sequence: SequenceInput) -> Any:
-        return Run(int(sequence.rows(0, 1)[0]), sequence.tokens)
+        return Run(int(sequence.steps_between(0, 1)[0]), sequence.tokens)
 
     def advance(self, runs: Sequence[Any], steps: int) -> None:
         self._pass("slice", [run.number for run in runs], SLICE_SECONDS)
@@ -170,7 +170,7 @@ async def test_slices_give_way_to_what_comes(engine: Engine) -> None:
 
 
 async def test_slices_give_way_to_another_model(engine: Engine) -> None:
-    """So does what comes to another model on the device."""
+    """What comes to another model on the device waits for one slice, and no more."""
     with Device() as device:
         async with model(engine, device) as one, model(engine, device) as other:
             long = await call(one, 0, LONG)
@@ -182,7 +182,7 @@ async def test_slices_give_way_to_another_model(engine: Engine) -> None:
 
 
 async def test_slices_give_way_to_a_model_that_waits_already(engine: Engine) -> None:
-    """Also to one that waited for the device before the long sequence had it."""
+    """Slices give way to a model that waited for the device before the long sequence had it."""
     with Device() as device:
         async with (
             model(engine, device) as busy,
@@ -229,7 +229,8 @@ async def test_slices_have_their_share_of_a_busy_device(engine: Engine) -> None:
 
 
 async def test_slices_tell_what_they_cost(engine: Engine) -> None:
-    """So that a refusal says how long what is left of a long sequence will take."""
+    """What slices cost is known, so that a refusal says how long the rest of a long sequence
+    takes."""
     with Device() as device:
         async with model(engine, device) as one:
             long = await call(one, 0, LONG)

@@ -24,7 +24,7 @@ def test_operations_are_those_of_both_directions_and_all_gates() -> None:
 
 
 def test_float32_may_come_from_the_tensor_cores() -> None:
-    """As three products of TF32, if that is faster than float32's own."""
+    """float32 comes from three products of TF32 where that is faster than its own."""
     own = floor("float32", 64, 64, [1], rates(float32=10.0, tf32=3.0))
     three = floor("float32", 64, 64, [1], rates(float32=1.0, tf32=30.0))
     assert own == pytest.approx(three)

@@ -115,7 +115,7 @@ def test_elsewhere_never_slower_than_packed(case: Case) -> None:
 
 
 def test_one_sequence_never_slower_than_padded() -> None:
-    """It has no padding, so padded is right there."""
+    """One sequence is held to padded, which is right there: it has no padding."""
     alone = Case("bfloat16", 1024, 1, 29)
     assert not missed(row(alone, 4.0, 13.0))
     assert len(missed(row(alone, 4.1, 13.0))) == 1

@@ -89,7 +89,7 @@ def test_nothing_more_runs_on_a_gpu_that_is_lost(stand_ins: pytest.MonkeyPatch) 
 
 
 def test_the_plans_that_the_tuner_tries_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with its cost, or why it was dropped."""
+    """Plans that the tuner tries are noted, each with its cost or why it was dropped."""
     shape, processor = Shape(64, 2, torch.float32, "tf32x3"), Processor(132, 227 * 1024)
     first, second = itertools.islice(candidates(shape, processor), 2)
     tried = [(first, Cost(1.0, 2.0, 3.0)), (second, KernelUnavailable("too | large\nby far"))]

@@ -20,8 +20,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()  # `serve` sends the log to this test's standard error
+
+
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """Runs `bilstm-server serve` up to where it would serve; returns the settings it has."""
     loaded: list[Settings] = []
 
@@ -37,5 +43,4 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         assert server_cli.main(["serve", *flags]) == 0
         return loaded.pop()
 
-    yield load
-    structlog.reset_defaults()  # `serve` sends the log to this test's standard error
+    return load

@@ -30,7 +30,8 @@ def test_config_file(load: Load, tmp_path: Path, model_folder: Path) -> None:
 
 CONFIGS: dict[str, tuple[str | bytes | None, str]] = {
     "unknown": ("max_stream = 3", "'max_stream' is no setting; nearest: max_streams"),
-    "table": ("[server]\nmax_streams = 3", "'server' is no setting; nearest: "),
+    "table": ("[server]\nmax_streams = 3", "'server' is a table, and settings stand in none"),
+    "setting's table": ("[model]\none = 'x'", "'model' is a table, and settings stand in none"),
     "flag's name": ("max-streams = 3", "'max-streams' is no setting; nearest: max_streams"),
     "no TOML": ("max_streams: 3", "Expected '=' after a key"),
     "no text": (b"\xff\xfe", "can't decode byte 0xff"),
@@ -51,9 +52,41 @@ def test_bad_config_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert words in line
 
 
-def test_bad_value_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad value in a file is named as on the command line."""
+BAD_VALUES = {
+    "number": ("max_streams = 0", "max_streams: ", "got 0"),
+    "text": ("threads = 'many'", "threads: ", "got 'many'"),
+    "in a list": ("model = ['one']", "model: ", "got 'one'"),
+    "bool": ("port = true", "port: no setting is true or false, got true", ""),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_bad_value_in_a_config_file(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad value in a file is named by the file and its key there."""
+    content, *words = BAD_VALUES[case]
+    config = tmp_path / "server.toml"
+    config.write_text(content)
+    assert server_cli.main(["serve", "--config", str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bilstm-server: --config {config}: {words[0]}")
+    assert words[1] in line
+
+
+@pytest.mark.parametrize("place", ["flag", "variable"])
+def test_bad_value_above_a_config_file(
+    place: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bad flag or variable is named as such, whatever a file says of the setting."""
     config = tmp_path / "server.toml"
     config.write_text("max_streams = 0")
-    assert server_cli.main(["serve", "--config", str(config)]) == 1
-    assert "--max-streams (BILSTM_MAX_STREAMS): " in capsys.readouterr().err
+    if place == "variable":
+        monkeypatch.setenv("BILSTM_MAX_STREAMS", "none")
+    flags = ["--max-streams", "none"] if place == "flag" else []
+    assert server_cli.main(["serve", "--config", str(config), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bilstm-server: --max-streams (BILSTM_MAX_STREAMS): ")

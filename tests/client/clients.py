@@ -72,8 +72,8 @@ class AwaitedClient:
     def is_ready(self, **options: Any) -> bool:
         return self._wait(self._client.is_ready(**options))
 
-    def wait_until_ready(self, **options: Any) -> None:
-        self._wait(self._client.wait_until_ready(**options))
+    def wait_until_ready(self, *seconds: float, **options: Any) -> None:
+        self._wait(self._client.wait_until_ready(*seconds, **options))
 
     def get_model(self, *names: str, **options: Any) -> Model:
         return self._wait(self._client.get_model(*names, **options))

@@ -90,7 +90,7 @@ def test_memory_that_is_still_read_is_not_written_to(cuda: torch.device) -> None
 
 @pytest.mark.gpu
 def test_arrays_go_and_come_back(cuda: torch.device) -> None:
-    """Of every type, empty ones too."""
+    """Arrays of every type, empty ones too, go to a GPU and come back."""
     rng = np.random.default_rng(0)
     transfer = CudaTransfer(cuda)
     for shape in ((3, 5), (0,), (1,), (1000, 7)):
@@ -122,7 +122,7 @@ def sliced(engine: Engine, sequence: SequenceInput) -> SequenceOutput:
 
 def blocks(engine: Engine, sequence: SequenceInput) -> list[SequenceOutput]:
     """Two of them, beside the whole sequence in one batch."""
-    steps = sequence.rows(0, 12)
+    steps = sequence.steps_between(0, 12)
     _, first = engine.run([sequence, BlockInput(steps[:7], 3, None)])
     second, _ = engine.run([BlockInput(steps[4:], 0, first.carried), sequence])
     return [SequenceOutput(output.arrays) for output in (first, second)]

@@ -35,7 +35,7 @@ def test_a_closed_pipe(pipe: Pipe) -> None:
 
 
 def test_a_full_disk() -> None:
-    """The same where there is no space left."""
+    """What is written to a full disk is dropped, and raises nowhere."""
     full = os.open("/dev/full", os.O_WRONLY)
     stream = BackgroundStream(full)
     stream.start()

@@ -9,7 +9,7 @@ import gzip
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,15 +21,15 @@ from bilstm_server.addresses import open_socket
 from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
-from bilstm_server.probes.page import ModelSummary, Status
 from bilstm_server.probes.server import MAX_CONNECTIONS, Probes
 from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import Settings
+from bilstm_server.summary import ModelSummary, ServerSummary
 from tests.support.servers import RunningServer, settings
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 PATHS = ("/livez", "/healthz", "/readyz")
-STATUS = Status("serving", [ModelSummary("<b>", "3", "12 inputs")])
+SUMMARY = ServerSummary("serving", [ModelSummary("<b>", "3", "12 inputs")])
 Answer = tuple[int, str]  # status and body
 
 
@@ -97,9 +97,11 @@ async def port() -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def probes() -> AsyncIterator[Probes]:
+async def probes(
+    summary: Callable[[], ServerSummary] = lambda: SUMMARY, metrics: Metrics | None = None
+) -> AsyncIterator[Probes]:
     listening = open_socket("127.0.0.1", 0, "metrics", "--host", "--metrics-port")
-    with Probes(listening, Metrics(), lambda: STATUS) as running:
+    with Probes(listening, metrics or Metrics(), summary) as running:
         yield running
 
 
@@ -118,6 +120,40 @@ async def test_page(port: int) -> None:
     assert "<strong>serving</strong>" in text
     assert "<td>&lt;b&gt;</td><td>3</td><td>12 inputs</td>" in text
     assert re.findall(r'href="([^"]*)"', text) == ["/metrics", "/healthz", "/livez", "/readyz"]
+
+
+async def test_the_page_loads_and_runs_nothing(port: int) -> None:
+    """The page has a policy by which a browser neither loads nor runs anything for it."""
+    answer = await asyncio.to_thread(exchange, port, b"GET / HTTP/1.1\r\n\r\n")
+    policy = b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+    assert policy in answer.partition(b"\r\n\r\n")[0] + b"\r\n"
+
+
+@pytest.mark.parametrize("path", ["/", *PATHS])
+async def test_a_summary_that_fails_is_the_servers_fault(path: str) -> None:
+    """A server that can't say how it is does not hang: that is an error, which the log has."""
+
+    def fail() -> ServerSummary:
+        raise ValueError("no summary")
+
+    with structlog.testing.capture_logs() as events:
+        async with probes(fail) as running:
+            assert (await asyncio.to_thread(get, running.port, path))[0] == 500
+    assert [str(event["exc_info"]) for event in events] == ["no summary"]
+
+
+async def test_a_scrape_that_fails_is_the_servers_fault() -> None:
+    """A gauge that can't be read is no bad request, and the log has the cause."""
+
+    def fail() -> int:
+        raise ValueError("no number")
+
+    metrics = Metrics()
+    metrics.watch_calls(fail, lambda: 0, lambda: 0)
+    with structlog.testing.capture_logs() as events:
+        async with probes(metrics=metrics) as running:
+            assert (await asyncio.to_thread(get, running.port, "/metrics"))[0] == 500
+    assert [str(event["exc_info"]) for event in events] == ["no number"]
 
 
 async def test_page_of_a_server(server: RunningServer) -> None:

@@ -129,7 +129,7 @@ def test_one_output(output: Output) -> None:
 @pytest.mark.parametrize("pooling", Pooling)
 @pytest.mark.parametrize("sizes", [SIZES["two layers"], SIZES["embedding"]], ids=["floats", "ids"])
 def test_trains(sizes: dict[str, Any], pooling: Pooling) -> None:
-    """It trains through autograd: every parameter has a gradient, and the loss falls."""
+    """An encoder trains through autograd: every parameter has a gradient, and the loss falls."""
     encoder = encoder_of(sizes, pooling)
     x, batch = torch.cat(sequences_for(encoder)), RaggedBatch(LENGTHS)
     labels = torch.arange(len(LENGTHS))

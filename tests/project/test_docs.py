@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilstm_client import Client
+from bilstm_client import AsyncClient, Client
 from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 from tests.client.cli.files import on_terminal
@@ -164,3 +164,13 @@ def test_site(tmp_path: Path) -> None:
         linked = (tmp_path / page / "index.html").read_text(encoding="utf-8")
         assert f'href="{"../" if page else ""}files/{file}/"' in linked
         assert words in (tmp_path / "files" / file / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_reference_of_the_client(client: type) -> None:
+    """The reference has every public member of both clients."""
+    page = (ROOT / "docs" / "reference" / "client.md").read_text("utf-8")
+    listed = re.search(rf"::: bilstm_client\.{client.__name__}\n.*\n +members: \[(.*)\]", page)
+    assert listed is not None
+    public = {name for name in dir(client("localhost")) if not name.startswith("_")}
+    assert set(listed[1].split(", ")) == {"__init__", *public}

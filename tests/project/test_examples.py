@@ -97,6 +97,7 @@ def test_what_to_try_after_the_demo(demo: str) -> None:
     run(*operator)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_accuracy_and_repeats(tmp_path: Path) -> None:
     """train.py reaches 97 % on the test set, and the same seed gives the same model."""
     printed = [
@@ -119,6 +120,17 @@ def test_classify_names_the_speaker() -> None:
     with server_process() as server:
         printed = run(sys.executable, str(EXAMPLE / "classify.py"), server.target)
     assert printed.startswith("speaker ")
+
+
+@pytest.mark.parametrize("program", [EXAMPLE / "classify.py", STREAMING / "endless.py"])
+def test_an_example_without_a_server(program: Path) -> None:
+    """Where no server is, an example says so in one line."""
+    done = subprocess.run(
+        [sys.executable, program, "localhost:1"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "no server answers at localhost:1: Connection refused" in done.stderr
 
 
 def test_the_operator_in_sixty_lines() -> None:

@@ -38,8 +38,12 @@ PLANTED = {
         "server/bilstm_server/batching/queue.py",
         "import torch.nn.functional",
     ),
-    "grpc in rpc/, app.py and the client only": (
-        "server/bilstm_server/batching/queue.py",
+    "Decisions know no clock, thread, loop or tensor": (
+        "server/bilstm_server/batching/admission.py",
+        "import time",
+    ),
+    "grpc and protobuf in rpc/ and the client only": (
+        "server/bilstm_server/app.py",
         "from grpc_health.v1 import health",
     ),
     "prometheus_client in metrics/ only": (

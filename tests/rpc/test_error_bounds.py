@@ -19,15 +19,8 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_client import Client, ModelNotFound
 from bilstm_server.app import App
-from bilstm_server.errors import (
-    InvalidInput,
-    ModelError,
-    Overloaded,
-    ServiceError,
-    Unavailable,
-    listed,
-    quoted,
-)
+from bilstm_server.errors import InvalidInput, ModelError, Overloaded, ServiceError, Unavailable
+from bilstm_server.quoting import listed, quoted
 from bilstm_server.rpc.status import sequence_error, status_of
 from tests.support.servers import RunningServer, settings
 

@@ -40,7 +40,7 @@ FIELD = "inputs[0].contents"
     ],
 )
 def test_what_a_model_does_not_take(check: Callable[[], object]) -> None:
-    """It is refused under the name that the protocol gives."""
+    """What a model does not take is refused under the name that the protocol gives."""
     with pytest.raises(InvalidInput) as refusal:
         check()
     assert refusal.value.field == FIELD

@@ -1,75 +1,21 @@
-"""A model's life: loaded while others serve, served, drained and unloaded; without a server."""
+"""Models that are loaded while others serve; without a server."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from bilstm_server.batching.jobs import Result
 from bilstm_server.engine.engine import Engine
-from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.errors import ModelError, ModelNotFound, Unavailable
-from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
-from bilstm_server.serving.loading import LoadEngine, load_engine
-from bilstm_server.serving.models import Models
-from bilstm_server.serving.registry import ModelRegistry, ServedModel
+from bilstm_server.errors import ModelError, ModelNotFound
+from bilstm_server.serving.loading import load_engine
 from bilstm_server.settings import ModelSource, Settings
-from tests.support.engines import Gated
+from tests.serving.models import encode, serving
 from tests.support.servers import settings, write_model
-from tests.support.waiting import HANGS_AFTER_SECONDS, until
-
-
-class Server:
-    """The part of a server that owns its models."""
-
-    def __init__(self, served: Settings, load_engine: LoadEngine):
-        self.metrics = Metrics()
-        self.registry = ModelRegistry()
-        self.models = Models(served, self.registry, self.metrics, None, load_engine)
-
-    def samples(self, model: str) -> set[str]:
-        """The metrics that have that model's label."""
-        return {
-            sample.name
-            for family in self.metrics.registry.collect()
-            for sample in family.samples
-            if sample.labels.get("model") == model
-        }
-
-
-@asynccontextmanager
-async def serving(
-    *models: tuple[str, Path], load_engine: LoadEngine = load_engine, **values: object
-) -> AsyncIterator[Server]:
-    server = Server(settings(model=list(models), **values), load_engine)
-    async with server.models:
-        await server.models.load_all()
-        yield server
-
-
-def sequence(steps: int = 3) -> SequenceInput:
-    return SequenceInput(np.ones((steps, 5), np.float32), frozenset({Output.FINAL}))
-
-
-async def encode(model: ServedModel, steps: int = 3) -> Result:
-    async with asyncio.timeout(HANGS_AFTER_SECONDS):
-        (result,) = await model.batcher.submit([sequence(steps)])
-    return result
-
-
-@pytest.fixture
-def other_folder(tmp_path: Path) -> Path:
-    return write_model(tmp_path / "other", seed=1)
+from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 class LoadsAtGate:
@@ -112,43 +58,6 @@ async def test_a_model_is_served_while_another_loads(
         await encode(other)
 
 
-async def test_an_unloaded_model_leaves_nothing_behind(
-    model_folder: Path, other_folder: Path
-) -> None:
-    """What was admitted is finished, while the other model serves on; then callers find the model
-    no more, and its metrics and its engine are gone. It may be loaded again."""
-    gated = Gated()
-    models = ("small", model_folder), ("other", other_folder)
-    async with serving(*models, load_engine=gated) as server:
-        small, other = server.models
-        engines = weakref.WeakSet([gated.engines["other"]])
-        before = server.samples("other")
-        assert before == server.samples("small")
-        admitted = [asyncio.create_task(encode(other, steps)) for steps in (1, 2)]
-        await gated.engines["other"].arrival()
-        unloading = asyncio.create_task(server.models.unload(other))
-        await until(lambda: "other" not in [m.name for m in server.registry.all()])
-        with pytest.raises(Unavailable):
-            await other.batcher.submit([sequence()])
-        with pytest.raises(Unavailable):  # a stream's sequence
-            await other.batcher.enqueue(sequence())
-        assert not unloading.done()
-        gated.open()
-        assert len(await asyncio.gather(*admitted)) == 2
-        await unloading
-        await encode(small)
-        assert server.samples("other") == set()
-        assert server.samples("small") == before
-        del other, admitted, unloading
-        gated.engines.pop("other")
-        gc.collect()  # of refusals, whose tracebacks are circles
-        assert not engines
-        again = await server.models.load(ModelSource("other", other_folder))
-        gated.open()
-        await encode(again)
-        assert server.samples("other") == before
-
-
 async def test_one_version_takes_the_place_of_another(tmp_path: Path) -> None:
     """A newer version is the default from its load on; when the older one is unloaded, the model's
     metrics stay."""
@@ -184,19 +93,6 @@ async def test_a_model_that_fails_to_load_harms_no_other(
         )
         assert limit == settings().max_queue_tokens
         await encode(small)
-
-
-async def test_unloading_is_no_failure(model_folder: Path, other_folder: Path) -> None:
-    """A server ends when a model stops before it is to, and not when one is unloaded."""
-    async with serving(("small", model_folder), ("other", other_folder)) as server:
-        small, other = server.models
-        failing = asyncio.create_task(server.models.failed())
-        await server.models.unload(other)
-        await encode(small)
-        assert not failing.done()
-        small.batcher.drain()
-        with pytest.raises(RuntimeError, match="a batcher ended"):
-            await asyncio.wait_for(failing, HANGS_AFTER_SECONDS)
 
 
 async def test_the_loading_thread_computes_alone(model_folder: Path) -> None:

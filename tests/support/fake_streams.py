@@ -68,6 +68,8 @@ class FakeServer(grpc.GenericRpcHandler):
         self.answered = 0
         self.is_healthy = False  # whether it answers as to its health
         self.is_serving = True  # what it answers
+        self.health_answers = threading.Event()  # when it answers
+        self.health_answers.set()
         self.checked = threading.Semaphore(0)  # released for each question
 
     def service(
@@ -85,6 +87,7 @@ class FakeServer(grpc.GenericRpcHandler):
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.checked.release()
+        assert self.health_answers.wait(HANGS_AFTER_SECONDS)
         health = health_pb2.HealthCheckResponse
         status = health.SERVING if self.is_serving else health.NOT_SERVING
         return bytes(health(status=status).SerializeToString())
@@ -229,4 +232,5 @@ def serving(fake: FakeServer, port: int = 0) -> Iterator[str]:
             yield f"127.0.0.1:{bound}"
         finally:
             fake.answers.set()
+            fake.health_answers.set()
             server.stop(None).wait()

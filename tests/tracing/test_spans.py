@@ -52,7 +52,7 @@ async def test_request_in_its_callers_trace(collector: Collector, model_folder: 
 
 
 async def test_stages(collector: Collector, model_folder: Path) -> None:
-    """Its children are its stages, one after the other from its start to its end."""
+    """A request's children are its stages, one after the other from its start to its end."""
     async with traced(model_folder, collector.endpoint) as (_, gated, encode):
         gated.open()
         await encode(request(3), SAMPLED)

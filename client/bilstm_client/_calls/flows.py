@@ -111,7 +111,9 @@ class Flows:
                 error = failure
             if call.seconds_left <= _WAIT_SECONDS:
                 within = f"the server was not ready within {call.timeout_seconds:g} s"
-                raise type(error)(error.code, f"{within}: {error.message}") from error
+                late = type(error)(error.code, f"{within}: {error.message}")
+                late.retry_after_seconds = error.retry_after_seconds
+                raise late from None
             yield Pause(_WAIT_SECONDS)
         raise self._session.closed_error()
 

@@ -66,12 +66,14 @@ class EncodeOptions:
 
 
 def output_numbers(outputs: Outputs) -> list[pb.Output.ValueType]:
-    """The wire's numbers of the outputs that are named; that of the states if none is."""
+    """The wire's numbers of the outputs that are named, one or more."""
     if not isinstance(outputs, Iterable):
         raise TypeError(f"outputs must be a name or a list of names, got {outputs!r}")
     names = [outputs] if isinstance(outputs, str) else outputs
     numbers = [_number("output", _OUTPUTS, name) for name in names]
-    return numbers or [pb.OUTPUT_STATES]  # the server's default
+    if not numbers:
+        raise ValueError(f"outputs must name one or more of: {', '.join(OUTPUTS)}")
+    return numbers
 
 
 def _number(what: str, numbers: Mapping[N, V], name: N) -> V:
@@ -147,7 +149,7 @@ class Batch:
             if match and int(match[1]) < len(self.arrays):
                 array = self.arrays[int(match[1])]
                 if are_features(array):
-                    raise no_token_ids(error, list(array.shape)) from error
+                    raise no_token_ids(error, list(array.shape)) from None
             raise
 
     def parts(self, options: EncodeOptions, model: Model | None) -> Iterator[slice]:
@@ -207,14 +209,16 @@ def timing(message: pb.Timing) -> Timing:
     )
 
 
-def encoding(message: pb.Encoding, timing: Timing, states: Array | None) -> Encoding:
-    """The message's results; its states are given as an array."""
+def encoding(
+    message: pb.Encoding, timing: Timing, states: Array | None, *, in_chunks: bool = False
+) -> Encoding:
+    """The message's results; its states are given as an array, or went out in chunks."""
     present = {field.name for field, _ in message.ListFields()}
     arrays = {name: own(getattr(message, name)) for name in present - {"states", "state"}}
     state = None
     if "state" in present:
         state = State(own(message.state.hidden), own(message.state.cell))
-    return Encoding(timing=timing, states=states, state=state, **arrays)
+    return Encoding(timing=timing, states=states, state=state, in_chunks=in_chunks, **arrays)
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:

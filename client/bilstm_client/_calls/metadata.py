@@ -34,16 +34,21 @@ def joined(standing: Headers, added: Headers) -> Headers:
 
 
 def _header(item: Any) -> tuple[str, str | bytes]:
-    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str):
-        raise TypeError(f"metadata must be pairs of a name and a value, got {item!r}")
+    # A value may be a secret: only types and lengths are shown.
+    kind = type(item).__name__
+    if not isinstance(item, tuple | list):
+        raise TypeError(f"metadata must be pairs of a name and a value, got {kind}")
+    if len(item) != 2:
+        raise TypeError(f"metadata must be pairs of a name and a value, got {kind} of {len(item)}")
     name, value = item
+    if not isinstance(name, str):
+        raise TypeError(f"metadata names must be str, got {type(name).__name__}")
     if name != name.lower():
         raise ValueError(f"metadata {name!r}: names must be lower-case: {name.lower()!r}")
     if not _NAME.fullmatch(name):
         raise ValueError(f"metadata {name!r}: names are made of 0-9, a-z, '-', '_' and '.'")
     if name.startswith("grpc-") or name in _SET_BY_GRPC:
         raise ValueError(f"metadata {name!r}: gRPC keeps this name to itself")
-    # A value may be a secret, and is not shown.
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
             raise TypeError(f"metadata {name!r}: must be bytes, as the name ends with '-bin'")

@@ -40,7 +40,7 @@ NO_SEQUENCES = slice(0, 0)
 
 def finite_seconds(seconds: Any) -> float:
     """A timeout, if it is one: `TypeError` or `ValueError` if not."""
-    if not isinstance(seconds, Real):
+    if not isinstance(seconds, Real) or isinstance(seconds, bool):
         raise TypeError(f"timeout_seconds must be a number, got {seconds!r}")
     if not math.isfinite(seconds):
         raise ValueError(f"timeout_seconds must be a finite number, got {seconds!r}")
@@ -134,7 +134,7 @@ class Session:
         """Around one RPC, for the model of `key` and the sequences `part` of the caller's batch:
         what it raises is the client's own, and a model that may have changed is forgotten."""
         try:
-            with typed_errors(part, self.address.proxy):
+            with typed_errors(part, self.target, self.address.proxy):
                 yield
         except (InvalidInput, ModelNotFound):
             self.models.pop(key, None)

@@ -18,6 +18,8 @@ _MAX_UNIX_PATH_BYTES = 107
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SCHEME = re.compile(r"(dns|ipv4|ipv6|unix-abstract|unix|vsock|xds):(//[^/]*/)?(.*)", re.DOTALL)
+# A URL whose slashes are missing; `http:8080` is the port of a host that has this name.
+_SLASHLESS_URL = re.compile(r"(https?|grpcs?):(?![0-9]*$)", re.IGNORECASE)
 _TLS_SCHEMES = ("https", "grpcs")
 # As gRPC reads them: the first that is set counts, whatever it says.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -73,18 +75,18 @@ def _split(text: str) -> tuple[str, str, str]:
         if scheme not in ("unix", "vsock", "xds"):
             path = path.removeprefix("/") if not authority else path
         return scheme, f"{scheme}:{authority}", path
-    if "://" in text:
+    if "://" in text or _SLASHLESS_URL.match(text):
         raise ValueError(_instead_of_url(text))
     return "", "", text
 
 
 def _instead_of_url(url: str) -> str:
     """What to write in place of a URL, as other clients and servers have them."""
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://" if "://" in url else ":")
     host = rest.partition("/")[0].rpartition("@")[2]
     instead = repr(host) if host else "HOST:PORT"
     plain = " (the connection is plain, without TLS)" if scheme.lower() in _TLS_SCHEMES else ""
-    return f"write {instead}, without {scheme}://{plain}"
+    return f"write {instead}, without {scheme}{separator}{plain}"
 
 
 def _check_path(scheme: str, path: str) -> None:

@@ -98,7 +98,24 @@ def check_is_no_chunk(entry: Entry) -> None:
 
 
 def entry_of(index: int, item: Any) -> Entry:
-    """The entry of what the source gave: a sequence, or a pair of its key and it."""
-    if isinstance(item, tuple) and len(item) == 2:
-        return Entry(index, item[0], True, item[1])
-    return Entry(index, index, False, item)
+    """The entry of what the source gave: a sequence, or a pair of its key and it. Raises
+    `TypeError` for an array as a key: two sequences, or one before its label, were given as one."""
+    if not isinstance(item, tuple) or len(item) != 2:
+        return Entry(index, index, False, item)
+    key, sequence = item
+    if getattr(key, "ndim", 0):
+        raise TypeError(
+            f"source[{index}] is a tuple of two, and so a (key, sequence) pair, but its key is an "
+            "array. Give sequences one by one, and a pair's key first: zip(labels, sequences)"
+        )
+    return Entry(index, key, True, sequence)
+
+
+def check_is_no_list_of_arrays(x: Any, name: str) -> None:
+    """Raises `TypeError` for a list of arrays [t, input_size]: it may be the chunks of one sequence
+    as well as several sequences."""
+    if isinstance(x, list | tuple) and x and getattr(x[0], "ndim", 0) == 2:
+        raise TypeError(
+            f"{name}: is a list of arrays of two dimensions. Give the chunks of one sequence as an "
+            "iterator or generator: iter(chunks); and several sequences one by one"
+        )

@@ -33,11 +33,11 @@ class StreamOptions:
         on_error: OnError = "raise",
         in_flight: int = DEFAULT_IN_FLIGHT,
         ordered: bool = True,
+        save_states: SaveStates | None = None,
+        progress: Callable[[Progress], None] | None = None,
         *,
         in_chunks: bool = False,
         live: Live | None = None,
-        save_states: SaveStates | None = None,
-        progress: Callable[[Progress], None] | None = None,
     ) -> Self:
         """Raises `TypeError` or `ValueError` for options that no stream can have."""
         in_flight = whole_number(in_flight, "in_flight", 1)

@@ -87,7 +87,7 @@ def _hand_on(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> Non
         return
     encoding = None
     if chunk.last:
-        encoding = _encoding(entry, chunk, None)
+        encoding = _encoding(entry, chunk, None, in_chunks=True)
     entry.results.append(
         EncodingChunk(
             entry.key,
@@ -136,9 +136,12 @@ def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> 
     entry.results.append(result)
 
 
-def _encoding(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> Encoding:
+def _encoding(
+    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, *, in_chunks: bool = False
+) -> Encoding:
+    timing = messages.timing(chunk.timing)
     try:
-        return messages.encoding(chunk.encoding, messages.timing(chunk.timing), states)
+        return messages.encoding(chunk.encoding, timing, states, in_chunks=in_chunks)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
 

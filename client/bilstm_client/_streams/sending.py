@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from bilstm import tensors, wire
+from bilstm.sizes import MAX_CHUNKS
 from bilstm.v1 import encoder_pb2 as pb
 
 from .._calls.arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
 from ..errors import NotAnArray
 from ..types import Array
-from .entries import Entry, Sent
+from .entries import Entry, Sent, check_is_no_list_of_arrays
 from .pages import Pages
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one step may be more
-_MAX_CHUNKS = 1_024  # of a request: a server takes no more
 
 _FIELDS = pb.SequenceChunk.DESCRIPTOR.fields_by_name
 _ID, _STEPS, _LAST = (_FIELDS[name].number for name in ("id", "steps", "last"))
@@ -86,10 +86,10 @@ class Sending:
             self._sent.steps += len(array) if array.ndim else 0
             is_last = last and pieces.at_end
             if self._size and self._size + array.nbytes > CHUNK_BYTES:
-                yield self._take()
+                yield from self.flush()
             self._put(entry, array, is_last)
             if self._size >= CHUNK_BYTES:
-                yield self._take()
+                yield from self.flush()
             yield from self._taken()
         if self._sent.failure or entry.answered:
             self.end(entry)
@@ -111,7 +111,7 @@ class Sending:
         self.end(entry)
 
     def flush(self) -> Iterator[bytes]:
-        """What waits, as a request, if anything does."""
+        """All that waits, as requests in the order in which it was added."""
         yield from self._taken()
         if self._parts and not self.stopped:
             yield self._take()
@@ -130,7 +130,7 @@ class Sending:
             self._sent.whole = True
         self._parts += wire.delimited(_CHUNKS, parts)
         self._chunks += 1
-        if self._chunks == _MAX_CHUNKS:
+        if self._chunks == MAX_CHUNKS:
             self._full.append(self._take())
 
     def _take(self) -> bytes:
@@ -159,6 +159,7 @@ class _Pieces:
     def _cut(self) -> Any:
         x = self._rest
         check_has_numbers(x, self._entry.name)
+        check_is_no_list_of_arrays(x, self._entry.name)
         if not isinstance(x, np.ndarray) and not _can_be_cut(x):
             self._rest = x = to_array(x, self._entry.name)
         # As the wire may have it, whatever its type is: token ids take 8 bytes, other numbers 4.

@@ -44,8 +44,8 @@ For FILE.npy it writes FILE.encoded.npz with one array per output; for FILE.npz,
 FILE.encoded.npz with arrays named NAME.OUTPUT. With --stream, the states of
 FILE.npy are written to FILE.states.npy while they arrive, and only its other
 outputs to FILE.encoded.npz. A file is written whole or not at all. What was
-written is printed: on a terminal with the label of each sequence, where the
-model has labels; in a pipe a path in each line.""",
+written is printed: on a terminal with the best class of each sequence, where
+the model has classes; in a pipe a path in each line.""",
         epilog="""\
 examples:
   bilstm encode utterances.npz
@@ -95,7 +95,7 @@ examples:
         help="with --stream: sequences that are sent before the first is answered; "
         "default: %(default)s",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long a call may take, or a stream be without a server")
     return parser
 
 
@@ -107,7 +107,7 @@ def _add_models(commands: Any) -> None:
         description="List the server's models, with what each takes, gives and allows.",
         epilog="examples:\n  bilstm models --server encoder.example:50051",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long the server may take to answer")
 
 
 def _add_health(commands: Any) -> None:
@@ -129,10 +129,11 @@ examples:
         help="wait until it is ready, for --timeout-seconds at most, also where no server answers "
         "yet",
     )
-    _add_connection(parser)
+    _add_connection(parser, "how long the server may take to answer, or --wait waits")
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def _add_connection(parser: argparse.ArgumentParser, time: str) -> None:
+    """`time`: what --timeout-seconds bounds."""
     add = parser.add_argument
     add(
         "--server",
@@ -146,8 +147,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="how long a call may take, a stream may be without a server, or --wait waits; "
-        "default: %(default)s",
+        help=f"{time}; default: %(default)s",
     )
 
 

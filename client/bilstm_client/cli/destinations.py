@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..types import Encoding, OutputName
 from .files import FileError
-from .folders import Place, Target
+from .folders import Place, SourceFile
 from .report import Report
 from .result_files import ResultArchive, arrays_of
 from .scores import ScoreTable
@@ -20,7 +20,7 @@ from .scores import ScoreTable
 class Destination(Protocol):
     """What takes the results of a stream, in the order of its source."""
 
-    def begin(self, target: Target) -> None:
+    def begin(self, file: SourceFile) -> None:
         """The next results are of this file; it may be the one before."""
 
     def add(self, place: Place, encoding: Encoding) -> None:
@@ -40,22 +40,22 @@ class ResultFiles:
         self._outputs = outputs
         self._report = report
         self._failed = failed
-        self._target: Target | None = None
-        self._archive: ResultArchive | None = None  # of the target
+        self._file: SourceFile | None = None
+        self._archive: ResultArchive | None = None  # of the file
         self._is_lost = False  # it can't be written
 
-    def begin(self, target: Target) -> None:
-        if target is not self._target:
+    def begin(self, file: SourceFile) -> None:
+        if file is not self._file:
             self.end()
-            self._target = target
+            self._file = file
 
     def add(self, place: Place, encoding: Encoding) -> None:
         arrays = dict(arrays_of(encoding, self._outputs))
         if place.name is None and arrays.pop("states", None) is not None:
-            self._report.written(place.target.states)  # by the client, as they arrived
+            self._report.written(place.file.states)  # by the client, as they arrived
         with self._writing():
             if arrays and not self._is_lost:
-                self._archive = self._archive or ResultArchive(place.target.encoded)
+                self._archive = self._archive or ResultArchive(place.file.encoded)
                 for output, array in arrays.items():
                     self._archive.add(place.name or "", output, array)
 
@@ -88,11 +88,11 @@ class Scores:
     def __init__(self, table: ScoreTable):
         self._table = table
 
-    def begin(self, target: Target) -> None:
+    def begin(self, file: SourceFile) -> None:
         pass
 
     def add(self, place: Place, encoding: Encoding) -> None:
-        self._table.add(place.target.path, place.name or "", place.steps, encoding.logits)
+        self._table.add(place.file.path, place.name or "", place.steps, encoding.logits)
 
     def end(self) -> None:
         pass

@@ -16,7 +16,13 @@ from ..errors import InvalidInput
 from ..types import Array, Encoding
 from .files import FileError, SequenceFile
 from .report import Report, reporting
-from .result_files import RESULT_SUFFIX, ResultArchive, arrays_of, holds_results, is_result
+from .result_files import (
+    RESULT_SUFFIX,
+    ResultArchive,
+    arrays_of,
+    holds_results,
+    without_results,
+)
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -25,14 +31,15 @@ _BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encode the files one after the other; what is wrong with one ends it."""
-    for path in parsed.files:
-        _check(path)
-    targets = {} if parsed.out else _targets(parsed.files, parsed.out_dir)
-    files = [SequenceFile.open(path) for path in parsed.files]
+    paths = without_results(parsed.files)
+    for path in paths:
+        _check_is_no_folder(path)
+    result_paths = {} if parsed.out else _result_paths(paths, parsed.out_dir)
+    files = [SequenceFile.open(path) for path in paths]
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
-            files = list(_without_results(files, targets, parsed, report))
+            files = list(_without_results(files, result_paths, parsed, report))
         total = sum(sum(file.steps.values()) for file in files)
         with tqdm(total=total, unit=" steps", unit_scale=True, disable=not _shows_bar()) as bar:
             job = _Job(client, wanted, report, bar)
@@ -40,7 +47,7 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
                 job.write_scores(files, parsed.out)
             else:
                 for file in files:
-                    job.write_results(file, targets[file.path])
+                    job.write_results(file, result_paths[file.path])
 
 
 def _shows_bar() -> bool:
@@ -56,13 +63,13 @@ class _Job:
         self._report = report
         self._bar = bar
 
-    def write_results(self, file: SequenceFile, target: Path) -> None:
+    def write_results(self, file: SequenceFile, path: Path) -> None:
         """Encode a file, and write what is wanted of all its sequences to an archive."""
-        with ResultArchive(target) as archive:
+        with ResultArchive(path) as archive:
             for name, encoding in self._encodings(file):
                 for output, array in arrays_of(encoding, self._wanted.written):
                     archive.add(name, output, array)
-        self._report.written(target)
+        self._report.written(path)
 
     def write_scores(self, files: Sequence[SequenceFile], path: Path) -> None:
         """Encode the files, and write the scores of all their sequences to one table."""
@@ -88,15 +95,16 @@ class _Job:
         try:
             return self._client.encode_batch(batch.values(), **self._wanted.options)
         except InvalidInput as error:
+            expected = error.expected.replace("encode_stream", "--stream")  # the method's flag
             if place := re.match(r"sequences\[(\d+)\]", error.field):
                 name = list(batch)[int(place[1])]
-                raise FileError(f"{file.place(name)}: {error.expected}") from error
+                raise FileError(f"{file.place(name)}: {expected}") from error
+            if error.field == "sequences":
+                raise FileError(f"{file.path}: {expected}") from error
             raise
 
 
-def _check(path: Path) -> None:
-    if is_result(path):
-        raise FileError(f"{path}: holds results, not sequences")
+def _check_is_no_folder(path: Path) -> None:
     if path.is_dir():
         raise FileError(
             f"{path}: is a folder; with --stream, the .npy and .npz files in it and below are "
@@ -104,21 +112,21 @@ def _check(path: Path) -> None:
         )
 
 
-def _targets(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
+def _result_paths(paths: Sequence[Path], out_dir: Path | None) -> dict[Path, Path]:
     """Where the results of each file go: no two to one."""
     sources: dict[Path, Path] = {}
     for path in paths:
-        target = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
-        if target in sources:
-            both = f"{sources[target]} and {path}"
-            raise FileError(f"{both} would both be written to {target}; encode them apart")
-        sources[target] = path
-    return {path: target for target, path in sources.items()}
+        result = (out_dir or path.parent) / f"{path.stem}{RESULT_SUFFIX}"
+        if result in sources:
+            both = f"{sources[result]} and {path}"
+            raise FileError(f"{both} would both be written to {result}; encode them apart")
+        sources[result] = path
+    return {path: result for result, path in sources.items()}
 
 
 def _without_results(
     files: Sequence[SequenceFile],
-    targets: Mapping[Path, Path],
+    result_paths: Mapping[Path, Path],
     parsed: argparse.Namespace,
     report: Report,
 ) -> Iterator[SequenceFile]:
@@ -130,7 +138,7 @@ def _without_results(
             yield from files
         return
     for file in files:
-        if holds_results(targets[file.path], file.steps, parsed.outputs):
-            report.skipped(targets[file.path])
+        if holds_results(result_paths[file.path], file.steps, parsed.outputs):
+            report.skipped(result_paths[file.path])
         else:
             yield file

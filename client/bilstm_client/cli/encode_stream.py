@@ -19,15 +19,15 @@ from .destinations import Destination, ResultFiles, Scores
 from .files import FileError
 from .folders import (
     Place,
-    Target,
+    SourceFile,
     check_apart,
-    find_targets,
+    find_files,
     has_results,
     read_sequences,
     steps_of,
 )
 from .report import Report, reporting
-from .result_files import unwritable
+from .result_files import unwritable, without_results
 from .scores import ScoreTable, has_scores
 from .wanted import Wanted
 
@@ -38,39 +38,39 @@ class NotAllEncoded(Exception):
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encode all that `parsed` names; `NotAllEncoded` at the end, for what could not be."""
-    targets = find_targets(parsed.files, parsed.out_dir)
+    files = find_files(without_results(parsed.files), parsed.out_dir)
     if not parsed.out:
-        check_apart(targets, parsed.outputs)
+        check_apart(files, parsed.outputs)
     wanted = Wanted.of(client, parsed)
-    with reporting(wanted.labels) as report:
+    with reporting(wanted.classes) as report:
         if parsed.skip_existing:
-            targets = list(_without_results(targets, parsed, report))
-        failed = _encode(client, parsed, wanted, targets, report) if targets else 0
+            files = list(_without_results(files, parsed, report))
+        failed = _encode(client, parsed, wanted, files, report) if files else 0
     if failed:
         s = "" if failed == 1 else "s"
         raise NotAllEncoded(f"{failed} file{s} or array{s} could not be encoded")
 
 
 def _without_results(
-    targets: Sequence[Target], parsed: argparse.Namespace, report: Report
-) -> Iterator[Target]:
+    files: Sequence[SourceFile], parsed: argparse.Namespace, report: Report
+) -> Iterator[SourceFile]:
     """The files whose results are not there yet: in files of their own, or all in one table."""
     if parsed.out:
-        if _has_scores(parsed.out, targets):
+        if _has_scores(parsed.out, files):
             report.skipped(parsed.out)
         else:
-            yield from targets
+            yield from files
         return
-    for target in targets:
-        if has_results(target, parsed.outputs):
-            report.skipped(target.path)
+    for file in files:
+        if has_results(file, parsed.outputs):
+            report.skipped(file.path)
         else:
-            yield target
+            yield file
 
 
-def _has_scores(table: Path, targets: Sequence[Target]) -> bool:
+def _has_scores(table: Path, files: Sequence[SourceFile]) -> bool:
     try:
-        sequences = [(target.path, name) for target in targets for name in steps_of(target)]
+        sequences = [(file.path, name) for file in files for name in steps_of(file)]
     except FileError:  # it is said in its turn
         return False
     return has_scores(table, sequences)
@@ -80,19 +80,19 @@ def _encode(
     client: Client,
     parsed: argparse.Namespace,
     wanted: Wanted,
-    targets: Sequence[Target],
+    files: Sequence[SourceFile],
     report: Report,
 ) -> int:
     """Encode the files; returns how many of them, or of their arrays, could not be."""
     failures = _Failures()
     with (
         _destination(client, parsed, wanted, report, failures) as destination,
-        _StepsBar(targets) as bar,
+        _StepsBar(files) as bar,
         _showing_waits(),
-        closing(_results(client, parsed, wanted, targets, bar.follow)) as results,
+        closing(_results(client, parsed, wanted, files, bar.follow)) as results,
     ):
         for place, result in results:
-            destination.begin(place.target)
+            destination.begin(place.file)
             if isinstance(result, SequenceFailure):
                 failures.add(place.error or _file_error(place, result))
             else:
@@ -127,12 +127,12 @@ def _results(
     client: Client,
     parsed: argparse.Namespace,
     wanted: Wanted,
-    targets: Sequence[Target],
+    files: Sequence[SourceFile],
     progress: Callable[[Progress], None] | None,
 ) -> Generator[tuple[Place, Encoding | SequenceFailure], None, None]:
     return client.encode_stream(
         # What can't be read is given as no array, which is refused: so it has its turn, too.
-        (sequence for target in targets for sequence in read_sequences(target)),
+        (sequence for file in files for sequence in read_sequences(file)),
         in_flight=parsed.in_flight,
         on_error="return",
         save_states=_states_path if "states" in wanted.written else None,
@@ -145,8 +145,8 @@ def _states_path(place: Place) -> Path | None:
     """None: an array's of an .npz file, which go into the archive of its results."""
     if place.name is not None:
         return None
-    place.target.states.parent.mkdir(parents=True, exist_ok=True)
-    return place.target.states
+    place.file.states.parent.mkdir(parents=True, exist_ok=True)
+    return place.file.states
 
 
 # -- what is said meanwhile -------------------------------------------------------------------
@@ -167,10 +167,10 @@ class _StepsBar:
     """On a terminal, a bar over the steps of all files, which are looked into before the first is
     sent. It counts steps whose results have come, and says how many were sent."""
 
-    def __init__(self, targets: Sequence[Target]):
+    def __init__(self, files: Sequence[SourceFile]):
         is_shown = sys.stderr.isatty()
         self._bar: Any = tqdm(
-            total=sum(map(_count_steps, targets)) if is_shown else None,
+            total=sum(map(_count_steps, files)) if is_shown else None,
             unit=" steps",
             unit_scale=True,
             miniters=1,  # a long sequence's results come in a burst, after a long silence
@@ -192,9 +192,9 @@ class _StepsBar:
         self._bar.update(progress.steps_done - self._bar.n)
 
 
-def _count_steps(target: Target) -> int:
+def _count_steps(file: SourceFile) -> int:
     try:
-        return sum(steps_of(target).values())
+        return sum(steps_of(file).values())
     except FileError:  # it is said in its turn
         return 0
 
@@ -219,7 +219,7 @@ def _showing_waits() -> Iterator[None]:
 
 def _file_error(place: Place, error: SequenceFailure) -> FileError:
     if isinstance(error, NotSaved):
-        return unwritable(place.target.states, error)
+        return unwritable(place.file.states, error)
     return FileError(f"{place}: {_reason(error)}")
 
 

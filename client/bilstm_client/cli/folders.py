@@ -28,7 +28,7 @@ _SUFFIXES = (".npy", ".npz")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SourceFile:
     """A file of sequences, and where its results go."""
 
     path: Path
@@ -41,34 +41,33 @@ class Target:
 class Place:
     """Where a sequence is: in an .npy file, or an array of an .npz file."""
 
-    target: Target
+    file: SourceFile
     name: str | None  # of the array
     steps: int = 0
     error: FileError | None = None  # why it can't be read
 
     def __str__(self) -> str:
-        return f"{self.target.path}: {self.name}" if self.name else f"{self.target.path}"
+        return f"{self.file.path}: {self.name}" if self.name else f"{self.file.path}"
 
 
-def find_targets(paths: Iterable[Path], out_dir: Path | None) -> list[Target]:
-    """The files, and those in the folders, in their order; what is named as results is refused."""
-    targets = []
+def find_files(paths: Iterable[Path], out_dir: Path | None) -> list[SourceFile]:
+    """The files, and those in the folders, in their order."""
+    files = []
     for path in paths:
-        if is_result(path):
-            raise FileError(f"{path}: holds results, not sequences")
-        for file, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
-            stem = (out_dir / place if out_dir else file).with_suffix("")
+        for found, place, error in _in_folder(path) if path.is_dir() else [(path, path.name, None)]:
+            stem = (out_dir / place if out_dir else found).with_suffix("")
             states = stem.with_name(stem.name + STATES_SUFFIX)
-            targets.append(Target(file, states, stem.with_name(stem.name + RESULT_SUFFIX), error))
-    return targets
+            encoded = stem.with_name(stem.name + RESULT_SUFFIX)
+            files.append(SourceFile(found, states, encoded, error))
+    return files
 
 
-def check_apart(targets: Iterable[Target], outputs: Collection[str]) -> None:
+def check_apart(files: Iterable[SourceFile], outputs: Collection[str]) -> None:
     """Refuse two files whose results would be written to one; only such are looked into."""
-    alike: dict[Path, list[Target]] = {}  # by what they may write
-    for target in targets:
-        if not target.error:
-            alike.setdefault(target.encoded, []).append(target)
+    alike: dict[Path, list[SourceFile]] = {}  # by what they may write
+    for file in files:
+        if not file.error:
+            alike.setdefault(file.encoded, []).append(file)
     for others in alike.values():
         for one, other in combinations(others, 2):
             if both := _results(one, outputs) & _results(other, outputs):
@@ -78,37 +77,37 @@ def check_apart(targets: Iterable[Target], outputs: Collection[str]) -> None:
                 )
 
 
-def _results(target: Target, outputs: Collection[str]) -> set[Path]:
+def _results(file: SourceFile, outputs: Collection[str]) -> set[Path]:
     """What will be written for a file: what it is, is in it, not in its name."""
     try:
-        with open_arrays(target.path) as arrays:
+        with open_arrays(file.path) as arrays:
             if set(arrays) != {""}:
-                return {target.encoded}
+                return {file.encoded}
     except FileError:
         return set()
-    others = {target.encoded} if set(outputs) - {"states"} else set()
-    return others | ({target.states} if "states" in outputs else set())
+    others = {file.encoded} if set(outputs) - {"states"} else set()
+    return others | ({file.states} if "states" in outputs else set())
 
 
-def has_results(target: Target, outputs: Sequence[str]) -> bool:
+def has_results(file: SourceFile, outputs: Sequence[str]) -> bool:
     """Whether all that is asked for was written before: of each of the file's sequences."""
     try:
-        steps = steps_of(target)
+        steps = steps_of(file)
     except FileError:  # it is said in its turn
         return False
     if set(steps) != {""}:
-        return holds_results(target.encoded, steps, outputs)
+        return holds_results(file.encoded, steps, outputs)
     others = [output for output in outputs if output != "states"]
-    return (len(others) == len(outputs) or holds_states(target.states, steps[""])) and (
-        not others or holds_results(target.encoded, steps, others)
+    return (len(others) == len(outputs) or holds_states(file.states, steps[""])) and (
+        not others or holds_results(file.encoded, steps, others)
     )
 
 
-def steps_of(target: Target) -> Mapping[str, int]:
+def steps_of(file: SourceFile) -> Mapping[str, int]:
     """The steps of each sequence by its name, which is empty for the one of an .npy file."""
-    if target.error:
-        raise target.error
-    return SequenceFile.open(target.path).steps
+    if file.error:
+        raise file.error
+    return SequenceFile.open(file.path).steps
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path, FileError | None]]:
@@ -143,28 +142,25 @@ def _error(path: Path, error: OSError) -> FileError:
     return FileError(f"{path}: {error.strerror}")
 
 
-def read_sequences(target: Target) -> Iterator[tuple[Place, Array | None]]:
+def read_sequences(file: SourceFile) -> Iterator[tuple[Place, Array | None]]:
     """The file's sequences: that of an .npy file as a memory map, those of an .npz file read one
     at a time. In the place of what can't be read is None."""
     try:
-        if target.error:
-            raise target.error
-        with open_arrays(target.path) as arrays:
+        if file.error:
+            raise file.error
+        with open_arrays(file.path) as arrays:
             for name, open_array in arrays.items():
-                yield _read(target, name or None, open_array)
+                yield _read(file, name or None, open_array)
             if not arrays:
-                raise FileError(f"{target.path}: holds no arrays")
+                raise FileError(f"{file.path}: holds no arrays")
     except FileError as error:
-        yield Place(target, None, error=error), None
+        yield Place(file, None, error=error), None
 
 
-def _read(target: Target, name: str | None, open_array: OpenArray) -> tuple[Place, Array | None]:
+def _read(file: SourceFile, name: str | None, open_array: OpenArray) -> tuple[Place, Array | None]:
     try:
-        read_steps(target.path, name or "", open_array)
-        if name is None:
-            array = map_array(target.path)
-        else:
-            array = read_array(target.path, name, open_array)
+        read_steps(file.path, name or "", open_array)
+        array = map_array(file.path) if name is None else read_array(file.path, name, open_array)
     except FileError as error:
-        return Place(target, name, error=error), None
-    return Place(target, name, len(array) if array.ndim else 0), array
+        return Place(file, name, error=error), None
+    return Place(file, name, len(array) if array.ndim else 0), array

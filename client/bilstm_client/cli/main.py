@@ -18,11 +18,12 @@ from .encode_stream import NotAllEncoded
 from .files import FileError
 from .health import NotReady
 
-_INTERRUPTED = 130  # as shells have it: 128 and the signal's number
+_INTERRUPTED, _UNREAD = 130, 141  # as shells have it: 128 and the number of SIGINT, SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 for a failure, 130 for Ctrl-C."""
+    """Run the command and return its exit code: 0, 1 for a failure, 130 for Ctrl-C, 141 where what
+    reads its output wants no more, as `head` does."""
     code = _run(arguments)
     try:
         if sys.stdout is not None:  # closed
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # What is left in it would be tried again at the interpreter's end, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or _UNREAD
         return code or _fail(f"can't write to standard output: {error.strerror}")
     return code
 
@@ -39,8 +42,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
             _command(parsed)(client, parsed)
+    except BrokenPipeError:
+        return _UNREAD
     except Unavailable as error:
-        return _fail(f"no server answers at {parsed.server}: {error.message}")
+        said = parsed.server in error.message
+        return _fail(error.message if said else f"{parsed.server}: {error.message}")
     except (EncoderError, FileError, NotAllEncoded, NotReady, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:

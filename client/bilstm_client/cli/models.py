@@ -24,7 +24,8 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     yield "sizes", sizes + (f", projection {model.proj_size}" if model.proj_size else "")
     yield "outputs", ", ".join(model.outputs)
     if model.num_classes:
-        yield "classes", f"{model.num_classes}, with {len(model.labels)} labels"
+        labels = f", with {len(model.labels)} labels" if model.labels else ""
+        yield "classes", f"{model.num_classes}{labels}"
     limits = model.limits
     yield (
         "limits",

@@ -47,13 +47,13 @@ class WrittenFiles:
 
 
 class Summary:
-    """The report on a terminal, printed at the end: the first sequences, with labels where the
-    model has some, and the first files."""
+    """The report on a terminal, printed at the end: the first sequences, with the best class where
+    the model has some, and the first files."""
 
-    def __init__(self, labels: Sequence[str]):
-        self._labels = labels
+    def __init__(self, classes: Sequence[str]):
+        self._classes = classes
         head = ("sequence", "steps", "label", "score")
-        self._rows: list[tuple[str, ...]] = [head if labels else head[:2]]
+        self._rows: list[tuple[str, ...]] = [head if classes else head[:2]]
         self._written: list[Path] = []
         self._more_rows = self._more_written = self._skipped = 0
 
@@ -62,8 +62,8 @@ class Summary:
             self._more_rows += 1
             return
         row: tuple[str, ...] = (_printable(place), f"{steps:,}")
-        if self._labels and logits is not None:
-            label, score = best_class(logits, class_names(self._labels, len(logits)))
+        if self._classes and logits is not None:
+            label, score = best_class(logits, class_names(self._classes, len(logits)))
             row += (_printable(label or "-"), f"{score:.3f}")
         self._rows.append(row)
 
@@ -92,13 +92,13 @@ class Summary:
 
 
 @contextmanager
-def reporting(labels: Sequence[str]) -> Iterator[Report]:
-    """The report that fits where standard output goes; also of what is done when an error ends
-    it."""
+def reporting(classes: Sequence[str]) -> Iterator[Report]:
+    """The report that fits where standard output goes, with the model's classes by these names;
+    also of what is done when an error ends it."""
     if not is_on_terminal():
         yield WrittenFiles()
         return
-    summary = Summary(labels)
+    summary = Summary(classes)
     try:
         yield summary
     finally:

@@ -6,6 +6,7 @@ Knows no server and no input.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,17 @@ _STATE_ARRAYS = ("state.hidden", "state.cell")
 def is_result(path: Path) -> bool:
     """Whether its name is that of a file which this command writes."""
     return path.name.endswith((RESULT_SUFFIX, STATES_SUFFIX))
+
+
+def without_results(paths: Sequence[Path]) -> list[Path]:
+    """The paths, less those of results, each of which is named on standard error: a pattern such as
+    `*.npy` matches them, too, once they lie beside their files. `FileError` if nothing is left."""
+    results = [path for path in paths if is_result(path)]
+    if len(results) == len(paths):
+        raise FileError(f"{paths[0]}: holds results, not sequences")
+    for path in results:
+        print(f"bilstm: {path}: holds results, and is left out", file=sys.stderr)
+    return [path for path in paths if not is_result(path)]
 
 
 def arrays_of(encoding: Encoding, outputs: Collection[str]) -> Iterator[tuple[str, Array]]:

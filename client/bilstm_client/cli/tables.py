@@ -45,7 +45,10 @@ class CsvTable:
     @staticmethod
     def read(path: Path) -> Iterator[Mapping[str, Any]]:
         with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
+            try:
+                yield from csv.DictReader(file)
+            except csv.Error as error:
+                raise ValueError(str(error)) from error
 
 
 class JsonLinesTable:

@@ -12,6 +12,7 @@ from ..client import Client
 from ..errors import EncoderError
 from ..types import OutputName
 from .report import is_on_terminal
+from .scores import class_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +22,24 @@ class Wanted:
     written: Sequence[OutputName]
     model: str
     version: str
-    labels: Sequence[str]  # the model's; empty where none are shown
+    classes: Sequence[str]  # names of the model's; empty where none are shown
 
     @classmethod
     def of(cls, client: Client, parsed: argparse.Namespace) -> Self:
-        """What was typed, and the model's labels where a person reads the report."""
-        labels: Sequence[str] = ()
+        """What was typed, and the model's classes where a person reads the report."""
+        classes: Sequence[str] = ()
         if is_on_terminal():
             with suppress(EncoderError):  # the call that encodes says it, or waits for the server
-                labels = client.get_model(parsed.model, parsed.model_version).labels
-        return cls(parsed.outputs, parsed.model, parsed.model_version, labels)
+                if client.is_ready():  # asked once: that call alone waits
+                    model = client.get_model(parsed.model, parsed.model_version)
+                    classes = class_names(model.labels, model.num_classes)
+        return cls(parsed.outputs, parsed.model, parsed.model_version, classes)
 
     @property
     def options(self) -> dict[str, Any]:
-        """How the client is asked for it; a label is the best of the logits."""
+        """How the client is asked for it; the best class is that of the highest logit."""
         outputs = list(self.written)
-        if self.labels and "logits" not in outputs:
+        if self.classes and "logits" not in outputs:
             outputs.append("logits")
         return {"outputs": outputs, "model": self.model, "version": self.version}
 

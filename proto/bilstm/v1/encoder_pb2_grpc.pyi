@@ -5,17 +5,17 @@ The contract between the BiLSTM encoding service and its clients.
 
 Sizes in the shapes below: T steps of one sequence, D the model's input_size, H its
 hidden_size, P = proj_size or H, K its directions (2, or 1 if unidirectional), L its layers.
-GetModel tells them, and the limits that a request must keep.
+GetModel has them, and the limits that a request must keep.
 
-Messages are as large as the server's max_message_bytes, 64 MiB unless it is set otherwise. Most
-gRPC libraries take only 4 MiB (4,194,304 bytes) of a reply unless told: states of 8,192 steps of
+Messages are as large as the server's max_message_bytes, 16 MiB unless it is set otherwise. Most
+gRPC libraries take only 4 MiB (4,194,304 bytes) of a reply unless they are set otherwise: states of 8,192 steps of
 128 floats are as much. A larger one ends the call on the caller's side with RESOURCE_EXHAUSTED
 (code 8), in words such as "Received message larger than max" or "received message larger than
 max"; the server has answered, and counts it as OK. Raise the limit:
   grpc-js  new Client(address, credentials, {"grpc.max_receive_message_length": -1})
-  Go       grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20))
-  Java     channelBuilder.maxInboundMessageSize(64 << 20)
-  C#       new GrpcChannelOptions { MaxReceiveMessageSize = 64 << 20 }
+  Go       grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16 << 20))
+  Java     channelBuilder.maxInboundMessageSize(16 << 20)
+  C#       new GrpcChannelOptions { MaxReceiveMessageSize = 16 << 20 }
   C++      args.SetMaxReceiveMessageSize(-1), of the ChannelArguments
   Python   options=[("grpc.max_receive_message_length", -1)]; bilstm_client does
 or ask for less: other outputs than states, a shorter output_data_type, fewer sequences, a stream,

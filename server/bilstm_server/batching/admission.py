@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ..errors import Overloaded, Unavailable
+from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
 from .estimate import BatchCost
 from .long_work import LongWork
@@ -93,6 +93,7 @@ class Admission(Generic[J]):
         self._next: J | None = None  # the one of these whose turn it is once there is room
         self._refusing = False
         self._draining = False
+        self._closed_because = DRAINING
         self.batch_cost = BatchCost()
         self.long_work: LongWork[J] = LongWork()
 
@@ -120,13 +121,13 @@ class Admission(Generic[J]):
     def refusal_at_door(self, now: float) -> Overloaded | Unavailable | None:
         """What any call is told before it is read, if it is not to be read."""
         if self._refusing:
-            return Unavailable("the server is draining; try another one")
+            return Unavailable(self._closed_because)
         return self.refusal(1, 1, now)
 
     def refusal(self, sequences: int, tokens: int, now: float) -> Overloaded | Unavailable | None:
         """What a call of so many sequences is told, if it is not to be let in."""
         if self._draining:
-            return Unavailable("the server is draining; try another one")
+            return Unavailable(self._closed_because)
         lack = self._lack_of_room(sequences, tokens, now)
         if lack is None:
             return None
@@ -148,7 +149,7 @@ class Admission(Generic[J]):
         return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
-        """Let a call in. The caller has asked `refusal`."""
+        """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
         for job in jobs:
             job.admitted_at = now
         if not any(job.is_long for job in jobs):
@@ -164,7 +165,7 @@ class Admission(Generic[J]):
     def refusal_of_stream(self) -> Unavailable | None:
         """What a stream's sequence is told, if nothing may come any more."""
         if self._draining:
-            return Unavailable("the server is draining; try another one")
+            return Unavailable(self._closed_because)
         return None
 
     def offer(self, job: J, now: float) -> bool:
@@ -252,8 +253,9 @@ class Admission(Generic[J]):
         """Let no more calls in at the door. Those that are past it still come, and streams do."""
         self._refusing = True
 
-    def drain(self) -> None:
-        """Let nothing in any more, but what waits already."""
+    def drain(self, because: str = DRAINING) -> None:
+        """Let nothing in any more, but what waits already. What comes is told why, `because`."""
+        self._closed_because = because
         self._refusing = self._draining = True
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..engine.sequences import Input, SequenceInput
+from ..errors import DRAINING
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -165,8 +166,8 @@ class Batcher(Intake):
         self._admission.refuse()
         self._arrival.set()
 
-    def drain(self) -> None:
-        self._admission.drain()
+    def drain(self, because: str = DRAINING) -> None:
+        self._admission.drain(because)
         self._arrival.set()
 
     # -- batches ----------------------------------------------------------------------------------

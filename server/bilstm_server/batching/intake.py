@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..engine.sequences import Input, SequenceInput
+from ..errors import DRAINING
 from .jobs import Result
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ class Intake(Protocol):
         """
         ...
 
-    def drain(self) -> None:
-        """Let nothing in any more. `run` returns when all that was let in has ended."""
+    def drain(self, because: str = DRAINING) -> None:
+        """Let nothing in any more: what comes gets `Unavailable` with the words of `because`. `run`
+        returns when all that was let in has ended.
+        """
         ...
 
     async def run(self) -> None:

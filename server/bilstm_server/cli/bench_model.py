@@ -6,12 +6,17 @@ import argparse
 from pathlib import Path
 
 from ..engine.measuring import Measured, MeasuredBatch, measure
+from ..engine.recommending import Line, recommend
 from ..errors import OutOfMemory, StartError
 from ..model.device import choose_threads, use_threads
 from ..serving.loading import load_engine
 from ..settings import Settings
-from .commands import Commands, DefaultsFormatter, add_settings, positive
+from .commands import Commands, DefaultsFormatter, positive
 from .output import say
+from .setting_flags import add_config, add_given, settings_in_effect
+
+_SETTINGS = ("device", "dtype", "kernel", "threads")
+_NOISY = 1.2  # a spread, from which on the machine seems to have done something else
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +26,8 @@ def add(commands: Commands) -> None:
         help="measure a model on this machine, and recommend settings",
         description="Compute made-up sequences in batches of growing size, and print how long a "
         "lone sequence takes, tokens a second, the line that a batch's cost follows, and the "
-        "settings that suit it. Measures the model alone: no network, no other callers.",
+        "settings that suit it. Measures the model alone: no network, no other callers. Other "
+        "settings are those of `serve`, by variables and --config.",
         formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)
@@ -43,11 +49,13 @@ def add(commands: Commands) -> None:
         help="longest time that a batch may take to compute: requests that come in the meantime "
         "wait for its end",
     )
-    add_settings(parser, "device", "dtype", "kernel")
+    add_given(parser, *_SETTINGS)
+    add_config(parser)
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    settings = Settings(device=parsed.device, dtype=parsed.dtype, kernel=parsed.kernel)
+    given = {name: value for name, value in vars(parsed).items() if name in _SETTINGS}
+    settings = settings_in_effect(given, parsed)
     threads = choose_threads(settings.threads)
     use_threads(threads)
     engine = load_engine(parsed.model, settings)
@@ -81,21 +89,31 @@ def _row(batch: MeasuredBatch) -> str:
 
 
 def _summary(measured: Measured, batch_seconds: float, settings: Settings) -> str:
-    fixed, per_token = measured.line
-    best = measured.best
-    recommended = measured.recommended(batch_seconds, settings.max_queue_seconds)
+    line, best = Line.fit(measured), measured.best
+    recommended = recommend(measured, batch_seconds, settings.max_queue_seconds)
+    values = recommended.settings
     # A longer sequence than fits into a batch would be refused anyhow.
-    if recommended["max_batch_tokens"] < settings.max_sequence_tokens:
-        recommended["max_sequence_tokens"] = recommended["max_batch_tokens"]
-    flags = " ".join(f"--{n.replace('_', '-')} {v}" for n, v in sorted(recommended.items()))
-    return "\n".join(
-        (
-            f"a lone sequence: {1e3 * measured.lone_seconds:.3f} ms",
-            f"at the most:     {best.rate:,.0f} tokens/s, in batches of {best.sequences}",
-            f"a batch costs:   {1e3 * fixed:.3f} ms, and {1e6 * per_token:.2f} µs a token",
-            f"recommended:     {flags}",
+    if recommended.max_batch_tokens < settings.max_sequence_tokens:
+        values["max_sequence_tokens"] = recommended.max_batch_tokens
+    flags = " ".join(f"--{n.replace('_', '-')} {v}" for n, v in sorted(values.items()))
+    lines = [
+        f"a lone sequence: {1e3 * measured.lone_seconds:.3f} ms",
+        f"at the most:     {best.rate:,.0f} tokens/s, in batches of {best.sequences}",
+        f"a batch costs:   {1e3 * line.fixed:.3f} ms, and {1e6 * line.per_token:.2f} µs a token",
+        f"recommended:     {flags}",
+    ]
+    if not recommended.in_time:
+        took = 1e3 * line.seconds(recommended.max_batch_tokens)
+        lines.append(
+            f"too slow:        such a batch takes {took:.3f} ms, more than --batch-seconds; a "
+            "smaller one would compute far fewer tokens a second"
         )
-    )
+    if measured.spread >= _NOISY:
+        lines.append(
+            f"noisy:           half of the runs of some batch took {measured.spread:.1f} times the "
+            "shortest or longer; measure again while the machine does nothing else"
+        )
+    return "\n".join(lines)
 
 
 def _seconds(text: str) -> float:

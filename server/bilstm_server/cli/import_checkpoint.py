@@ -8,8 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from ..errors import one_line
 from ..model import Pooling, import_checkpoint
+from ..quoting import one_line
 from .commands import Commands, DefaultsFormatter
 from .output import say
 

@@ -64,6 +64,7 @@ class Engine:
 
     @property
     def config(self) -> ModelConfig:
+        """The sizes of the model, and what it reads and gives."""
         return self._encoder.config
 
     @property
@@ -162,7 +163,7 @@ class Engine:
         """A run of the whole sequence that has computed nothing yet. Raises `OutOfMemory`."""
 
         def rows(start: int, stop: int) -> Tensor:
-            return self._staging.send_steps(sequence.rows(start, stop))
+            return self._staging.send_steps(sequence.steps_between(start, stop))
 
         with device_errors(), self._transfer.computing(), torch.inference_mode():
             hx = self._staging.send_initial_state(sequence)

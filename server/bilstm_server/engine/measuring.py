@@ -1,4 +1,4 @@
-"""What a model costs on this machine, by running it, and the settings that suit that.
+"""What a model costs on this machine, by running it.
 
 Runs an `Engine` over made-up sequences in the calling thread. Knows no queue and no server.
 """
@@ -18,17 +18,16 @@ from .sequences import SequenceInput
 
 _REPEATS = 3  # of each batch, at the least
 _LONG_STEPS = 1_024  # of the one long sequence that is timed
-_ROUND_TOKENS = 64  # what recommended numbers are multiples of
-_LEAST_RATE = 0.95  # of the best rate, that a recommended batch must reach
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredBatch:
-    """One batch size, as it was timed."""
+    """One batch size, as it was timed in several runs."""
 
     sequences: int
     tokens: int
-    seconds: float  # the median of several runs
+    seconds: float  # the shortest run: what others do on the machine only adds to it
+    spread: float = 1.0  # how many times as long as the shortest run half of them took, or longer
 
     @property
     def rate(self) -> float:
@@ -54,35 +53,9 @@ class Measured:
         return max(self.batches, key=lambda batch: batch.rate)
 
     @property
-    def line(self) -> tuple[float, float]:
-        """Seconds of a batch, and seconds more for each token: the line that fits the batches,
-        by least squares of relative errors."""
-        tokens, seconds = (np.array([getattr(b, n) for b in self.batches]) for n in _COLUMNS)
-        if len(tokens) == 1:
-            return 0.0, float(seconds[0] / tokens[0])
-        per_token, fixed = np.polyfit(tokens, seconds, 1, w=1 / seconds)
-        return max(0.0, float(fixed)), max(float(per_token), 1e-12)
-
-    def recommended(self, batch_seconds: float, queue_seconds: float) -> dict[str, int]:
-        """Settings for batches of at most `batch_seconds`, and a queue of at most `queue_seconds`.
-
-        The batch is no smaller than one that reaches nearly the best rate, so it may take longer.
-        A sequence that alone would take a quarter of such a batch's time is computed in slices.
-        """
-        fixed, per_token = self.line
-        enough = next(b.tokens for b in self.batches if b.rate >= _LEAST_RATE * self.best.rate)
-        batch = max(enough, int((batch_seconds - fixed) / per_token))
-        # Beyond what was measured nothing is known.
-        batch = _rounded(min(batch, self.batches[-1].tokens))
-        whole = min(_rounded(int(batch_seconds / 4 / self.long_step_seconds)), batch)
-        return {
-            "max_batch_tokens": batch,
-            "max_queue_tokens": max(_rounded(int(queue_seconds * self.best.rate)), 2 * batch),
-            "max_whole_tokens": whole,
-        }
-
-
-_COLUMNS = ("tokens", "seconds")
+    def spread(self) -> float:
+        """The largest spread of a batch."""
+        return max(batch.spread for batch in self.batches)
 
 
 def measure(
@@ -95,7 +68,7 @@ def measure(
 ) -> Measured:
     """Time batches of 1, 2, 4 and so on sequences of `mean_steps` in the mean, up to the bounds.
 
-    Takes about `seconds`; `progress` is called with each batch. Raises `OutOfMemory`.
+    Takes about `seconds` in all; `progress` is called with each batch. Raises `OutOfMemory`.
     """
     sizes = _sizes(mean_steps, most_tokens, most_sequences)
     share = seconds / (len(sizes) + 1)
@@ -104,11 +77,11 @@ def measure(
     for size in sizes:
         lengths = _lengths(size, mean_steps)
         sequences = [SequenceInput(_steps(engine.config, length), outputs) for length in lengths]
-        took = _time(engine, sequences, share)
-        batches.append(MeasuredBatch(size, sum(lengths), took))
+        seconds, spread = _time(engine, sequences, share)
+        batches.append(MeasuredBatch(size, sum(lengths), seconds, spread))
         progress(batches[-1])
     long = SequenceInput(_steps(engine.config, _LONG_STEPS), outputs)
-    return Measured(batches, _time(engine, [long], share) / _LONG_STEPS)
+    return Measured(batches, _time(engine, [long], share)[0] / _LONG_STEPS)
 
 
 def _sizes(mean_steps: int, most_tokens: int, most_sequences: int) -> list[int]:
@@ -138,8 +111,11 @@ def _outputs(config: ModelConfig) -> frozenset[Output]:
     return frozenset({Output.LOGITS} if config.head else {Output.STATES})
 
 
-def _time(engine: Engine, sequences: Sequence[SequenceInput], seconds: float) -> float:
-    """The median of runs, as many as fit into the time, after one that is not counted."""
+def _time(
+    engine: Engine, sequences: Sequence[SequenceInput], seconds: float
+) -> tuple[float, float]:
+    """The shortest of runs, as many as fit into the time, after one that is not counted; and how
+    many times as long the median is."""
     engine.run(sequences)
     took: list[float] = []
     end_at = time.perf_counter() + seconds
@@ -147,8 +123,4 @@ def _time(engine: Engine, sequences: Sequence[SequenceInput], seconds: float) ->
         started_at = time.perf_counter()
         engine.run(sequences)
         took.append(time.perf_counter() - started_at)
-    return median(took)
-
-
-def _rounded(tokens: int) -> int:
-    return max(tokens // _ROUND_TOKENS, 1) * _ROUND_TOKENS
+    return min(took), median(took) / min(took)

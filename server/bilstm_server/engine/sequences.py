@@ -59,7 +59,7 @@ class ChunkedSteps:
         self._starts.append(self.tokens)
         self._last_used = 0
 
-    def rows(self, start: int, stop: int) -> Array:
+    def steps_between(self, start: int, stop: int) -> Array:
         """The steps from `start` to `stop`, not to be written to."""
         parts = []
         index = bisect_right(self._starts, start) - 1
@@ -93,21 +93,21 @@ class SequenceInput:
         """The number of steps, T: what the sequence costs and takes of the limits."""
         return self.steps.tokens if isinstance(self.steps, ChunkedSteps) else len(self.steps)
 
-    def rows(self, start: int, stop: int) -> Array:
+    def steps_between(self, start: int, stop: int) -> Array:
         """The steps from `start` to `stop`, not to be written to."""
         if isinstance(self.steps, ChunkedSteps):
-            return self.steps.rows(start, stop)
+            return self.steps.steps_between(start, stop)
         return self.steps[start:stop]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockInput:
-    """A block of a live sequence, and the steps behind it where its reverse direction begins."""
+    """A block of a live sequence, and the steps behind it where its backward direction begins."""
 
     steps: Array  # [block + context, D] floats, or [block + context] token ids
     context: int
     carried: Any  # what the block before left: the model's `LiveState`, or None
-    initial_state: tuple[Array, Array] | None = None  # what the reverse direction begins with
+    initial_state: tuple[Array, Array] | None = None  # what the backward direction begins with
 
     @property
     def encoded(self) -> tuple[int, int]:
@@ -117,7 +117,7 @@ class BlockInput:
     def tokens(self) -> int:
         return len(self.steps)
 
-    def rows(self, start: int, stop: int) -> Array:
+    def steps_between(self, start: int, stop: int) -> Array:
         return self.steps[start:stop]
 
 

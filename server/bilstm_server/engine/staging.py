@@ -73,7 +73,7 @@ class Staging:
 
     def _stage(self, sequences: Sequence[S]) -> Staged[S]:
         ragged = RaggedBatch([s.tokens for s in sequences], self._device)
-        items = [self._steps([s.rows(0, s.tokens) for s in sequences])]
+        items = [self._steps([s.steps_between(0, s.tokens) for s in sequences])]
         has_states = any(s.initial_state is not None for s in sequences)
         if has_states:
             items += self._initial_states(sequences)

@@ -5,6 +5,14 @@ Label children are resolved when a model or an RPC method is made known, not per
 
 from .models import DROP_REASONS, DropMetrics, ModelMetrics
 from .rpcs import RpcMetrics
-from .server import STALLS, Metrics
+from .server import STALLS, Metrics, can_accept
 
-__all__ = ["DROP_REASONS", "STALLS", "DropMetrics", "Metrics", "ModelMetrics", "RpcMetrics"]
+__all__ = [
+    "DROP_REASONS",
+    "STALLS",
+    "DropMetrics",
+    "Metrics",
+    "ModelMetrics",
+    "RpcMetrics",
+    "can_accept",
+]

@@ -28,6 +28,15 @@ STALLS = (
 )
 
 
+def can_accept(accept: str) -> bool:
+    """Whether the `Accept` header of a scrape can be read."""
+    try:
+        choose_encoder(accept)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 class Metrics:
     """All metrics of one server, in a registry of their own."""
 
@@ -81,12 +90,7 @@ class Metrics:
         self, query: str, accept: str, accept_encoding: str
     ) -> tuple[list[tuple[str, str]], bytes]:
         """The headers and body of a scrape, in the format that `accept` asks for. `query` has the
-        `name[]=` of each metric that is wanted, or is empty for all. Raises `ValueError` for an
-        `accept` that can't be read."""
-        try:
-            choose_encoder(accept)
-        except (TypeError, ValueError) as error:
-            raise ValueError("the Accept header can't be read") from error
+        `name[]=` of each metric that is wanted, or is empty for all; `can_accept(accept)`."""
         headers: list[tuple[str, str]] = []
         request = {
             "REQUEST_METHOD": "GET",

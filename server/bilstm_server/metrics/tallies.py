@@ -91,6 +91,8 @@ class Family(Collector, Generic[T]):
 
 
 class Counters(Family[Tally]):
+    """Counters of one name, one for each combination of label values."""
+
     def _new(self) -> Tally:
         return Tally()
 
@@ -114,6 +116,8 @@ class ReadCounter(Counters):
 
 
 class Histograms(Family[Distribution]):
+    """Histograms of one name, one for each combination of label values."""
+
     def __init__(
         self,
         name: str,

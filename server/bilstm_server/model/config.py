@@ -39,10 +39,14 @@ class _Strict(BaseModel):
 
 
 class EmbeddingConfig(_Strict):
+    """The embedding that turns token ids into the first layer's input."""
+
     num_embeddings: Size  # token ids are 0 to num_embeddings - 1
 
 
 class HeadConfig(_Strict):
+    """The linear head that turns a pooled sequence into scores of classes."""
+
     num_classes: Size
     pooling: Pooling = Pooling.LAST
     bias: bool = True

@@ -67,7 +67,7 @@ def device_errors() -> Iterator[None]:
     """Turn the ways in which torch and numpy run out of memory into `OutOfMemory`, and what a GPU
     that is lost raises into `DeviceLost`.
 
-    On CUDA, too, lack of memory is told at once: it is allocated where kernels are launched, not
+    On CUDA, too, a lack of memory shows at once: it is allocated where kernels are launched, not
     when they run.
     """
     try:

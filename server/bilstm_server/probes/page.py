@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 
-SERVING = "serving"
+from ..summary import ServerSummary
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -33,32 +32,15 @@ td, th {{ border-bottom: 1px solid #ccc; padding: 0.2rem 1.5rem 0.2rem 0; text-a
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
-    """A model that is served, in words for the page."""
-
-    name: str
-    version: str
-    sizes: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the server says of itself."""
-
-    state: str  # SERVING, or a word for why the server is not
-    models: Sequence[ModelSummary] = ()
-
-
-def page(status: Status, links: Sequence[str]) -> str:
+def page(summary: ServerSummary, links: Sequence[str]) -> str:
     """The page in HTML, with `links` to other paths."""
     models = "".join(
         f"<tr><td>{escape(m.name)}</td><td>{escape(m.version)}</td><td>{escape(m.sizes)}</td></tr>"
-        for m in status.models
+        for m in summary.models
     )
     return _PAGE.format(
         version=escape(version("bilstm")),
-        state=escape(status.state),
+        state=escape(summary.state),
         models=models or '<tr><td colspan="3">none yet</td></tr>',
         links=" ".join(f'<a href="{path}">{path}</a>' for path in links),
     )

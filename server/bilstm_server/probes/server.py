@@ -16,9 +16,10 @@ from typing import Self
 
 import structlog
 
-from ..metrics import Metrics
+from ..metrics import Metrics, can_accept
+from ..summary import SERVING, ServerSummary
 from .http import Reply, Request
-from .page import SERVING, Status, page
+from .page import page
 
 log = structlog.get_logger()
 
@@ -35,11 +36,13 @@ _END_SECONDS = 5.0
 class Probes:
     """`with` serves, until the block's end."""
 
-    def __init__(self, listening: socket.socket, metrics: Metrics, status: Callable[[], Status]):
-        """`listening` is closed at the end. `status` is asked in the event loop that enters."""
+    def __init__(
+        self, listening: socket.socket, metrics: Metrics, summary: Callable[[], ServerSummary]
+    ):
+        """`listening` is closed at the end. `summary` is asked in the event loop that enters."""
         self._socket = listening
         self._metrics = metrics
-        self._status = status
+        self._summary = summary
         self._connections: dict[asyncio.StreamWriter, None] = {}  # the oldest first
         self._end = asyncio.Event()
         self.port: int = listening.getsockname()[1]
@@ -100,9 +103,10 @@ class Probes:
     async def _answer(self, data: bytes) -> bytes:
         try:
             request = Request.parse(data)
-            reply = await self._reply(request)
         except ValueError:
             return Reply.words(HTTPStatus.BAD_REQUEST).encode()
+        try:
+            reply = await self._reply(request)
         except Exception as error:
             log.error("probe failed", exc_info=error)
             return Reply.words(HTTPStatus.INTERNAL_SERVER_ERROR).encode()
@@ -114,32 +118,45 @@ class Probes:
         if request.method not in ("GET", "HEAD"):
             return Reply.words(HTTPStatus.METHOD_NOT_ALLOWED)
         if request.path == "/metrics":
-            accept, encoding = (request.headers.get(n, "") for n in ("accept", "accept-encoding"))
-            headers, body = self._metrics.exposition(request.query, accept, encoding)
-            return Reply(HTTPStatus.OK, body, headers)
-        status = await self._ask()
+            return self._scrape(request)
+        summary = await self._ask()
         if request.path == "/":
-            code = HTTPStatus.OK if status else HTTPStatus.SERVICE_UNAVAILABLE
-            return Reply.html(code, page(status or Status(HANGING), PATHS[1:]))
-        if status is None:
+            code = HTTPStatus.OK if summary else HTTPStatus.SERVICE_UNAVAILABLE
+            return Reply.html(code, page(summary or ServerSummary(HANGING), PATHS[1:]))
+        if summary is None:
             return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, HANGING)
-        if request.path == "/readyz" and status.state != SERVING:
-            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, status.state)
-        return Reply.words(HTTPStatus.OK, status.state)
+        if request.path == "/readyz" and summary.state != SERVING:
+            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, summary.state)
+        return Reply.words(HTTPStatus.OK, summary.state)
 
-    async def _ask(self) -> Status | None:
-        """The server's status, as its event loop says; None if that doesn't turn."""
-        answer: asyncio.Future[Status] = self._loop.create_future()
+    def _scrape(self, request: Request) -> Reply:
+        accept, encoding = (request.headers.get(n, "") for n in ("accept", "accept-encoding"))
+        if not can_accept(accept):
+            return Reply.words(HTTPStatus.BAD_REQUEST)
+        headers, body = self._metrics.exposition(request.query, accept, encoding)
+        return Reply(HTTPStatus.OK, body, headers)
 
-        def take(status: Status) -> None:
-            if not answer.done():
-                answer.set_result(status)
+    async def _ask(self) -> ServerSummary | None:
+        """What the server's event loop says of it; None if that doesn't turn. Raises what its
+        `summary` raised."""
+        answer: asyncio.Future[ServerSummary] = self._loop.create_future()
+
+        def take(summary: ServerSummary | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(summary, Exception):
+                answer.set_exception(summary)
+            else:
+                answer.set_result(summary)
 
         def ask() -> None:
-            self._loop.call_soon_threadsafe(take, self._status())
+            summary: ServerSummary | Exception
+            try:
+                summary = self._summary()
+            except Exception as error:
+                summary = error
+            self._loop.call_soon_threadsafe(take, summary)
 
         self._watched.call_soon_threadsafe(ask)
-        try:
-            return await asyncio.wait_for(answer, _TURN_SECONDS)
-        except TimeoutError:
-            return None
+        done, _ = await asyncio.wait({answer}, timeout=_TURN_SECONDS)
+        return answer.result() if done else None

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 Decode = Callable[[bytes], Any]
 
 
-def _admit_all() -> None:
+def _admit_any() -> None:
     """Refuse nobody."""
 
 
@@ -28,8 +28,8 @@ class TensorMethod:
 
     # Turns one message's bytes into the request. Raises `InvalidInput`.
     decode: Decode
-    # Raises what the caller would be told whatever its request is: asked before it is read.
-    admit: Callable[[], None] = _admit_all
+    # Raises the error that every request would get now. It is asked before the request is read.
+    check_door: Callable[[], None] = _admit_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..probes.page import SERVING
+from ..summary import SERVING
 from .context import Context
 
 Status = health_pb2.HealthCheckResponse
@@ -51,10 +51,10 @@ class HealthService(health_pb2_grpc.HealthServicer):
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added
         while True:
-            told = self._serving
-            yield _status(told)
+            sent = self._serving
+            yield _status(sent)
             async with self._changed:
-                while self._serving == told:
+                while self._serving == sent:
                     await self._changed.wait()
 
 

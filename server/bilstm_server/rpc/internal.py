@@ -1,4 +1,4 @@
-"""Errors that are the server's own fault: logged under an id that the caller is told."""
+"""Errors that are the server's own fault: logged under an id that the caller gets, too."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Both have the same messages on the wire. No package has v1's, so it is described as v1alpha under
 another name, and kept out of the process's pool of descriptors: another package's v1 may be there.
-Only what is served is told of, not all that happens to be loaded.
+It lists only what is served, and not all protos that happen to be loaded.
 """
 
 from __future__ import annotations

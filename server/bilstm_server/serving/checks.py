@@ -45,7 +45,8 @@ def check_steps(shape: Sequence[int], field: str, config: ModelConfig) -> int:
 def check_length(steps: int, limit: int, field: str) -> None:
     """Check how many steps one sequence of a request has: one at least."""
     if not 1 <= steps <= limit:
-        raise InvalidInput(field, f"must have 1 to {limit} steps, got {steps}; a stream takes more")
+        instead = "; a stream takes more" if steps else ""
+        raise InvalidInput(field, f"must have 1 to {limit} steps, got {steps}{instead}")
 
 
 def check_token_ids(steps: Array, field: str, config: ModelConfig) -> None:

@@ -20,6 +20,7 @@ from ..engine.engine import Engine
 from ..errors import ModelError
 from ..metrics import Metrics
 from ..model.device import memory_readers, utilization
+from ..quoting import quoted
 from ..settings import ModelSource, Settings
 from .loading import LoadEngine, Loader
 from .registry import ModelRegistry, ServedModel
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Running:
-    """What a model that is served runs on."""
+    """What a model runs on, until the last of its calls has its results."""
 
     engine: Engine
     batching: asyncio.Task[None]
+    unloading: bool = False
 
 
 class Models:
@@ -72,8 +74,8 @@ class Models:
         await self._lifetime.aclose()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        """Those that are loaded, in the order in which they were."""
-        return iter(list(self._running))
+        """Those that are served, in the order in which they were loaded."""
+        return iter([m for m, running in self._running.items() if not running.unloading])
 
     # -- load, warm, serve ------------------------------------------------------------------------
 
@@ -139,8 +141,14 @@ class Models:
         return model
 
     def _ended(self, model: ServedModel) -> None:
-        if model in self._running:  # not unloaded
+        """Forget a model that was unloaded, or report one that failed or was not to end."""
+        running = self._running[model]
+        failed = not running.batching.cancelled() and running.batching.exception() is not None
+        if failed or not running.unloading:
             self._stopped.set()
+        else:
+            del self._running[model]
+            model.metrics.end()
 
     async def failed(self) -> NoReturn:
         """Wait for what must not happen, a model that stops before it is to, and raise why."""
@@ -154,12 +162,15 @@ class Models:
 
     async def unload(self, model: ServedModel) -> None:
         """Serve a model no more: new calls find none of its name, what was admitted is finished,
-        and its metrics and its memory go."""
+        and its metrics and its memory go. That also happens if whoever waits for it is cancelled.
+
+        Raises what its batcher failed with, as `failed` does.
+        """
         self._registry.remove(model)
-        model.batcher.drain()
-        running = self._running.pop(model)
+        running = self._running[model]
+        running.unloading = True
+        model.batcher.drain(f"model {quoted(model.name)} was unloaded")
         await asyncio.wait({running.batching})
-        model.metrics.end()
         running.batching.result()
         log.info("model unloaded", model=model.name, version=model.version)
 

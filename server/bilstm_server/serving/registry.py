@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..batching.intake import Intake
-from ..errors import Loading, ModelError, ModelNotFound, listed, quoted
+from ..errors import Loading, ModelError, ModelNotFound
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
-from ..probes.page import ModelSummary
+from ..quoting import listed, quoted
+from ..summary import ModelSummary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +33,19 @@ class ServedModel:
         config = self.config
         source = config.embedding
         parts = [
-            f"{source.num_embeddings} token ids" if source else f"{config.input_size} inputs",
-            f"{config.num_layers} layers of {config.hidden_size}",
+            _counted(source.num_embeddings, "token id")
+            if source
+            else _counted(config.input_size, "input"),
+            f"{_counted(config.num_layers, 'layer')} of {config.hidden_size}",
             "bidirectional" if config.bidirectional else "unidirectional",
         ]
         if config.head:
-            parts.append(f"{config.head.num_classes} classes")
+            parts.append(_counted(config.head.num_classes, "class", "classes"))
         return ModelSummary(self.name, self.version, ", ".join(parts))
+
+
+def _counted(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or f'{one}s'}"
 
 
 class ModelRegistry:
@@ -57,7 +64,8 @@ class ModelRegistry:
         versions[model.version] = model
 
     def remove(self, model: ServedModel) -> None:
-        """Let callers find the model no more; those that have found it may go on."""
+        """Let callers find the model no more. Those that have found it already learn
+        of its end from its batcher, once that is drained."""
         versions = self._models[model.name]
         del versions[model.version]
         if not versions:

@@ -8,25 +8,29 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
-    CliSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
 )
 
-from ..errors import StartError, quoted
+from ..errors import StartError
+from ..quoting import first_problem, quoted
 from .settings import PREFIX, Settings
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 
-def load_settings(flags: CliSettingsSource[Any], config: str) -> Settings:
-    """The settings that are in effect. `config` is the path of a TOML file, or empty.
+def load_settings(flags: Mapping[str, Any], config: str) -> Settings:
+    """The settings that are in effect. `flags` has the values of those that are given, by the names
+    of the settings; `config` is the path of a TOML file, or empty.
 
-    Raises `StartError` for a file that can't be used, and `ValidationError` for a bad value.
+    Raises `StartError` for a file that can't be used or has a bad value, and `ValidationError` for
+    a bad value from elsewhere.
     """
     values = read_config(Path(config)) if config else {}
+    above: set[str] = set()  # settings that a flag or a variable has
 
     class Sourced(Settings):
         @classmethod
@@ -38,9 +42,17 @@ def load_settings(flags: CliSettingsSource[Any], config: str) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(values))
+            above.update(flags, env_settings())
+            file = InitSettingsSource(settings_cls, init_kwargs=dict(values))
+            return init_settings, env_settings, file
 
-    sourced = Sourced(_cli_settings_source=flags)  # type: ignore[call-arg]
+    try:
+        sourced = Sourced(**flags)
+    except ValidationError as error:
+        name = next(iter(error.errors()[0]["loc"]), None)
+        if name in values and name not in above:
+            raise StartError(f"--config {config}: {first_problem(error)}") from None
+        raise
     return Settings.model_construct(sourced.model_fields_set, **dict(sourced))
 
 
@@ -52,10 +64,19 @@ def read_config(path: Path) -> Mapping[str, Any]:
         raise StartError(f"--config {path}: {error.strerror}") from error
     except ValueError as error:  # no TOML, or no UTF-8
         raise StartError(f"--config {path}: {error}") from error
-    for name in values:
-        if name not in Settings.model_fields:
-            nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0)
-            raise StartError(
-                f"--config {path}: {quoted(name)} is no setting; nearest: {nearest[0]}"
-            )
+    for name, value in values.items():
+        if problem := _problem(name, value):
+            raise StartError(f"--config {path}: {problem}")
     return values
+
+
+def _problem(name: str, value: object) -> str:
+    """What is wrong with a setting before its value is looked at; empty if nothing is."""
+    if isinstance(value, dict):
+        return f"{quoted(name)} is a table, and settings stand in none"
+    if name not in Settings.model_fields:
+        nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0)
+        return f"{quoted(name)} is no setting; nearest: {nearest[0]}"
+    if isinstance(value, bool):  # which Python would take for 0 or 1
+        return f"{name}: no setting is true or false, got {str(value).lower()}"
+    return ""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from ..errors import StartError, quoted
+from ..errors import StartError
+from ..quoting import quoted
 from .config_file import CONFIG_VARIABLE
 from .settings import PREFIX, Settings
 

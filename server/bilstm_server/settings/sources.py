@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ModelError, quoted
+from ..errors import ModelError
+from ..quoting import quoted
 
 _MAX_NAME_CHARACTERS = 255  # as a file's name has at most
 

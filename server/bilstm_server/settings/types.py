@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, TypeAdapt
 from pydantic_settings import NoDecode
 
 from ..addresses import is_unix, parse_host
-from ..errors import quoted
+from ..quoting import quoted
 from .sources import ModelSource, parse_model_sources
 
 _OTLP_PORT = 4317

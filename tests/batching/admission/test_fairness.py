@@ -80,7 +80,8 @@ def test_first_come_first_served_within_a_kind(
 
 
 def test_streams_have_their_turns_where_calls_fill_every_batch() -> None:
-    """With each batch half as much of theirs comes in, and not more."""
+    """Where calls fill every batch, half a batch of streams' sequences comes in with each, no
+    more."""
     policy = admission(batch=(100, 4), queue=(1000, 16))
     policy.admit([call() for _ in range(16)], 0.0)
     waiting = [streamed() for _ in range(5)]
@@ -100,7 +101,8 @@ def test_streams_share_is_counted_in_tokens() -> None:
 
 
 def test_room_is_kept_for_a_large_sequence_of_a_stream() -> None:
-    """It is not for small calls to take what room there is before it: its turn comes."""
+    """Small calls do not take the room before a stream's large sequence for ever: its turn
+    comes."""
     policy = admission(batch=(10, 2), queue=(20, 100))
     policy.admit([call() for _ in range(20)], 0.0)
     large = streamed(5)
@@ -114,7 +116,7 @@ def test_room_is_kept_for_a_large_sequence_of_a_stream() -> None:
 
 
 def test_streams_that_wait_are_not_overtaken() -> None:
-    """Not even by one that comes when all those before it have left."""
+    """A stream that waits is overtaken by none, not even once all those before it have left."""
     policy = admission()
     calls = [call() for _ in range(16)]
     policy.admit(calls, 0.0)

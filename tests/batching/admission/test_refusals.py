@@ -33,7 +33,7 @@ def long_call(tokens: int) -> Job:
 def test_a_refused_call_changes_nothing(
     limits: QueueLimits, calls: list[float], streams: list[float], ahead: int
 ) -> None:
-    """Not for those that wait, nor for those that come."""
+    """A refused call changes nothing, for those that wait and for those that come."""
 
     def batches(refused_calls: int) -> list[list[tuple[Kind, int]]]:
         busy = server(limits, calls, streams, ahead)
@@ -51,7 +51,7 @@ def test_a_refused_call_changes_nothing(
     [(6, 30, False), (7, 30, True), (6, 31, True)],
 )
 def test_calls_are_bounded_with_the_long_ones(sequences: int, tokens: int, refused: bool) -> None:
-    """In sequences and in tokens, whether they wait for batches or for slices."""
+    """Calls are bounded in sequences and tokens, whether they wait for batches or for slices."""
     policy = admission(queue=(60, 10))
     policy.admit([long_call(20), call(4), call(3), call(3)], 0.0)
     policy.admit([Job(100, Kind.STREAM, is_long=True)], 0.0)  # takes memory of streams
@@ -71,7 +71,7 @@ def test_long_sequences_give_back_their_room() -> None:
 
 
 def test_calls_are_refused_that_would_wait_for_too_long() -> None:
-    """Because the first one has waited for so long, or as the queue will take so long."""
+    """Calls are refused where the first has waited, or the queue will take, for too long."""
     policy = admission(max_queue_seconds=2.0)
     policy.admit([call(10)], 0.0)
     assert policy.refusal(1, 1, 2.0) is None

@@ -114,7 +114,9 @@ class Engine:
             raise OutOfMemory("out of memory")
         if guilty := [i for i in identities if i in self._guilty]:
             raise Guilty(guilty)
-        outputs = [SequenceOutput({Output.STATES: 2 * s.rows(0, s.tokens)}) for s in sequences]
+        outputs = [
+            SequenceOutput({Output.STATES: 2 * s.steps_between(0, s.tokens)}) for s in sequences
+        ]
         return (outputs * 2)[: len(outputs) + self._surplus]
 
 
@@ -124,7 +126,7 @@ def sequence(number: int, tokens: int = 1) -> SequenceInput:
 
 
 def identity(sequence: Input) -> int:
-    return int(sequence.rows(0, 1)[0])
+    return int(sequence.steps_between(0, 1)[0])
 
 
 def doubled(result: Result) -> int:

@@ -164,7 +164,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 async def test_memory_of_a_batch_that_failed_is_free_for_its_halves() -> None:
-    """At once, not when the garbage collector comes to it: or the halves would not fit either."""
+    """Memory of a batch that failed is free at once, or its halves would not fit either."""
     engine = WastefulEngine(memory=1)
     async with batching(engine) as callers:
         first = await callers.busy(99)

@@ -40,7 +40,8 @@ def test_invalid_input(client: AnyClient) -> None:
     assert caught.value.field == "sequences[0].shape"
     assert "[T, 5]" in caught.value.expected
     assert isinstance(caught.value, EncoderError)
-    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert isinstance(caught.value.__context__, grpc.RpcError)
+    assert caught.value.__suppress_context__  # a traceback has the error once
 
 
 @pytest.mark.parametrize("count", [1, 20])
@@ -59,6 +60,12 @@ def test_sequence_too_long(limited_client: AnyClient) -> None:
     with pytest.raises(InvalidInput, match="encode_stream") as caught:
         limited_client.encode_batch([X, sequence(60)])
     assert caught.value.field == "sequences[1].shape"
+
+
+def test_sequence_without_steps(limited_client: AnyClient) -> None:
+    """No method takes a sequence without steps, and so the error names none."""
+    with pytest.raises(InvalidInput, match=r"must have 1 to \d+ steps, got 0$"):
+        limited_client.encode(sequence(1)[:0])
 
 
 def test_model_not_found(client: AnyClient) -> None:
@@ -84,6 +91,7 @@ def test_overloaded(connect: Connect, gated: tuple[RunningServer, Gated]) -> Non
         rivals = [pool.submit(client.encode, x) for _ in range(4)]  # more than the queue holds
         refused, _ = wait(rivals, HANGS_AFTER_SECONDS, FIRST_COMPLETED)
         gate.open()
+        wait(rivals, HANGS_AFTER_SECONDS)  # those before leave room for another
         assert_same(computing.result(), client.encode(x))
         error = refused.pop().exception()
     assert isinstance(error, Overloaded)
@@ -118,7 +126,13 @@ def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "kind"),
-    [(float("nan"), ValueError), (float("inf"), ValueError), ("30", TypeError), (1j, TypeError)],
+    [
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("30", TypeError),
+        (1j, TypeError),
+        (True, TypeError),
+    ],
 )
 def test_timeout_of_no_seconds(
     seconds: Any, kind: type[Exception], connect: Connect, server: RunningServer

@@ -236,6 +236,13 @@ def test_outputs_of_no_list(client: AnyClient) -> None:
         client.encode(X, outputs=cast(Any, "states,final"))
 
 
+def test_no_outputs(client: AnyClient) -> None:
+    """An empty list of outputs is a ValueError that lists what may be named."""
+    with pytest.raises(ValueError, match="outputs must name") as caught:
+        client.encode(X, outputs=[])
+    assert str(caught.value) == f"outputs must name one or more of: {', '.join(ALL_OUTPUTS)}"
+
+
 def test_unknown_output(client: AnyClient) -> None:
     """An output that does not exist is a ValueError that lists those that do."""
     with pytest.raises(ValueError, match="no output") as caught:

@@ -183,7 +183,7 @@ def test_reply(case: str, lied_to: AnyClient, liar: Liar) -> None:
 
 
 def test_reply_of_no_message(lied_to: AnyClient, liar: Liar) -> None:
-    """So is one that is no message at all, or missing."""
+    """A reply that is no message at all, or missing, is a typed error."""
     for messages in ([b"\xff\xff\xff"], []):
         liar.answer = Answer(messages)
         calls: list[Callable[[], object]] = [

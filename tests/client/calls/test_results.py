@@ -63,6 +63,7 @@ def test_one_output(output: OutputName, client: AnyClient) -> None:
         with pytest.raises(NotRequested, match=re.escape(f"outputs={[output, name]}")) as caught:
             getattr(encoding, name)
         assert caught.value.name == name
+        assert "chunks" not in str(caught.value)
 
 
 def test_encodings_can_be_copied(client: AnyClient) -> None:

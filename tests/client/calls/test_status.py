@@ -73,7 +73,7 @@ def test_any_status(
     code: grpc.StatusCode, text: str | None, trailers: Any, part: tuple[int, int], proxy: str
 ) -> None:
     """Whatever a status has, it is a typed error of its code."""
-    with pytest.raises(EncoderError) as caught, typed_errors(slice(*part), proxy):
+    with pytest.raises(EncoderError) as caught, typed_errors(slice(*part), "host", proxy):
         raise Failed(code, text, trailers)
     assert caught.value.code is code
     assert caught.value.retry_after_seconds is None or caught.value.retry_after_seconds >= 0

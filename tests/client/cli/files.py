@@ -25,6 +25,11 @@ def floats(steps: int, seed: int = 0) -> Array:
     return np.random.default_rng((seed, steps)).standard_normal((steps, 5), dtype=np.float32)
 
 
+def names(folder: Path) -> list[str]:
+    """Of all files below the folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
 def assert_file(path: Path, expected: Mapping[str, Array]) -> None:
     """The .npz has these arrays and no others; a batch may move their last bits."""
     with np.load(path) as written:

@@ -25,13 +25,6 @@ from tests.support.commands import COMMANDS, run
 from tests.support.engines import gated_server
 from tests.support.servers import RunningServer, settings, write_model
 
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
-
-
 # -- arguments --------------------------------------------------------------------------------
 
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
@@ -83,6 +76,9 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "default: localhost:50051" in shown
     assert "None" not in shown
     assert "default: )" not in shown
+    if command != "encode":  # nothing of what others bound by --timeout-seconds
+        assert "stream" not in shown
+    assert ("--wait waits" in " ".join(shown.split())) == (command == "health")
     examples = shown.partition("\nexamples:\n")[2].splitlines()
     assert examples
     for line in examples:
@@ -210,22 +206,42 @@ def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFix
     ]
 
 
-def test_models_with_a_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model's direction and projection are told."""
-    folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3)
+def test_models_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model's direction and projection are told, and its classes where they have no labels."""
+    head = {"num_classes": 4, "pooling": "mean"}
+    folder = write_model(tmp_path / "model", bidirectional=False, proj_size=3, head=head)
     running = RunningServer(settings(model=[("forward", folder)]))
     try:
         assert main(["models", "--server", running.target]) == 0
     finally:
         running.close()
     sizes = "  sizes    hidden 6, layers 2, unidirectional, projection 3"
-    assert sizes in capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert sizes in lines
+    assert "  classes  4" in lines
 
 
 def test_version() -> None:
     """--version names the command and the installed version."""
     done = run("bilstm", "--version")
     assert (done.returncode, done.stdout) == (0, f"bilstm {version('bilstm')}\n")
+
+
+def test_output_that_nobody_reads(server: RunningServer) -> None:
+    """Where what reads the output is gone, as `head` is, a command ends as others do: silently."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    for unbuffered in ("", "1"):  # it fails at the end, or at the first line
+        ended = subprocess.run(
+            [COMMANDS / "bilstm", "models", "--server", server.target],
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr) == (141, "")
+    os.close(theirs)
 
 
 def test_a_client_that_can_not_print(server: RunningServer) -> None:

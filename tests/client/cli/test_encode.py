@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,6 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Encode:
         return captured.out.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 def test_encode_npy(encode: Encode, client: Client, tmp_path: Path) -> None:
@@ -139,11 +133,20 @@ def test_encode_one_name_twice(
 def test_encode_results(
     server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Results are no sequences: where a pattern names them too, nothing is encoded."""
+    """Results are no sequences: where a pattern names them too they are left out, which is said;
+    where nothing else is named nothing is encoded."""
     np.save(tmp_path / "x.npy", floats(2))
-    np.savez(tmp_path / "x.encoded.npz", states=floats(2))
-    line = refusal(capsys, server, *sorted(tmp_path.iterdir(), reverse=True))
-    assert line == f"{tmp_path / 'x.encoded.npz'}: holds results, not sequences"
+    encoded, states = tmp_path / "x.encoded.npz", tmp_path / "x.states.npy"
+    np.savez(encoded, states=floats(2))
+    np.save(states, floats(2))
+    assert refusal(capsys, server, encoded, states) == f"{encoded}: holds results, not sequences"
+    pattern = sorted(map(str, tmp_path.iterdir()))
+    assert main(["encode", *pattern, "--server", server.target]) == 0
+    assert tuple(capsys.readouterr()) == (
+        f"{encoded}\n",
+        f"bilstm: {encoded}: holds results, and is left out\n"
+        f"bilstm: {states}: holds results, and is left out\n",
+    )
 
 
 def refusal(capsys: pytest.CaptureFixture[str], server: RunningServer, *arguments: object) -> str:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,6 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Run:
         return code, captured.out.splitlines(), captured.err.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 @pytest.fixture
@@ -236,6 +230,19 @@ def test_skip_existing(suffix: str, stream: list[str], encode: Run, folder: Path
     assert encode(*arguments, folder / "b.npz")[1] == [str(table)]
     assert len(read(table)) == 3
     assert encode(*arguments, folder / "b.npz")[1] == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("damage", [b"\0" * 300_000, b"\xff", b'"' + b"x" * 300_000, b"\r\n\r"])
+def test_skip_existing_and_a_damaged_table(
+    damage: bytes, suffix: str, encode: Run, folder: Path
+) -> None:
+    """Whatever is in a table's place is written anew where it is no table."""
+    table = folder / f"scores{suffix}"
+    table.write_bytes(damage)
+    arguments = ["--out", table, "--skip-existing", folder / "a.npy"]
+    assert encode(*arguments) == (0, [str(table)], [])
+    assert [row["steps"] and int(row["steps"]) for row in read(table)] == [4]
 
 
 def test_skip_existing_and_an_unreadable_file(encode: Run, folder: Path) -> None:

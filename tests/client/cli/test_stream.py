@@ -16,7 +16,7 @@ from bilstm_client import Client
 from bilstm_client._streams import patience
 from bilstm_client.cli.main import main
 from bilstm_client.types import Array
-from tests.client.cli.files import ALL_OUTPUTS, assert_file, floats, on_terminal
+from tests.client.cli.files import ALL_OUTPUTS, assert_file, floats, names, on_terminal
 from tests.support.commands import COMMANDS
 from tests.support.fake_streams import Break, FakeServer, serving, sums
 from tests.support.servers import RunningServer
@@ -37,18 +37,8 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Run:
     return encode
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
-
-
 def assert_states(path: Path, expected: Array) -> None:
     np.testing.assert_allclose(np.load(path, mmap_mode="r"), expected, rtol=0, atol=1e-6)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
 def test_npy(encode: Run, client: Client, tmp_path: Path) -> None:
@@ -122,6 +112,16 @@ def test_out_dir(encode: Run, tmp_path: Path) -> None:
     ]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Commands that a test starts take Ctrl-C. They inherit that it is ignored, as a shell has it
+    for tests that it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C is one line and exit code 130, and leaves nothing half written."""
     np.save(tmp_path / "x.npy", floats(2))

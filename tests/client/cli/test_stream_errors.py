@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from bilstm_client import Client
 from bilstm_client.cli.main import main
-from tests.client.cli.files import BROKEN, assert_file, floats
+from tests.client.cli.files import BROKEN, assert_file, floats, names
 from tests.support.servers import RunningServer
 
 Run = Callable[..., tuple[int, list[str], list[str]]]
@@ -30,16 +30,6 @@ def encode(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> Run:
         return code, captured.out.splitlines(), captured.err.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.mark.parametrize("case", sorted(set(BROKEN) - {"half the numbers"}))
@@ -91,12 +81,21 @@ def refusal(result: tuple[int, list[str], list[str]]) -> str:
     return errors[0]
 
 
+def test_results_among_files(encode: Run, tmp_path: Path) -> None:
+    """Results that a pattern names beside their files are left out, which is said."""
+    np.save(tmp_path / "x.npy", floats(2))
+    np.save(tmp_path / "x.states.npy", floats(2))
+    code, written, errors = encode(tmp_path / "x.npy", tmp_path / "x.states.npy")
+    assert (code, written) == (0, [f"{tmp_path}/x.states.npy"])
+    assert errors == [f"bilstm: {tmp_path}/x.states.npy: holds results, and is left out"]
+
+
 def test_refused_at_once(encode: Run, tmp_path: Path) -> None:
-    """Results for sequences, an empty folder: nothing is encoded."""
+    """Only results, an empty folder: nothing is encoded."""
     np.save(tmp_path / "x.npy", floats(2))
     np.save(tmp_path / "x.states.npy", floats(2))
     (tmp_path / "empty").mkdir()
-    assert refusal(encode(tmp_path / "x.npy", tmp_path / "x.states.npy")) == (
+    assert refusal(encode(tmp_path / "x.states.npy")) == (
         f"bilstm: {tmp_path}/x.states.npy: holds results, not sequences"
     )
     assert refusal(encode(tmp_path / "x.npy", tmp_path / "empty")) == (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from bilstm_client.cli.main import main
 from bilstm_client.cli.report import Summary
 from bilstm_server.settings import SHIPPED_MODEL
 from tests.client.cli.files import assert_file, floats, on_terminal
-from tests.support.servers import RunningServer, settings
+from tests.client.connections.refusing import refusing
+from tests.support.servers import RunningServer, settings, write_model
 
 UTTERANCES = Path(__file__).parents[3] / "examples" / "japanese_vowels" / "japanese_vowels.npz"
 Run = Callable[..., tuple[int, list[str], list[str]]]
@@ -35,12 +36,6 @@ def encode(
         return code, captured.out.splitlines(), captured.err.splitlines()
 
     return encode
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.target) as client:
-        yield client
 
 
 def label_and_score(client: Client, x: object) -> tuple[str, str]:
@@ -91,8 +86,31 @@ def test_labels(stream: list[str], encode: Run, client: Client, tmp_path: Path) 
     assert_file(tmp_path / "x.encoded.npz", expected)
 
 
-def test_model_without_labels(encode: Run, tmp_path: Path) -> None:
-    """Where there are no labels there is no column of them."""
+def test_classes_without_labels(
+    encode: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes that have no labels are shown by their numbers, as a table of scores has them."""
+    folder = write_model(tmp_path / "model", head={"num_classes": 4, "pooling": "mean"})
+    x = floats(3)
+    np.save(tmp_path / "x.npy", x)
+    running = RunningServer(settings(model=[("plain", folder)]))
+    capsys.readouterr()  # of the server, in this process
+    try:
+        code, shown, _ = encode(tmp_path / "x.npy", target=running.target)
+        with Client(running.target) as client:
+            logits = client.encode(x, outputs="logits").logits
+    finally:
+        running.close()
+    assert code == 0
+    assert [line.split() for line in shown] == [
+        ["sequence", "steps", "label", "score"],
+        [f"{tmp_path}/x.npy", "3", str(logits.argmax()), f"{logits.max():.3f}"],
+        ["wrote", f"{tmp_path}/x.encoded.npz"],
+    ]
+
+
+def test_model_without_a_head(encode: Run, tmp_path: Path) -> None:
+    """Where there are no classes there is no column of them."""
     np.save(tmp_path / "x.npy", np.array([1, 2]))
     code, shown, _ = encode(tmp_path / "x.npy", "--model", "tokens")
     assert code == 0
@@ -149,6 +167,18 @@ def test_errors_are_those_of_a_pipe(encode: Run, tmp_path: Path) -> None:
     assert (code, shown) == (1, [])
     assert errors[0] == f"bilstm: waiting for a server at {nowhere} …"
     assert errors[1].startswith(f"bilstm: no server answers at {nowhere}: ")
+
+
+def test_labels_wait_for_no_server(encode: Run, tmp_path: Path) -> None:
+    """A server that does not serve yet is waited for once, by the call that encodes."""
+    np.save(tmp_path / "x.npy", floats(2))
+    with refusing() as (refuser, port):
+        arguments = (tmp_path / "x.npy", "--timeout-seconds", 0.5)
+        code, shown, errors = encode(*arguments, target=f"127.0.0.1:{port}")
+    assert (code, shown) == (1, [])
+    assert errors == [f"bilstm: 127.0.0.1:{port}: no"]
+    assert refuser.methods[0] == "Check"
+    assert set(refuser.methods[1:]) == {"Encode"}
 
 
 def test_names_that_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,11 +24,14 @@ class Refusing(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.attempts: list[float] = []
+        self.methods: list[str] = []  # of the attempts
         self.serves = False
         self.says: float | None = None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        if handler_call_details.method.endswith("/EncodeStream"):
+        method = handler_call_details.method.rpartition("/")[2]
+        self.methods.append(method)
+        if method == "EncodeStream":
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._call)
 

@@ -21,8 +21,10 @@ from bilstm_client import (
     ServerError,
     Unavailable,
 )
+from bilstm_client._calls import flows
 from bilstm_client.types import Metadata
 from tests.client.clients import AnyClient, Connect
+from tests.client.connections.refusing import refusing
 from tests.client.streams.sources import X
 from tests.support.fake_streams import FakeServer, serving
 from tests.support.servers import RunningServer, settings
@@ -102,8 +104,11 @@ def test_metadata(method: str, connect: Connect) -> None:
         ),
         ({"x-team": 7}, "metadata 'x-team': must be a str, got int"),
         ({"x-id-bin": "text"}, "metadata 'x-id-bin': must be bytes"),
-        ([("x-team",)], "metadata must be pairs of a name and a value, got ('x-team',)"),
-        ([(b"x-team", "a")], "metadata must be pairs of a name and a value"),
+        ([("x-team",)], "metadata must be pairs of a name and a value, got tuple of 1"),
+        ([("x-team", "secret", "x")], "metadata must be pairs of a name and a value, got tuple of"),
+        (["secret"], "metadata must be pairs of a name and a value, got str"),
+        ([(b"secret", "secret")], "metadata names must be str, got bytes"),
+        ({7: "secret"}, "metadata names must be str, got int"),
         ("x-team", "metadata must be a mapping or pairs, got str"),
         (7, "metadata must be a mapping or pairs, got int"),
     ],
@@ -115,6 +120,7 @@ def test_metadata_that_is_none(metadata: Any, words: str) -> None:
         with pytest.raises((TypeError, ValueError)) as caught:
             client("localhost", metadata=metadata)
         assert str(caught.value).startswith(words)
+        assert "secret" not in str(caught.value)
     with Client("localhost") as plain:
         for method in METHODS.values():
             with pytest.raises(type(caught.value)) as again:
@@ -180,8 +186,32 @@ def client_is_ready(client: AnyClient) -> bool:
 
 def test_wait_in_vain(connect: Connect) -> None:
     """After its time the wait ends with what was in the way: nobody answers."""
-    with pytest.raises(Unavailable, match=r"the server was not ready within 0\.5 s: .*connect"):
-        connect("127.0.0.1:1").wait_until_ready(timeout_seconds=0.5)
+    with pytest.raises(Unavailable, match=r"not ready within 0\.5 s: .*Connection refused"):
+        connect("127.0.0.1:1").wait_until_ready(0.5)
+
+
+def test_wait_for_one_that_says_when(connect: Connect) -> None:
+    """The error of a wait in vain says when to try again, if the server did."""
+    with refusing() as (refuser, port):
+        refuser.says = 0.25
+        with pytest.raises(Unavailable, match=r"within 0\.5 s") as caught:
+            connect(f"127.0.0.1:{port}").wait_until_ready(0.5)
+    assert caught.value.retry_after_seconds == 0.25
+
+
+def test_wait_past_a_question_without_an_answer(
+    connect: Connect, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that is never answered takes only its own time: the next one may be."""
+    monkeypatch.setattr(flows, "_QUESTION_SECONDS", 0.5)
+    fake.is_healthy = True
+    fake.health_answers.clear()
+    with serving(fake) as target, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(connect(target).wait_until_ready, HANGS_AFTER_SECONDS)
+        for _ in range(2):
+            assert fake.checked.acquire(timeout=HANGS_AFTER_SECONDS)
+        fake.health_answers.set()
+        waiting.result(HANGS_AFTER_SECONDS)
 
 
 def test_wait_for_one_that_drains(connect: Connect, fake: FakeServer) -> None:

@@ -74,6 +74,8 @@ def test_broken_target(text: str, kind: Callable[[str], Any]) -> None:
         ("http://user:word@[::1]:7/v1?x=1", "write '[::1]:7', without http://"),
         ("https://host", "write 'host', without https:// (the connection is plain, without TLS)"),
         ("http://", "write HOST:PORT, without http://"),
+        ("http:localhost", "write 'localhost', without http:"),
+        ("HTTPS:host:7", "write 'host:7', without HTTPS: (the connection is plain, without TLS)"),
     ],
 )
 def test_url(text: str, words: str) -> None:

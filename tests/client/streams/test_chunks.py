@@ -63,6 +63,7 @@ def test_chunks_of_the_real_server(client: AnyClient) -> None:
     x = np.tile(X, (20_000, 1))
     chunks = list(client.encode_chunks([x]))
     assert len(chunks) > 1
+    assert repr(chunks[-1]).endswith("last=True, forward_exact=True, reverse_exact=True)")
     joined = np.concatenate([chunk.states for chunk in chunks])
     (encoding,) = client.encode_stream([x])
     assert_states(encoding, joined)

@@ -175,6 +175,21 @@ def test_packing(steps: list[int]) -> None:
     assert ended == list(range(len(steps)))
 
 
+@pytest.mark.parametrize("refused", [1_023, 1_024, 3_000])
+def test_refused_ones_keep_their_turn(refused: int) -> None:
+    """However many a client refuses, what comes after them is sent after them."""
+    sending = Sending()
+    messages: list[bytes] = []
+    for index in range(refused + 1):
+        entry = entry_of(index, "no numbers" if index < refused else np.ones((20_000, 16), "f4"))
+        sending.begin(entry)
+        messages += sending.array(entry)
+    messages += sending.flush()
+    ids = [c.id for m in messages for c in pb.EncodeStreamRequest.FromString(m).chunks]
+    assert ids == sorted(ids)
+    assert set(ids) == set(range(refused + 1))
+
+
 def test_small_sequences_share_a_request() -> None:
     """What is there at once goes in one request."""
     assert len(requests_of(*SEQUENCES)) == 1

@@ -17,6 +17,7 @@ from bilstm_client import (
     Client,
     InvalidInput,
     Live,
+    NotAnArray,
 )
 from bilstm_client.types import Array, Encoding
 from tests.client.clients import AnyClient, Connect
@@ -98,6 +99,29 @@ def test_forms_of_a_sequence(form: str, client: AnyClient, tmp_path: Path) -> No
     expected = client.encode(X).states
     (encoding,) = client.encode_stream([FORMS[form](tmp_path)])
     assert_states(encoding, expected)
+
+
+@pytest.mark.parametrize("parts", [[X[:3], X[3:6]], [X[:3], X[3:]], (X[:2], X[2:4], X[4:])])
+def test_list_of_arrays(parts: Any, client: AnyClient) -> None:
+    """A list of arrays may be one sequence's chunks or several sequences, and so is neither."""
+    wrong, right = client.encode_stream([("wrong", parts), ("right", X)], on_error="return")
+    key, error = wrong
+    assert (key, type(error)) == ("wrong", NotAnArray)
+    assert str(error).startswith("sequences[0]: is a list of arrays of two dimensions. Give ")
+    assert "iter(chunks)" in str(error)
+    assert isinstance(right[1], Encoding)
+    with pytest.raises(NotAnArray, match=r"iter\(chunks\)"):
+        list(client.encode_chunks([list(parts)], live=Live(2)))
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.tensor])
+def test_array_as_a_key(form: Callable[[Array], Any], client: AnyClient) -> None:
+    """Two sequences, or one and its label, in a tuple are no pair: the stream ends with that."""
+    for source in ([(form(X), form(X))], zip([form(X)], ["label"], strict=True)):
+        with pytest.raises(TypeError, match=r"source\[0\] is a tuple of two.*its key is an array"):
+            list(client.encode_stream(source))
+    numbers = form(np.arange(2))  # whose items are numbers, of no dimensions
+    assert len(list(client.encode_stream(zip(numbers, [X, X], strict=True)))) == 2
 
 
 def test_token_ids(client: AnyClient) -> None:

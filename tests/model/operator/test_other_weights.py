@@ -60,7 +60,7 @@ def test_functional_call(module: BiLSTM, x: Tensor) -> None:
 
 
 def test_some_other_weights(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """Also where one of all is given."""
+    """functional_call computes right also where it is given one weight of all."""
     one = {"bias_hh_l1_reverse": torch.ones(16)}
     assert_close(functional_call(module, one, (x,)), functional_call(judge, one, (x,)), 1e-5)
 

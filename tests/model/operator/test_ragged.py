@@ -172,7 +172,7 @@ def test_bfloat16_cell(kernel: Kernel) -> None:
     assert_within(1e-2, c_n, expected)
 
 
-@pytest.mark.parametrize("proj_size", [0, 2])
+@pytest.mark.parametrize("proj_size", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_gradcheck(proj_size: int) -> None:
     """The derivatives are those that finite differences give."""
     _, ours = pair(input_size=2, hidden_size=3, num_layers=2, proj_size=proj_size)

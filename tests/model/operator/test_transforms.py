@@ -44,7 +44,7 @@ def test_torchscript(make: Callable[..., Any], module: BiLSTM, x: Tensor) -> Non
 
 
 def test_trace_of_ragged(module: BiLSTM) -> None:
-    """So does a trace of `forward_ragged`."""
+    """A trace of `forward_ragged` is refused, with what to do."""
     make: Any = torch.jit.trace
     with pytest.raises(RuntimeError, match="would keep this call's lengths"):
         make(lambda x: module.forward_ragged(x, [3, 2])[0], (torch.ones(5, 3),))
@@ -87,6 +87,7 @@ def test_export(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
         exported(torch.cat([x, x]))
 
 
+@pytest.mark.slow
 def test_compile(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
     """torch.compile leaves the results as they are, of every number of steps."""
     torch._dynamo.reset()
@@ -115,7 +116,7 @@ def test_functionalize(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
 
 
 def test_gradients(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """Of torch.func, in reverse and in forward mode."""
+    """torch.func's gradients, in reverse and in forward mode, are nn.LSTM's."""
     x, judge = x.double(), judge.double()
 
     def loss(lstm: nn.Module) -> Callable[[Tensor], Tensor]:

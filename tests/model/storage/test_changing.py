@@ -41,8 +41,15 @@ def delete(path: Path, other: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("kernel", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kernel"),
+    [
+        ("float32", "auto"),
+        pytest.param("bfloat16", "auto", marks=pytest.mark.slow),
+        pytest.param("float32", "reference", marks=pytest.mark.slow),
+        pytest.param("bfloat16", "reference", marks=pytest.mark.slow),
+    ],
+)
 def test_files_of_a_served_model_change(dtype: str, kernel: str, tmp_path: Path) -> None:
     """Whatever happens to the files of a served model, its answers stay the same, bit by bit."""
     sizes: dict[str, Any] = {

@@ -92,7 +92,8 @@ def untaken_replies(
 
 
 async def test_no_connection_may_hold_more_than_it_leaves(small_calls: None) -> None:
-    """So that another one finds room, and another one after that."""
+    """A connection holds no more than it leaves, so that another one finds room, and one after
+    that."""
     replies = untaken_replies(1000, lambda peer: True)
     held: dict[str, int] = {}
     for peer in ("a", "b", "c"):
@@ -133,7 +134,7 @@ async def test_who_holds_most_and_takes_nothing_is_ended_for_others(small_calls:
 
 
 async def test_peers_without_names_are_not_taken_for_one_connection(small_calls: None) -> None:
-    """Those of a Unix socket are all called the same."""
+    """Peers of a Unix socket, who are all called the same, are not bounded as one connection."""
     replies = untaken_replies(10, lambda peer: True)
     for _ in range(40):
         replies.begin(context("unix:"), 10, NO_MODEL)
@@ -164,7 +165,7 @@ def test_replies_of_other_methods_count(serve: Callable[..., RunningServer]) -> 
 
 
 def test_reply_that_was_not_taken_before_the_deadline(serve: Callable[..., RunningServer]) -> None:
-    """It is not counted as OK."""
+    """A reply that was not taken before the deadline is not counted as OK."""
     server = serve()
     with PatientConnection(server.target) as peer:
         peer.call(ENCODE, request(2000), headers=(("grpc-timeout", "1S"),))

@@ -4,6 +4,7 @@ and bounded in what reading them takes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm import wire as parts
+from bilstm.sizes import MAX_CHUNKS
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
 from bilstm_server.rpc.encoder import reader
@@ -134,7 +136,7 @@ def test_messages_are_merged(one: Any, other: Any) -> None:
 @given(message=messages, data=st.data())
 @examples(deadline=None, derandomize=True, max_examples=1000)
 def test_mutilated_messages(message: Any, data: st.DataObject) -> None:
-    """With a few bytes changed or cut off, too."""
+    """A message with a few bytes changed or cut off is read, or refused, as protobuf does."""
     mutilated = bytearray(message.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         if mutilated:
@@ -211,8 +213,19 @@ def test_more_than_a_good_request_needs(name: str) -> None:
         READERS[pb.EncodeRequest](FLOODS[name])
 
 
+def test_chunks_of_one_message() -> None:
+    """A message to a stream has as many chunks as the contract says, and no more."""
+    read = READERS[pb.EncodeStreamRequest](field(2) * MAX_CHUNKS)
+    assert len(read.chunks) == MAX_CHUNKS
+    with pytest.raises(InvalidInput, match="at most") as refusal:
+        READERS[pb.EncodeStreamRequest](field(2) * (MAX_CHUNKS + 1))
+    assert refusal.value.field == "chunks"
+    contract = Path(pb.__file__).with_name("encoder.proto").read_text("utf-8")
+    assert f"chunks = 2; // at most {MAX_CHUNKS};" in contract
+
+
 def test_groups_are_refused() -> None:
-    """However deep: nothing is remembered of what they open."""
+    """Groups are refused, however deep: nothing is remembered of what they open."""
     for data in (b"\xfb\x01" * 100_000, b"\xfb\x01\xfc\x01", b"\xfc\x01"):
         with pytest.raises(InvalidInput, match="no message"):
             READERS[pb.EncodeRequest](data)
@@ -242,7 +255,8 @@ def test_options_that_are_merged_again_and_again() -> None:
     ids=["unknown", "unknown in a tensor", "data twice"],
 )
 def test_no_more_beside_tensors_than_a_good_request_needs(data: bytes) -> None:
-    """It would stay in memory as long as the tensors do."""
+    """What a request has beside its tensors is bounded: it would stay in memory as long as they
+    do."""
     with pytest.raises(InvalidInput, match="beside its tensors"):
         READERS[pb.EncodeRequest](data)
 

@@ -74,7 +74,8 @@ async def test_too_much_half_sent(model_folder: Path) -> None:
 
 
 async def test_too_many_half_sent(model_folder: Path) -> None:
-    """The same by number; each sequence that is answered makes room for another one."""
+    """Half-sent sequences are bounded by number; each one that is answered makes room for
+    another."""
     async with (
         bounded(model_folder, max_stream_sequences=3) as (app, _),
         talking(target(app)) as talk,
@@ -92,7 +93,7 @@ async def test_too_many_half_sent(model_folder: Path) -> None:
 
 
 async def test_refused_sequences_that_go_on(model_folder: Path) -> None:
-    """They are remembered until their end; too many of them end the stream."""
+    """Refused sequences are remembered until their end; too many of them end the stream."""
     async with (
         bounded(model_folder, max_stream_sequences=3) as (app, _),
         talking(target(app)) as talk,
@@ -123,7 +124,7 @@ async def test_streams_that_wait_for_each_other(model_folder: Path, judge: Any) 
 
 
 async def test_a_stalled_stream_harms_no_other(model_folder: Path) -> None:
-    """One that fills its own bound and reads nothing leaves the others theirs."""
+    """A stream that fills its own bound and reads nothing leaves the others theirs."""
     async with (
         bounded(model_folder, streams=3) as (app, _),
         talking(target(app)) as stalled,
@@ -140,7 +141,8 @@ async def test_a_stalled_stream_harms_no_other(model_folder: Path) -> None:
 
 
 async def test_one_stream_more_than_there_may_be(model_folder: Path) -> None:
-    """It is refused, and told when to come again; once one has ended there is room."""
+    """One stream too many is refused, and told when to come again; once one has ended there is
+    room."""
     async with bounded(model_folder, max_streams=2) as (app, _), AsyncExitStack() as stack:
         talks = [await stack.enter_async_context(talking(target(app))) for _ in range(2)]
         for talk in talks:

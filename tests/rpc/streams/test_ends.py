@@ -68,7 +68,7 @@ async def test_nothing_stays_of_clients_that_leave(model_folder: Path) -> None:
 
 
 async def test_drain_of_a_silent_call(model_folder: Path) -> None:
-    """One that has not even opened its stream does not hold up a drain."""
+    """A call that has not even opened its stream does not hold up a drain."""
     async with (
         gated_server(settings(model=[("small", model_folder)])) as (app, _),
         talking(target(app)) as talk,
@@ -80,7 +80,7 @@ async def test_drain_of_a_silent_call(model_folder: Path) -> None:
 
 
 async def test_a_drain_that_cuts_a_stream_off(model_folder: Path) -> None:
-    """It says so, and nothing stays held."""
+    """A drain that cuts a stream off says so, and nothing stays held."""
     brief = settings(model=[("small", model_folder)], drain_timeout_seconds=0.2)
     async with held_server(brief) as (app, slices), talking(target(app)) as talk:
         await talk.open()
@@ -109,7 +109,7 @@ with Client(sys.argv[1]) as client:
 
 
 async def test_a_client_that_is_killed(model_folder: Path) -> None:
-    """The same of one that ends in the middle of a sequence without a word."""
+    """A client that ends in the middle of a sequence without a word leaves nothing held."""
     async with gated_server(settings(model=[("small", model_folder)])) as (app, _):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", HALF_SENT, target(app)),

@@ -51,7 +51,8 @@ async def test_a_large_answer(any_order: bool) -> None:
 
 
 async def test_what_comes_while_a_message_is_written_stays_in_order() -> None:
-    """It may be of one sequence, such as a live one's last block and its end."""
+    """What comes while a message is written stays in order, also that of one sequence, such as a
+    live one's last block and its end."""
     outbox = Outbox(any_order=True)
     outbox.send(chunks("a"))
     messages = outbox.messages()

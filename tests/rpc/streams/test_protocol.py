@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[list[pb.EncodeStreamRequest], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_broken_protocol(server: RunningServer, name: str) -> None:
-    """It ends the stream, and names the field."""
+    """A broken protocol ends the stream, and the field is named."""
     requests, field = BROKEN[name]
     async with talking(server.target) as talk:
         for request in requests:

@@ -17,7 +17,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ...errors import ModelError, first_problem
+from ...errors import ModelError
+from ...quoting import first_problem
 from ..config import ModelConfig
 from ..encoder import SequenceEncoder
 from .files import Version, changed, is_still, read_whole
@@ -80,6 +81,11 @@ def _most_bytes(expected: Mapping[str, Tensor]) -> int:
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, Version]:
+    if path.parent.is_file():
+        raise ModelError(
+            f"{path.parent}: is a file, and a model is a folder; if it is a checkpoint, "
+            "run bilstm-server import first"
+        )
     try:
         content, version = read_whole(path, _MOST_CONFIG_BYTES)
     except ModelError as error:

@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from ...errors import ModelError, first_problem
+from ...errors import ModelError
+from ...quoting import first_problem
 from ..config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
 from ..encoder import SequenceEncoder
 from .folder import CONFIG, write_folder

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from bilstm.sizes import MAX_CHUNKS
 from bilstm.v1 import encoder_pb2 as pb
 
 from ...errors import InvalidInput
@@ -27,7 +28,6 @@ from .messages import EncodeRequest, EncodeStreamRequest, SequenceChunk, State, 
 
 M = TypeVar("M")
 
-MAX_CHUNKS = 1_024  # of one message to a stream, whatever a call may bring
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_NUMBER = 2**29 - 1  # of a field
 _NAME_BYTES = 1024  # of a model's name or version

@@ -48,7 +48,7 @@ def encoding_chunk(
 
     `output` is that of the steps from `first_step` on. `timing` comes with the sequence's last
     chunk; None means that more chunks follow. `exact` says whether the forward direction's states,
-    and the reverse one's, are those of the whole sequence.
+    and the backward one's, are those of the whole sequence.
     """
     head = pb.EncodingChunk(
         id=sequence_id,

@@ -53,13 +53,13 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             descriptor=_DESCRIPTOR,
             add_to=partial(encoder_pb2_grpc.add_EncoderServiceServicer_to_server, self),
             tensor_methods={
-                "Encode": TensorMethod(encode_request_decoder(self._limits), self._admit),
+                "Encode": TensorMethod(encode_request_decoder(self._limits), self._check_door),
                 "EncodeStream": TensorMethod(decode_stream_request),
             },
         )
 
-    def _admit(self) -> None:
-        """Raise what any `Encode` would be told now. Saying so before the request is read costs
+    def _check_door(self) -> None:
+        """Raise what any `Encode` would get now. Saying so before the request is read costs
         little."""
         try:
             self._registry.check_room()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from ...errors import DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
+from ...errors import DRAINING, DeadlineExpired, InvalidInput, Overloaded, ServiceError, Unavailable
 from ...settings import ReceiveLimits
 from ..context import Context
 
@@ -112,7 +112,7 @@ class Receiving:
         request.task.cancel()
 
     def _is_draining(self) -> Unavailable:
-        return Unavailable("the server is draining; try another one")
+        return Unavailable(DRAINING)
 
     def _too_slow(self) -> DeadlineExpired:
         return DeadlineExpired(

@@ -33,7 +33,7 @@ _RELIEF_SECONDS = 0.1  # from one of them to the next
 
 
 @dataclass(slots=True, eq=False)
-class Reply:
+class UntakenReply:
     """What one call's reply holds of memory."""
 
     peer: str
@@ -53,13 +53,15 @@ class UntakenReplies:
     def __init__(self, limits: ReplyLimits, end_connection: Callable[[str], bool]):
         self._limits = limits
         self._end_connection = end_connection
-        self._replies: dict[Reply, None] = {}
+        self._replies: dict[UntakenReply, None] = {}
         self._by_peer: Counter[str] = Counter()  # bytes
         self._sweep: asyncio.TimerHandle | None = None
         self._relieved_at = -math.inf  # in the loop's time
         self.used = 0  # bytes
 
-    def begin(self, context: Context, size: int, metrics: DropMetrics | None = None) -> Reply:
+    def begin(
+        self, context: Context, size: int, metrics: DropMetrics | None = None
+    ) -> UntakenReply:
         """Hold so many bytes for a reply that is to be made, until its call has ended. `metrics`
         count it if it is not taken.
 
@@ -81,13 +83,15 @@ class UntakenReplies:
             )
         return self._hold(context, peer, size, metrics)
 
-    def hold(self, context: Context, size: int) -> Reply:
+    def hold(self, context: Context, size: int) -> UntakenReply:
         """Hold so many bytes that are there already, whatever the bounds, until the call has
         ended."""
         return self._hold(context, context.peer(), size + _CALL_BYTES, None)
 
-    def _hold(self, context: Context, peer: str, size: int, metrics: DropMetrics | None) -> Reply:
-        reply = Reply(peer, size, metrics)
+    def _hold(
+        self, context: Context, peer: str, size: int, metrics: DropMetrics | None
+    ) -> UntakenReply:
+        reply = UntakenReply(peer, size, metrics)
         self._replies[reply] = None
         self._by_peer[peer] += size
         self.used += size
@@ -97,7 +101,7 @@ class UntakenReplies:
             self._schedule(self._limits.reply_seconds)
         return reply
 
-    def _end(self, reply: Reply) -> None:
+    def _end(self, reply: UntakenReply) -> None:
         """Let go of a reply whose call has ended: it was taken, or nobody waits for it."""
         del self._replies[reply]
         self.used -= reply.size
@@ -115,7 +119,7 @@ class UntakenReplies:
         if peers:
             self._end_peer(max(peers, key=self._by_peer.__getitem__))
 
-    def _given_before(self, time: float) -> list[Reply]:
+    def _given_before(self, time: float) -> list[UntakenReply]:
         """Return the replies that gRPC has had since then, and whose connections are not ended
         yet."""
         return [

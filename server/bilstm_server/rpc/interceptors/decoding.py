@@ -30,7 +30,7 @@ Replies = Callable[[Any, Context], AsyncGenerator[Any]]
 
 
 def malformed() -> InvalidInput:
-    """Return what a caller is told whose bytes are no message of the method's type."""
+    """Return the error for bytes that are no message of the method's type."""
     return InvalidInput("", "the request's bytes are no message of its type")
 
 
@@ -85,7 +85,7 @@ class Decoding:
                 data = await self._receiving.message(context)
                 reply = encode(await behaviour(decode(data), context))
             else:
-                tensor.admit()
+                tensor.check_door()
                 # No name keeps the request here: its method lets go of it when it likes.
                 reply = await behaviour(await self._tensor_request(decode, context), context)
             call = current_call.get()

@@ -1,4 +1,4 @@
-"""`Method` and `Layer`: what a layer around the service's methods is told, and what it is."""
+"""`Method` and `Layer`: a method as its layers see it, and what a layer is."""
 
 from __future__ import annotations
 

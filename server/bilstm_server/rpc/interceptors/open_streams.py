@@ -6,13 +6,13 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from ...errors import Overloaded, ServiceError, Unavailable, forget_locals
+from ...errors import DRAINING, Overloaded, ServiceError, Unavailable, forget_locals
 from ..context import Context
 from ..flow.untaken import UntakenReplies
 from .method import Method, Respond
 from .outcomes import current_call
 
-_RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
+STREAM_RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
 
 
 class OpenStreams:
@@ -54,7 +54,7 @@ class OpenStreams:
                     self._replies.hold(context, call.last_message_bytes).give()
                     raise end.result()
                 if not responding.done():
-                    raise Unavailable("the server is draining; try another one")
+                    raise Unavailable(DRAINING)
                 responding.result()
             finally:
                 self._plain.pop(end, None)
@@ -75,7 +75,7 @@ class OpenStreams:
             del self._plain[oldest]
             if not oldest.done():
                 message = f"{self._max_plain} such streams are open, no more may"
-                oldest.set_result(Overloaded(message, _RETRY_SECONDS))
+                oldest.set_result(Overloaded(message, STREAM_RETRY_SECONDS))
 
 
 def _forget_locals_of(task: asyncio.Future[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`Outcomes`: every call's one end, as it is counted, traced, and told to the caller."""
+"""`Outcomes`: every call's one end, counted, traced, and sent to the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .method import Method, Respond
 
 if TYPE_CHECKING:
     from ...tracing import RequestTrace
-    from ..flow.untaken import Reply
+    from ..flow.untaken import UntakenReply
 
 
 class Outcomes:
@@ -70,11 +70,11 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
-        # Who is told from others where the device's time is shared: the connection's peer. It is
+        # Whose call this is, where the time of the device is shared: its connection's peer. It is
         # read at the call's start, because a call that has ended has none, and asking would crash.
         self.caller = ""
         self.trace: RequestTrace | None = None  # of a call that is traced
-        self.reply: Reply | None = None  # what its one reply holds until it is taken
+        self.reply: UntakenReply | None = None  # what its one reply holds until it is taken
         # Of a stream: ends it with that error, wherever it waits.
         self.end: asyncio.Future[ServiceError] | None = None
         self.last_message_bytes = 0  # of a stream's last message

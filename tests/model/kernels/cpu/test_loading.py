@@ -179,7 +179,7 @@ def test_serve_uncompiled(
 def test_serve_cpu_uncompiled(
     uncompiled: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --kernel cpu it ends with one line that says which command to run, and code 1."""
+    """With --kernel cpu a server ends with one line that says which command to run, and code 1."""
     monkeypatch.setenv("PYTHONPATH", str(uncompiled))
     ended = subprocess.run(
         [

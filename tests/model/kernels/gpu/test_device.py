@@ -65,7 +65,7 @@ def test_every_plan_of_halves(kernel: GpuKernel, hidden: int, dtype: torch.dtype
 
 @sizes
 def test_every_plan_of_float32(kernel: GpuKernel, hidden: int, allow_tf32: bool) -> None:
-    """The same with and without TF32."""
+    """Every plan of float32 gives nn.LSTM's results, with and without TF32."""
     assert_every_plan_runs(kernel, Shape(hidden, 2, torch.float32, precision(torch.float32)))
 
 

@@ -128,7 +128,7 @@ def test_schedules(lengths: list[int], data: st.DataObject) -> None:
 
 
 def test_fastest() -> None:
-    """It depends on the batch; plans that are the fastest for none are left out."""
+    """Which plan is the fastest depends on the batch; those that are it for none are left out."""
     few = Plan(16, 16, 256, 16, 256, True, 4, 1)
     useless = Plan(64, 4, 256, 16, 256, True, 8, 1)
     costs = {SHARED: Cost(5, 3, 1), few: Cost(5, 2, 2), useless: Cost(6, 4, 2)}
@@ -152,6 +152,7 @@ def compiling(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "tf32", "bfloat16", "float16"])
 def test_compiled_for_hopper(kind: str) -> None:
     """Every plan compiles for compute capability 9.0 and fits; its products run on the tensor

@@ -75,7 +75,7 @@ def test_head_without_pooling(bidirectional: bool, importing: Import) -> None:
 
 
 def test_head_without_pooling_in_code(tmp_path: Path) -> None:
-    """So it is in Python."""
+    """In Python, too, a head is refused until it is said what it reads."""
     torch.save(Module().state_dict(), tmp_path / "model.pt")
     with pytest.raises(ModelError, match="--pooling"):
         import_checkpoint(tmp_path / "model.pt", tmp_path / "out")

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 
 async def test_more_live_sequences_than_there_may_be(folder: Path) -> None:
-    """One more is refused; those that there are go on."""
+    """One live sequence too many is refused; those that there are go on."""
     few = settings(model=[("one", folder)], max_stream_sequences=3)
     async with (
         gated_server(few) as (app, gated),

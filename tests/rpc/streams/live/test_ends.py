@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 
 async def test_a_bad_chunk_ends_a_live_sequence(live_server: RunningServer) -> None:
-    """What was due before it is answered, then the error; other sequences go on."""
+    """What was due before a bad chunk is answered, then the error; other sequences go on."""
     async with talking(live_server.target) as talk:
         await talk.open(live=pb.Live(block_steps=4, lookahead_steps=0))
         await talk.send(chunk(0, sequence(0, 5)), chunk(1, sequence(0, 4)))
@@ -80,7 +80,7 @@ async def test_drain(folder: Path, leaves: bool) -> None:
 
 
 async def test_a_block_that_fails(folder: Path) -> None:
-    """Its sequence ends with an error; what still comes of it is ignored, and holds nothing."""
+    """A block that fails ends its sequence with an error; what still comes of it holds nothing."""
 
     def fault(staged: StagedBatch) -> None:
         raise ArithmeticError("no")

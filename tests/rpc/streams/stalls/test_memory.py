@@ -87,7 +87,8 @@ async def test_replies_that_are_not_taken(model_folder: Path) -> None:
 
 
 async def test_a_sequence_that_stands_still(model_folder: Path) -> None:
-    """It is answered by itself where the stream moves on; what it held is free."""
+    """A sequence that stands still is answered by itself where its stream moves on; its memory is
+    free."""
     async with (
         bounded(model_folder, 2, stream_idle_seconds=SOON) as (app, _),
         calling(app) as talk,

@@ -91,7 +91,7 @@ class Assembly:
                 f"({self._highest_id}), got {sequence_id}",
             )
         self._highest_id = sequence_id
-        entry = _Entry(sequence_id, moved_at=self._shared.progress.asked_seconds)
+        entry = _Entry(sequence_id, moved_at=self._shared.idleness.asked_seconds)
         self._open[sequence_id] = entry
         return entry
 
@@ -109,7 +109,7 @@ class Assembly:
         steps = parse_steps(chunk, self._shared.model.config)
         if steps is not None:
             await entry.body.add(steps, chunk.last)
-            entry.moved_at = self._shared.progress.asked_seconds
+            entry.moved_at = self._shared.idleness.asked_seconds
             self._open[entry.id] = self._open.pop(entry.id)
         if chunk.last:
             await entry.body.end()
@@ -136,7 +136,7 @@ class Assembly:
     def fail_stalled(self, limit: float) -> None:
         """Answer the sequences of which none came while others moved on, for `limit` seconds."""
         for entry in self._open.values():
-            if self._shared.progress.asked_seconds - entry.moved_at < limit:
+            if self._shared.idleness.asked_seconds - entry.moved_at < limit:
                 break
             if not entry.failed:
                 self._fail(entry, Stalled(f"no steps of the sequence came for {limit:g} seconds"))

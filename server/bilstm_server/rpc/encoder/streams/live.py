@@ -26,7 +26,7 @@ from .shared import Shared, State, check_type
 class _Block:
     """A block of a live sequence that is there in full, and its look-ahead."""
 
-    steps: Array  # its own, then those after it that the reverse direction begins with
+    steps: Array  # its own, then those after it that the backward direction begins with
     own: int
     first: bool
     reaches_end: bool  # the last of `steps` is the sequence's last
@@ -70,7 +70,7 @@ class LiveSequence:
         if self._buffer is None:
             self._buffer = await self._begin(steps)
         check_type(steps, self._buffer.dtype)
-        self._shared.progress.move(len(steps) * self._shared.step_bytes.held(steps.dtype))
+        self._shared.idleness.move(len(steps) * self._shared.step_bytes.held(steps.dtype))
         done = 0
         while done < len(steps) and not self.failed:
             count = min(len(steps) - done, len(self._buffer) - self._filled)

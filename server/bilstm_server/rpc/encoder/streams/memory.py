@@ -63,7 +63,7 @@ class StreamMemory:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(room, size, last, stays, loop.time(), loop.create_future())
         self._waiting.append(waiting)
-        self._admit()
+        self._serve_waiting()
         try:
             await waiting.turn
         except asyncio.CancelledError:
@@ -74,14 +74,14 @@ class StreamMemory:
     def give(self, size: int) -> None:
         """Take so many bytes back, and share them out to those that wait."""
         self.used -= size
-        self._admit()
+        self._serve_waiting()
 
     def settle(self, room: StreamRoom) -> None:
         """Note that none of `room`'s sequences will take more, so that another room may have the
         reserve."""
         if self._favoured is room:
             self._favoured = None
-            self._admit()
+            self._serve_waiting()
 
     def _grant(self, room: StreamRoom, size: int) -> None:
         self.used += size
@@ -111,7 +111,7 @@ class StreamMemory:
         that finds room nowhere else."""
         return not waiting.stays or waiting.size > self._general
 
-    def _admit(self) -> None:
+    def _serve_waiting(self) -> None:
         """Let those take room that find it now. Whoever waits longest is asked first, and may be
         passed by one that wants less; by one that wants it of the reserve only for a time."""
         if not self._waiting:

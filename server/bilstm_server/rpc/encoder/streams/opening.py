@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from ....errors import InvalidInput, Overloaded, Unavailable
+from ....errors import DRAINING, InvalidInput, Overloaded, Unavailable
 from ....metrics import DropMetrics, Metrics
 from ....serving.registry import ModelRegistry
 from ....settings import RequestLimits
 from ...context import Context
 from ...flow.connections import has_name
+from ...interceptors.open_streams import STREAM_RETRY_SECONDS
 from ...interceptors.outcomes import current_call
 from ...status import drop_reason
 from ..messages import EncodeStreamRequest
@@ -20,9 +21,6 @@ from .memory import StreamMemory
 from .requests import parse_stream_options
 from .stream import Stream
 from .watch import OpenCall, StreamWatch
-
-_RETRY_SECONDS = 1.0  # a guess: until one of the streams has ended
-_DRAINING = "the server is draining; try another one"
 
 
 class Streams:
@@ -40,7 +38,7 @@ class Streams:
         self._memory = memory
         self._metrics = metrics
         self._watch = StreamWatch(limits, metrics)
-        # Of each connection, until the client was told their end: gRPC holds as long what it does
+        # Of each connection, until gRPC has sent their end: it holds as long what the client does
         # not take, and has no way to let go of that.
         self._of_connection: Counter[str] = Counter()
         self._calls = 0
@@ -58,7 +56,7 @@ class Streams:
         end = current_call.get().end
         assert end is not None  # it is a stream
         call = OpenCall(context.peer(), end)
-        self._admit(call.peer)
+        self._check_door(call.peer)
         self._of_connection[call.peer] += 1
         # Not by the context's own `peer()`: by then it may have no call, and would crash.
         context.add_done_callback(
@@ -102,18 +100,19 @@ class Streams:
         """Wait until no stream is open."""
         await self._ended.wait()
 
-    def _admit(self, peer: str) -> None:
+    def _check_door(self, peer: str) -> None:
         """Raise `Unavailable` or `Overloaded` where one more stream of the peer has no place."""
         count, own = self._watch.count, self._of_connection[peer]
         try:
             if self._draining:
-                raise Unavailable(_DRAINING)
+                raise Unavailable(DRAINING)
             if own >= self._limits.max_connection_streams and has_name(peer):
                 raise Overloaded(
-                    f"{own} streams of this connection are open, no more may be", _RETRY_SECONDS
+                    f"{own} streams of this connection are open, no more may be",
+                    STREAM_RETRY_SECONDS,
                 )
             if count >= self._limits.max_streams and not self._watch.make_place():
-                raise Overloaded(f"{count} streams are open, no more may be", _RETRY_SECONDS)
+                raise Overloaded(f"{count} streams are open, no more may be", STREAM_RETRY_SECONDS)
         except (Unavailable, Overloaded) as error:
             self._metrics.no_model.drop(drop_reason(error))
             raise
@@ -135,7 +134,7 @@ class Streams:
             self._opening.discard(opening)
             opening.cancel()
         if opening.cancelled():
-            raise Unavailable(_DRAINING)
+            raise Unavailable(DRAINING)
         return opening.result()
 
     async def _open(

@@ -18,9 +18,9 @@ from ....serving.registry import ServedModel
 from ...context import Context
 from ...internal import log_internal_error
 from ...status import drop_reason, internal_sequence_error, sequence_error
+from .idleness import Idleness
 from .memory import StreamRoom
 from .outbox import Answer, Outbox
-from .progress import Progress
 from .requests import StreamOptions
 
 State = tuple[Array, Array]  # hidden [L*K, P] and cell [L*K, H]
@@ -56,7 +56,7 @@ class Shared:
     max_bytes: int  # of one sequence, with its result
     room: StreamRoom
     outbox: Outbox
-    progress: Progress
+    idleness: Idleness
     deadline: float  # in the event loop's time
     step_bytes: StepBytes
     context: Context

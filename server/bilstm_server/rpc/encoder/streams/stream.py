@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from ....errors import InvalidInput, Unavailable
+from ....errors import DRAINING, InvalidInput, Unavailable
 from ....serving.registry import ServedModel
 from ....settings import RequestLimits
 from ...context import Context
@@ -18,9 +18,9 @@ from ...deadline import Deadline
 from ..messages import EncodeStreamRequest
 from ..replies import stream_opened
 from .assembly import Assembly
+from .idleness import Idleness, Stall
 from .memory import StreamRoom
 from .outbox import Outbox
-from .progress import Progress, Stall
 from .requests import StreamOptions
 from .shared import Shared, StepBytes
 
@@ -44,7 +44,7 @@ class Stream:
     ):
         self.model = model
         self.room = room
-        self.progress = Progress()
+        self.idleness = Idleness()
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
         shared = Shared(
@@ -53,7 +53,7 @@ class Stream:
             limits.max_stream_bytes,
             room,
             self._outbox,
-            self.progress,
+            self.idleness,
             self._deadline.at,
             StepBytes(model, options),
             context,
@@ -76,14 +76,14 @@ class Stream:
         try:
             async with aclosing(self._replies()) as replies:
                 async for reply in replies:
-                    self.progress.answering = True
+                    self.idleness.answering = True
                     yield reply
-                    self.progress.answering = False
-                    self.progress.move(len(reply))
+                    self.idleness.answering = False
+                    self.idleness.move(len(reply))
             if not reading.cancelled():
                 await reading
             if self._draining:
-                raise Unavailable("the server is draining; try another one")
+                raise Unavailable(DRAINING)
         finally:
             tasks = self._close()
             await asyncio.wait(tasks)
@@ -96,7 +96,7 @@ class Stream:
 
     def _read_to_end(self, reading: asyncio.Task[None]) -> None:
         if not reading.cancelled():
-            reading.exception()  # asked for, even if the client has left and nobody is told
+            reading.exception()  # asked for, even if the client has left and nobody gets it
         self._outbox.close()
 
     def drain(self) -> None:
@@ -129,18 +129,18 @@ class Stream:
     @property
     def turn(self) -> Stall | None:
         """What its client does not do now, if it is the client's turn."""
-        if self._draining and not self.progress.answering:
+        if self._draining and not self.idleness.answering:
             return None
         half_sent = self.room.half_sent_sequences
         complete = self.room.sequences - half_sent + self._assembly.computing
-        return self.progress.turn(half_sent, complete)
+        return self.idleness.turn(half_sent, complete)
 
     def pass_time(self, seconds: float, limit: float) -> None:
         """Note that so many seconds have passed, and fail the sequences that have stood still for
         `limit` seconds while others of the stream moved."""
         least = self.room.used // _LEAST_SHARE if self.room.wanted else 0
-        self.progress.pass_time(seconds, self.turn, least)
-        if not self.progress.asking or self.progress.idle_seconds >= limit / 2:
+        self.idleness.pass_time(seconds, self.turn, least)
+        if not self.idleness.asking or self.idleness.idle_seconds >= limit / 2:
             return  # in the end all of it stands still
         self._assembly.fail_stalled(limit)
 
@@ -161,17 +161,17 @@ class Stream:
 
     async def _read_all(self, requests: AsyncIterator[EncodeStreamRequest]) -> None:
         """Take every message. Raises `InvalidInput` where the protocol is broken."""
-        self.progress.asking = True
+        self.idleness.asking = True
         async for request in requests:
-            self.progress.asking = False
+            self.idleness.asking = False
             if request.options is not None:
                 raise InvalidInput("options", "must come in the first message only")
             for index, chunk in enumerate(request.chunks):
                 if index % _CHUNKS_IN_A_ROW == _CHUNKS_IN_A_ROW - 1:
                     await asyncio.sleep(0)
                 await self._assembly.take(chunk, index)
-            self.progress.asking = True
-        self.progress.asking = False
+            self.idleness.asking = True
+        self.idleness.asking = False
         if self._assembly.has_half_sent:
             await asyncio.sleep(_LEAVING_SECONDS)
         self._assembly.fail_half_sent()

@@ -16,7 +16,7 @@ import structlog
 from ....errors import DeadlineExpired, ServiceError, Stalled
 from ....metrics import Metrics
 from ....settings import StreamLimits
-from .progress import Progress, Stall
+from .idleness import Idleness, Stall
 from .stream import Stream
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class OpenCall:
     peer: str
     end: asyncio.Future[ServiceError]  # ends it, wherever it waits
     stream: Stream | None = None
-    opening: Progress = field(default_factory=Progress)
+    opening: Idleness = field(default_factory=Idleness)
 
     @property
     def turn(self) -> Stall | None:
@@ -51,7 +51,7 @@ class OpenCall:
         """The seconds for which its client has stood still, if it is its turn."""
         if self.stream is None:
             return self.opening.idle_seconds
-        return 0.0 if self.turn is None else self.stream.progress.idle_seconds
+        return 0.0 if self.turn is None else self.stream.idleness.idle_seconds
 
     def pass_time(self, seconds: float, limits: StreamLimits) -> None:
         """Note that so many seconds have passed."""

@@ -49,7 +49,7 @@ class WholeSequence:
             )
         await shared.room.take(size, last=last)
         self._size += size
-        shared.progress.move(size)
+        shared.idleness.move(size)
         if self._steps is None and last:
             self._steps = steps
             return

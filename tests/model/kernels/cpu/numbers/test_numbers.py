@@ -57,5 +57,5 @@ def test_bfloat16(kernel: CpuKernel, case: Case) -> None:
 @every_big_case
 @every_dtype
 def test_big(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
-    """So they are where many sequences make several groups, and many units several panels."""
+    """Results are right where many sequences make several groups, and many units several panels."""
     assert_right(draw(case, dtype), kernel)

@@ -93,7 +93,7 @@ def test_same_bits(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
 @every_big_case
 @every_dtype
 def test_same_bits_of_big_batches(kernel: CpuKernel, dtype: torch.dtype, case: Case) -> None:
-    """So it has where threads surely share the work, and sequences make several groups."""
+    """A sequence has the same bits where threads surely share the work, in several groups too."""
     drawn = draw(case, dtype)
     drawn.ours.freeze(kernel)
     assert_same_bits(drawn)

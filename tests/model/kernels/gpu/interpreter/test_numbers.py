@@ -34,7 +34,6 @@ from tests.model.kernels.gpu.interpreter.layers import (
     double,
     draw_directions,
     draw_input,
-    every_dtype,
     shared,
 )
 
@@ -112,7 +111,15 @@ def test_any_batch(
     )
 
 
-@every_dtype
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        pytest.param(torch.float16, marks=pytest.mark.slow),
+        pytest.param(torch.float32, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("held", [True, False], ids=["held", "streamed"])
 def test_programs_that_wait_for_each_other(dtype: torch.dtype, held: bool) -> None:
     """Three slices, in groups with more sequences than one product has, some of which end early."""

@@ -70,6 +70,7 @@ def test_wrong_plans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         tuner(lambda _: 1.0).table()
 
 
+@pytest.mark.slow
 def test_dropped_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does without a plan that was not right knows which, and why."""
     check = Tuner._check

@@ -1,4 +1,4 @@
-"""`Progress`: whose turn it is in a stream, and for how long its client has not moved. Pure.
+"""`Idleness`: whose turn it is in a stream, and for how long its client has not moved. Pure.
 
 It is sampled: a watch says at each of its rounds how long ago the last one was. So a server that
 stands still counts against nobody.
@@ -13,7 +13,7 @@ from typing import Literal
 Stall = Literal["opening", "reading", "sending", "quiet"]
 
 
-class Progress:
+class Idleness:
     """Whose turn it is in one stream, and for how long its client has not moved."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from bilstm.v1 import encoder_pb2 as pb
-from bilstm_server.rpc.encoder.streams.progress import Progress
+from bilstm_server.rpc.encoder.streams.idleness import Idleness
 from tests.rpc.streams.served import STEP_BYTES, bounded, held, metric, sequence
 from tests.rpc.streams.stalls.stalling import SOON, calling, stalled
 from tests.rpc.streams.talk import Talk, chunk
@@ -30,7 +30,7 @@ STILL: dict[str, tuple[dict[str, Any], list[pb.SequenceChunk], str]] = {
 
 @pytest.mark.parametrize("name", STILL)
 async def test_clients_that_stand_still(model_folder: Path, name: str) -> None:
-    """They are ended, whatever they had sent."""
+    """Clients that stand still are ended, whatever they had sent."""
     options, sends, reason = STILL[name]
     async with (
         bounded(model_folder, 2, stream_idle_seconds=SOON) as (app, _),
@@ -113,28 +113,28 @@ async def test_a_slow_server_ends_nobody(model_folder: Path, steps: int) -> None
 def test_a_slow_client() -> None:
     """Whatever it moves is progress, unless others wait for what it holds: then it must move more
     than so many bytes. Where it is not its turn, no time passes."""
-    progress = Progress()
+    idleness = Idleness()
     for _ in range(10):
-        progress.pass_time(1.0, "sending")
-        progress.move(1)
-    assert progress.idle_seconds == 0.0
+        idleness.pass_time(1.0, "sending")
+        idleness.move(1)
+    assert idleness.idle_seconds == 0.0
     for _ in range(10):
-        progress.pass_time(1.0, "sending", least=100)
-        progress.move(10)
-    assert progress.idle_seconds == 10.0
-    progress.pass_time(1.0, "sending", least=100)
-    assert progress.idle_seconds == 0.0
-    progress.pass_time(1.0, None)
-    assert progress.idle_seconds == 0.0
+        idleness.pass_time(1.0, "sending", least=100)
+        idleness.move(10)
+    assert idleness.idle_seconds == 10.0
+    idleness.pass_time(1.0, "sending", least=100)
+    assert idleness.idle_seconds == 0.0
+    idleness.pass_time(1.0, None)
+    assert idleness.idle_seconds == 0.0
 
 
 def test_turns() -> None:
     """Who takes no replies is asked for nothing else; who is owed a result may wait for it."""
-    progress = Progress()
-    assert progress.turn(half_sent=1, complete=0) is None
-    progress.asking = True
-    assert progress.turn(half_sent=0, complete=0) == "quiet"
-    assert progress.turn(half_sent=1, complete=0) == "sending"
-    assert progress.turn(half_sent=1, complete=1) is None
-    progress.answering = True
-    assert progress.turn(half_sent=1, complete=1) == "reading"
+    idleness = Idleness()
+    assert idleness.turn(half_sent=1, complete=0) is None
+    idleness.asking = True
+    assert idleness.turn(half_sent=0, complete=0) == "quiet"
+    assert idleness.turn(half_sent=1, complete=0) == "sending"
+    assert idleness.turn(half_sent=1, complete=1) is None
+    idleness.answering = True
+    assert idleness.turn(half_sent=1, complete=1) == "reading"
