@@ -1,4 +1,4 @@
-"""What the README and docs/ say, done: their Python and their commands."""
+"""What the README and docs/ say, done: their Python, their commands and their site."""
 
 from __future__ import annotations
 
@@ -149,6 +149,21 @@ def test_docs_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (classifier.name, tagger.name) == ("classifier", "tagger")
     assert classifier.limits.max_request_tokens == 8192
     assert classifier.limits.max_message_bytes == 8 * 1024**2
+
+
+def test_site(tmp_path: Path) -> None:
+    """The site of `make docs` has the changelog, and the files that pages link to, with their
+    text."""
+    run(f"mkdocs build --strict --quiet --site-dir {tmp_path}", ROOT)
+    assert "Unreleased" in (tmp_path / "changelog" / "index.html").read_text(encoding="utf-8")
+    for page, file, words in (
+        ("", "proto/bilstm/v1/encoder.proto", "EncoderService"),
+        ("operator", "examples/operator/lstm.py", "index_copy"),
+        ("quickstart", "docker-compose.yml", "prometheus"),
+    ):
+        linked = (tmp_path / page / "index.html").read_text(encoding="utf-8")
+        assert f'href="{"../" if page else ""}files/{file}/"' in linked
+        assert words in (tmp_path / "files" / file / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
