@@ -134,7 +134,7 @@ class Session:
         """Around one RPC, for the model of `key` and the sequences `part` of the caller's batch:
         what it raises is the client's own, and a model that may have changed is forgotten."""
         try:
-            with typed_errors(part, self.target, self.address.proxy):
+            with typed_errors(part, self.address):
                 yield
         except (InvalidInput, ModelNotFound):
             self.models.pop(key, None)

@@ -27,6 +27,7 @@ from ..errors import (
     ServerError,
     Unavailable,
 )
+from .target import Target
 from .unreached import in_words
 
 _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
@@ -42,17 +43,17 @@ _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 
 @contextmanager
-def typed_errors(part: slice, target: str, proxy: str) -> Iterator[None]:
+def typed_errors(part: slice, target: Target) -> Iterator[None]:
     """Turn grpc's error, or a reply that can't be read, into one of the client's own.
 
     `part` says which of the caller's sequences the request has, so that an error names the caller's
-    index. `target` is the server as the caller gave it, `proxy` what the connection goes through.
+    index. `target` is where the request goes.
     """
     try:
         yield
     except grpc.RpcError as error:
         # It says the same at length, and so stays only the context, which is not printed.
-        raise through(proxy, _typed(error, part, target)) from None
+        raise through(target.proxy, _typed(error, part, target)) from None
     except (tensors.TensorError, KeyError) as error:  # KeyError: of a code that grpc.aio has not
         raise broken_reply(str(error)) from error
 
@@ -104,10 +105,10 @@ def through(proxy: str, error: EncoderError) -> EncoderError:
     return error
 
 
-def _typed(error: Any, part: slice, target: str) -> EncoderError:
+def _typed(error: Any, part: slice, target: Target) -> EncoderError:
     code, message = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        message = in_words(message, target)
+        message = in_words(message, target.name)
     status = _status(error, code)
     typed = _by_code(code, message, status, part)
     retry = _detail(status, error_details_pb2.RetryInfo)

@@ -1,5 +1,5 @@
-"""gRPC's words of a server that it did not reach, as the user's: where, as that was given, why, and
-what may help. Words that are not known here stay as they are.
+"""gRPC's words of a server that it did not reach, as the user's: where, as that was given and with
+its port, why, and what may help. Words that are not known here stay as they are.
 """
 
 from __future__ import annotations

@@ -64,7 +64,6 @@ SPLITS: dict[str, tuple[list[Array], dict[str, Any], int]] = {
         {"output_data_type": "float16"},
         2,
     ),
-    "reply bytes by default outputs": ([sequence(10, i) for i in range(9)], {"outputs": []}, 3),
     "reply bytes of states": (
         [sequence(3, i) for i in range(9)],
         {"outputs": ALL_OUTPUTS},

@@ -15,6 +15,7 @@ from bilstm_client import (
     EncoderError,
 )
 from bilstm_client._calls.status import typed_errors
+from bilstm_client._calls.target import Target
 
 
 class Failed(grpc.RpcError):
@@ -73,7 +74,8 @@ def test_any_status(
     code: grpc.StatusCode, text: str | None, trailers: Any, part: tuple[int, int], proxy: str
 ) -> None:
     """Whatever a status has, it is a typed error of its code."""
-    with pytest.raises(EncoderError) as caught, typed_errors(slice(*part), "host", proxy):
+    target = Target("host:50051", is_balanced=False, is_direct=not proxy, proxy=proxy)
+    with pytest.raises(EncoderError) as caught, typed_errors(slice(*part), target):
         raise Failed(code, text, trailers)
     assert caught.value.code is code
     assert caught.value.retry_after_seconds is None or caught.value.retry_after_seconds >= 0
