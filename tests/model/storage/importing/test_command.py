@@ -64,8 +64,7 @@ def test_import_help(capsys: pytest.CaptureFixture[str]) -> None:
     said = " ".join(capsys.readouterr().out.split())
     assert "last: output[:, -1]" in said
     assert "nothing but dropout in between" in said
-    assert "final: forward's last step and backward's first" in said
-    assert "torch.cat((h_n[-2], h_n[-1]), 1)" in said
+    assert "final: torch.cat((h_n[-2], h_n[-1]), 1)" in said
 
 
 def test_unknown_pooling(capsys: pytest.CaptureFixture[str]) -> None:
