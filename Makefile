@@ -50,7 +50,8 @@ demo: $(SERVER) $(COMPILED) ## start the server, encode the test utterances, che
 serve: $(SERVER) $(COMPILED) ## serve the shipped model until Ctrl-C
 	@$(BIN)/bilstm-server serve
 
-TEST := $(BIN)/python -m pytest --numprocesses logical --dist worksteal
+# One more process than cores: tests wait for servers, too.
+TEST = $(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 test: setup ## the tests, within five minutes
 	$(TEST) -m "not slow"
 

@@ -43,7 +43,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def demo() -> str:
     """What `make demo` prints."""
-    return run("make", "demo")
+    return run("make", "--no-print-directory", "demo")
 
 
 def test_make_demo(demo: str) -> None:
