@@ -147,6 +147,8 @@ class Stream:
             return "opening", self._calls
         if any(entry.is_owed(self.options.live) for entry in self._entries.values()):
             return "results", self._replies
+        if self.is_finished:
+            return "end", self._replies
         return ("reading", self._sending.written) if self._sending.is_writing else None
 
     def given_up(self) -> EncoderError:

@@ -112,6 +112,7 @@ class Frozen:
 
     def freeze(self) -> None:
         os.kill(self._process, signal.SIGSTOP)
+        os.waitpid(self._process, os.WUNTRACED)  # until all of its threads stand still
 
 
 @pytest.fixture
@@ -157,6 +158,18 @@ def test_frozen_at_the_end(connect: Connect, frozen: Frozen) -> None:
     client = connect(frozen.target)
     with pytest.raises(Unavailable, match=SILENT):
         list(client.encode_stream(source(), in_flight=1, timeout_seconds=SECONDS))
+
+
+def test_frozen_after_the_last_result(connect: Connect, frozen: Frozen) -> None:
+    """and without an error where all was answered, and only the call's end is owed."""
+
+    def source() -> Iterator[Any]:
+        yield X
+        frozen.freeze()
+
+    client = connect(frozen.target)
+    (encoding,) = client.encode_stream(source(), in_flight=1, timeout_seconds=SECONDS)
+    np.testing.assert_array_equal(encoding.states, sums(X))
 
 
 def test_frozen_under_a_large_sequence(connect: Connect, frozen: Frozen) -> None:
