@@ -1,8 +1,8 @@
 """Every limit, once, in the groups that rooms take: `BatchQueue` a `QueueLimits`, and so on.
 
 `Settings` inherits from all of them, and so is each of them. What follows from several limits is a
-property of the group whose rooms need it. To read a limit takes a tenth of a microsecond; a loop
-reads it before.
+property of the group whose rooms need it. To read a limit costs more than a plain attribute, so a
+loop reads it before.
 """
 
 from __future__ import annotations
