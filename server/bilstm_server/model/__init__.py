@@ -1,21 +1,17 @@
 """The operator and the model around it. The only room for torch, with `engine/`."""
 
 from .bilstm import BiLSTM
-from .config import ModelConfig, Output, Pooling
-from .encoder import Encodings, SequenceEncoder
+from .config import ModelConfig
+from .graph import SequenceEncoder
 from .kernels import RaggedBatch
 from .storage.folder import load_model, save_model
-from .storage.importing import import_checkpoint
+# from .storage.importing import import_checkpoint
 
 __all__ = [
     "BiLSTM",
-    "Encodings",
     "ModelConfig",
-    "Output",
-    "Pooling",
     "RaggedBatch",
     "SequenceEncoder",
-    "import_checkpoint",
     "load_model",
     "save_model",
 ]

@@ -1,0 +1,63 @@
+"""A matrix and a bias that a kernel packs: what linear layers and convolutions are made of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..frozen import Frozen
+from ..kernels import Kernel, Linear
+from .interface import Layer
+
+
+class Product(Layer):
+    """Computes x matrixᵀ + bias of its parameters: by the kernel once it is frozen, so that a row's
+    result does not depend on the others by a bit.
+
+    Training mode, another dtype or device, and loading a state_dict thaw it.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    _frozen: Frozen[Product, Linear] | None = None
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The weight as a matrix [columns, depth]."""
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """[rows, depth] -> [rows, columns]"""
+        packed = None if self._frozen is None else self._frozen.packed_of(self)
+        return F.linear(rows, self.matrix(), self.bias) if packed is None else packed(rows)
+
+    def freeze(self, kernel: Kernel) -> None:
+        self._frozen = Frozen.make(self, kernel, _pack)
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._frozen = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._frozen = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def _pack(product: Product, kernel: Kernel) -> Linear:
+    return kernel.linear(product.matrix(), product.bias)
+
+
+def parameters(*shape: int, bias: bool) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """A weight of this shape, whose bias has its first size, drawn as nn.Linear draws them."""
+    bound = (torch.Size(shape[1:]).numel()) ** -0.5
+    weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+    return weight, nn.Parameter(torch.empty(shape[0]).uniform_(-bound, bound)) if bias else None
