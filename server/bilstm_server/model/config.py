@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from .layers import AnyLayer, LayerConfig
 from .layers.interface import Name, Reference, Size, Strict
 from .layers.lstm import LstmConfig
-from .layers.values import Value
+from .layers.values import EVERY_STEP, Value
 
 STATE = "state"  # the output that is two tensors: `hidden` and `cell`
 
@@ -177,6 +177,8 @@ class ModelConfig(Strict):
         for layer in self.needed([output]):
             if reason := layer.not_live:
                 return f"layer {layer.name}: {reason}"
+            if self.values[layer.name].grid != EVERY_STEP:
+                return f"layer {layer.name}: it has no row for each step"
         return None
 
 

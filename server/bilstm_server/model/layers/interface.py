@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from torch import Tensor, nn
 
-from ..kernels import Kernel, RaggedBatch
+from ..kernels import Kernel
 from .values import Value, Window
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
