@@ -27,7 +27,6 @@ from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .staging import Staged, StagedBatch, Staging
 from .transfer import as_array, transfer_for
 
-
 _WHOLE, _BLOCK = 0, 1  # the kinds of sequences in a batch
 
 
