@@ -25,7 +25,7 @@ from ..model.storage.folder import load_model
 from .results import split, split_blocks
 from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .staging import Staged, StagedBatch, Staging
-from .transfer import as_array, transfer_for
+from .transfer import result_array, transfer_for
 
 _WHOLE, _BLOCK = 0, 1  # the kinds of sequences in a batch
 
@@ -190,5 +190,5 @@ class Engine:
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         """What the sequence asked for, of its run, which is done."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
-            arrays = {name: as_array(t) for name, t in run.encodings().items()}
+            arrays = {name: result_array(t) for name, t in run.encodings().items()}
         return split(arrays, [sequence], self.config)[0]
