@@ -23,7 +23,6 @@ from bilstm_server.batching.slice_lane import SliceLane
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.errors import DeviceLost, OutOfMemory
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.model.incremental.slices import SLICE_UNIT
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -97,7 +96,7 @@ class Lane:
         futures = []
         for number, units in enumerate(lengths):
             steps = np.full(units * SLICE_UNIT, number)
-            sequence = SequenceInput(steps, frozenset({Output.STATES}))
+            sequence = SequenceInput((steps,), frozenset({"states"}))
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             job = Job(sequence, len(steps), Kind.STREAM, True, "", float("inf"), future)
             self._work.put(job, takes_room=False)

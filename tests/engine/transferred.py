@@ -21,7 +21,6 @@ from bilstm_server.engine.transfer import (
     as_array,
 )
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.settings import QueueLimits
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -44,7 +43,7 @@ def assert_same(ours: Array, theirs: Array) -> None:
 def sequences_for(engine: Engine, lengths: Sequence[int], seed: int = 0) -> list[SequenceInput]:
     """Every second one with an initial state."""
     config, rng = engine.config, np.random.default_rng(seed)
-    outputs = EVERY - (frozenset() if config.head else {Output.LOGITS})
+    outputs = EVERY - (frozenset() if config.head else {"logits"})
     widths = (config.state_size, config.hidden_size)
 
     def draw(*shape: int) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bilstm_server.errors import InvalidInput
-from bilstm_server.model.config import ModelConfig, Output
+from bilstm_server.model.config import ModelConfig
 from bilstm_server.serving import checks
 
 # L*K = 4 rows, P = 3, H = 6, K*P = 6.
@@ -32,11 +32,11 @@ FIELD = "inputs[0].contents"
         lambda: checks.check_steps((3, 5), FIELD, IDS),
         lambda: checks.check_token_ids(np.array([0, 20]), FIELD, IDS),
         lambda: checks.check_token_ids(np.array([-1, 0]), FIELD, IDS),
-        lambda: checks.check_output(Output.LOGITS, FIELD, FLOATS),
+        lambda: checks.check_output("logits", FIELD, FLOATS),
         lambda: checks.check_state_count(1, 2, FIELD),
         lambda: checks.check_hidden_shape((4, 6), FIELD, FLOATS),
         lambda: checks.check_cell_shape((4, 3), FIELD, FLOATS),
-        lambda: checks.check_reply({Output.STATES}, 1, 10, 4, 239, FIELD, FLOATS),
+        lambda: checks.check_reply({"states"}, 1, 10, 4, 239, FIELD, FLOATS),
     ],
 )
 def test_what_a_model_does_not_take(check: Callable[[], object]) -> None:
@@ -56,12 +56,12 @@ def test_what_a_model_takes() -> None:
     assert checks.check_steps((3,), FIELD, IDS) == 3
     checks.check_token_ids(np.array([0, 19]), FIELD, IDS)
     checks.check_token_ids(np.array([[np.nan, -1.0]]), FIELD, FLOATS)
-    checks.check_output(Output.STATE, FIELD, FLOATS)
+    checks.check_output("state", FIELD, FLOATS)
     for states in (0, 2):
         checks.check_state_count(states, 2, FIELD)
     checks.check_hidden_shape([4, 3], FIELD, FLOATS)
     checks.check_cell_shape([4, 6], FIELD, FLOATS)
-    assert checks.check_reply({Output.STATES}, 1, 10, 4, 240, FIELD, FLOATS) == 240
-    every = set(Output) - {Output.LOGITS}
+    assert checks.check_reply({"states"}, 1, 10, 4, 240, FIELD, FLOATS) == 240
+    every = set(Output) - {"logits"}
     per_sequence = 3 * 6 + 4 * (3 + 6)
     assert checks.check_reply(every, 2, 10, 2, 10**6, FIELD, FLOATS) == 2 * (60 + 2 * per_sequence)

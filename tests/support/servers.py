@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bilstm_server.app import App
-from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.settings import Settings
 
@@ -27,7 +27,7 @@ def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
     """A random model folder."""
     torch.manual_seed(seed)
     defaults = {"input_size": 5, "hidden_size": 6, "num_layers": 2}
-    save_model(SequenceEncoder(ModelConfig.model_validate(defaults | config)), folder)
+    save_model(SequenceEncoder(PlainConfig.model_validate(defaults | config).graph()), folder)
     return folder
 
 
