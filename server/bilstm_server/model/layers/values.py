@@ -94,6 +94,14 @@ def floats(value: Value) -> Value:
     return value
 
 
+def parts_of(value: Value, count: int) -> int:
+    """The columns of each of so many equal parts of a row. Raises `ValueError` if there are none
+    such."""
+    if value.width % count:
+        raise ValueError(f"groups: {count} do not divide {value.width} floats")
+    return value.width // count
+
+
 def steps(value: Value) -> Value:
     """The value itself. Raises `ValueError` unless it has a row of floats for each step."""
     if not value.per_step:
