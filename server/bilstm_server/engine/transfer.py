@@ -142,7 +142,7 @@ class CudaTransfer:
         """See `Transfer`."""
         if not tensors:
             return {}
-        tensors = _widest_first(tensors)
+        tensors = widest_first(tensors)
         joined = join(tensors)
         buffer = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
         buffer.copy_(joined, non_blocking=True)
@@ -179,7 +179,7 @@ def part(joined: Tensor, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
     }
 
 
-def _widest_first(tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
+def widest_first(tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
     """So that each lies at a multiple of its numbers' size."""
     return dict(sorted(tensors.items(), key=lambda item: -_as_sent_size(item[1])))
 
