@@ -4,6 +4,7 @@ parametrizations make them. The judge is nn.LSTM whose weights are made likewise
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,19 @@ def test_freeze(kernel: str, make: Make, x: Tensor) -> None:
     assert_close(ours.freeze(kernel)(x.double()), judge(x.double()), 1e-10)
     assert ours.is_frozen
     assert_close(ours.forward_ragged(x[:, 0].double(), [5])[0], judge(x[:, 0].double())[0], 1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name.startswith("parametrized")])
+def test_copy(name: str, x: Tensor) -> None:
+    """A copy of a frozen module is frozen, and follows its own weights."""
+    ours = BiLSTM(3, 4, num_layers=2)
+    MAKERS[name](ours)
+    again = copy.deepcopy(ours.freeze())
+    assert again.is_frozen
+    assert_close(again(x), ours(x), 0)
+    weights = {name: 2 * weight for name, weight in again.named_parameters()}
+    expected = functional_call(ours, weights, (x,))
+    assert_close(functional_call(again, weights, (x,)), expected, 1e-6)
 
 
 EXPECTED: dict[str, Callable[[nn.LSTM], nn.Module]] = {

@@ -19,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bilstm_server.model import BiLSTM, RaggedBatch
 from bilstm_server.model.kernels import (
     DirectionInput,
+    Kernel,
     to_device,
 )
 from tests.model.operator.around import AROUND, Ragged
+from tests.model.operator.drawing import every_kernel
 from tests.support.lstms import assert_close
 
 pytestmark = [
@@ -178,6 +180,17 @@ def test_negated_views(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
     y, states = module.forward_ragged(negated, [5], (h, c))
     expected, expected_states = judge(x.unsqueeze(1), hx)
     assert_close((y, states), (expected.squeeze(1), expected_states), 1e-5)
+
+
+@every_kernel
+def test_trace_of_a_product(kernel: Kernel) -> None:
+    """A trace of a kernel's product has its operations, and not memory that it writes."""
+    weight, bias = torch.randn(5, 3), torch.randn(5)
+    make: Any = torch.jit.trace
+    product = kernel.linear(weight, bias)
+    traced = make(lambda x: product(x), (torch.ones(2, 3),))
+    x = torch.randn(4, 3)
+    assert_close(traced(x), nn.functional.linear(x, weight, bias), 1e-5)
 
 
 def test_parts_under_vmap(module: BiLSTM) -> None:
