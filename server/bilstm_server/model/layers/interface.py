@@ -107,9 +107,10 @@ class Accumulator(Protocol):
 
     @property
     def add(self) -> Callable[..., None]:
-        """`add(start, *rows)`: take the rows of the steps from `start` on, [n, width] of each per-step input, and the
-        row [1, width] of each per-sequence one. Steps come in order. A slice begins at a multiple
-        of `SEGMENT_STEPS`, and ends at one or with the sequence. All are on the CPU."""
+        """`add(start, *rows)`: take the rows of the steps from `start` on, [n, width] of each
+        per-step input, and the row [1, width] of each per-sequence one. Steps come in order. A
+        slice begins at a multiple of `SEGMENT_STEPS`, and ends at one or with the sequence. All
+        are on the CPU."""
 
     def result(self) -> tuple[Tensor, ...]:
         """What `forward` gives for the sequence, once all was added."""
