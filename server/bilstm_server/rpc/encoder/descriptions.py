@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ...model.config import ModelConfig
+from ...model.config import InputConfig, ModelConfig
 from ...model.layers.lstm import LstmConfig
 from ...serving.registry import ServedModel
 from ...settings import RequestLimits
@@ -42,12 +42,7 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
             max_stream_bytes=limits.max_stream_bytes,
             max_stream_sequences=limits.max_stream_sequences,
         ),
-        inputs=[
-            pb.InputInfo(
-                name=name, width=own.width or 0, ids=own.ids or 0, padding_id=own.padding_id
-            )
-            for name, own in config.inputs.items()
-        ],
+        inputs=[_input_info(name, own) for name, own in config.inputs.items()],
         output_infos=[_output_info(name, config) for name in config.outputs],
         unsliceable=_common_reason([config.unsliceable(name) for name in config.output_names]),
         not_live=_common_reason([config.not_live(name) for name in config.output_names]),
@@ -71,6 +66,12 @@ def _input_size(config: ModelConfig) -> int:
         return own.width
     readers = [layer for layer in config.layers if name in layer.inputs]
     return config.values[readers[0].name].width if len(readers) == 1 else 0
+
+
+def _input_info(name: str, own: InputConfig) -> pb.InputInfo:
+    return pb.InputInfo(
+        name=name, width=own.width or 0, ids=own.ids or 0, padding_id=own.padding_id
+    )
 
 
 def _output_info(name: str, config: ModelConfig) -> pb.OutputInfo:
