@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 from ._calls.asynchronous import AsyncChannel
 from ._calls.flows import Flows
-from ._calls.messages import EncodeOptions
+from ._calls.options import EncodeOptions
 from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
 from ._streams.options import StreamOptions
 from ._streams.tasks import AioStream
