@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bilstm.sizes import output_rows
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -45,8 +43,8 @@ class OutputInfo:
     name: str
     per_step: bool
     """Whether it has a row for each step, or window of steps; else there is one for a sequence."""
-    width: int = 1
-    """The numbers of a row: [T, width], or [width]. Ids have no such axis: [T], or []."""
+    width: int = 0
+    """The numbers of a row: [T, width], or [width]. 0 if it is ids: [T], or []."""
     ids: int = 0
     """How many ids there are, if it is ids: 0 to `ids` - 1. 0 if it is floats."""
     labels: tuple[str, ...] = ()
@@ -59,7 +57,9 @@ class OutputInfo:
 
     def rows(self, steps: int) -> int:
         """How many rows it has of a sequence of so many steps, if it is `per_step`."""
-        return output_rows(steps, self.windows)
+        for add, stride in self.windows:
+            steps = max((steps + add) // stride + 1, 0)
+        return steps
 
 
 @dataclass(frozen=True, slots=True)

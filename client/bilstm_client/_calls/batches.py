@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from bilstm import tensors
-from bilstm.sizes import MAX_MESSAGE_INPUTS, output_elements
+from bilstm.sizes import MAX_MESSAGE_INPUTS
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import InvalidInput
@@ -142,10 +142,8 @@ class _Size:
         reply_bytes = _state_elements(model) * itemsize if "state" in options.outputs else 0
         for info in model.output_infos:
             if info.name in options.outputs:
-                elements = output_elements(
-                    sequence.steps, info.width, per_step=info.per_step, windows=info.windows
-                )
-                reply_bytes += elements * (_ID_BYTES if info.ids else itemsize)
+                row_bytes = _ID_BYTES if info.ids else info.width * itemsize
+                reply_bytes += row_bytes * (info.rows(sequence.steps) if info.per_step else 1)
         inputs = len(sequence.arrays) if sequence.are_named else 0
         return cls(1, sequence.steps, inputs, sequence.message_bytes, reply_bytes)
 

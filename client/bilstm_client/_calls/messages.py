@@ -101,8 +101,8 @@ def output_info(message: pb.OutputInfo) -> OutputInfo:
 
 def model(message: pb.Model) -> Model:
     """The message as a value, without outputs that only a newer client knows."""
-    infos = tuple(map(output_info, message.output_infos)) or _first_infos(message)
     numbered = [OUTPUT_NAMES[number] for number in message.outputs if number in OUTPUT_NAMES]
+    infos = tuple(map(output_info, message.output_infos)) or _first_infos(message, numbered)
     return Model(
         name=message.name,
         version=message.version,
@@ -140,13 +140,9 @@ def _limits(message: pb.Limits) -> Limits:
     )
 
 
-def _first_infos(message: pb.Model) -> tuple[OutputInfo, ...]:
+def _first_infos(message: pb.Model, outputs: Collection[str]) -> tuple[OutputInfo, ...]:
     """The outputs of a server that does not describe them: those of the first models."""
-    directions = 2 if message.bidirectional else 1
-    width = directions * (message.proj_size or message.hidden_size)
-    infos = [OutputInfo("states", per_step=True, width=width)]
-    infos += [OutputInfo(name, per_step=False, width=width) for name in ("final", "mean", "max")]
-    if message.num_classes:
-        labels = tuple(message.labels)
-        infos.append(OutputInfo("logits", False, message.num_classes, labels=labels))
-    return tuple(infos)
+    width = (2 if message.bidirectional else 1) * (message.proj_size or message.hidden_size)
+    logits = OutputInfo("logits", False, message.num_classes, labels=tuple(message.labels))
+    infos = [OutputInfo(name, name == "states", width) for name in outputs if name != "state"]
+    return tuple(logits if info.name == "logits" else info for info in infos)

@@ -842,7 +842,7 @@ class OutputInfo(_message.Message):
     per_step: _builtins.bool
     """a row for each step, or for each of the windows; else one for the sequence"""
     width: _builtins.int
-    """numbers of a row: [T, width], or [width]; ids have no such size: [T], or []"""
+    """floats of a row: [T, width], or [width]; 0: it is ids, [T], or []"""
     ids: _builtins.int
     """integers from 0 to ids - 1, INT32; 0: floats"""
     sparse: _builtins.bool
