@@ -1,5 +1,5 @@
-"""How many things one message may have, whatever its bytes: the server refuses by it, and the client
-cuts by it."""
+"""How many things one message may have, whatever its bytes: the server refuses by it, and the
+client cuts by it."""
 
 MAX_CHUNKS = 1_024  # of one message to a stream, whatever a call may bring
 MAX_INPUTS = 16  # of one sequence, or of a chunk of it

@@ -39,6 +39,7 @@ _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
 _CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_CHUNK_FIELDS = {"", *(field.name for field in pb.SequenceChunk.DESCRIPTOR.fields)}
 _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 
@@ -192,7 +193,7 @@ def _of_sequence(field: str, index: int) -> str:
     if name == "initial_state":
         place = f"initial_states[{index}]"
     else:
-        place = f"sequences[{index}]" + ("" if name in ("", "steps", "inputs") else f".{name}")
+        place = f"sequences[{index}]" + ("" if name in _CHUNK_FIELDS else f".{name}")
     return f"{place}.{rest}" if rest else place
 
 
