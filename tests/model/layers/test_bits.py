@@ -17,7 +17,7 @@ from bilstm_server.model.layers.interface import RowLayer, WholeLayer
 from bilstm_server.model.layers.segments import SEGMENT_STEPS
 
 from .cases import CASES, Case
-from .graphs import assert_same_bits, graph_of, inferred, sequences_for
+from .running import assert_same_bits, graph_of, inferred, sequences_for
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
