@@ -23,14 +23,16 @@ from .segments import SEGMENT_STEPS, Function, Segments
 from .values import Value, steps
 
 
-class _PoolingConfig(WholeConfig):
+class PoolingConfig(WholeConfig):
+    """What makes a `Pooling`."""
+
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, D] -> [B, D]"""
         (x,) = map(steps, inputs)
         return {"": x.per_sequence(x.width)}
 
 
-class LastConfig(_PoolingConfig):
+class LastConfig(PoolingConfig):
     """The row of the last step: `out[:, -1]` of a sequence without padding."""
 
     type: Literal["last"] = "last"
@@ -39,7 +41,7 @@ class LastConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width)
 
 
-class FirstConfig(_PoolingConfig):
+class FirstConfig(PoolingConfig):
     """The row of the first step."""
 
     type: Literal["first"] = "first"
@@ -48,7 +50,7 @@ class FirstConfig(_PoolingConfig):
         return Ends(inputs[0].width, 0)
 
 
-class FinalConfig(_PoolingConfig):
+class FinalConfig(PoolingConfig):
     """What each of two directions ends with: the first half of the columns at the last step, and
     the second half at the first one, as `torch.cat((h_n[-2], h_n[-1]), 1)`."""
 
@@ -65,7 +67,7 @@ class FinalConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width // 2)
 
 
-class MeanConfig(_PoolingConfig):
+class MeanConfig(PoolingConfig):
     """The mean over the steps."""
 
     type: Literal["mean"] = "mean"
@@ -74,7 +76,7 @@ class MeanConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "mean")
 
 
-class SumConfig(_PoolingConfig):
+class SumConfig(PoolingConfig):
     """The sum over the steps."""
 
     type: Literal["sum"] = "sum"
@@ -83,7 +85,7 @@ class SumConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "sum")
 
 
-class MaxConfig(_PoolingConfig):
+class MaxConfig(PoolingConfig):
     """The maximum over the steps."""
 
     type: Literal["max"] = "max"
@@ -92,7 +94,7 @@ class MaxConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "max")
 
 
-class MinConfig(_PoolingConfig):
+class MinConfig(PoolingConfig):
     """The minimum over the steps."""
 
     type: Literal["min"] = "min"
