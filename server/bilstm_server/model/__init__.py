@@ -1,17 +1,17 @@
 """The operator and the model around it. The only room for torch, with `engine/`."""
 
 from .bilstm import BiLSTM
-from .config import ModelConfig, Output, Pooling
-from .encoder import Encodings, SequenceEncoder
+from .config import ModelConfig
+from .graph import SequenceEncoder
 from .kernels import RaggedBatch
+from .storage.first_format import PlainConfig, Pooling
 from .storage.folder import load_model, save_model
 from .storage.importing import import_checkpoint
 
 __all__ = [
     "BiLSTM",
-    "Encodings",
     "ModelConfig",
-    "Output",
+    "PlainConfig",
     "Pooling",
     "RaggedBatch",
     "SequenceEncoder",

@@ -102,6 +102,18 @@ class RaggedBatch:
         return self._index(self.first_rows[rank] + self.descending[rank] - 1 - step)
 
     @cached_property
+    def reversed_rows(self) -> Tensor:
+        """[N]: row -> the row of the same sequence that is as far from its end."""
+        ends = np.cumsum(self.lengths)
+        mirrored = np.repeat(2 * ends - self.lengths - 1, self.lengths) - np.arange(self.steps)
+        return self._index(mirrored)
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """[N]: row -> position of its sequence in the caller's order."""
+        return self._index(np.repeat(np.arange(len(self)), self.lengths))
+
+    @cached_property
     def _step_order(self) -> tuple[np.ndarray, np.ndarray]:
         """[N] each, in step order: the step, and the rank of its sequence."""
         sizes = np.asarray(self.batch_sizes)

@@ -20,8 +20,9 @@ from torch import Tensor
 from ...errors import ModelError
 from ...quoting import first_problem
 from ..config import ModelConfig
-from ..encoder import SequenceEncoder
+from ..graph import SequenceEncoder
 from .files import Version, changed, is_still, read_whole
+from .first_format import PlainConfig
 from .weights import check_tensors, read_tensors
 
 CONFIG = "config.json"
@@ -46,7 +47,8 @@ def load_model(
     tensors = read_tensors(folder / WEIGHTS, _most_bytes(expected))
     if not is_still(folder / CONFIG, version):  # or it were perhaps not that of these weights
         raise changed(folder / CONFIG)
-    check_tensors(tensors, expected, folder / WEIGHTS)
+    forbidding = {f"{layer.name}.{own}" for layer in config.layers for own in layer.forbidding}
+    check_tensors(tensors, expected, folder / WEIGHTS, forbidding)
     encoder.load_state_dict(tensors, assign=True)
     return encoder.to(device, dtype).eval().requires_grad_(False)
 
@@ -60,7 +62,9 @@ def write_folder(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Pat
         name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, tensor in tensors.items()
     }
-    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    text = json.dumps(
+        config.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as unfinished:
@@ -91,6 +95,17 @@ def _read_config(path: Path) -> tuple[ModelConfig, Version]:
     except ModelError as error:
         raise ModelError(f"{error}; a model is a folder with it") from error
     try:
-        return ModelConfig.model_validate_json(content), version
+        return _config_of(content), version
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error)}") from error
+
+
+def _config_of(content: bytes) -> ModelConfig:
+    """Read a config of either format. Raises `ValidationError`."""
+    try:
+        is_first = "format" not in json.loads(content)
+    except (ValueError, TypeError):
+        is_first = False  # and no config at all: pydantic says what it is
+    if is_first:
+        return PlainConfig.model_validate_json(content).graph()
+    return ModelConfig.model_validate_json(content)

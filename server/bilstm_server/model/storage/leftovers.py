@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from ..config import ModelConfig
+from .first_format import PlainConfig
 
 _RECURRENT = ("weight_hh_l0", "weight_hh")  # of a layer, and of a cell
 
@@ -24,7 +24,7 @@ def computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def perhaps_before(tensors: Mapping[str, Tensor], config: ModelConfig) -> list[str]:
+def perhaps_before(tensors: Mapping[str, Tensor], config: PlainConfig) -> list[str]:
     """The names of the tensors whose modules may compute the LSTM's input or its initial states."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in computing(tensors).items():
@@ -34,7 +34,7 @@ def perhaps_before(tensors: Mapping[str, Tensor], config: ModelConfig) -> list[s
     return [key for key in tensors if key in found or key.rpartition(".")[0] in found]
 
 
-def _may_precede(module: Mapping[str, Tensor], config: ModelConfig) -> bool:
+def _may_precede(module: Mapping[str, Tensor], config: PlainConfig) -> bool:
     """Judge one module. What ends in the LSTM's input has its width in some shape; a convolution's
     channels may be joined to it, and single numbers may scale it.
     """
@@ -56,7 +56,7 @@ def _recurrent_widths(module: Mapping[str, Tensor]) -> Iterable[int]:
             yield directions * module[name].shape[1]
 
 
-def _may_be_states(tensor: Tensor, config: ModelConfig) -> bool:
+def _may_be_states(tensor: Tensor, config: PlainConfig) -> bool:
     width = tensor.shape[-1] if tensor.dim() else 0
     widths = (config.state_size, config.hidden_size)
     return width in widths and tensor.numel() == config.state_rows * width
