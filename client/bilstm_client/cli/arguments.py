@@ -29,11 +29,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_health(commands)
     parsed = parser.parse_args(arguments)
     if parsed.command == "encode":
+        if parsed.out and parsed.out_dir:
+            encode.error("argument --out: all results go into one table: no --out-dir")
         parsed.outputs = parsed.outputs or (["logits"] if parsed.out else ["states"])
-        if parsed.out and (len(parsed.outputs) > 1 or parsed.out_dir):
-            encode.error("argument --out: one output goes into one table: no others, no --out-dir")
-        if parsed.out and parsed.outputs[0] in _NO_TABLE:
-            encode.error("argument --out: a table is of logits, or of labels: see --outputs")
+        if parsed.out and (len(parsed.outputs) > 1 or parsed.outputs[0] in _NO_TABLE):
+            encode.error("argument --out: a table is of logits or of labels: no other --outputs")
     return parsed
 
 

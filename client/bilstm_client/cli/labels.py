@@ -1,4 +1,4 @@
-"""Labels of sequences and of their steps by name, and a row for each in a table. Knows no server."""
+"""Labels of sequences and their steps by name, and a row for each in a table. Knows no server."""
 
 from __future__ import annotations
 
