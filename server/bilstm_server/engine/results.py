@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..model.config import STATE, ModelConfig
 from ..model.layers.values import Value
@@ -65,7 +67,7 @@ class _Cuts:
             return array[index, ...]
         bounds = self._bounds[value.grid]
         own = array[bounds[index] : bounds[index + 1]]
-        return own[own >= 0] if value.sparse else own
+        return own[cast(NDArray[np.int32], own) >= 0] if value.sparse else own
 
 
 def shape_of(value: Value, steps: int) -> tuple[int, ...]:

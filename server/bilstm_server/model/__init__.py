@@ -6,7 +6,6 @@ from .graph import SequenceEncoder
 from .kernels import RaggedBatch
 from .storage.first_format import PlainConfig, Pooling
 from .storage.folder import load_model, save_model
-
 from .storage.importing import import_checkpoint
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from .layers import AnyLayer, LayerConfig
-from .layers.interface import Name, Reference, Size, Strict
+from .layers import AnyLayer
+from .layers.interface import LayerConfig, Name, Reference, Size, Strict
 from .layers.lstm import LstmConfig
 from .layers.values import EVERY_STEP, Value
 
@@ -169,6 +169,13 @@ class ModelConfig(Strict):
                 needed.append(layer)
                 names |= {reference.split(".")[0] for reference in layer.inputs}
         return tuple(reversed(needed))
+
+    def unsliceable(self, output: str) -> str | None:
+        """Why the output can't be computed a slice of steps at a time, or None if it can."""
+        for layer in self.needed([output]):
+            if reason := layer.unsliceable:
+                return f"layer {layer.name}: {reason}"
+        return None
 
     def not_live(self, output: str) -> str | None:
         """Why the output can't be given of a sequence that is still going on, or None if it can."""

@@ -95,6 +95,21 @@ def check_live(outputs: Collection[str], field: str, config: ModelConfig) -> Non
             raise InvalidInput(field, f"{name} can't be had in a live stream: {reason}")
 
 
+def check_whole(
+    steps: int, outputs: Collection[str], limit: int, field: str, config: ModelConfig
+) -> None:
+    """Check that a sequence is computed in slices only where the outputs can be."""
+    if steps <= limit:
+        return
+    for name in outputs:
+        if reason := config.unsliceable(name):
+            raise InvalidInput(
+                field,
+                f"must have at most {limit} steps for the output {name}, got {steps}: it can't be "
+                f"computed in slices ({reason})",
+            )
+
+
 def check_has_state(field: str, config: ModelConfig) -> None:
     """Check that sequences may bring an initial state."""
     if config.state is None:
@@ -151,7 +166,9 @@ def check_reply(
 def _output_bytes(name: str, lengths: Sequence[int], itemsize: int, config: ModelConfig) -> int:
     if name == STATE:
         assert config.state is not None
-        return len(lengths) * config.state.rows * (config.state.hidden + config.state.cell) * itemsize
+        return (
+            len(lengths) * config.state.rows * (config.state.hidden + config.state.cell) * itemsize
+        )
     value = config.output_values[name]
     row = _INTEGER_BYTES if value.ids else value.width * itemsize
     if not value.per_step:

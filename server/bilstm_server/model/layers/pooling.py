@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from ..kernels import RaggedBatch, rounded, to_device
+from .arithmetic import wide
 from .interface import LayerConfig, WholeLayer
+from .segments import SEGMENT_STEPS, Segments
 from .values import Value, steps
 
-SEGMENT_STEPS = 64
 
+class PoolingConfig(LayerConfig):
+    """What makes a `Pooling`."""
 
-class _PoolingConfig(LayerConfig):
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, D] -> [B, D]"""
         (x,) = map(steps, inputs)
@@ -34,7 +36,7 @@ class _PoolingConfig(LayerConfig):
         return "it reads the whole sequence"
 
 
-class LastConfig(_PoolingConfig):
+class LastConfig(PoolingConfig):
     """The row of the last step: `out[:, -1]` of a sequence without padding."""
 
     type: Literal["last"] = "last"
@@ -43,7 +45,7 @@ class LastConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width)
 
 
-class FirstConfig(_PoolingConfig):
+class FirstConfig(PoolingConfig):
     """The row of the first step."""
 
     type: Literal["first"] = "first"
@@ -52,7 +54,7 @@ class FirstConfig(_PoolingConfig):
         return Ends(inputs[0].width, 0)
 
 
-class FinalConfig(_PoolingConfig):
+class FinalConfig(PoolingConfig):
     """What each of two directions ends with: the first half of the columns at the last step, and
     the second half at the first one, as `torch.cat((h_n[-2], h_n[-1]), 1)`."""
 
@@ -69,7 +71,7 @@ class FinalConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width // 2)
 
 
-class MeanConfig(_PoolingConfig):
+class MeanConfig(PoolingConfig):
     """The mean over the steps."""
 
     type: Literal["mean"] = "mean"
@@ -78,7 +80,7 @@ class MeanConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "mean")
 
 
-class SumConfig(_PoolingConfig):
+class SumConfig(PoolingConfig):
     """The sum over the steps."""
 
     type: Literal["sum"] = "sum"
@@ -87,7 +89,7 @@ class SumConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "sum")
 
 
-class MaxConfig(_PoolingConfig):
+class MaxConfig(PoolingConfig):
     """The maximum over the steps."""
 
     type: Literal["max"] = "max"
@@ -177,36 +179,17 @@ class Reduced(Pooling):
         """Reduce each segment to its sum or maximum: [N, width] -> [segments, width], one
         sequence's after the other, in float32 at least. A sum is taken in the order of steps.
         """
-        wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        if lengths.max() <= SEGMENT_STEPS:
-            return self._reduce(wide, lengths)
-        counts = _segment_counts(lengths)
-        ends = counts.cumsum()
-        steps = np.full(ends[-1], SEGMENT_STEPS)
-        steps[ends - 1] = lengths - (counts - 1) * SEGMENT_STEPS
-        return self._reduce(wide, steps)
+        segments = Segments(lengths)
+        return (segments.maxima if self.function == "max" else segments.sums)(wide(y))
 
-    def join_segments(self, segments: Tensor, lengths: np.ndarray) -> Tensor:
+    def join_segments(self, reduced: Tensor, lengths: np.ndarray) -> Tensor:
         """Join segments [segments, width] to each sequence's sum or mean (float64), or maximum:
         [B, width]."""
-        if self.function != "max":
-            segments = segments.double()  # or the sum of thousands would lose digits
-        has_one = len(segments) == len(lengths)
-        joined = segments if has_one else self._reduce(segments, _segment_counts(lengths))
-        if self.function != "mean":
-            return joined
-        return joined / to_device(lengths, joined.device)[:, None]
-
-    def _reduce(self, rows: Tensor, counts: np.ndarray) -> Tensor:
-        """Reduce runs of so many rows to one row each, from its first row on. A sum of zeros is
-        0.0, also of a single -0.0.
-        """
-        lengths = to_device(counts, rows.device)
-        function = _SEGMENT_FUNCTIONS[self.function]
-        return torch.segment_reduce(rows, function, lengths=lengths, unsafe=True)
-
-
-_SEGMENT_FUNCTIONS = {"sum": "sum", "mean": "sum", "max": "max"}
+        segments = Segments(lengths)
+        if self.function == "max":
+            return segments.joined_maxima(reduced)
+        sums = segments.joined_sums(reduced)
+        return sums if self.function == "sum" else sums / to_device(lengths, sums.device)[:, None]
 
 
 class _SlicedReduction(ColumnAccumulator):
@@ -214,8 +197,8 @@ class _SlicedReduction(ColumnAccumulator):
         self._reduced = reduced
         self._dtype = dtype
         self._lengths = np.array([steps])
-        wide = torch.promote_types(dtype, torch.float32)
-        self._segments = torch.empty(-(-steps // SEGMENT_STEPS), reduced.width, dtype=wide)
+        count = len(Segments(self._lengths).steps)
+        self._segments = wide(torch.empty(count, reduced.width, dtype=dtype))
 
     def add(self, start: int, rows: Tensor, column: int = 0) -> None:
         segments = self._reduced.reduce_segments(rows, np.array([len(rows)]))
@@ -225,7 +208,3 @@ class _SlicedReduction(ColumnAccumulator):
 
     def result(self) -> tuple[Tensor]:
         return (rounded(self._reduced.join_segments(self._segments, self._lengths), self._dtype),)
-
-
-def _segment_counts(lengths: np.ndarray) -> np.ndarray:
-    return -(-lengths // SEGMENT_STEPS)
