@@ -28,7 +28,7 @@ from benchmarks.workload import lengths
 from bilstm_client import AsyncClient
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.model import ModelConfig, Output, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
 WIDTH = 256
@@ -66,7 +66,7 @@ def main() -> int:
     ]
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        config = ModelConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS)
+        config = PlainConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS).graph()
         save_model(SequenceEncoder(config), Path(folder))
         engine = Engine.load(Path(folder), "cpu", "float32", arguments.kernel)
         options = (f"--model=bench={folder}", f"--kernel={arguments.kernel}")
@@ -150,7 +150,7 @@ async def _measure_small(
 
 def feed(engine: Engine, sequences: list[Sequence], size: int, seconds: float) -> float:
     """Sequences per second of the engine alone, with full batches."""
-    inputs = [SequenceInput(s, frozenset({Output.STATES})) for s in sequences]
+    inputs = [SequenceInput((s,), frozenset({"states"})) for s in sequences]
     done = 0
     started_at = time.perf_counter()
     while time.perf_counter() - started_at < seconds:

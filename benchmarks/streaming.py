@@ -26,7 +26,7 @@ from benchmarks.memory import MB, peak
 from benchmarks.workload import lengths
 from bilstm_client import AsyncClient, Client
 from bilstm_client._streams import sending
-from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
 WIDTH = 256
@@ -65,7 +65,7 @@ def _model(folder: Path, hidden: int, layers: int) -> str:
     """The flag that serves a model of these sizes."""
     path = folder / f"h{hidden}-{layers}"
     torch.manual_seed(0)
-    config = ModelConfig(input_size=WIDTH, hidden_size=hidden, num_layers=layers)
+    config = PlainConfig(input_size=WIDTH, hidden_size=hidden, num_layers=layers).graph()
     save_model(SequenceEncoder(config), path)
     return f"--model=bench={path}"
 

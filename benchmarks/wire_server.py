@@ -15,7 +15,6 @@ import numpy as np
 from bilstm_server.__main__ import main
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
-from bilstm_server.model.config import Output
 from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.rpc.encoder.streams import outbox
 from bilstm_server.serving import loading
@@ -28,7 +27,7 @@ class WireEngine(Engine):
 
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         shape = (sequence.tokens, self.config.encoding_size)
-        return SequenceOutput({Output.STATES: np.zeros(shape, np.float32)})
+        return SequenceOutput({"states": np.zeros(shape, np.float32)})
 
 
 if __name__ == "__main__":

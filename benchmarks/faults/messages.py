@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import torch
 
-from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 
 from .attacked import Attacked, attacked
 from .findings import Finding
@@ -57,7 +57,7 @@ _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 
 def _wide_model(folder: Path) -> str:
     torch.manual_seed(0)
-    save_model(SequenceEncoder(ModelConfig(input_size=WIDE, hidden_size=16)), folder / "wide")
+    save_model(SequenceEncoder(PlainConfig(input_size=WIDE, hidden_size=16).graph()), folder / "wide")
     return f"--model=wide={folder / 'wide'}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 
 from .attacked import attacked
 from .findings import Finding
@@ -35,7 +35,7 @@ _NONE: dict[str, float] = {"calls": 0, "p50": 0.0, "p99": 0.0}
 def trial() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        config = ModelConfig(input_size=_WIDTH, hidden_size=256, num_layers=2)
+        config = PlainConfig(input_size=_WIDTH, hidden_size=256, num_layers=2).graph()
         save_model(SequenceEncoder(config), Path(folder))
         with attacked(f"--model=bench={folder}") as server:
             _generate(server.target, 1.0, callers=_CALLERS)  # warms it up

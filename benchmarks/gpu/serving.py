@@ -30,7 +30,7 @@ from benchmarks.workload import lengths
 from bilstm_client import Client
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.model import ModelConfig, Output, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 from bilstm_server.testing import ServerProcess, server_process
 
 REQUEST_SEQUENCES = 32
@@ -154,7 +154,7 @@ def measure(chosen: argparse.Namespace) -> Results:
     ]
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        config = ModelConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS)
+        config = PlainConfig(input_size=WIDTH, hidden_size=HIDDEN, num_layers=LAYERS).graph()
         save_model(SequenceEncoder(config), Path(folder))
         # First the engine: what Triton compiles for it, the server finds in the cache.
         engine = Engine.load(Path(folder), chosen.device, chosen.dtype, "auto")
@@ -168,7 +168,7 @@ def measure(chosen: argparse.Namespace) -> Results:
         with server_process(*options) as server:
             results.lone = lone_requests(server, sequences, chosen.seconds)
             if engine.device.type == "cuda":
-                inputs = [SequenceInput(own, frozenset({Output.STATES})) for own in sequences]
+                inputs = [SequenceInput((own,), frozenset({"states"})) for own in sequences]
                 results.lone |= profiled(engine, inputs)
             for _ in range(chosen.rounds):
                 results.engine.append(feed(engine, sequences, BATCH_SEQUENCES, chosen.seconds))

@@ -78,7 +78,7 @@ def fit(train: data.Utterances, mean: Tensor, std: Tensor) -> SequenceEncoder:
     for rows in islice(batches(len(train.sequences)), STEPS):
         x = augment([(torch.from_numpy(train.sequences[i]) - mean) / std for i in rows])
         batch = RaggedBatch([len(train.sequences[i]) for i in rows])
-        pooled = encoder(x, batch, outputs=[Output.MAX]).max
+        pooled = encoder(x, batch, outputs=["max"]).max
         logits = encoder.head(F.dropout(pooled, DROPOUT))
         speakers = torch.from_numpy(train.speakers[rows])
         loss = F.cross_entropy(logits, speakers, label_smoothing=LABEL_SMOOTHING)
@@ -125,7 +125,7 @@ def fold_normalisation(lstm: BiLSTM, mean: Tensor, std: Tensor) -> None:
 def accuracy(encoder: SequenceEncoder, utterances: data.Utterances) -> float:
     x = torch.from_numpy(np.concatenate(utterances.sequences))
     batch = RaggedBatch([len(sequence) for sequence in utterances.sequences])
-    logits = encoder(x, batch, outputs=[Output.LOGITS]).logits
+    logits = encoder(x, batch, outputs=["logits"]).logits
     return float((logits.argmax(1).numpy() == utterances.speakers).mean())
 
 

@@ -3,9 +3,28 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 MAX_CHUNKS = 1_024  # of one message to a stream, whatever a call may bring
+MAX_INPUTS = 16  # of one sequence, or of a chunk of it
+MAX_MESSAGE_INPUTS = 4_096  # named ones, of all sequences or chunks of a message
+MAX_NAME_BYTES = 64  # of an input or an output
+
+Windows = Sequence[tuple[int, int]]  # `add` and `stride` of each
+
+
+def output_rows(steps: int, windows: Windows) -> int:
+    """Return how many rows an output has of so many steps: each of the `windows`, one after the
+    other, makes `(rows + add) // stride + 1` of the rows before it, or none."""
+    for add, stride in windows:
+        steps = max((steps + add) // stride + 1, 0)
+    return steps
+
+
+def output_elements(steps: int, width: int, *, per_step: bool, windows: Windows = ()) -> int:
+    """Return how many elements an output has of one sequence of so many steps: `width` in each row,
+    and a row for each step or window, or a single one."""
+    return width * (output_rows(steps, windows) if per_step else 1)
 
 
 def reply_elements(

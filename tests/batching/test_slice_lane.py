@@ -15,7 +15,6 @@ from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import OutOfMemory
-from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
 from tests.support.engines import first_batcher, held_server
 from tests.support.servers import settings
@@ -43,8 +42,8 @@ def metric(app: App, name: str, **labels: str) -> float:
 
 def whole(folder: Path, x: Array) -> Array:
     engine = Engine.load(folder, "cpu", "float32", "auto")
-    (output,) = engine.run([SequenceInput(x, frozenset({Output.STATES}))])
-    return output.arrays[Output.STATES]
+    (output,) = engine.run([SequenceInput((x,), frozenset({"states"}))])
+    return output.arrays["states"]
 
 
 async def test_short_ones_do_not_wait(model_folder: Path) -> None:

@@ -23,7 +23,6 @@ from bilstm_server.batching.slice_lane import SliceLane
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.errors import DeviceLost, OutOfMemory
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.model.incremental.slices import SLICE_UNIT
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -57,7 +56,7 @@ class Engine:
         self.errors: deque[Exception | None] = deque()  # of the slices to come, in order
 
     def begin(self, sequence: SequenceInput) -> Any:
-        return Run(int(sequence.steps_between(0, 1)[0]), sequence.tokens // SLICE_UNIT)
+        return Run(int(sequence.steps_between(0, 1)[0][0]), sequence.tokens // SLICE_UNIT)
 
     def advance(self, runs: Sequence[Any], steps: int) -> None:
         self.slices.append(([run.number for run in runs], steps))
@@ -97,7 +96,7 @@ class Lane:
         futures = []
         for number, units in enumerate(lengths):
             steps = np.full(units * SLICE_UNIT, number)
-            sequence = SequenceInput(steps, frozenset({Output.STATES}))
+            sequence = SequenceInput((steps,), frozenset({"states"}))
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             job = Job(sequence, len(steps), Kind.STREAM, True, "", float("inf"), future)
             self._work.put(job, takes_room=False)

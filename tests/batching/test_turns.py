@@ -23,7 +23,6 @@ from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import Unavailable
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.settings import QueueLimits
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -82,7 +81,7 @@ class Engine:
         self.now += seconds
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
-        self._pass("batch", [int(s.steps_between(0, 1)[0]) for s in sequences], BATCH_SECONDS)
+        self._pass("batch", [int(s.steps_between(0, 1)[0][0]) for s in sequences], BATCH_SECONDS)
         return [SequenceOutput() for _ in sequences]
 
     def stage(self, sequences: Sequence[Input]) -> StagedBatch:
@@ -92,7 +91,7 @@ class Engine:
         return self.run(staged.sequences)
 
     def begin(self, sequence: SequenceInput) -> Any:
-        return Run(int(sequence.steps_between(0, 1)[0]), sequence.tokens)
+        return Run(int(sequence.steps_between(0, 1)[0][0]), sequence.tokens)
 
     def advance(self, runs: Sequence[Any], steps: int) -> None:
         self._pass("slice", [run.number for run in runs], SLICE_SECONDS)
@@ -140,7 +139,7 @@ async def settled() -> None:
 
 async def call(batcher: Batcher, number: int, tokens: int = 1) -> asyncio.Task[list[Result]]:
     """A caller that waits by now for its result, or for the device."""
-    sequence = SequenceInput(np.full(tokens, number), frozenset({Output.STATES}))
+    sequence = SequenceInput((np.full(tokens, number),), frozenset({"states"}))
     task = asyncio.create_task(batcher.submit([sequence]))
     await settled()
     return task
@@ -148,7 +147,7 @@ async def call(batcher: Batcher, number: int, tokens: int = 1) -> asyncio.Task[l
 
 async def stream(batcher: Batcher, number: int) -> asyncio.Task[asyncio.Future[Result]]:
     """A stream whose sequence is let in, or waits to be."""
-    sequence = SequenceInput(np.full(1, number), frozenset({Output.STATES}))
+    sequence = SequenceInput((np.full(1, number),), frozenset({"states"}))
     task = asyncio.create_task(batcher.enqueue(sequence))
     await settled()
     return task

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bilstm_server.cli.main import main
-from bilstm_server.model import Output, RaggedBatch, load_model
+from bilstm_server.model import RaggedBatch, load_model
 from bilstm_server.model.incremental.live import encode_blocks
 from tests.support.servers import write_model
 
@@ -53,7 +53,7 @@ def deviations(folder: Path, x: Array, block: int, lookahead: int) -> list[float
         context = len(rows) - (stop - start)
         y, [carried] = encode_blocks(encoder, rows, [stop - start], [context], [carried])
         found.append(y)
-    exact = encoder(steps, RaggedBatch([len(x)]), None, [Output.STATES]).states
+    exact = encoder(steps, RaggedBatch([len(x)]), None, ["states"]).states
     halves = (torch.cat(found) - exact).double().chunk(2, dim=1)
     return [float(n) for half in halves for n in (half.abs().max(), half.square().mean().sqrt())]
 

@@ -23,7 +23,6 @@ from bilstm_server.engine.transfer import (
     Item,
 )
 from bilstm_server.errors import OutOfMemory
-from bilstm_server.model.config import Output
 from bilstm_server.model.device import bound_memory
 from tests.engine.transferred import (
     FORMS,
@@ -184,7 +183,7 @@ async def test_bound_halves_a_batch(cuda: torch.device, tmp_path: Path) -> None:
     engine = Engine.load(folder, "cuda", "float32", "auto")
     engine.warm_up()
     steps = np.random.default_rng(0).standard_normal((4096, 32), np.float32)
-    sequences = [SequenceInput(steps, frozenset({Output.STATES})) for _ in range(64)]
+    sequences = [SequenceInput((steps,), frozenset({"states"})) for _ in range(64)]
     (expected,) = engine.run(sequences[:1])
     torch.cuda.empty_cache()
     try:
@@ -197,4 +196,4 @@ async def test_bound_halves_a_batch(cuda: torch.device, tmp_path: Path) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0, cuda)
     assert len(outputs) == len(sequences)
     for output in outputs:
-        assert close(output.arrays[Output.STATES], expected.arrays[Output.STATES], "float32")
+        assert close(output.arrays["states"], expected.arrays["states"], "float32")

@@ -8,7 +8,6 @@ import pytest
 
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.model.config import Output
 from tests.lifecycle.calls import Array, Judge
 
 
@@ -17,7 +16,7 @@ def judge(model_folder: Path) -> Judge:
     engine = Engine.load(model_folder, "cpu", "float32", "auto")
 
     def states(x: Array) -> Array:
-        (output,) = engine.run([SequenceInput(x, frozenset({Output.STATES}))])
-        return output.arrays[Output.STATES]
+        (output,) = engine.run([SequenceInput((x,), frozenset({"states"}))])
+        return output.arrays["states"]
 
     return states

@@ -15,7 +15,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from bilstm_server.app import App
 from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.errors import InvalidInput
-from bilstm_server.model.config import Output
 from bilstm_server.rpc.context import Context
 from bilstm_server.rpc.definitions import ServiceDefinition, TensorMethod
 from bilstm_server.rpc.flow.untaken import UntakenReplies
@@ -71,7 +70,7 @@ class Toy:
         self.events.append("called")
         await self.gate.wait()
         if self.model is not None:
-            x = SequenceInput(np.ones((3, 5), "<f4"), frozenset({Output.FINAL}))
+            x = SequenceInput((np.ones((3, 5), "<f4"),), frozenset({"final"}))
             await self.model.batcher.submit([x])
         return (numbers * 2).tobytes()  # type: ignore[no-any-return]
 

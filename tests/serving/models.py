@@ -12,7 +12,6 @@ import numpy as np
 from bilstm_server.batching.jobs import Result
 from bilstm_server.engine.sequences import SequenceInput
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.serving.models import Models
 from bilstm_server.serving.registry import ModelRegistry, ServedModel
@@ -50,7 +49,7 @@ async def serving(
 
 
 def sequence(steps: int = 3) -> SequenceInput:
-    return SequenceInput(np.ones((steps, 5), np.float32), frozenset({Output.FINAL}))
+    return SequenceInput((np.ones((steps, 5), np.float32),), frozenset({"final"}))
 
 
 async def encode(model: ServedModel, steps: int = 3) -> Result:

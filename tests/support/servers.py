@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bilstm_server.app import App
-from bilstm_server.model import ModelConfig, SequenceEncoder, save_model
+from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 from bilstm_server.serving.loading import LoadEngine, load_engine
 from bilstm_server.settings import Settings
 
@@ -23,11 +23,16 @@ def start_error(stderr: str) -> str:
     return str(last["reason"])
 
 
-def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
-    """A random model folder."""
-    torch.manual_seed(seed)
+def plain_config(**config: object) -> PlainConfig:
+    """The config of `write_model`."""
     defaults = {"input_size": 5, "hidden_size": 6, "num_layers": 2}
-    save_model(SequenceEncoder(ModelConfig.model_validate(defaults | config)), folder)
+    return PlainConfig.model_validate(defaults | config)
+
+
+def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
+    """A random model folder, of an embedding, a BiLSTM and a head."""
+    torch.manual_seed(seed)
+    save_model(SequenceEncoder(plain_config(**config).graph()), folder)
     return folder
 
 

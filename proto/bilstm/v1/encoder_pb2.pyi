@@ -5,7 +5,8 @@ The contract between the BiLSTM encoding service and its clients.
 
 Sizes in the shapes below: T steps of one sequence, D the model's input_size, H its
 hidden_size, P = proj_size or H, K its directions (2, or 1 if unidirectional), L its layers.
-GetModel has them, and the limits that a request must keep.
+GetModel has them, and the limits that a request must keep. A model may have inputs and outputs
+of its own: GetModel names them, with the shape of each.
 
 Messages are as large as the server's max_message_bytes, 16 MiB unless it is set otherwise. Most
 gRPC libraries take only 4 MiB (4,194,304 bytes) of a reply unless they are set otherwise: states of 8,192 steps of
@@ -79,7 +80,7 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     OUTPUT_MAX: _Output.ValueType  # 4
     """the maximum over the steps, [K*P]"""
     OUTPUT_LOGITS: _Output.ValueType  # 5
-    """the head's scores, [classes]; only where the model has a head"""
+    """the scores of the classes, [C], or at every step, [T, C]"""
     OUTPUT_STATE: _Output.ValueType  # 6
     """Hidden and cell state after each direction's last step. As the initial state of what follows,
     it continues a unidirectional model exactly. A bidirectional one it does not: the reverse
@@ -87,7 +88,7 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     """
 
 class Output(_Output, metaclass=_OutputEnumTypeWrapper):
-    """What to compute of each sequence."""
+    """What to compute of each sequence. An output that has no number here is asked for by its name."""
 
 OUTPUT_UNSPECIFIED: Output.ValueType  # 0
 OUTPUT_STATES: Output.ValueType  # 1
@@ -99,7 +100,7 @@ OUTPUT_MEAN: Output.ValueType  # 3
 OUTPUT_MAX: Output.ValueType  # 4
 """the maximum over the steps, [K*P]"""
 OUTPUT_LOGITS: Output.ValueType  # 5
-"""the head's scores, [classes]; only where the model has a head"""
+"""the scores of the classes, [C], or at every step, [T, C]"""
 OUTPUT_STATE: Output.ValueType  # 6
 """Hidden and cell state after each direction's last step. As the initial state of what follows,
 it continues a unidirectional model exactly. A bidirectional one it does not: the reverse
@@ -134,6 +135,59 @@ class Tensor(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
+
+@_typing.final
+class NamedTensor(_message.Message):
+    """An array with the name of the input or the output that it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """at most 64 bytes"""
+    @_builtins.property
+    def tensor(self) -> Global___Tensor: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tensor: Global___Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedTensor: _TypeAlias = NamedTensor  # noqa: Y015
+
+@_typing.final
+class NamedInputs(_message.Message):
+    """The inputs of one sequence, in any order: each input of the model once, and all of the same T. A
+    sequence, or chunk of one, has at most 16, and a message at most 4096 in all. The error that
+    concerns one has its name in the field: "named_sequences[0].features.shape".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedTensor]:
+        """each [T, width] of floats, or [T] ids: see Model.inputs"""
+
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[Global___NamedTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedInputs: _TypeAlias = NamedInputs  # noqa: Y015
 
 @_typing.final
 class State(_message.Message):
@@ -177,6 +231,8 @@ class EncodeRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     OUTPUT_DATA_TYPE_FIELD_NUMBER: _builtins.int
     INITIAL_STATES_FIELD_NUMBER: _builtins.int
+    NAMED_SEQUENCES_FIELD_NUMBER: _builtins.int
+    OUTPUT_NAMES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """empty: the server's default model"""
     version: _builtins.str
@@ -192,11 +248,23 @@ class EncodeRequest(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
-        """empty: OUTPUT_STATES"""
+        """these and output_names empty: OUTPUT_STATES"""
 
     @_builtins.property
     def initial_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___State]:
         """empty: zeros; else one per sequence, floats"""
+
+    @_builtins.property
+    def named_sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedInputs]:
+        """In place of sequences, for a model that has several inputs: one that has a single input takes
+        it either way.
+        """
+
+    @_builtins.property
+    def output_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Outputs by name, in addition to those in outputs: "labels", "probabilities", and any other of
+        Model.output_infos. Those that have a number may be named here, too ("states", …, "state").
+        """
 
     def __init__(
         self,
@@ -207,10 +275,12 @@ class EncodeRequest(_message.Message):
         outputs: _abc.Iterable[Global___Output.ValueType] | None = ...,
         output_data_type: Global___DataType.ValueType = ...,
         initial_states: _abc.Iterable[Global___State] | None = ...,
+        named_sequences: _abc.Iterable[Global___NamedInputs] | None = ...,
+        output_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_states", b"initial_states", "model", b"model", "output_data_type", b"output_data_type", "outputs", b"outputs", "sequences", b"sequences", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_states", b"initial_states", "model", b"model", "named_sequences", b"named_sequences", "output_data_type", b"output_data_type", "output_names", b"output_names", "outputs", b"outputs", "sequences", b"sequences", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +298,7 @@ class Encoding(_message.Message):
     MAX_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> Global___Tensor: ...
     @_builtins.property
@@ -237,9 +308,17 @@ class Encoding(_message.Message):
     @_builtins.property
     def max(self) -> Global___Tensor: ...
     @_builtins.property
-    def logits(self) -> Global___Tensor: ...
+    def logits(self) -> Global___Tensor:
+        """[C], or [T, C]"""
+
     @_builtins.property
     def state(self) -> Global___State: ...
+    @_builtins.property
+    def named(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedTensor]:
+        """The outputs that have no field of their own, by name. Labels and other ids are INT32, whatever
+        output_data_type is: [T] of a sequence's steps, or [] where it has one alone.
+        """
+
     def __init__(
         self,
         *,
@@ -249,14 +328,41 @@ class Encoding(_message.Message):
         max: Global___Tensor | None = ...,
         logits: Global___Tensor | None = ...,
         state: Global___State | None = ...,
+        named: _abc.Iterable[Global___NamedTensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "logits", b"logits", "max", b"max", "mean", b"mean", "state", b"state", "states", b"states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "logits", b"logits", "max", b"max", "mean", b"mean", "state", b"state", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "logits", b"logits", "max", b"max", "mean", b"mean", "named", b"named", "state", b"state", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
+
+@_typing.final
+class LabelNames(_message.Message):
+    """What the ids of an output mean: the name of each, from 0 on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    output: _builtins.str
+    """the output's name: "labels", or another one"""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        output: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelNames: _TypeAlias = LabelNames  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
@@ -306,6 +412,7 @@ class EncodeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ENCODINGS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    LABEL_NAMES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """the model that was used"""
     version: _builtins.str
@@ -316,6 +423,10 @@ class EncodeResponse(_message.Message):
 
     @_builtins.property
     def timing(self) -> Global___Timing: ...
+    @_builtins.property
+    def label_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelNames]:
+        """of each output that was asked for, is ids, and has names"""
+
     def __init__(
         self,
         *,
@@ -323,10 +434,11 @@ class EncodeResponse(_message.Message):
         version: _builtins.str = ...,
         encodings: _abc.Iterable[Global___Encoding] | None = ...,
         timing: Global___Timing | None = ...,
+        label_names: _abc.Iterable[Global___LabelNames] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "model", b"model", "timing", b"timing", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "label_names", b"label_names", "model", b"model", "timing", b"timing", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,6 +486,7 @@ class StreamOptions(_message.Message):
     OUTPUT_DATA_TYPE_FIELD_NUMBER: _builtins.int
     ANY_ORDER_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
+    OUTPUT_NAMES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """as in EncodeRequest"""
     version: _builtins.str
@@ -386,11 +499,15 @@ class StreamOptions(_message.Message):
     """
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
-        """empty: OUTPUT_STATES; live streams have no other"""
+        """as in EncodeRequest; in live streams those with rows for steps"""
 
     @_builtins.property
     def live(self) -> Global___Live:
         """absent: a sequence is encoded once its last step has come"""
+
+    @_builtins.property
+    def output_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as in EncodeRequest"""
 
     def __init__(
         self,
@@ -401,10 +518,11 @@ class StreamOptions(_message.Message):
         output_data_type: Global___DataType.ValueType = ...,
         any_order: _builtins.bool = ...,
         live: Global___Live | None = ...,
+        output_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_order", b"any_order", "live", b"live", "model", b"model", "output_data_type", b"output_data_type", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_order", b"any_order", "live", b"live", "model", b"model", "output_data_type", b"output_data_type", "output_names", b"output_names", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,6 +568,7 @@ class SequenceChunk(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client. A sequence that begins has a higher id than those that began before it."""
     last: _builtins.bool
@@ -462,6 +581,12 @@ class SequenceChunk(_message.Message):
     def initial_state(self) -> Global___State:
         """with the sequence's first chunk; absent: zeros"""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedTensor]:
+        """In place of steps: every input's next t steps. Empty: no steps. The field of an error begins
+        with the input's name: "features.shape".
+        """
+
     def __init__(
         self,
         *,
@@ -469,10 +594,11 @@ class SequenceChunk(_message.Message):
         steps: Global___Tensor | None = ...,
         last: _builtins.bool = ...,
         initial_state: Global___State | None = ...,
+        inputs: _abc.Iterable[Global___NamedTensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["initial_state", b"initial_state", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "initial_state", b"initial_state", "last", b"last", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "initial_state", b"initial_state", "inputs", b"inputs", "last", b"last", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,19 +638,25 @@ class StreamOpened(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_NAMES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """the model that is used"""
     version: _builtins.str
     """its version"""
+    @_builtins.property
+    def label_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelNames]:
+        """as in EncodeResponse"""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.str = ...,
+        label_names: _abc.Iterable[Global___LabelNames] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_names", b"label_names", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,7 +664,9 @@ Global___StreamOpened: _TypeAlias = StreamOpened  # noqa: Y015
 
 @_typing.final
 class EncodingChunk(_message.Message):
-    """The result of one sequence, or a part of it: all chunks' states, joined, are the sequence's."""
+    """The result of one sequence, or a part of it: of each output that has rows for its steps, the rows
+    of all chunks, joined, are the sequence's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -546,18 +680,22 @@ class EncodingChunk(_message.Message):
     REVERSE_EXACT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     first_step: _builtins.int
-    """of encoding.states"""
+    """The step of the first row of those outputs that have a row for each step. What has others
+    (OutputInfo.windows) is counted by its own rows.
+    """
     last: _builtins.bool
     """nothing more comes for this id"""
     forward_exact: _builtins.bool
     """Of encoding.states: whether each direction's columns are what they are where the whole sequence
-    is known. They always are but in live streams.
+    is known. They always are but in live streams. Outputs made of both directions are what they
+    are there where both are.
     """
     reverse_exact: _builtins.bool
     @_builtins.property
     def encoding(self) -> Global___Encoding:
-        """States of the steps from first_step on; whatever else, in the last chunk. A live sequence that
-        ends where all of it was answered has no states in its last chunk.
+        """The rows of the steps from first_step on; what is of the whole sequence, in the last chunk. A
+        live sequence that ends where all of it was answered has no rows in its last chunk, and an
+        output that has fewer rows than steps may have none in others.
         """
 
     @_builtins.property
@@ -605,7 +743,7 @@ class SequenceError(_message.Message):
     message: _builtins.str
     """for people"""
     field: _builtins.str
-    """with INVALID_ARGUMENT: the field of SequenceChunk at fault"""
+    """with INVALID_ARGUMENT: the field of SequenceChunk at fault, or the input"""
     expected: _builtins.str
     """with it: what was expected of the field, and found"""
     error_id: _builtins.str
@@ -677,7 +815,122 @@ class Limits(_message.Message):
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
+class InputInfo(_message.Message):
+    """One input of a model: what each sequence has of it at every step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    PADDING_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    width: _builtins.int
+    """floats of a step: the input is [T, width]; 0: it is ids, [T]"""
+    ids: _builtins.int
+    """integers from 0 to ids - 1, INT32 or INT64; 0: it is floats"""
+    padding_id: _builtins.int
+    """an id that no sequence may have: padding, in training"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        width: _builtins.int = ...,
+        ids: _builtins.int = ...,
+        padding_id: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_padding_id", b"_padding_id", "padding_id", b"padding_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_padding_id", b"_padding_id", "ids", b"ids", "name", b"name", "padding_id", b"padding_id", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__padding_id: _TypeAlias = _typing.Literal["padding_id"]  # noqa: Y015
+    _WhichOneofArgType__padding_id: _TypeAlias = _typing.Literal["_padding_id", b"_padding_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__padding_id) -> _WhichOneofReturnType__padding_id | None: ...
+
+Global___InputInfo: _TypeAlias = InputInfo  # noqa: Y015
+
+@_typing.final
+class OutputInfo(_message.Message):
+    """One output of a model, by the name under which it is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PER_STEP_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    per_step: _builtins.bool
+    """a row for each step, or for each of the windows; else one for the sequence"""
+    width: _builtins.int
+    """numbers of a row: [T, width], or [width]; ids have no such size: [T], or []"""
+    ids: _builtins.int
+    """integers from 0 to ids - 1, INT32; 0: floats"""
+    sparse: _builtins.bool
+    """some of these rows are left out, as many as only the result shows"""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the names of its ids or of its columns; may be empty"""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]:
+        """one after the other; empty: a row for each step"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        per_step: _builtins.bool = ...,
+        width: _builtins.int = ...,
+        ids: _builtins.int = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        windows: _abc.Iterable[Global___Window] | None = ...,
+        sparse: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labels", b"labels", "name", b"name", "per_step", b"per_step", "sparse", b"sparse", "width", b"width", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputInfo: _TypeAlias = OutputInfo  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """What a convolution or a pooling makes of n rows: (n + add) / stride + 1, rounded down."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADD_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    add: _builtins.int
+    """padding at both ends - dilation * (kernel - 1) - 1"""
+    stride: _builtins.int
+    """at least 1"""
+    def __init__(
+        self,
+        *,
+        add: _builtins.int = ...,
+        stride: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "stride", b"stride"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
+    """A model, with all its inputs and outputs. Models differ in what they are made of: where sizes
+    (input_size to labels) do not describe one alone, they are those of its LSTM, the one that its
+    states come from or the last, and 0 where it has none.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -692,10 +945,15 @@ class Model(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_INFOS_FIELD_NUMBER: _builtins.int
+    UNSLICEABLE_FIELD_NUMBER: _builtins.int
+    NOT_LIVE_FIELD_NUMBER: _builtins.int
+    MIN_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     input_size: _builtins.int
-    """D"""
+    """D; 0: see inputs"""
     hidden_size: _builtins.int
     """H"""
     num_layers: _builtins.int
@@ -705,19 +963,35 @@ class Model(_message.Message):
     bidirectional: _builtins.bool
     """K = 2, else 1"""
     num_embeddings: _builtins.int
-    """token ids are below it; 0: the model takes floats"""
+    """of its single input, token ids, which are below it; else 0"""
     num_classes: _builtins.int
-    """0: the model has no head"""
+    """of its logits, or its labels; 0: it has neither"""
+    unsliceable: _builtins.str
+    """Why a sequence can't be computed in slices, so that none is longer than the server computes at
+    once; empty: it can.
+    """
+    not_live: _builtins.str
+    """why it does not serve live streams; empty: it does"""
+    min_steps: _builtins.int
+    """the fewest that a sequence may have; 0: 1"""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the classes; may be empty"""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
-        """what can be asked of it"""
+        """what can be asked of it by number"""
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputInfo]:
+        """in the model's order"""
+
+    @_builtins.property
+    def output_infos(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputInfo]:
+        """all that can be asked of it by name, but "state" """
+
     def __init__(
         self,
         *,
@@ -733,10 +1007,15 @@ class Model(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         outputs: _abc.Iterable[Global___Output.ValueType] | None = ...,
         limits: Global___Limits | None = ...,
+        inputs: _abc.Iterable[Global___InputInfo] | None = ...,
+        output_infos: _abc.Iterable[Global___OutputInfo] | None = ...,
+        unsliceable: _builtins.str = ...,
+        not_live: _builtins.str = ...,
+        min_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bidirectional", b"bidirectional", "hidden_size", b"hidden_size", "input_size", b"input_size", "labels", b"labels", "limits", b"limits", "name", b"name", "num_classes", b"num_classes", "num_embeddings", b"num_embeddings", "num_layers", b"num_layers", "outputs", b"outputs", "proj_size", b"proj_size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bidirectional", b"bidirectional", "hidden_size", b"hidden_size", "input_size", b"input_size", "inputs", b"inputs", "labels", b"labels", "limits", b"limits", "min_steps", b"min_steps", "name", b"name", "not_live", b"not_live", "num_classes", b"num_classes", "num_embeddings", b"num_embeddings", "num_layers", b"num_layers", "output_infos", b"output_infos", "outputs", b"outputs", "proj_size", b"proj_size", "unsliceable", b"unsliceable", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,8 @@ The contract between the BiLSTM encoding service and its clients.
 
 Sizes in the shapes below: T steps of one sequence, D the model's input_size, H its
 hidden_size, P = proj_size or H, K its directions (2, or 1 if unidirectional), L its layers.
-GetModel has them, and the limits that a request must keep.
+GetModel has them, and the limits that a request must keep. A model may have inputs and outputs
+of its own: GetModel names them, with the shape of each.
 
 Messages are as large as the server's max_message_bytes, 16 MiB unless it is set otherwise. Most
 gRPC libraries take only 4 MiB (4,194,304 bytes) of a reply unless they are set otherwise: states of 8,192 steps of

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..model.config import ModelConfig, Output
+from ..model.config import ModelConfig
 from ..model.device import choose_device, device_errors
-from ..model.encoder import Encodings, SequenceEncoder
-from ..model.incremental.live import LiveState, encode_blocks
+from ..model.graph import SequenceEncoder
+from ..model.incremental.live import encode_blocks
 from ..model.incremental.slices import SLICE_UNIT, SlicedRun, advance
 from ..model.kernels import KernelUnavailable, choose_kernel
 from ..model.storage.folder import load_model
-from .results import named_tensors, split, split_blocks
-from .sequences import BlockInput, Input, SequenceInput, SequenceOutput
+from .results import split, split_blocks
+from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .staging import Staged, StagedBatch, Staging
-from .transfer import as_array, transfer_for
+from .transfer import result_array, transfer_for
+
+_WHOLE, _BLOCK = 0, 1  # the kinds of sequences in a batch
 
 
 class Engine:
@@ -45,7 +47,7 @@ class Engine:
         except KernelUnavailable as error:
             raise ModelError(f"--kernel {kernel}: {error}") from error
         encoder.freeze(choice.kernel)
-        layer = encoder.layers()[0]  # as are the others
+        layer = encoder.lstms[0].layers()[0]  # as are the others
         if kernel not in ("auto", layer.kernel):
             raise ModelError(f"--kernel {kernel}: {layer.fallback_reason}")
         self.kernel = layer.kernel
@@ -83,28 +85,34 @@ class Engine:
         memory. Raises `OutOfMemory`.
         """
         config = self.config
-        outputs = frozenset(Output) - (frozenset() if config.head else {Output.LOGITS})
+        outputs = frozenset(config.output_names)
         zeros = self._staging.zeros
-        widths = (config.state_size, config.hidden_size)
-        h_0, c_0 = (np.zeros((config.state_rows, width), np.float32) for width in widths)
-        long = SequenceInput(zeros(SLICE_UNIT + 1), outputs)
-        self.run([long, SequenceInput(zeros(1), outputs)])
-        self.run([SequenceInput(zeros(1), outputs, (h_0, c_0))])
-        (first,) = self.run([BlockInput(zeros(2), 1, None, (h_0, c_0))])
-        self.run([BlockInput(zeros(2), 1, first.carried)])
+        least = config.min_steps
+        long = SequenceInput(zeros(SLICE_UNIT + least), outputs)
+        self.run([long, SequenceInput(zeros(least), outputs)])
+        state = None
+        if config.state is not None:
+            rows, *widths, _ = config.state
+            h_0, c_0 = (np.zeros((rows, width), np.float32) for width in widths)
+            state = (h_0, c_0)
+            self.run([SequenceInput(zeros(least), outputs, state)])
+        if live := frozenset(name for name in config.outputs if config.not_live(name) is None):
+            (first,) = self.run([BlockInput(zeros(least + 1), live, 1, None, state)])
+            self.run([BlockInput(zeros(least + 1), live, 1, first.carried)])
         run = self.begin(long)
         while not run.done:
             self.advance([run], SLICE_UNIT)
         self.finish(run, long)
         if self.device.type != "cpu":
-            some = SequenceInput(zeros(SLICE_UNIT), outputs)
-            self.run([some] * (batch_tokens // SLICE_UNIT or 1))
+            some = SequenceInput(zeros(max(SLICE_UNIT, least)), outputs)
+            self.run([some] * (batch_tokens // some.tokens or 1))
 
     def warm_thread(self) -> None:
         """Compute one step, so that what torch and its libraries keep for each thread is there for
         the calling one. Raises `OutOfMemory`.
         """
-        self.run([SequenceInput(self._staging.zeros(1), frozenset({Output.FINAL}))])
+        outputs = frozenset(list(self.config.outputs)[:1])
+        self.run([SequenceInput(self._staging.zeros(self.config.min_steps), outputs)])
 
     # -- a batch ---------------------------------------------------------------------------------
 
@@ -123,38 +131,42 @@ class Engine:
 
     def compute(self, staged: StagedBatch) -> list[SequenceOutput]:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
-        tensors: dict[str, Tensor] = {}
-        carried: list[LiveState] = []
         with device_errors(), self._transfer.computing(), torch.inference_mode():
-            if staged.whole is not None:
-                tensors |= named_tensors(self._encode(staged.whole))
-            if staged.blocks is not None:
-                tensors["blocks"], carried = self._encode_blocks(staged.blocks)
+            whole = {} if staged.whole is None else self._encode(staged.whole)
+            blocks, carried = ({}, []) if staged.blocks is None else self._encode_blocks(staged.blocks)
+            tensors = {(_WHOLE, name): tensor for name, tensor in whole.items()}
+            tensors |= {(_BLOCK, name): tensor for name, tensor in blocks.items()}
             arrays = self._transfer.download(tensors)
-        whole = split(arrays, staged.whole.sequences) if staged.whole is not None else []
+        own: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+        for (kind, name), array in arrays.items():
+            own[kind][name] = array
+        config = self.config
+        outputs = [] if staged.whole is None else split(own[0], staged.whole.sequences, config)
         if staged.blocks is None:
-            return whole
-        results = (
-            iter(whole),
-            iter(split_blocks(arrays["blocks"], staged.blocks.sequences, carried)),
-        )
+            return outputs
+        ended = split_blocks(own[1], staged.blocks.sequences, carried, config)
+        results = (iter(outputs), iter(ended))
         return [next(results[isinstance(s, BlockInput)]) for s in staged.sequences]
 
-    def _encode(self, staged: Staged[SequenceInput]) -> Encodings:
-        outputs = frozenset[Output]().union(*(s.outputs for s in staged.sequences))
+    def _encode(self, staged: Staged[SequenceInput]) -> dict[str, Tensor]:
+        outputs = frozenset[str]().union(*(s.outputs for s in staged.sequences))
         staged.upload.make_stream_wait()
-        encodings: Encodings = self._encoder(staged.x, staged.ragged, staged.hx, outputs)
+        encodings: dict[str, Tensor] = self._encoder(
+            staged.inputs, staged.ragged, staged.hx, outputs
+        )
         return encodings
 
-    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[Tensor, list[LiveState]]:
+    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[dict[str, Tensor], list[Any]]:
+        outputs = frozenset[str]().union(*(s.outputs for s in staged.sequences))
         staged.upload.make_stream_wait()
         return encode_blocks(
             self._encoder,
-            staged.x,
+            staged.inputs,
             [block.tokens - block.context for block in staged.sequences],
             [block.context for block in staged.sequences],
             [block.carried for block in staged.sequences],
             staged.hx,
+            outputs,
         )
 
     # -- a long sequence, slice by slice ---------------------------------------------------------
@@ -162,7 +174,7 @@ class Engine:
     def begin(self, sequence: SequenceInput) -> SlicedRun:
         """A run of the whole sequence that has computed nothing yet. Raises `OutOfMemory`."""
 
-        def rows(start: int, stop: int) -> Tensor:
+        def rows(start: int, stop: int) -> Sequence[Tensor]:
             return self._staging.send_steps(sequence.steps_between(start, stop))
 
         with device_errors(), self._transfer.computing(), torch.inference_mode():
@@ -178,6 +190,5 @@ class Engine:
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         """What the sequence asked for, of its run, which is done."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
-            tensors = named_tensors(run.encodings())  # in host memory
-        arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
-        return split(arrays, [sequence])[0]
+            arrays = {name: result_array(t) for name, t in run.encodings().items()}
+        return split(arrays, [sequence], self.config)[0]

@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from ..model.config import ModelConfig, Output
+from ..model.config import ModelConfig
 from .engine import Engine
 from .sequences import SequenceInput
 
@@ -76,11 +76,11 @@ def measure(
     batches = []
     for size in sizes:
         lengths = _lengths(size, mean_steps)
-        sequences = [SequenceInput(_steps(engine.config, length), outputs) for length in lengths]
+        sequences = [SequenceInput(_inputs(engine.config, length), outputs) for length in lengths]
         seconds, spread = _time(engine, sequences, share)
         batches.append(MeasuredBatch(size, sum(lengths), seconds, spread))
         progress(batches[-1])
-    long = SequenceInput(_steps(engine.config, _LONG_STEPS), outputs)
+    long = SequenceInput(_inputs(engine.config, _LONG_STEPS), outputs)
     return Measured(batches, _time(engine, [long], share)[0] / _LONG_STEPS)
 
 
@@ -100,15 +100,20 @@ def _lengths(count: int, mean_steps: int) -> list[int]:
     return [int(length) for length in lengths]
 
 
-def _steps(config: ModelConfig, steps: int) -> np.ndarray:
+def _inputs(config: ModelConfig, steps: int) -> tuple[np.ndarray, ...]:
     generator = np.random.default_rng(steps)
-    if config.embedding:
-        return generator.integers(0, config.embedding.num_embeddings, steps)
-    return generator.standard_normal((steps, config.input_size), np.float32)
+    return tuple(
+        generator.integers(0, given.ids, steps)
+        if given.ids
+        else generator.standard_normal((steps, given.value.width), np.float32)
+        for given in config.inputs.values()
+    )
 
 
-def _outputs(config: ModelConfig) -> frozenset[Output]:
-    return frozenset({Output.LOGITS} if config.head else {Output.STATES})
+def _outputs(config: ModelConfig) -> frozenset[str]:
+    """What is most asked for of such a model."""
+    usual = (name for name in ("labels", "logits", "states") if name in config.outputs)
+    return frozenset({next(usual, next(iter(config.outputs)))})
 
 
 def _time(

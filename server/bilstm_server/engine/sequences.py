@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.config import Output
-
 Array = NDArray[np.generic]
 _MAX_BLOCK_BYTES = 1024 * 1024
 _MAPPED_BYTES = 128 * 1024  # from which a block is the system's own
@@ -72,16 +70,16 @@ class ChunkedSteps:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-Steps = Array | ChunkedSteps
+Steps = Array | ChunkedSteps  # of one input: [T, width] floats, or [T] ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceInput:
-    """One validated sequence; `steps` may lie read-only over the request's own bytes."""
+    """One validated sequence; its arrays may lie read-only over the request's own bytes."""
 
-    steps: Steps  # [T, D] floats, or [T] token ids
-    outputs: frozenset[Output]
-    initial_state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
+    inputs: tuple[Steps, ...]  # of the model's inputs, in its order; all of the same T
+    outputs: frozenset[str]
+    initial_state: tuple[Array, Array] | None = None  # [L*K, P] and [L*K, H]
 
     @property
     def encoded(self) -> tuple[int, int]:
@@ -91,22 +89,27 @@ class SequenceInput:
     @property
     def tokens(self) -> int:
         """The number of steps, T: what the sequence costs and takes of the limits."""
-        return self.steps.tokens if isinstance(self.steps, ChunkedSteps) else len(self.steps)
+        first = self.inputs[0]
+        return first.tokens if isinstance(first, ChunkedSteps) else len(first)
 
-    def steps_between(self, start: int, stop: int) -> Array:
-        """The steps from `start` to `stop`, not to be written to."""
-        if isinstance(self.steps, ChunkedSteps):
-            return self.steps.steps_between(start, stop)
-        return self.steps[start:stop]
+    def steps_between(self, start: int, stop: int) -> tuple[Array, ...]:
+        """The steps from `start` to `stop` of each input, not to be written to."""
+        return tuple(
+            steps.steps_between(start, stop)
+            if isinstance(steps, ChunkedSteps)
+            else steps[start:stop]
+            for steps in self.inputs
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockInput:
     """A block of a live sequence, and the steps behind it where its backward direction begins."""
 
-    steps: Array  # [block + context, D] floats, or [block + context] token ids
+    inputs: tuple[Array, ...]  # of the model's inputs: [block + context, …] each
+    outputs: frozenset[str]  # per-step ones only
     context: int
-    carried: Any  # what the block before left: the model's `LiveState`, or None
+    carried: Any  # what the block before left: the model's, or None
     initial_state: tuple[Array, Array] | None = None  # what the backward direction begins with
 
     @property
@@ -115,10 +118,10 @@ class BlockInput:
 
     @property
     def tokens(self) -> int:
-        return len(self.steps)
+        return len(self.inputs[0])
 
-    def steps_between(self, start: int, stop: int) -> Array:
-        return self.steps[start:stop]
+    def steps_between(self, start: int, stop: int) -> tuple[Array, ...]:
+        return tuple(steps[start:stop] for steps in self.inputs)
 
 
 Input = SequenceInput | BlockInput
@@ -126,10 +129,10 @@ Input = SequenceInput | BlockInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceOutput:
-    """The outputs that one sequence asked for, in the model's dtype."""
+    """The outputs that one sequence asked for: floats in the model's dtype, integers as int32."""
 
-    arrays: dict[Output, Array] = field(default_factory=dict)  # all but STATE
-    state: tuple[Array, Array] | None = None  # [layers*K, P] and [layers*K, H]
+    arrays: dict[str, Array] = field(default_factory=dict)  # by name; all but the state
+    state: tuple[Array, Array] | None = None  # [L*K, P] and [L*K, H]
     carried: Any = None  # of a live sequence's block: for the next one
 
     def own(self) -> SequenceOutput:

@@ -27,7 +27,7 @@ class Staged(Generic[S]):
     """Sequences of one kind in one buffer, or on their way into it: see `Upload`."""
 
     sequences: Sequence[S]
-    x: Tensor  # [N, D], or token ids [N]
+    inputs: Sequence[Tensor]  # of the model's, in its order: [N, width] or ids [N]
     ragged: RaggedBatch
     hx: tuple[Tensor, Tensor] | None
     upload: Upload
@@ -48,18 +48,21 @@ class Staging:
     def __init__(
         self, config: ModelConfig, device: torch.device, dtype: torch.dtype, transfer: Transfer
     ):
-        is_embedded = config.embedding is not None
-        self._step_shape = () if is_embedded else (config.input_size,)
-        self._step_dtype = torch.int64 if is_embedded else dtype
-        self._config = config
+        # Of one step of each input, and its type.
+        self._forms: list[tuple[tuple[int, ...], torch.dtype]] = [
+            ((), torch.int64) if given.ids else ((given.value.width,), dtype)
+            for given in config.inputs.values()
+        ]
+        self._state = config.state
         self._device = device
         self._dtype = dtype
         self._transfer = transfer
 
-    def zeros(self, steps: int) -> Array:
-        """Steps as a request may bring them: zeros [steps, D], or token ids [steps]."""
-        dtype = np.int64 if self._config.embedding is not None else "<f4"
-        return np.zeros((steps, *self._step_shape), dtype)
+    def zeros(self, steps: int) -> tuple[Array, ...]:
+        """Steps as a request may bring them: of each input zeros [steps, width], or ids [steps]."""
+        return tuple(
+            np.zeros((steps, *shape), np.float32 if shape else np.int64) for shape, _ in self._forms
+        )
 
     def stage(self, sequences: Sequence[Input]) -> StagedBatch:
         """Copy the sequences of a batch, and send them off."""
@@ -73,7 +76,7 @@ class Staging:
 
     def _stage(self, sequences: Sequence[S]) -> Staged[S]:
         ragged = RaggedBatch([s.tokens for s in sequences], self._device)
-        items = [self._steps([s.steps_between(0, s.tokens) for s in sequences])]
+        items = self._steps([s.steps_between(0, s.tokens) for s in sequences])
         has_states = any(s.initial_state is not None for s in sequences)
         if has_states:
             items += self._initial_states(sequences)
@@ -82,17 +85,19 @@ class Staging:
             index = ragged.index_array
             items.append(Item(index.shape, torch.int32, partial(np.copyto, src=index)))
         upload = self._transfer.upload(items)
-        x, *others = upload.tensors
+        tensors = list(upload.tensors)
         if has_index:
-            ragged.index = others.pop()
-        return Staged(sequences, x, ragged, (others[0], others[1]) if has_states else None, upload)
+            ragged.index = tensors.pop()
+        inputs, states = tensors[: len(self._forms)], tensors[len(self._forms) :]
+        hx = (states[0], states[1]) if has_states else None
+        return Staged(sequences, inputs, ragged, hx, upload)
 
-    def send_steps(self, steps: Array) -> Tensor:
+    def send_steps(self, steps: tuple[Array, ...]) -> Sequence[Tensor]:
         """Send some steps of one sequence, which the current stream computes with at once."""
-        return self._send([self._steps([steps])])[0]
+        return self._send(self._steps([steps]))
 
     def send_initial_state(self, sequence: SequenceInput) -> tuple[Tensor, Tensor] | None:
-        """Send a sequence's initial state, [layers*K, P] and [layers*K, H], if it has one."""
+        """Send a sequence's initial state, [L*K, P] and [L*K, H], if it has one."""
         if sequence.initial_state is None:
             return None
         h_0, c_0 = self._send(self._initial_states([sequence]))
@@ -103,24 +108,29 @@ class Staging:
         upload.make_stream_wait()
         return upload.tensors
 
-    def _steps(self, steps: Sequence[Array]) -> Item:
-        """[N, D] or token ids [N], one sequence after the other."""
-        return Item(
-            (sum(map(len, steps)), *self._step_shape),
-            self._step_dtype,
-            lambda x: np.concatenate(steps, out=x, casting="unsafe"),
-        )
+    def _steps(self, sequences: Sequence[tuple[Array, ...]]) -> list[Item]:
+        """Of each input [N, width] or ids [N], one sequence after the other."""
+        steps = sum(len(inputs[0]) for inputs in sequences)
+        return [
+            Item((steps, *shape), dtype, partial(_concatenate, [own[k] for own in sequences]))
+            for k, (shape, dtype) in enumerate(self._forms)
+        ]
 
     def _initial_states(self, sequences: Sequence[Input]) -> list[Item]:
-        """h_0 [layers*K, B, P] and c_0 [layers*K, B, H], zeros where a sequence has none."""
+        """h_0 [L*K, B, P] and c_0 [L*K, B, H], zeros where a sequence has none."""
 
         def write(kind: int, states: Array) -> None:
             for column, sequence in enumerate(sequences):
                 given = sequence.initial_state
                 states[:, column] = 0 if given is None else given[kind]
 
-        config = self._config
+        assert self._state is not None
+        rows, *widths, _ = self._state
         return [
-            Item((config.state_rows, len(sequences), width), self._dtype, partial(write, kind))
-            for kind, width in enumerate((config.state_size, config.hidden_size))
+            Item((rows, len(sequences), width), self._dtype, partial(write, kind))
+            for kind, width in enumerate(widths)
         ]
+
+
+def _concatenate(parts: list[Array], x: Array) -> None:
+    np.concatenate(parts, out=x, casting="unsafe")

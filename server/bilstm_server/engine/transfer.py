@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import ml_dtypes
 import torch
@@ -22,6 +22,7 @@ from .sequences import Array
 ALIGNMENT = 256  # bytes, as CUDA aligns what it allocates
 
 Shape = tuple[int, ...]
+K = TypeVar("K")
 
 
 class Item(NamedTuple):
@@ -78,9 +79,9 @@ class Transfer(Protocol):
         """A context in which to wait for uploads, compute, and download."""
         ...
 
-    def download(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-        """Wait for the tensors, at least one and all of one type, and return them as arrays in host
-        memory. These may share memory, which lives as long as one of them.
+    def download(self, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
+        """Wait for the tensors, and return them as arrays in host memory, integers as int32. These
+        may share memory, which lives as long as one of them.
         """
         ...
 
@@ -108,9 +109,9 @@ class HostTransfer:
         """See `Transfer`."""
         return nullcontext()
 
-    def download(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    def download(self, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
         """See `Transfer`."""
-        return {name: as_array(tensor) for name, tensor in tensors.items()}
+        return {name: result_array(tensor) for name, tensor in tensors.items()}
 
 
 class CudaTransfer:
@@ -137,8 +138,11 @@ class CudaTransfer:
         """See `Transfer`."""
         return torch.cuda.stream(self._computations)
 
-    def download(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    def download(self, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
         """See `Transfer`."""
+        if not tensors:
+            return {}
+        tensors = widest_first(tensors)
         joined = join(tensors)
         buffer = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
         buffer.copy_(joined, non_blocking=True)
@@ -158,19 +162,40 @@ def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream
     return copies, computations
 
 
-def join(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Tensors of one type, one after the other: [numbers of all]."""
-    flat = [tensor.flatten() for tensor in tensors.values()]
+def join(tensors: Mapping[K, Tensor]) -> Tensor:
+    """Tensors, the widest types first, one after the other: [bytes of all]."""
+    flat = [_as_sent(tensor).flatten().view(torch.uint8) for tensor in tensors.values()]
     return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
-def part(joined: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+def part(joined: Tensor, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
     """What `join` gave, in host memory, as arrays shaped as the tensors; views, not copies."""
-    parts = torch.split(joined, [tensor.numel() for tensor in tensors.values()])
+    types = [torch.int32 if t.dtype == torch.int64 else t.dtype for t in tensors.values()]
+    sizes = [t.numel() * own.itemsize for t, own in zip(tensors.values(), types, strict=True)]
+    parts = torch.split(joined, sizes)
     return {
-        name: as_array(own.view(tensor.shape))
-        for own, (name, tensor) in zip(parts, tensors.items(), strict=True)
+        name: as_array(own.view(dtype).view(tensor.shape))
+        for own, dtype, (name, tensor) in zip(parts, types, tensors.items(), strict=True)
     }
+
+
+def widest_first(tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """So that each lies at a multiple of its numbers' size."""
+    return dict(sorted(tensors.items(), key=lambda item: -_as_sent_size(item[1])))
+
+
+def _as_sent_size(tensor: Tensor) -> int:
+    return torch.int32.itemsize if tensor.dtype == torch.int64 else tensor.itemsize
+
+
+def _as_sent(tensor: Tensor) -> Tensor:
+    """Integers as int32: they are ids of far fewer classes."""
+    return tensor.to(torch.int32) if tensor.dtype == torch.int64 else tensor
+
+
+def result_array(tensor: Tensor) -> Array:
+    """A result in host memory as an array, integers as int32."""
+    return as_array(_as_sent(tensor))
 
 
 def as_array(tensor: Tensor) -> Array:

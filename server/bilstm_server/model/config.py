@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from .layers import AnyLayer, LayerConfig
-from .layers.interface import Name, Reference, Size, Strict
+from .layers import AnyLayer
+from .layers.interface import LayerConfig, Name, Reference, Size, Strict
 from .layers.lstm import LstmConfig
-from .layers.values import Value
+from .layers.values import EVERY_STEP, Value
 
 STATE = "state"  # the output that is two tensors: `hidden` and `cell`
 
@@ -170,6 +170,13 @@ class ModelConfig(Strict):
                 names |= {reference.split(".")[0] for reference in layer.inputs}
         return tuple(reversed(needed))
 
+    def unsliceable(self, output: str) -> str | None:
+        """Why the output can't be computed a slice of steps at a time, or None if it can."""
+        for layer in self.needed([output]):
+            if reason := layer.unsliceable:
+                return f"layer {layer.name}: {reason}"
+        return None
+
     def not_live(self, output: str) -> str | None:
         """Why the output can't be given of a sequence that is still going on, or None if it can."""
         if output == STATE or not self.output_values[output].per_step:
@@ -177,6 +184,8 @@ class ModelConfig(Strict):
         for layer in self.needed([output]):
             if reason := layer.not_live:
                 return f"layer {layer.name}: {reason}"
+            if self.values[layer.name].grid != EVERY_STEP:
+                return f"layer {layer.name}: it has no row for each step"
         return None
 
 

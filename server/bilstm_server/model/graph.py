@@ -20,7 +20,6 @@ from .layers.lstm import Lstm
 from .layers.values import Grid
 from .layers.windows import gather_windows
 
-
 _MOST_PLANS = 64  # for sets of outputs, which callers choose
 
 

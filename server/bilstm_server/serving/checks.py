@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from bilstm.sizes import reply_elements
+import numpy as np
 
 from ..engine.sequences import Array
 from ..errors import InvalidInput
-from ..model.config import ModelConfig, Output
+from ..model.config import STATE, InputConfig, ModelConfig
+from ..quoting import listed, quoted
 
+_INTEGER_BYTES = 4  # integers are sent as int32
 _MAX_RANK = 8  # of a shape that an error repeats
 
 
@@ -30,42 +32,88 @@ def check_tokens(tokens: int, limit: int, field: str) -> None:
         raise InvalidInput(field, f"must have at most {limit} steps in all, got {tokens}")
 
 
-def check_steps(shape: Sequence[int], field: str, config: ModelConfig) -> int:
-    """Check the shape of a sequence or of a part of one: [T, input_size], or [T] of token ids.
-    Returns T."""
-    if config.embedding:
+def check_steps(shape: Sequence[int], field: str, given: InputConfig) -> int:
+    """Check the shape of one input of a sequence, or of a part of one: [T, width], or [T] of token
+    ids. Returns T."""
+    if given.ids:
         if len(shape) != 1:
             raise InvalidInput(field, f"must be [T] of token ids, got {len(shape)} sizes")
-    elif len(shape) != 2 or shape[1] != config.input_size:
-        expected = f"[T, {config.input_size}] (input_size)"
+    elif len(shape) != 2 or shape[1] != given.width:
+        expected = f"[T, {given.width}] (input_size)"
         raise InvalidInput(field, f"must be {expected}, got {list(shape[:_MAX_RANK])}")
     return shape[0]
 
 
-def check_length(steps: int, limit: int, field: str) -> None:
-    """Check how many steps one sequence of a request has: one at least."""
+def check_length(steps: int, limit: int, field: str, config: ModelConfig) -> None:
+    """Check how many steps one sequence of a request has: as many as the model needs at least."""
     if not 1 <= steps <= limit:
         instead = "; a stream takes more" if steps else ""
         raise InvalidInput(field, f"must have 1 to {limit} steps, got {steps}{instead}")
+    check_min_steps(steps, field, config)
 
 
-def check_token_ids(steps: Array, field: str, config: ModelConfig) -> None:
-    """Check the values of a sequence of token ids, which has one step at least. Floats may be
-    anything."""
-    if config.embedding and not (
-        steps.min() >= 0 and steps.max() < config.embedding.num_embeddings
-    ):
+def check_min_steps(steps: int, field: str, config: ModelConfig) -> None:
+    """Check that a whole sequence has as many steps as the model needs."""
+    if steps < config.min_steps:
         raise InvalidInput(
-            field,
-            f"token ids must be 0 to {config.embedding.num_embeddings - 1}, "
-            f"got {steps.min()} to {steps.max()}",
+            field, f"must have at least {config.min_steps} steps for this model, got {steps}"
         )
 
 
-def check_output(output: Output, field: str, config: ModelConfig) -> None:
+def check_ids(steps: Array, field: str, given: InputConfig) -> None:
+    """Check the values of a sequence of token ids, which has one step at least. Floats may be
+    anything."""
+    if not given.ids:
+        return
+    if not (steps.min() >= 0 and steps.max() < given.ids):
+        raise InvalidInput(
+            field,
+            f"token ids must be 0 to {given.ids - 1}, got {steps.min()} to {steps.max()}",
+        )
+    if given.padding_id is not None and (steps == given.padding_id).any():
+        raise InvalidInput(
+            field,
+            f"token id {given.padding_id} is the model's padding, and sequences are sent without",
+        )
+
+
+def check_output(name: str, field: str, config: ModelConfig) -> None:
     """Check that the model has the output."""
-    if output is Output.LOGITS and config.head is None:
+    if name in config.output_names:
+        return
+    if name == "logits":
         raise InvalidInput(field, "the model has no head, so no logits")
+    raise InvalidInput(
+        field, f"must be one of the model's {listed(config.output_names)}, got {quoted(name)}"
+    )
+
+
+def check_live(outputs: Collection[str], field: str, config: ModelConfig) -> None:
+    """Check that outputs can be given of sequences that are still going on."""
+    for name in outputs:
+        if reason := config.not_live(name):
+            raise InvalidInput(field, f"{name} can't be had in a live stream: {reason}")
+
+
+def check_whole(
+    steps: int, outputs: Collection[str], limit: int, field: str, config: ModelConfig
+) -> None:
+    """Check that a sequence is computed in slices only where the outputs can be."""
+    if steps <= limit:
+        return
+    for name in outputs:
+        if reason := config.unsliceable(name):
+            raise InvalidInput(
+                field,
+                f"must have at most {limit} steps for the output {name}, got {steps}: it can't be "
+                f"computed in slices ({reason})",
+            )
+
+
+def check_has_state(field: str, config: ModelConfig) -> None:
+    """Check that sequences may bring an initial state."""
+    if config.state is None:
+        raise InvalidInput(field, "must be empty: the model has several LSTMs, and no one state")
 
 
 def check_state_count(states: int, sequences: int, field: str) -> None:
@@ -76,12 +124,14 @@ def check_state_count(states: int, sequences: int, field: str) -> None:
 
 def check_hidden_shape(shape: Sequence[int], field: str, config: ModelConfig) -> None:
     """Check the shape of an initial hidden state: [L*K, P]."""
-    _check_shape(shape, (config.state_rows, config.state_size), field)
+    assert config.state is not None
+    _check_shape(shape, (config.state.rows, config.state.hidden), field)
 
 
 def check_cell_shape(shape: Sequence[int], field: str, config: ModelConfig) -> None:
     """Check the shape of an initial cell state: [L*K, H]."""
-    _check_shape(shape, (config.state_rows, config.hidden_size), field)
+    assert config.state is not None
+    _check_shape(shape, (config.state.rows, config.state.cell), field)
 
 
 def _check_shape(shape: Sequence[int], expected: tuple[int, ...], field: str) -> None:
@@ -91,9 +141,8 @@ def _check_shape(shape: Sequence[int], expected: tuple[int, ...], field: str) ->
 
 
 def check_reply(
-    outputs: Collection[Output],
-    sequences: int,
-    tokens: int,
+    outputs: Collection[str],
+    lengths: Sequence[int],
     itemsize: int,
     limit: int,
     field: str,
@@ -101,18 +150,10 @@ def check_reply(
 ) -> int:
     """Check how large the reply would be, before it is computed.
 
-    `tokens` are the steps of all sequences, `itemsize` the bytes of one element, `limit` those of
+    `lengths` are the steps of each sequence, `itemsize` the bytes of one float, `limit` those of
     the whole reply. Returns the bytes of its tensors.
     """
-    elements = reply_elements(
-        outputs,
-        sequences=sequences,
-        tokens=tokens,
-        encoding_size=config.encoding_size,
-        num_classes=config.head.num_classes if config.head else 0,
-        state_elements=config.state_rows * (config.state_size + config.hidden_size),
-    )
-    size = elements * itemsize
+    size = sum(_output_bytes(name, lengths, itemsize, config) for name in outputs)
     if size > limit:
         raise InvalidInput(
             field,
@@ -120,3 +161,18 @@ def check_reply(
             "sequences, ask for fewer outputs or a shorter data type, or use a stream",
         )
     return size
+
+
+def _output_bytes(name: str, lengths: Sequence[int], itemsize: int, config: ModelConfig) -> int:
+    if name == STATE:
+        assert config.state is not None
+        return (
+            len(lengths) * config.state.rows * (config.state.hidden + config.state.cell) * itemsize
+        )
+    value = config.output_values[name]
+    row = _INTEGER_BYTES if value.ids else value.width * itemsize
+    if not value.per_step:
+        return len(lengths) * row
+    if not value.grid.thinnings:
+        return sum(lengths) * row
+    return int(value.grid.rows(np.asarray(lengths)).sum()) * row

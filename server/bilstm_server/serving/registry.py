@@ -12,6 +12,8 @@ from ..model.config import ModelConfig
 from ..quoting import listed, quoted
 from ..summary import ModelSummary
 
+_MOST_LSTMS = 2  # that are described one by one
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
@@ -31,16 +33,18 @@ class ServedModel:
     def summary(self) -> ModelSummary:
         """The model in words."""
         config = self.config
-        source = config.embedding
         parts = [
-            _counted(source.num_embeddings, "token id")
-            if source
-            else _counted(config.input_size, "input"),
-            f"{_counted(config.num_layers, 'layer')} of {config.hidden_size}",
-            "bidirectional" if config.bidirectional else "unidirectional",
+            _counted(given.ids, "token id") if given.ids else _counted(given.value.width, "input")
+            for given in config.inputs.values()
         ]
-        if config.head:
-            parts.append(_counted(config.head.num_classes, "class", "classes"))
+        for lstm in config.lstms[:_MOST_LSTMS]:
+            parts.append(f"{_counted(lstm.num_layers, 'layer')} of {lstm.hidden_size}")
+            parts.append("bidirectional" if lstm.bidirectional else "unidirectional")
+        if len(config.lstms) > _MOST_LSTMS:
+            parts.append(f"{len(config.lstms) - _MOST_LSTMS} more LSTMs")
+        classes = config.output_values.get("logits") or config.output_values.get("labels")
+        if classes is not None:
+            parts.append(_counted(classes.ids or classes.width, "class", "classes"))
         return ModelSummary(self.name, self.version, ", ".join(parts))
 
 

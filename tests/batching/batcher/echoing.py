@@ -21,7 +21,6 @@ from bilstm_server.errors import (
     OutOfMemory,
 )
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import Output
 from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.settings import QueueLimits
 from tests.support.waiting import HANGS_AFTER_SECONDS
@@ -119,23 +118,23 @@ class Engine:
         if guilty := [i for i in identities if i in self._guilty]:
             raise Guilty(guilty)
         outputs = [
-            SequenceOutput({Output.STATES: 2 * s.steps_between(0, s.tokens)}) for s in sequences
+            SequenceOutput({"states": 2 * s.steps_between(0, s.tokens)[0]}) for s in sequences
         ]
         return (outputs * 2)[: len(outputs) + self._surplus]
 
 
 def sequence(number: int, tokens: int = 1) -> SequenceInput:
     """A sequence that is told from others by its number."""
-    return SequenceInput(np.full(tokens, number), frozenset({Output.STATES}))
+    return SequenceInput((np.full(tokens, number),), frozenset({"states"}))
 
 
 def identity(sequence: Input) -> int:
-    return int(sequence.steps_between(0, 1)[0])
+    return int(sequence.steps_between(0, 1)[0][0])
 
 
 def doubled(result: Result) -> int:
     """The number of the sequence that `result` belongs to."""
-    (number,) = set(result.output.arrays[Output.STATES].tolist())
+    (number,) = set(result.output.arrays["states"].tolist())
     assert number % 2 == 0
     return int(number // 2)
 

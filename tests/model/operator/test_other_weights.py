@@ -17,7 +17,7 @@ from torch.func import functional_call, functionalize, grad, stack_module_state,
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from bilstm_server.model import BiLSTM, ModelConfig, Output, RaggedBatch, SequenceEncoder
+from bilstm_server.model import BiLSTM, ModelConfig, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels import (
     KernelUnavailable,
     choose_kernel,
@@ -118,7 +118,7 @@ def test_other_head(kernel: str) -> None:
         frozen = encoder(kernel)
     except KernelUnavailable as error:
         pytest.skip(str(error))
-    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, [Output.LOGITS])
+    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, ["logits"])
     weights = {"head.weight": torch.randn(2, 8)}
     expected = copy.deepcopy(frozen)
     expected.load_state_dict(weights, strict=False)
@@ -159,7 +159,7 @@ def test_copies(copied: Callable[[Any], Any], kernel: str) -> None:
     again = copied(frozen)
     assert again.lstm.is_frozen
     assert [layer.kernel for layer in again.layers()] == [kernel]
-    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, [Output.LOGITS, Output.STATES])
+    arguments = (torch.randn(5, 3), RaggedBatch([5]), None, ["logits", "states"])
     for output in ("logits", "states"):
         own, other = (getattr(one(*arguments), output) for one in (frozen, again))
         assert torch.equal(own, other)

@@ -22,7 +22,6 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
 from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.model.config import Output
 from bilstm_server.settings import Settings
 from bilstm_server.testing import server_process
 from tests.support.engines import GatedEngine, gated_server
@@ -64,8 +63,8 @@ def states(reply: pb.EncodeResponse) -> Array:
 
 def alone(engine: GatedEngine, x: Array) -> Array:
     """What the engine makes of `x` without others in its batch."""
-    (output,) = engine.run([SequenceInput(x, frozenset({Output.STATES}))])
-    return output.arrays[Output.STATES]
+    (output,) = engine.run([SequenceInput((x,), frozenset({"states"}))])
+    return output.arrays["states"]
 
 
 def queue_tokens(app: App) -> float:

@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm import wire as parts
-from bilstm.sizes import MAX_CHUNKS
+from bilstm.sizes import MAX_CHUNKS, MAX_INPUTS, MAX_MESSAGE_INPUTS, MAX_NAME_BYTES
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import InvalidInput
 from bilstm_server.rpc.encoder import reader
@@ -41,6 +41,8 @@ a_tensor = st.builds(
     pb.Tensor, data_type=int32s, shape=st.lists(int64s, max_size=10), data=st.binary(max_size=40)
 )
 a_state = st.builds(pb.State, hidden=a_tensor, cell=a_tensor)
+a_named_tensor = st.builds(pb.NamedTensor, name=st.text(max_size=8), tensor=st.none() | a_tensor)
+some_inputs = st.lists(a_named_tensor, max_size=3)
 some_tensors, some_states = st.lists(a_tensor, max_size=4), st.lists(a_state, max_size=3)
 a_request = st.builds(
     pb.EncodeRequest,
@@ -50,6 +52,8 @@ a_request = st.builds(
     outputs=st.lists(int32s, max_size=8),
     output_data_type=int32s,
     initial_states=some_states,
+    named_sequences=st.lists(st.builds(pb.NamedInputs, inputs=some_inputs), max_size=3),
+    output_names=st.lists(st.text(max_size=8), max_size=4),
 )
 a_chunk = st.builds(
     pb.SequenceChunk,
@@ -57,6 +61,7 @@ a_chunk = st.builds(
     steps=st.none() | a_tensor,
     last=st.booleans(),
     initial_state=st.none() | a_state,
+    inputs=some_inputs,
 )
 a_stream_request = st.builds(
     pb.EncodeStreamRequest,
@@ -203,6 +208,12 @@ FLOODS = {
     "an unpacked shape": field(3, b"\x10\x01" * 65),
     "a name": field(1, b"n" * 1025),
     "a version": field(2, b"n" * 1025),
+    "named sequences": field(7) * (MAX_SEQUENCES + 1),
+    "inputs of a sequence": field(7, field(1) * (MAX_INPUTS + 1)),
+    "in a named input": field(7, field(1, field(31) * (MOST + reader._INPUT_FIELDS + 1))),
+    "an input's name": field(7, field(1, field(1, b"n" * (MAX_NAME_BYTES + 1)))),
+    "output names": field(8, b"n") * (reader._MAX_OUTPUTS + 1),
+    "an output's name": field(8, b"n" * (MAX_NAME_BYTES + 1)),
 }
 
 
@@ -222,6 +233,20 @@ def test_chunks_of_one_message() -> None:
     assert refusal.value.field == "chunks"
     contract = Path(pb.__file__).with_name("encoder.proto").read_text("utf-8")
     assert f"chunks = 2; // at most {MAX_CHUNKS};" in contract
+
+
+def test_inputs_of_one_message() -> None:
+    """A message has as many named inputs as the contract says, in all of its chunks, and no
+    more."""
+    chunk = field(2, field(5, field(1, b"x"), field(2, field(2, b"\0"))) * MAX_INPUTS)
+    most = chunk * (MAX_MESSAGE_INPUTS // MAX_INPUTS)
+    read = READERS[pb.EncodeStreamRequest](most)
+    assert [len(chunk.inputs) for chunk in read.chunks] == [MAX_INPUTS] * (len(most) // len(chunk))
+    with pytest.raises(InvalidInput, match=f"at most {MAX_MESSAGE_INPUTS} inputs"):
+        READERS[pb.EncodeStreamRequest](most + field(2, field(5)))
+    contract = Path(pb.__file__).with_name("encoder.proto").read_text("utf-8")
+    assert f"has at most {MAX_INPUTS}, and a message at most {MAX_MESSAGE_INPUTS}" in contract
+    assert f"at most {MAX_NAME_BYTES} bytes" in contract
 
 
 def test_groups_are_refused() -> None:
@@ -251,8 +276,9 @@ def test_options_that_are_merged_again_and_again() -> None:
         field(31, bytes(10**6)),
         field(3, field(31, bytes(10**6))),
         field(3, field(3, bytes(10**6)) * 2),
+        field(7, field(1, field(31, bytes(10**6)))),
     ],
-    ids=["unknown", "unknown in a tensor", "data twice"],
+    ids=["unknown", "unknown in a tensor", "data twice", "unknown in an input"],
 )
 def test_no_more_beside_tensors_than_a_good_request_needs(data: bytes) -> None:
     """What a request has beside its tensors is bounded: it would stay in memory as long as they
@@ -263,6 +289,9 @@ def test_no_more_beside_tensors_than_a_good_request_needs(data: bytes) -> None:
 
 def test_tensors_lie_in_the_bytes_that_came() -> None:
     """However large a request is, its tensors are not copied to read it."""
-    data = pb.EncodeRequest(sequences=[pb.Tensor(data=b"abc")]).SerializeToString()
+    named = pb.NamedInputs(inputs=[pb.NamedTensor(name="x", tensor=pb.Tensor(data=b"abc"))])
+    request = pb.EncodeRequest(sequences=[pb.Tensor(data=b"abc")], named_sequences=[named])
+    data = request.SerializeToString()
     read = READERS[pb.EncodeRequest](data)
     assert read.sequences[0].data.obj is data
+    assert read.named_sequences[0].inputs[0].tensor.data.obj is data

@@ -9,7 +9,6 @@ import pytest
 
 from bilstm_server.engine.engine import Engine
 from bilstm_server.engine.sequences import SequenceInput
-from bilstm_server.model.config import Output
 from tests.rpc.streams.served import Array
 
 
@@ -19,7 +18,7 @@ def judge(model_folder: Path) -> Callable[[Array], Array]:
     engine = Engine.load(model_folder, "cpu", "float32", "auto")
 
     def states_of(x: Array) -> Array:
-        (output,) = engine.run([SequenceInput(x, frozenset({Output.STATES}))])
-        return output.arrays[Output.STATES]
+        (output,) = engine.run([SequenceInput((x,), frozenset({"states"}))])
+        return output.arrays["states"]
 
     return states_of

@@ -12,13 +12,17 @@ import torch
 
 from .cpu import kernel as cpu
 from .interface import (
+    MOST_TAGS,
+    Backpointers,
     DirectionInput,
     DirectionWeights,
     Kernel,
     KernelUnavailable,
     Layer,
     Linear,
+    Paths,
     Results,
+    Viterbi,
     needs_operations,
     rounded,
     state_type,
@@ -78,7 +82,9 @@ def _load_gpu(device: torch.device) -> Kernel:
 
 
 __all__ = [
+    "MOST_TAGS",
     "NAMES",
+    "Backpointers",
     "Choice",
     "DirectionInput",
     "DirectionWeights",
@@ -86,8 +92,10 @@ __all__ = [
     "KernelUnavailable",
     "Layer",
     "Linear",
+    "Paths",
     "RaggedBatch",
     "Results",
+    "Viterbi",
     "choose_kernel",
     "needs_operations",
     "rounded",

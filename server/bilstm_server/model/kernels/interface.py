@@ -17,6 +17,8 @@ from torch.autograd import forward_ad
 
 from .ragged import RaggedBatch
 
+MOST_TAGS = torch.iinfo(torch.int16).max + 1
+
 _ORDINARY = frozenset((Tensor, nn.Parameter))
 
 
@@ -140,6 +142,45 @@ class Layer(Protocol):
 Linear = Callable[[Tensor], Tensor]  # [B, D] -> [B, columns]
 
 
+class Backpointers(NamedTuple):
+    """Where the best paths to each of a CRF's C tags come from, and what they have scored so far:
+    after N steps of B sequences.
+    """
+
+    tags: Tensor  # [N, C] of int16: the tag before; 0 at a sequence's first step
+    scores: Tensor  # [B, C], in the caller's order
+
+
+class Paths(NamedTuple):
+    """The best paths through a CRF's tags, of B sequences with N steps in all."""
+
+    tags: Tensor  # [N] of int64
+    scores: Tensor  # [B], in the caller's order
+
+
+class Viterbi(Protocol):
+    """A linear-chain CRF with C tags, ready to find the best path of each sequence.
+
+    A sequence's path and scores have the same bits alone and in any batch, whole and in parts.
+    Scores are floats of the CRF's own type, float32 at least. Of equal ones the lowest tag's
+    counts; a NaN stays in its own sequence.
+    """
+
+    def advance(
+        self, emissions: Tensor, batch: RaggedBatch, scores: Tensor | None = None
+    ) -> Backpointers:
+        """Walk the steps of each sequence from its first one on, or go on from `scores` [B, C],
+        those that it had come to. `emissions` are [N, C], of floats of any type.
+        """
+        ...
+
+    def trace(self, backpointers: Tensor, scores: Tensor, batch: RaggedBatch) -> Paths:
+        """Walk each best path back from its end: `backpointers` [N, C] are those of all steps of
+        each sequence, and `scores` [B, C] what the last of them came to.
+        """
+        ...
+
+
 class Kernel(Protocol):
     """A way to compute layers: makes one out of the weights of its directions, the forward one and,
     where there is one, the backward one.
@@ -155,4 +196,11 @@ class Kernel(Protocol):
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make what computes x weightᵀ + bias, with copies of both: `weight` is [columns, D]."""
+        ...
+
+    def viterbi(self, transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
+        """Make what finds the best paths of a linear-chain CRF, with copies of its scores:
+        `transitions` [from, to], `start` and `end` [C]. One that is minus infinity can't be taken.
+        C is `MOST_TAGS` at most.
+        """
         ...

@@ -7,14 +7,14 @@ A type is a subclass of `LayerConfig` in a module of this package, and one of th
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from torch import Tensor, nn
 
-from ..kernels import Kernel, RaggedBatch
+from ..kernels import Kernel
 from .values import Value, Window
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -49,8 +49,13 @@ class LayerConfig(Strict):
         part. Raises `ValueError` in words if it can't read them."""
 
     @abstractmethod
-    def build(self, *inputs: Value) -> Layer:
+    def build(self, *inputs: Value) -> nn.Module:
         """A module for such inputs, with parameters of arbitrary numbers."""
+
+    @property
+    def unsliceable(self) -> str | None:
+        """Why the layer can't compute a long sequence a slice at a time, or None if it can."""
+        return None
 
     @property
     def not_live(self) -> str | None:
@@ -100,16 +105,12 @@ class WholeLayer(Layer):
 class Accumulator(Protocol):
     """A `WholeLayer` on its way through one long sequence."""
 
-    def add(self, start: int, *rows: Tensor) -> None:
-        """Take the rows of the steps from `start` on, [n, width] of each per-step input, and the
-        row [1, width] of each per-sequence one. Steps come in order. A slice begins at a multiple
-        of `SEGMENT_STEPS`, and ends at one or with the sequence. All are on the CPU."""
-        ...
+    @property
+    def add(self) -> Callable[..., None]:
+        """`add(start, *rows)`: take the rows of the steps from `start` on, [n, width] of each
+        per-step input, and the row [1, width] of each per-sequence one. Steps come in order. A
+        slice begins at a multiple of `SEGMENT_STEPS`, and ends at one or with the sequence. All
+        are on the CPU."""
 
     def result(self) -> tuple[Tensor, ...]:
         """What `forward` gives for the sequence, once all was added."""
-        ...
-
-
-class RecurrentLayer(Layer):
-    """An LSTM. The graph runs it; see `lstm`."""

@@ -1,4 +1,4 @@
-"""Several values of the same rows, made one: y = [a, b], a + b, a * b."""
+"""Several values of the same rows, made one: y = [a, b], a + b, a * b, a - b, a / b."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ class Concat(RowLayer):
 
 
 class _ElementwiseConfig(LayerConfig):
-    number_of_inputs = None
-
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[rows, D], [rows, D or 1] … -> [rows, D]"""
         widths = {value.width for value in inputs} - {1}
@@ -52,6 +50,8 @@ class AddConfig(_ElementwiseConfig):
     """The sum of all inputs, column by column; one of a single column is added to each."""
 
     type: Literal["add"] = "add"
+
+    number_of_inputs = None
 
     def build(self, *inputs: Value) -> Add:
         return Add()
@@ -71,6 +71,8 @@ class MultiplyConfig(_ElementwiseConfig):
 
     type: Literal["multiply"] = "multiply"
 
+    number_of_inputs = None
+
     def build(self, *inputs: Value) -> Multiply:
         return Multiply()
 
@@ -81,3 +83,43 @@ class Multiply(RowLayer):
     def forward(self, *rows: Tensor) -> Tensor:
         """[rows, D or 1] … -> [rows, D]"""
         return reduce(mul, rows)
+
+
+class SubtractConfig(_ElementwiseConfig):
+    """The first input minus the second, column by column; one of a single column goes with each."""
+
+    type: Literal["subtract"] = "subtract"
+
+    number_of_inputs = 2
+
+    def build(self, *inputs: Value) -> Subtract:
+        return Subtract()
+
+
+class Subtract(RowLayer):
+    """See `SubtractConfig`."""
+
+    def forward(self, *rows: Tensor) -> Tensor:
+        """[rows, D or 1], [rows, D or 1] -> [rows, D]"""
+        x, y = rows
+        return x - y
+
+
+class DivideConfig(_ElementwiseConfig):
+    """The first input by the second, column by column; one of a single column goes with each."""
+
+    type: Literal["divide"] = "divide"
+
+    number_of_inputs = 2
+
+    def build(self, *inputs: Value) -> Divide:
+        return Divide()
+
+
+class Divide(RowLayer):
+    """See `DivideConfig`."""
+
+    def forward(self, *rows: Tensor) -> Tensor:
+        """[rows, D or 1], [rows, D or 1] -> [rows, D]"""
+        x, y = rows
+        return x / y

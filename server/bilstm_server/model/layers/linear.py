@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from .interface import LayerConfig, RowLayer, Size
-from .products import Product, parameters
-from .values import Value, floats
+from .products import Matrix, Product, parameters
+from .values import Value, floats, parts_of
 
 
 class LinearConfig(LayerConfig):
@@ -23,8 +23,7 @@ class LinearConfig(LayerConfig):
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[rows, groups * D] -> [rows, groups * width]"""
         (x,) = map(floats, inputs)
-        if x.width % self.groups:
-            raise ValueError(f"groups: {self.groups} do not divide {x.width} floats")
+        parts_of(x, self.groups)
         return {"": x.of_width(self.groups * self.width)}
 
     def build(self, *inputs: Value) -> Linear:
@@ -39,8 +38,8 @@ class Linear(Product, RowLayer):
         self.weight, self.bias = parameters(width, depth, bias=bias)
         self._groups = groups
 
-    def matrix(self) -> Tensor:
-        return self.weight
+    def matrices(self) -> Sequence[Matrix]:
+        return [Matrix(self.weight, self.bias)]
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * width]"""

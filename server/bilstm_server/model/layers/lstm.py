@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..bilstm import BiLSTM, States
-from ..kernels import Kernel, RaggedBatch
+from ..kernels import RaggedBatch
 from .interface import LayerConfig, Size
 from .values import Value, steps
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..kernels import RaggedBatch, rounded, to_device
+from .arithmetic import wide
 from .interface import LayerConfig, WholeLayer
+from .segments import SEGMENT_STEPS, Segments
 from .values import Value, steps
-
-SEGMENT_STEPS = 64
 
 
 class _PoolingConfig(LayerConfig):
@@ -177,36 +177,17 @@ class Reduced(Pooling):
         """Reduce each segment to its sum or maximum: [N, width] -> [segments, width], one
         sequence's after the other, in float32 at least. A sum is taken in the order of steps.
         """
-        wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        if lengths.max() <= SEGMENT_STEPS:
-            return self._reduce(wide, lengths)
-        counts = _segment_counts(lengths)
-        ends = counts.cumsum()
-        steps = np.full(ends[-1], SEGMENT_STEPS)
-        steps[ends - 1] = lengths - (counts - 1) * SEGMENT_STEPS
-        return self._reduce(wide, steps)
+        segments = Segments(lengths)
+        return (segments.maxima if self.function == "max" else segments.sums)(wide(y))
 
-    def join_segments(self, segments: Tensor, lengths: np.ndarray) -> Tensor:
+    def join_segments(self, reduced: Tensor, lengths: np.ndarray) -> Tensor:
         """Join segments [segments, width] to each sequence's sum or mean (float64), or maximum:
         [B, width]."""
-        if self.function != "max":
-            segments = segments.double()  # or the sum of thousands would lose digits
-        has_one = len(segments) == len(lengths)
-        joined = segments if has_one else self._reduce(segments, _segment_counts(lengths))
-        if self.function != "mean":
-            return joined
-        return joined / to_device(lengths, joined.device)[:, None]
-
-    def _reduce(self, rows: Tensor, counts: np.ndarray) -> Tensor:
-        """Reduce runs of so many rows to one row each, from its first row on. A sum of zeros is
-        0.0, also of a single -0.0.
-        """
-        lengths = to_device(counts, rows.device)
-        function = _SEGMENT_FUNCTIONS[self.function]
-        return torch.segment_reduce(rows, function, lengths=lengths, unsafe=True)
-
-
-_SEGMENT_FUNCTIONS = {"sum": "sum", "mean": "sum", "max": "max"}
+        segments = Segments(lengths)
+        if self.function == "max":
+            return segments.joined_maxima(reduced)
+        sums = segments.joined_sums(reduced)
+        return sums if self.function == "sum" else sums / to_device(lengths, sums.device)[:, None]
 
 
 class _SlicedReduction(ColumnAccumulator):
@@ -214,8 +195,8 @@ class _SlicedReduction(ColumnAccumulator):
         self._reduced = reduced
         self._dtype = dtype
         self._lengths = np.array([steps])
-        wide = torch.promote_types(dtype, torch.float32)
-        self._segments = torch.empty(-(-steps // SEGMENT_STEPS), reduced.width, dtype=wide)
+        count = len(Segments(self._lengths).steps)
+        self._segments = wide(torch.empty(count, reduced.width, dtype=dtype))
 
     def add(self, start: int, rows: Tensor, column: int = 0) -> None:
         segments = self._reduced.reduce_segments(rows, np.array([len(rows)]))
@@ -225,7 +206,3 @@ class _SlicedReduction(ColumnAccumulator):
 
     def result(self) -> tuple[Tensor]:
         return (rounded(self._reduced.join_segments(self._segments, self._lengths), self._dtype),)
-
-
-def _segment_counts(lengths: np.ndarray) -> np.ndarray:
-    return -(-lengths // SEGMENT_STEPS)

@@ -1,10 +1,10 @@
-"""A matrix and a bias that a kernel packs: what linear layers and convolutions are made of."""
+"""Matrices and biases that a kernel packs: what linear layers and convolutions are made of."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,32 @@ from ..kernels import Kernel, Linear
 from .interface import Layer
 
 
+class Matrix(NamedTuple):
+    """What rows are multiplied with: x weightᵀ + bias."""
+
+    weight: Tensor  # [columns, depth]
+    bias: Tensor | None  # [columns]
+
+
 class Product(Layer):
-    """Computes x matrixᵀ + bias of its parameters: by the kernel once it is frozen, so that a row's
-    result does not depend on the others by a bit.
+    """Multiplies rows with matrices of its parameters: by the kernel once it is frozen, so that a
+    row's result does not depend on the others by a bit.
 
     Training mode, another dtype or device, and loading a state_dict thaw it.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    _frozen: Frozen[Product, Linear] | None = None
+    _frozen: Frozen[Product, list[Linear]] | None = None
 
     @abstractmethod
-    def matrix(self) -> Tensor:
-        """The weight as a matrix [columns, depth]."""
+    def matrices(self) -> Sequence[Matrix]:
+        """The matrices that the parameters make."""
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """[rows, depth] -> [rows, columns]"""
+    def multiply(self, rows: Tensor, index: int = 0) -> Tensor:
+        """Multiply with one of the matrices: [rows, depth] -> [rows, columns]"""
         packed = None if self._frozen is None else self._frozen.packed_of(self)
-        return F.linear(rows, self.matrix(), self.bias) if packed is None else packed(rows)
+        return F.linear(rows, *self.matrices()[index]) if packed is None else packed[index](rows)
 
     def freeze(self, kernel: Kernel) -> None:
         self._frozen = Frozen.make(self, kernel, _pack)
@@ -52,8 +59,8 @@ class Product(Layer):
         super()._load_from_state_dict(*args, **kwargs)
 
 
-def _pack(product: Product, kernel: Kernel) -> Linear:
-    return kernel.linear(product.matrix(), product.bias)
+def _pack(product: Product, kernel: Kernel) -> list[Linear]:
+    return [kernel.linear(*matrix) for matrix in product.matrices()]
 
 
 def parameters(*shape: int, bias: bool) -> tuple[nn.Parameter, nn.Parameter | None]:

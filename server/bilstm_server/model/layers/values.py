@@ -9,8 +9,8 @@ import numpy as np
 
 
 class Window(NamedTuple):
-    """Where a layer's windows of steps lie: output step t reads the `kernel` steps t * stride - left
-    + j * dilation. What lies beyond the sequence's own edges is padding.
+    """Where a layer's windows of steps lie: output step t reads the `kernel` steps
+    t * stride - left + j * dilation. What lies beyond the sequence's own edges is padding.
     """
 
     kernel: int = 1
@@ -94,6 +94,14 @@ def floats(value: Value) -> Value:
     return value
 
 
+def parts_of(value: Value, count: int) -> int:
+    """The columns of each of so many equal parts of a row. Raises `ValueError` if there are none
+    such."""
+    if value.width % count:
+        raise ValueError(f"groups: {count} do not divide {value.width} floats")
+    return value.width // count
+
+
 def steps(value: Value) -> Value:
     """The value itself. Raises `ValueError` unless it has a row of floats for each step."""
     if not value.per_step:
@@ -111,6 +119,7 @@ def together(values: tuple[Value, ...]) -> Value:
     with_steps = [value for value in values if value.per_step]
     if len({value.grid for value in with_steps}) > 1:
         raise ValueError(
-            "reads values with different numbers of steps: one has come through a stride or lost its edges"
+            "reads values with different numbers of steps: one has come through a stride, "
+            "or has lost its edges"
         )
     return (with_steps or list(values))[0]

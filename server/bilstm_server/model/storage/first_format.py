@@ -63,6 +63,26 @@ class PlainConfig(Strict):
             )
         return self
 
+    @property
+    def num_directions(self) -> int:
+        """The number of directions, K: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_size(self) -> int:
+        """The width of one direction's output at each step, P."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def encoding_size(self) -> int:
+        """The width of states, final, mean and max, K*P."""
+        return self.num_directions * self.state_size
+
+    @property
+    def state_rows(self) -> int:
+        """The rows of an initial or final state, layers*K."""
+        return self.num_layers * self.num_directions
+
     def graph(self) -> ModelConfig:
         """The same model as a graph."""
         inputs: dict[str, Any] = {"features": {"width": self.input_size}}

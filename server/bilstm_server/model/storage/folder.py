@@ -21,8 +21,8 @@ from ...errors import ModelError
 from ...quoting import first_problem
 from ..config import ModelConfig
 from ..graph import SequenceEncoder
-from .first_format import PlainConfig
 from .files import Version, changed, is_still, read_whole
+from .first_format import PlainConfig
 from .weights import check_tensors, read_tensors
 
 CONFIG = "config.json"

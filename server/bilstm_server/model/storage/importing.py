@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ...quoting import first_problem
-from ..config import EmbeddingConfig, HeadConfig, ModelConfig, Pooling
-from ..encoder import SequenceEncoder
+from ..config import ModelConfig
+from ..graph import SequenceEncoder
+from .first_format import EmbeddingConfig, HeadConfig, PlainConfig, Pooling
 from .folder import CONFIG, write_folder
 from .leftovers import computing, perhaps_before
 from .weights import check_tensors, read_tensors, some
@@ -63,7 +64,7 @@ def import_checkpoint(
         content.leave_out()
     else:
         content.check_all_used()
-    config = content.config(pooling, labels, version)
+    config = content.config(pooling, labels, version).graph()
     write_folder(config, content.tensors(SequenceEncoder(config, device="meta")), folder)
     return config
 
@@ -134,18 +135,18 @@ class _Checkpoint:
             self._parts["head"] = {}
             self._head_is_left_out = True
 
-    def config(self, pooling: Pooling | None, labels: tuple[str, ...], version: int) -> ModelConfig:
+    def config(self, pooling: Pooling | None, labels: tuple[str, ...], version: int) -> PlainConfig:
         """All sizes, read off the tensors' shapes."""
         body = self._body()
         head = self._head(pooling, body)
         try:
-            return ModelConfig.model_validate(
+            return PlainConfig.model_validate(
                 body.model_dump() | {"head": head, "labels": labels, "version": version}
             )
         except ValidationError as error:
             raise self._problem(first_problem(error)) from error
 
-    def _head(self, pooling: Pooling | None, body: ModelConfig) -> HeadConfig | None:
+    def _head(self, pooling: Pooling | None, body: PlainConfig) -> HeadConfig | None:
         prefix = self._prefixes["head"]
         if not self._parts["head"]:
             if pooling is not None and not self._head_is_left_out:
@@ -161,7 +162,7 @@ class _Checkpoint:
         classes, _ = self._matrix("head", "weight")
         return HeadConfig(num_classes=classes, pooling=pooling, bias="bias" in self._parts["head"])
 
-    def _unfit_head(self, body: ModelConfig) -> str | None:
+    def _unfit_head(self, body: PlainConfig) -> str | None:
         """Why what is under the head's prefix is no single layer over the LSTM's output."""
         own = self._parts["head"]
         layers = [name for name in own if re.fullmatch(r"(.+\.)?\d+\.weight", name)]
@@ -178,12 +179,12 @@ class _Checkpoint:
             f"{[classes, body.encoding_size]}{_perhaps_reads(width, body)}"
         )
 
-    def _body(self) -> ModelConfig:
+    def _body(self) -> PlainConfig:
         """The sizes of all but the head."""
         lstm, embedding = (self._parts[part] for part in ("lstm", "embedding"))
         rows, input_size = self._matrix("lstm", "weight_ih_l0")
         try:
-            return ModelConfig(
+            return PlainConfig(
                 input_size=input_size,
                 hidden_size=rows // 4,
                 num_layers=sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in lstm),
@@ -242,7 +243,7 @@ class _Checkpoint:
         return ModelError(f"{self._path}: {reason}")
 
 
-def _choices(body: ModelConfig) -> str:
+def _choices(body: PlainConfig) -> str:
     """The poolings, in the words of a module with this LSTM (`batch_first`)."""
     if body.bidirectional:
         last = (
@@ -254,7 +255,7 @@ def _choices(body: ModelConfig) -> str:
     return f"{last}, mean (output.mean(1)) or max (output.max(1).values)"
 
 
-def _perhaps_reads(width: int, body: ModelConfig) -> str:
+def _perhaps_reads(width: int, body: PlainConfig) -> str:
     """What a head of another width may read instead of one vector for each sequence."""
     if body.bidirectional and width == body.state_size:
         what = "one direction alone, or the sum of both"

@@ -25,6 +25,21 @@ class State:
 
 
 @dataclass(slots=True)
+class NamedTensor:
+    """A `NamedTensor`: one input of a sequence."""
+
+    name: str = ""
+    tensor: Tensor = field(default_factory=Tensor)
+
+
+@dataclass(slots=True)
+class NamedInputs:
+    """A `NamedInputs`: all inputs of a sequence."""
+
+    inputs: list[NamedTensor] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class EncodeRequest:
     """An `EncodeRequest`, as `reader` has read it."""
 
@@ -34,6 +49,8 @@ class EncodeRequest:
     outputs: list[int] = field(default_factory=list)
     output_data_type: int = 0
     initial_states: list[State] = field(default_factory=list)
+    named_sequences: list[NamedInputs] = field(default_factory=list)
+    output_names: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -44,6 +61,7 @@ class SequenceChunk:
     steps: Tensor | None = None
     last: bool = False
     initial_state: State | None = None
+    inputs: list[NamedTensor] = field(default_factory=list)
 
 
 @dataclass(slots=True)

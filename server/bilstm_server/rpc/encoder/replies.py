@@ -1,8 +1,8 @@
-"""What the batcher gives -> a reply's bytes; and models as messages. Pure."""
+"""What the batcher gives -> a reply's bytes. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -12,10 +12,11 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ...batching.jobs import BatchTiming, Result
 from ...engine.sequences import Array, SequenceOutput
+from ...model.config import ModelConfig
 from ...serving.registry import ServedModel
-from ...settings import RequestLimits
 from .requests import OUTPUTS
 
+# Of the outputs that have a field of their own; the others are `named`.
 _FIELDS = {
     output: pb.Encoding.DESCRIPTOR.fields_by_name[output].number for output in OUTPUTS.values()
 }
@@ -28,7 +29,12 @@ def encode_response(
     """Return an `EncodeResponse` as bytes, its tensors in `dtype`. An array that has that type is
     copied once."""
     last = max((r.timing for r in results), key=lambda t: t.queue_seconds + t.compute_seconds)
-    head = pb.EncodeResponse(model=model.name, version=model.version, timing=_timing(last))
+    head = pb.EncodeResponse(
+        model=model.name,
+        version=model.version,
+        timing=_timing(last),
+        label_names=_label_names(results[0].output.arrays, model.config),
+    )
     parts: list[wire.Part] = [head.SerializeToString()]
     for result in results:
         encoding = _encoding(result.output, dtype)
@@ -69,46 +75,34 @@ def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
     return wire.delimited(_CHUNKS, [chunk.SerializeToString()])
 
 
-def stream_opened(model: ServedModel) -> bytes:
-    """Return a stream's first `EncodeStreamResponse` as bytes: which model answers."""
-    opened = pb.StreamOpened(model=model.name, version=model.version)
+def stream_opened(model: ServedModel, outputs: Collection[str]) -> bytes:
+    """Return a stream's first `EncodeStreamResponse` as bytes: which model answers, and what the
+    ids of the outputs mean."""
+    names = _label_names(outputs, model.config)
+    opened = pb.StreamOpened(model=model.name, version=model.version, label_names=names)
     return pb.EncodeStreamResponse(opened=opened).SerializeToString()
 
 
-def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
-    """Return a model's description, with the limits that callers must keep."""
-    config = model.config
-    return pb.Model(
-        name=model.name,
-        version=model.version,
-        input_size=config.input_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        proj_size=config.proj_size,
-        bidirectional=config.bidirectional,
-        num_embeddings=config.embedding.num_embeddings if config.embedding else 0,
-        num_classes=config.head.num_classes if config.head else 0,
-        labels=config.labels,
-        outputs=[
-            pb.Output.ValueType(number)
-            for number in OUTPUTS
-            if config.head or number != pb.OUTPUT_LOGITS
-        ],
-        limits=pb.Limits(
-            max_message_bytes=limits.max_message_bytes,
-            max_sequence_tokens=limits.max_sequence_tokens,
-            max_request_sequences=limits.max_request_sequences,
-            max_request_tokens=limits.max_request_tokens,
-            max_stream_bytes=limits.max_stream_bytes,
-            max_stream_sequences=limits.max_stream_sequences,
-        ),
-    )
+def _label_names(outputs: Iterable[str], config: ModelConfig) -> list[pb.LabelNames]:
+    if not config.labels:
+        return []
+    return [
+        pb.LabelNames(output=name, names=config.labels[name])
+        for name in outputs
+        if config.labels.get(name) and config.output_values[name].ids
+    ]
 
 
 def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> list[wire.Part]:
     parts: list[wire.Part] = []
     for name, array in output.arrays.items():
-        parts += wire.delimited(_FIELDS[name], _tensor(array, dtype))
+        tensor = _tensor(array, array.dtype if array.dtype.kind == "i" else dtype)
+        if name in _FIELDS:
+            parts += wire.delimited(_FIELDS[name], tensor)
+        else:
+            named: list[wire.Part] = [pb.NamedTensor(name=name).SerializeToString()]
+            named += wire.delimited(pb.NamedTensor.TENSOR_FIELD_NUMBER, tensor)
+            parts += wire.delimited(pb.Encoding.NAMED_FIELD_NUMBER, named)
     if output.state is not None:
         hidden, cell = output.state
         state = wire.delimited(pb.State.HIDDEN_FIELD_NUMBER, _tensor(hidden, dtype))

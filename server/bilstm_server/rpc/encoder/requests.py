@@ -16,19 +16,20 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ...engine.sequences import Array, SequenceInput
 from ...errors import InvalidInput
-from ...model.config import ModelConfig, Output
+from ...model.config import InputConfig, ModelConfig
+from ...quoting import listed, quoted
 from ...serving import checks
 from ...settings import RequestLimits
-from .messages import EncodeRequest, State, Tensor
+from .messages import EncodeRequest, NamedTensor, State, Tensor
 
 # The one place where the wire's outputs meet the model's.
-OUTPUTS: dict[int, Output] = {
-    pb.OUTPUT_STATES: Output.STATES,
-    pb.OUTPUT_FINAL: Output.FINAL,
-    pb.OUTPUT_MEAN: Output.MEAN,
-    pb.OUTPUT_MAX: Output.MAX,
-    pb.OUTPUT_LOGITS: Output.LOGITS,
-    pb.OUTPUT_STATE: Output.STATE,
+OUTPUTS: dict[int, str] = {
+    pb.OUTPUT_STATES: "states",
+    pb.OUTPUT_FINAL: "final",
+    pb.OUTPUT_MEAN: "mean",
+    pb.OUTPUT_MAX: "max",
+    pb.OUTPUT_LOGITS: "logits",
+    pb.OUTPUT_STATE: "state",
 }
 _FLOAT_NAMES = "DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT16 or DATA_TYPE_BFLOAT16"
 _INTEGER_NAMES = "DATA_TYPE_INT32 or DATA_TYPE_INT64"
@@ -39,6 +40,7 @@ class ParsedRequest:
     """An `EncodeRequest` that was found to be good."""
 
     sequences: list[SequenceInput]
+    outputs: frozenset[str]
     reply_dtype: np.dtype[np.generic]
     reply_bytes: int  # of its tensors
 
@@ -49,43 +51,137 @@ def parse_encode_request(
     """Return what an `EncodeRequest` asks for. Raises `InvalidInput`, naming the first field that
     is not what it must be."""
     reply_dtype = parse_reply_dtype(request.output_data_type, "output_data_type")
-    outputs = parse_outputs(request.outputs, "outputs", config)
-    count = len(request.sequences)
-    checks.check_sequences(count, limits.max_request_sequences, "sequences")
+    outputs = parse_outputs(request.outputs, request.output_names, "", config)
+    sequences, field = _sequences_of(request, config)
+    count = len(sequences)
+    checks.check_sequences(count, limits.max_request_sequences, field)
     checks.check_state_count(len(request.initial_states), count, "initial_states")
-    tokens = 0
-    for index, sequence in enumerate(request.sequences):
-        field = f"sequences[{index}]"
-        steps = check_steps(sequence, field, config)
-        checks.check_length(steps, limits.max_sequence_tokens, f"{field}.shape")
-        tokens += steps
-    checks.check_tokens(tokens, limits.max_request_tokens, "sequences")
+    lengths = []
+    for index, inputs in enumerate(sequences):
+        steps = check_inputs(inputs, config)
+        checks.check_length(steps, limits.max_sequence_tokens, inputs[0].field_of("shape"), config)
+        checks.check_whole(steps, outputs, limits.whole_tokens, f"{field}[{index}]", config)
+        lengths.append(steps)
+    checks.check_tokens(sum(lengths), limits.max_request_tokens, field)
     reply_bytes = checks.check_reply(
-        outputs, count, tokens, reply_dtype.itemsize, limits.max_message_bytes, "sequences", config
+        outputs, lengths, reply_dtype.itemsize, limits.max_message_bytes, field, config
     )
-    return ParsedRequest(_sequences(request, outputs, config), reply_dtype, reply_bytes)
+    states: list[tuple[Array, Array] | None] = [
+        parse_state(state, f"initial_states[{index}]", config)
+        for index, state in enumerate(request.initial_states)
+    ]
+    parsed = [
+        SequenceInput(decode_inputs(inputs, config), outputs, state)
+        for inputs, state in zip(sequences, states or [None] * count, strict=True)
+    ]
+    return ParsedRequest(parsed, outputs, reply_dtype, reply_bytes)
 
 
-def _sequences(
-    request: EncodeRequest, outputs: frozenset[Output], config: ModelConfig
-) -> list[SequenceInput]:
-    sequences = []
-    for index, message in enumerate(request.sequences):
-        steps = decode(message, f"sequences[{index}]")
-        checks.check_token_ids(steps, f"sequences[{index}].data", config)
-        state = None
-        if request.initial_states:
-            state = parse_state(request.initial_states[index], f"initial_states[{index}]", config)
-        sequences.append(SequenceInput(steps, outputs, state))
-    return sequences
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The tensor that came for one input of a sequence, and the field that it came in."""
+
+    tensor: Tensor
+    field: str
+
+    def field_of(self, part: str) -> str:
+        """The field of a part of the tensor."""
+        return f"{self.field}.{part}"
+
+
+def _sequences_of(
+    request: EncodeRequest, config: ModelConfig
+) -> tuple[list[tuple[Given, ...]], str]:
+    """The tensors of each sequence, in the order of the model's inputs, and the field that has
+    them all."""
+    if request.named_sequences:
+        if request.sequences:
+            raise InvalidInput("sequences", "must be empty where named_sequences are given")
+        named = [
+            match_inputs(sequence.inputs, f"named_sequences[{index}]", config)
+            for index, sequence in enumerate(request.named_sequences)
+        ]
+        return named, "named_sequences"
+    if request.sequences and len(config.inputs) > 1:
+        raise InvalidInput("sequences", unnamed(config))
+    plain: list[tuple[Given, ...]] = [
+        (Given(sequence, f"sequences[{index}]"),)
+        for index, sequence in enumerate(request.sequences)
+    ]
+    return plain, "sequences"
 
 
 # -- what streams ask for, too --------------------------------------------------------------------
 
 
-def parse_outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> frozenset[Output]:
-    """Return the outputs that have these numbers; the states if there are none. Raises
-    `InvalidInput`."""
+def unnamed(config: ModelConfig) -> str:
+    """What to say where a sequence came without names, for a model of several inputs."""
+    return f"must be empty: the model's inputs go by name: {listed(config.inputs)}"
+
+
+def match_inputs(
+    named: Sequence[NamedTensor], field: str, config: ModelConfig
+) -> tuple[Given, ...]:
+    """Return the tensors in the order of the model's inputs. Raises `InvalidInput` unless each is
+    there once. `field` is that of the sequence; for a chunk's inputs it is empty."""
+    prefix = f"{field}." if field else ""
+    found = {given.name: Given(given.tensor, f"{prefix}{given.name}") for given in named}
+    if len(found) < len(named):
+        raise InvalidInput(field or "inputs", "must have each input once")
+    for name in found:
+        if name not in config.inputs:
+            raise InvalidInput(
+                field or "inputs",
+                f"the model has no input {quoted(name)}; its inputs are {listed(config.inputs)}",
+            )
+    for name in config.inputs:
+        if name not in found:
+            raise InvalidInput(f"{prefix}{name}", "must be given with the other inputs")
+    return tuple(found[name] for name in config.inputs)
+
+
+def check_inputs(inputs: Sequence[Given], config: ModelConfig) -> int:
+    """Check the types and shapes of a sequence's inputs, or of a part of them. Returns their
+    steps; raises `InvalidInput`."""
+    steps = [
+        _check_steps(given, own) for given, own in zip(inputs, config.inputs.values(), strict=True)
+    ]
+    for given, own in zip(inputs[1:], steps[1:], strict=True):
+        if own != steps[0]:
+            first = next(iter(config.inputs))
+            raise InvalidInput(
+                given.field_of("shape"),
+                f"must have as many steps as {first}, {steps[0]}, got {own}",
+            )
+    return steps[0]
+
+
+def _check_steps(given: Given, own: InputConfig) -> int:
+    if own.ids:
+        _check_type(given.tensor, given.field, tensors.INTEGERS, _INTEGER_NAMES)
+    else:
+        _check_type(given.tensor, given.field, tensors.FLOATS, _FLOAT_NAMES)
+    return checks.check_steps(given.tensor.shape, given.field_of("shape"), own)
+
+
+def decode_inputs(inputs: Sequence[Given], config: ModelConfig) -> tuple[Array, ...]:
+    """Return the arrays of inputs that were checked, over the message's bytes, ids within range.
+    Raises `InvalidInput`."""
+    arrays = []
+    for given, own in zip(inputs, config.inputs.values(), strict=True):
+        steps = decode(given.tensor, given.field)
+        if len(steps):
+            checks.check_ids(steps, given.field_of("data"), own)
+        arrays.append(steps)
+    return tuple(arrays)
+
+
+def parse_outputs(
+    numbers: Sequence[int], names: Sequence[str], prefix: str, config: ModelConfig
+) -> frozenset[str]:
+    """Return the outputs that have these numbers and names; if there are none the states, or what
+    the model has in their place. `prefix` is that of the fields. Raises `InvalidInput`."""
+    field = f"{prefix}outputs"
     if len(numbers) > len(OUTPUTS):
         raise InvalidInput(field, f"must be at most {len(OUTPUTS)} outputs, got {len(numbers)}")
     for index, number in enumerate(numbers):
@@ -93,11 +189,16 @@ def parse_outputs(numbers: Sequence[int], field: str, config: ModelConfig) -> fr
             known = ", ".join(pb.Output.Name(pb.Output.ValueType(n)) for n in OUTPUTS)
             raise InvalidInput(f"{field}[{index}]", f"must be one of {known}, got {number}")
         checks.check_output(OUTPUTS[number], f"{field}[{index}]", config)
-    return frozenset(OUTPUTS[number] for number in numbers) or frozenset({Output.STATES})
+    for index, name in enumerate(names):
+        checks.check_output(name, f"{prefix}output_names[{index}]", config)
+    asked = frozenset((*(OUTPUTS[number] for number in numbers), *names))
+    if not asked:
+        checks.check_output("states", field, config)
+    return asked or frozenset({"states"})
 
 
 def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
-    """Return the type of a reply's tensors, float32 unless another one is asked for. Raises
+    """Return the type of a reply's floats, float32 unless another one is asked for. Raises
     `InvalidInput`."""
     data_type = data_type or pb.DATA_TYPE_FLOAT32
     if data_type not in tensors.FLOATS:
@@ -105,18 +206,9 @@ def parse_reply_dtype(data_type: int, field: str) -> np.dtype[np.generic]:
     return tensors.dtype_of(data_type)
 
 
-def check_steps(steps: Tensor, field: str, config: ModelConfig) -> int:
-    """Check the type and shape of a sequence, or of a part of one. Returns its steps; raises
-    `InvalidInput`."""
-    if config.embedding:
-        _check_type(steps, field, tensors.INTEGERS, _INTEGER_NAMES)
-    else:
-        _check_type(steps, field, tensors.FLOATS, _FLOAT_NAMES)
-    return checks.check_steps(steps.shape, f"{field}.shape", config)
-
-
 def parse_state(state: State, field: str, config: ModelConfig) -> tuple[Array, Array]:
     """Return an initial hidden state, [L*K, P], and cell state, [L*K, H]. Raises `InvalidInput`."""
+    checks.check_has_state(field, config)
     hidden, cell = f"{field}.hidden", f"{field}.cell"
     _check_type(state.hidden, hidden, tensors.FLOATS, _FLOAT_NAMES)
     checks.check_hidden_shape(state.hidden.shape, f"{hidden}.shape", config)

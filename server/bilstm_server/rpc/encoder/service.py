@@ -20,9 +20,10 @@ from ..definitions import ServiceDefinition, TensorMethod
 from ..flow.untaken import UntakenReplies
 from ..interceptors.outcomes import current_call
 from ..status import drop_reason
+from .descriptions import model_message
 from .messages import EncodeRequest, EncodeStreamRequest
 from .reader import decode_stream_request, encode_request_decoder
-from .replies import encode_response, model_message
+from .replies import encode_response
 from .requests import parse_encode_request
 from .streams.opening import Streams
 

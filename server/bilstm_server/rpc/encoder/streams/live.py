@@ -15,30 +15,27 @@ import numpy as np
 from ....batching.jobs import BatchTiming, Result
 from ....engine.sequences import Array, BlockInput, SequenceOutput
 from ....errors import InvalidInput
-from ....model.config import ModelConfig
+from ....model.incremental.exactness import exactness
 from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
 from .requests import LiveOptions
-from .shared import Shared, State, check_type
+from .shared import Shared, State, Types, types_of
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     """A block of a live sequence that is there in full, and its look-ahead."""
 
-    steps: Array  # its own, then those after it that the backward direction begins with
+    inputs: tuple[Array, ...]  # its own steps, then those after it that the backward direction sees
     own: int
     first: bool
     reaches_end: bool  # the last of `steps` is the sequence's last
     closes: bool  # and no block follows
 
-    def exact(self, config: ModelConfig) -> tuple[bool, bool]:
-        """Tell for each direction whether its states are those of the whole sequence."""
-        if not config.bidirectional:
-            return True, True
-        if config.num_layers > 1:  # upper layers read both directions of the lower ones
-            return (self.first and self.reaches_end,) * 2
-        return True, self.reaches_end
+    @property
+    def lookahead(self) -> int:
+        """The steps behind its own."""
+        return len(self.inputs[0]) - self.own
 
 
 class LiveSequence:
@@ -51,7 +48,8 @@ class LiveSequence:
         self._live = live
         self._id = sequence_id
         self._initial_state = initial_state
-        self._buffer: Array | None = None  # of a block and its look-ahead, once there are steps
+        self._buffers: tuple[Array, ...] = ()  # of a block and its look-ahead, once there are steps
+        self._types: Types | None = None
         self._filled = 0  # steps of it
         self._held = 0  # bytes of the stream's room
         self._needs = True  # it may be half-sent still
@@ -65,39 +63,41 @@ class LiveSequence:
 
     # -- what comes -------------------------------------------------------------------------------
 
-    async def add(self, steps: Array, last: bool) -> None:
-        """Take steps into the buffer. Where it is full, wait until a block has left it."""
-        if self._buffer is None:
-            self._buffer = await self._begin(steps)
-        check_type(steps, self._buffer.dtype)
-        self._shared.idleness.move(len(steps) * self._shared.step_bytes.held(steps.dtype))
+    async def add(self, steps: tuple[Array, ...], last: bool) -> None:
+        """Take steps into the buffers. Where they are full, wait until a block has left them."""
+        self._types = types_of(steps, self._types, self._shared.model.config)
+        if not self._buffers:
+            self._buffers = await self._begin(steps, self._types)
+        count_all, capacity = len(steps[0]), len(self._buffers[0])
+        self._shared.idleness.move(count_all * self._shared.step_bytes.held(self._types))
         done = 0
-        while done < len(steps) and not self.failed:
-            count = min(len(steps) - done, len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + count] = steps[done : done + count]
+        while done < count_all and not self.failed:
+            count = min(count_all - done, capacity - self._filled)
+            for buffer, own in zip(self._buffers, steps, strict=True):
+                buffer[self._filled : self._filled + count] = own[done : done + count]
             self._filled += count
             done += count
             self._changed.set()
-            while self._filled == len(self._buffer) and done < len(steps) and not self.failed:
+            while self._filled == capacity and done < count_all and not self.failed:
                 await self._change()
 
-    async def _begin(self, steps: Array) -> Array:
-        """Take room once and for all, for the buffer and for the blocks that are on their way.
-        Returns the buffer."""
+    async def _begin(self, steps: tuple[Array, ...], types: Types) -> tuple[Array, ...]:
+        """Take room once and for all, for the buffers and for the blocks that are on their way.
+        Returns the buffers."""
         shared, live = self._shared, self._live
         capacity = live.block_steps + live.lookahead_steps
-        size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(steps.dtype)
+        size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(types)
         if size > shared.max_bytes:
             raise InvalidInput(
                 "steps", f"blocks take {size} bytes, and a stream may hold {shared.max_bytes}"
             )
         await shared.room.take(size, stays=True)
         self._held = size
-        return np.empty((capacity, *steps.shape[1:]), steps.dtype)
+        return tuple(np.empty((capacity, *own.shape[1:]), own.dtype) for own in steps)
 
     async def end(self) -> None:
         """Take note that the sequence has no more steps."""
-        if self._buffer is None:
+        if not self._buffers:
             raise InvalidInput("steps", "the sequence must have at least one step")
         self._complete()
         self.ended = True
@@ -156,17 +156,21 @@ class LiveSequence:
             await self._change()
         if not self._filled or (self._filled < wanted and self._error is not None):
             return None
-        assert self._buffer is not None
-        steps = self._buffer[: self._filled].copy()
-        own = min(self._live.block_steps, len(steps))
+        inputs = tuple(buffer[: self._filled].copy() for buffer in self._buffers)
+        own = min(self._live.block_steps, self._filled)
         self._filled -= own
-        self._buffer[: self._filled] = steps[own:]
+        for buffer, steps in zip(self._buffers, inputs, strict=True):
+            buffer[: self._filled] = steps[own:]
         self._changed.set()
-        return _Block(steps, own, first, self.ended, self.ended and not self._filled)
+        return _Block(inputs, own, first, self.ended, self.ended and not self._filled)
 
     async def _compute(self, block: _Block, carried: Any) -> Result:
         waiting = BlockInput(
-            block.steps, len(block.steps) - block.own, carried, self._state_of(block)
+            block.inputs,
+            self._shared.options.outputs,
+            block.lookahead,
+            carried,
+            self._state_of(block),
         )
         self.computing = True
         try:
@@ -179,9 +183,10 @@ class LiveSequence:
         where it begins."""
         if self._initial_state is None or not (block.first or block.reaches_end):
             return None
-        config = self._shared.model.config
-        keep = np.ones((config.state_rows, 1), dtype=bool)
-        if config.bidirectional:
+        shape = self._shared.model.config.state
+        assert shape is not None  # or an initial state would have been refused
+        keep = np.ones((shape.rows, 1), dtype=bool)
+        if shape.directions == 2:
             keep[0::2], keep[1::2] = block.first, block.reaches_end
         hidden, cell = (np.where(keep, state, state.dtype.type(0)) for state in self._initial_state)
         return hidden, cell
@@ -197,7 +202,13 @@ class LiveSequence:
             self._shared.options.reply_dtype,
             step,
             result.timing if block.closes else None,
-            block.exact(self._shared.model.config),
+            exactness(
+                self._shared.model.config,
+                self._shared.options.outputs,
+                first=block.first,
+                lookahead=block.lookahead,
+                reaches_end=block.reaches_end,
+            ),
         )
         written = self._release if block.closes else lambda: None
         self._last = self._shared.outbox.send(iter([chunk]), written)

@@ -14,8 +14,8 @@ import numpy as np
 from bilstm import wire
 
 from ....batching.jobs import Result
-from ....engine.sequences import SequenceOutput
-from ....model.config import Output
+from ....engine.sequences import Array, SequenceOutput
+from ....model.config import ModelConfig
 from ..replies import encoding_chunk
 
 CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
@@ -122,17 +122,30 @@ class Outbox:
                 await self._changed.wait()
 
 
-def result_chunks(sequence_id: int, result: Result, dtype: np.dtype[np.generic]) -> Chunks:
-    """Give the chunks of a sequence's result, with its states cut into parts."""
+def result_chunks(
+    sequence_id: int, result: Result, dtype: np.dtype[np.generic], config: ModelConfig
+) -> Chunks:
+    """Give the chunks of a sequence's result, with the rows of its steps cut into parts."""
     output = result.output
-    states = output.arrays.get(Output.STATES)
+    values = config.output_values
+    rows = {name: array for name, array in output.arrays.items() if values[name].per_step}
+    size = sum(array.size * dtype.itemsize for array in rows.values())
+    steps = max((len(array) for array in rows.values()), default=0)
+    per_part = max(1, CHUNK_BYTES * steps // size) if size else steps
     step = 0
-    if states is not None:
-        steps = max(1, CHUNK_BYTES // (states.shape[1] * dtype.itemsize))
-        while len(states) - step > steps:
-            part = SequenceOutput({Output.STATES: states[step : step + steps]})
-            yield encoding_chunk(sequence_id, part, dtype, step, None)
-            step += steps
-        arrays = output.arrays | {Output.STATES: states[step:]}
-        output = SequenceOutput(arrays, output.state)
+    while steps - step > per_part:
+        part = SequenceOutput({n: _part(own, step, per_part, steps) for n, own in rows.items()})
+        yield encoding_chunk(sequence_id, part, dtype, step, None)
+        step += per_part
+    last = {name: _part(own, step, per_part, steps) for name, own in rows.items()}
+    output = SequenceOutput(output.arrays | last, output.state)
     yield encoding_chunk(sequence_id, output, dtype, step, result.timing)
+
+
+def _part(rows: Array, step: int, steps: int, most: int) -> Array:
+    """The rows of an output for `steps` steps from `step` on, of a sequence whose longest output
+    has `most`: of one that has fewer rows, its share."""
+    if len(rows) == most:
+        return rows[step : step + steps]
+    first, last = (min(at, most) * len(rows) // most for at in (step, step + steps))
+    return rows[first:last]

@@ -10,16 +10,19 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ....engine.sequences import Array
 from ....errors import InvalidInput
-from ....model.config import ModelConfig, Output
-from ....serving.checks import check_token_ids
+from ....model.config import ModelConfig
+from ....serving.checks import check_live
 from ....settings import RequestLimits
-from ..messages import SequenceChunk, Tensor
+from ..messages import SequenceChunk
 from ..requests import (
-    check_steps,
-    decode,
+    Given,
+    check_inputs,
+    decode_inputs,
+    match_inputs,
     parse_outputs,
     parse_reply_dtype,
     parse_state,
+    unnamed,
 )
 
 MAX_LOOKAHEAD = 32  # blocks
@@ -38,7 +41,7 @@ class LiveOptions:
 class StreamOptions:
     """What a stream asks for, in its first message, for all of its sequences."""
 
-    outputs: frozenset[Output]
+    outputs: frozenset[str]
     reply_dtype: np.dtype[np.generic]
     any_order: bool
     live: LiveOptions | None
@@ -50,12 +53,11 @@ def parse_stream_options(
     """Return what the first message asks for. Raises `InvalidInput`, naming the first field that is
     not what it must be."""
     reply_dtype = parse_reply_dtype(options.output_data_type, "options.output_data_type")
-    outputs = parse_outputs(options.outputs, "options.outputs", config)
+    outputs = parse_outputs(options.outputs, options.output_names, "options.", config)
     live = None
     if options.HasField("live"):
         live = _live_options(options.live, limits)
-        if outputs != {Output.STATES}:
-            raise InvalidInput("options.outputs", "must be OUTPUT_STATES in a live stream")
+        check_live(outputs, "options.outputs", config)
     return StreamOptions(outputs, reply_dtype, options.any_order, live)
 
 
@@ -81,17 +83,27 @@ def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
     return LiveOptions(live.block_steps, live.lookahead_steps)
 
 
-def parse_steps(chunk: SequenceChunk, config: ModelConfig) -> Array | None:
-    """Return a chunk's steps, [t, D] or [t], over the message's bytes; None if it has none. Raises
-    `InvalidInput`."""
+def parse_steps(chunk: SequenceChunk, config: ModelConfig) -> tuple[Array, ...] | None:
+    """Return a chunk's steps of each of the model's inputs, [t, width] or [t], over the message's
+    bytes; None if it has none. Raises `InvalidInput`."""
+    inputs = _inputs_of(chunk, config)
+    if not inputs or not check_inputs(inputs, config):
+        return None
+    arrays = decode_inputs(inputs, config)
+    whole = memoryview(inputs[0].tensor.data.obj).nbytes
+    return _own(arrays, whole)
+
+
+def _inputs_of(chunk: SequenceChunk, config: ModelConfig) -> tuple[Given, ...]:
+    if chunk.inputs:
+        if chunk.steps is not None:
+            raise InvalidInput("steps", "must be absent where inputs are given")
+        return match_inputs(chunk.inputs, "", config)
     if chunk.steps is None:
-        return None
-    check_steps(chunk.steps, "steps", config)
-    steps = decode(chunk.steps, "steps")
-    if not len(steps):
-        return None
-    check_token_ids(steps, "steps.data", config)
-    return _own(steps, chunk.steps)
+        return ()
+    if len(config.inputs) > 1:
+        raise InvalidInput("steps", unnamed(config))
+    return (Given(chunk.steps, "steps"),)
 
 
 def parse_initial_state(chunk: SequenceChunk, config: ModelConfig) -> tuple[Array, Array] | None:
@@ -103,8 +115,9 @@ def parse_initial_state(chunk: SequenceChunk, config: ModelConfig) -> tuple[Arra
     return hidden.copy(), cell.copy()
 
 
-def _own(steps: Array, message: Tensor) -> Array:
-    """Return the steps in memory of their own where they are a small part of their message: all of
-    it would stay as long as they do, and be counted nowhere."""
-    whole = memoryview(message.data.obj).nbytes
-    return steps.copy() if whole > _OWN_MEMORY_RATIO * steps.nbytes else steps
+def _own(arrays: tuple[Array, ...], whole: int) -> tuple[Array, ...]:
+    """Return the steps in memory of their own where they are a small part of their message, which
+    has `whole` bytes: all of it would stay as long as they do, and be counted nowhere."""
+    if whole <= _OWN_MEMORY_RATIO * sum(array.nbytes for array in arrays):
+        return arrays
+    return tuple(array.copy() for array in arrays)

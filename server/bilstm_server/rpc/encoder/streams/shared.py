@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,8 @@ from bilstm.v1 import encoder_pb2 as pb
 from ....batching.jobs import Result
 from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
-from ....model.config import Output
+from ....model.config import ModelConfig
+from ....model.incremental.memory import held_bytes
 from ....serving.registry import ServedModel
 from ...context import Context
 from ...internal import log_internal_error
@@ -24,6 +26,7 @@ from .outbox import Answer, Outbox
 from .requests import StreamOptions
 
 State = tuple[Array, Array]  # hidden [L*K, P] and cell [L*K, H]
+Types = Sequence[np.dtype[np.generic]]  # of the model's inputs
 
 
 class StepBytes:
@@ -31,20 +34,16 @@ class StepBytes:
 
     def __init__(self, model: ServedModel, options: StreamOptions):
         config = model.config
-        self._width = 1 if config.embedding else config.input_size
-        encoding = config.encoding_size * model.itemsize
-        # Each layer's output takes the place of what the layer before it has read.
-        layers = config.num_layers if Output.STATES in options.outputs else config.num_layers - 1
-        self._outputs = min(layers, 2) * encoding
-        self._first_output = min(layers, 1) * encoding
+        self._widths = [own.value.width for own in config.inputs.values()]
+        self._beside, self._alone = held_bytes(config, options.outputs, model.itemsize)
 
-    def taken(self, dtype: np.dtype[np.generic]) -> int:
-        """Bytes of the step itself, in that type."""
-        return self._width * dtype.itemsize
+    def taken(self, types: Types) -> int:
+        """Bytes of the step itself, its inputs in these types."""
+        return sum(w * t.itemsize for w, t in zip(self._widths, types, strict=True))
 
-    def held(self, dtype: np.dtype[np.generic]) -> int:
+    def held(self, types: Types) -> int:
         """The most bytes that it holds from its arrival until its result has been sent."""
-        return max(self.taken(dtype) + self._first_output, self._outputs)
+        return max(self.taken(types) + self._beside, self._alone)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +53,7 @@ class Shared:
     model: ServedModel
     options: StreamOptions
     max_bytes: int  # of one sequence, with its result
+    max_whole_tokens: int  # of a sequence that is not computed in slices
     room: StreamRoom
     outbox: Outbox
     idleness: Idleness
@@ -84,7 +84,7 @@ class StreamSequence(Protocol):
         """Whether what still comes of it is to be ignored."""
         ...
 
-    async def add(self, steps: Array, last: bool) -> None:
+    async def add(self, steps: tuple[Array, ...], last: bool) -> None:
         """Take more of its steps. Raises `InvalidInput`, `OutOfMemory`, or `NoRoom`."""
         ...
 
@@ -97,7 +97,12 @@ class StreamSequence(Protocol):
         ...
 
 
-def check_type(steps: Array, known: np.dtype[np.generic] | None) -> None:
-    """Raise `InvalidInput` for another type than that of the steps before."""
-    if known is not None and steps.dtype != known:
-        raise InvalidInput("steps.data_type", "must be that of the sequence's first steps")
+def types_of(steps: tuple[Array, ...], known: Types | None, config: ModelConfig) -> Types:
+    """Return the types of a sequence's inputs. Raises `InvalidInput` for others than those of the
+    steps before."""
+    types = tuple(array.dtype for array in steps)
+    if known is not None and types != known:
+        wrong = next(i for i, own in enumerate(types) if own != known[i])
+        field = "steps" if len(types) == 1 else list(config.inputs)[wrong]
+        raise InvalidInput(f"{field}.data_type", "must be that of the sequence's first steps")
+    return types

@@ -44,6 +44,7 @@ class Stream:
     ):
         self.model = model
         self.room = room
+        self._outputs = options.outputs
         self.idleness = Idleness()
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
@@ -51,6 +52,7 @@ class Stream:
             model,
             options,
             limits.max_stream_bytes,
+            limits.whole_tokens,
             room,
             self._outbox,
             self.idleness,
@@ -89,7 +91,7 @@ class Stream:
             await asyncio.wait(tasks)
 
     async def _replies(self) -> AsyncGenerator[bytes]:
-        yield stream_opened(self.model)
+        yield stream_opened(self.model, self._outputs)
         async with aclosing(self._outbox.messages()) as messages:
             async for message in messages:
                 yield message

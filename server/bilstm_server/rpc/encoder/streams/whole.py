@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-import numpy as np
-
 from ....batching.jobs import Result
 from ....engine.sequences import Array, ChunkedSteps, SequenceInput, Steps
 from ....errors import InvalidInput, OutOfMemory
+from ....serving.checks import check_min_steps, check_whole
 from ..replies import error_chunk
 from .outbox import Answer, result_chunks
-from .shared import Shared, State, check_type
+from .shared import Shared, State, Types, types_of
 
 
 class WholeSequence:
@@ -30,17 +29,16 @@ class WholeSequence:
         self._id = sequence_id
         self._initial_state = initial_state
         self._results = results
-        self._steps: Steps | None = None
-        self._dtype: np.dtype[np.generic] | None = None
+        self._steps: tuple[Steps, ...] | None = None
+        self._types: Types | None = None
         self._size = 0  # bytes that it holds of the stream's room
         self.failed = False
 
-    async def add(self, steps: Array, last: bool) -> None:
+    async def add(self, steps: tuple[Array, ...], last: bool) -> None:
         """Take more of its steps, once there is room for them and for their results."""
         shared = self._shared
-        check_type(steps, self._dtype)
-        self._dtype = steps.dtype
-        size = len(steps) * shared.step_bytes.held(steps.dtype)
+        self._types = types_of(steps, self._types, shared.model.config)
+        size = len(steps[0]) * shared.step_bytes.held(self._types)
         if self._size + size > shared.max_bytes:
             raise InvalidInput(
                 "steps",
@@ -54,21 +52,25 @@ class WholeSequence:
             self._steps = steps
             return
         if self._steps is None:
-            self._steps = ChunkedSteps(steps.shape[1:], steps.dtype)
-        assert isinstance(self._steps, ChunkedSteps)
+            self._steps = tuple(ChunkedSteps(own.shape[1:], own.dtype) for own in steps)
         try:
-            self._steps.append(steps)
+            for chunked, own in zip(self._steps, steps, strict=True):
+                assert isinstance(chunked, ChunkedSteps)
+                chunked.append(own)
         except (MemoryError, OSError) as error:
             raise OutOfMemory("out of memory") from error
 
     async def end(self) -> None:
         """Hand the sequence to the batcher, and expect its answer."""
         shared = self._shared
-        if self._steps is None or self._dtype is None:
+        if self._steps is None or self._types is None:
             raise InvalidInput("steps", "the sequence must have at least one step")
         whole = SequenceInput(self._steps, shared.options.outputs, self._initial_state)
+        config = shared.model.config
+        check_min_steps(whole.tokens, "steps", config)
+        check_whole(whole.tokens, whole.outputs, shared.max_whole_tokens, "steps", config)
         self._steps = None
-        taken = whole.tokens * shared.step_bytes.taken(self._dtype)
+        taken = whole.tokens * shared.step_bytes.taken(self._types)
         shared.room.complete(self._size)
         result = await shared.enqueue(whole)
         answer = Answer(partial(shared.room.give, self._size - taken, sequences=1))
@@ -92,7 +94,8 @@ class WholeSequence:
         encoded = result.result()
         if encoded.timing.batch_tokens > tokens:
             encoded = Result(encoded.output.own(), encoded.timing)
-        shared.outbox.put(answer, result_chunks(self._id, encoded, shared.options.reply_dtype))
+        chunks = result_chunks(self._id, encoded, shared.options.reply_dtype, shared.model.config)
+        shared.outbox.put(answer, chunks)
 
     def fail(self, error: Exception) -> Answer | None:
         """Answer with the error, and let go of the steps that are there."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from bilstm_server.model import ModelConfig, Output, Pooling, RaggedBatch, SequenceEncoder
+from bilstm_server.model import ModelConfig, Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels.cpu.kernel import CpuKernel
 from tests.model.kernels.cpu.numbers.drawn import every_dtype, same_bits
 from tests.support.lstms import (
