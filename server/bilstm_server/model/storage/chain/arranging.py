@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+from ..weights import some
 from . import words
 from .found import Found
 from .links import Said
@@ -35,7 +36,7 @@ class Arranged:
 
 
 def arrange(parts: Parts, said: Said) -> tuple[Arranged, dict[str, list[Found]]]:
-    """The order of all modules, and of each head where several were said; one is the chain's end."""
+    """The order of all modules, and of each head where several were said."""
     arranged = _only(list(_ways(parts, parts.body)), parts, said)
     heads = {}
     for prefix, modules in parts.heads.items():
@@ -62,9 +63,7 @@ def arrange_body(parts: Parts, said: Said) -> tuple[Arranged, list[Found]]:
     tables = [m for m in nodes if m.kind == "matrix" and m not in kept]
     droppable = [m for m in tables if m.reads in behind]
     ways = [
-        way
-        for way in _ways(parts, [*kept, *tables], droppable)
-        if way.order[-1] in parts.lstms
+        way for way in _ways(parts, [*kept, *tables], droppable) if way.order[-1] in parts.lstms
     ]
     arranged = _only(ways, parts, said)
     for module in arranged.order:
@@ -77,6 +76,23 @@ def arrange_body(parts: Parts, said: Said) -> tuple[Arranged, list[Found]]:
                 )
     used = [*arranged.embeddings, *arranged.order]
     return arranged, [m for m in nodes if m not in used and m.reads not in behind]
+
+
+def neighbours(parts: Parts) -> tuple[str, str] | None:
+    """The modules before and behind the first one that can't be served, or None if names and
+    widths leave several."""
+    if not all(module.reads for module in parts.left):
+        return None
+    try:
+        ways = list(_ways(parts, [*parts.body, *parts.left]))
+    except ValueError:
+        return None
+    if len(ways) != 1:
+        return None
+    (way,) = ways
+    line = ["the input" if not way.embeddings else some(way.embeddings), *map(str, way.order)]
+    place = line.index(str(parts.left[0]), 1)
+    return line[place - 1], [*line, "the end"][place + 1]
 
 
 def _ways(
@@ -120,17 +136,20 @@ def _only(ways: Sequence[Arranged], parts: Parts, said: Said) -> Arranged:
 
 def _unfit(parts: Parts, said: Said) -> str:
     """Why there is no order of all modules."""
-    embeds = next(readings(parts.body))
-    embeddings = [*parts.embeddings, *compress(parts.body, embeds)]
+    readable = [
+        [*parts.embeddings, *compress(parts.body, embeds)] for embeds in readings(parts.body)
+    ]
+    reads = parts.lstms[0].reads
+    # Of several, embeddings that leave room for something else beside them.
+    embeddings = min(readable, key=lambda own: sum(m.reads for m in own) > reads)
     order = [module for module in parts.body if module not in embeddings]
     width = sum(module.reads for module in embeddings) or None
-    placed = longest(order, width)
-    if not placed:
-        problem = words.unfit_embeddings(embeddings, parts.lstms[0])
-        if width is None or width > parts.lstms[0].reads:
-            return problem
-        return f"{problem}; say it with {words.proposal(embeddings, order, said)}"
-    return words.unfit(order, placed)
+    if placed := longest(order, width):
+        return words.unfit(order, placed)
+    problem = words.unfit_embeddings(embeddings, parts.lstms[0])
+    if width is None or width > reads:
+        return problem
+    return f"{problem}; say it with {words.proposal(embeddings, order, said)}"
 
 
 def _leads_to_lstm(module: Found, nodes: Sequence[Found], lstms: Sequence[Found]) -> bool:

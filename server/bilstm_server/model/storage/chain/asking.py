@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..weights import some
 from . import words
-from .arranging import Arranged, arrange, arrange_body
+from .arranging import Arranged, arrange, arrange_body, neighbours
 from .found import Found
 from .gaps import Gap, gaps, in_one_sequential
 from .leftovers import check_left_out
@@ -25,9 +25,9 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
     parts = partition(found, said)
     if not said.head:
         return _without_head(parts, said)
-    if parts.left and not said.ignore_unused:
-        raise ValueError(words.unserved(parts.left))
+    _check_left(parts, said)
     arranged, heads = arrange(parts, said)
+    _check_names([*arranged.order, *(module for head in heads.values() for module in head)])
     body, tail = arranged.split()
     if parts.left:
         if tail or heads or parts.crf:
@@ -53,12 +53,24 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
 
 def _without_head(parts: Parts, said: Said) -> Chain:
     _check_nothing_said_of_a_head(said)
-    if parts.left and not said.ignore_unused:
-        raise ValueError(words.unserved(parts.left))
+    _check_left(parts, said)
+    check_left_out(parts.left, parts.lstms)
     arranged, others = arrange_body(parts, said)
-    check_left_out([*parts.left, *others], parts.lstms)
+    _check_names(arranged.order)
+    check_left_out(others, parts.lstms)
     _check_answered(_asked_of_body(arranged, said), arranged, said)
     return Chain(_links(arranged.order, arranged, said))
+
+
+def _check_left(parts: Parts, said: Said) -> None:
+    """What can't be served is refused, and where it stands is said if widths tell it."""
+    if parts.left and not said.ignore_unused:
+        raise ValueError(words.unserved(parts.left, neighbours(parts)))
+
+
+def _check_names(modules: Sequence[Found]) -> None:
+    if sideways := [module for module in modules if module.is_sideways]:
+        raise ValueError(words.sideways(sideways))
 
 
 def _check_nothing_said_of_a_head(said: Said) -> None:
@@ -104,24 +116,25 @@ def _asked_of_body(arranged: Arranged, said: Said) -> list[str]:
     return asked
 
 
-def _asked_of_pooling(
-    arranged: Arranged, heads: Heads, crf: Found | None, said: Said
-) -> list[str]:
+def _asked_of_pooling(arranged: Arranged, heads: Heads, crf: Found | None, said: Said) -> list[str]:
     """What is open of the values that the head reads."""
     if said.pooling and (said.per_step or crf):
         reads = "the CRF reads" if crf else "--per-step says"
-        raise ValueError(f"--pooling {said.pooling} gives one row for a sequence, and {reads} one "
-                         "for each step")
+        raise ValueError(
+            f"--pooling {said.pooling} gives one row for a sequence, and {reads} one for each step"
+        )
     body, tail = arranged.split()
     first = next((i for i, module in enumerate(tail) if module.is_affine), len(tail))
     if not (said.pooling or said.per_step or crf):
-        head = tail[first : first + 1] or list(heads)
-        return [words.what_the_head_reads(head, body[-1])]
+        names = [f"{module}." for module in tail[first : first + 1]] or list(heads)
+        return [words.what_the_head_reads(names, body[-1])]
     norms = tail[:first]
     in_head = first < len(tail) and all(in_one_sequential(m, tail[first]) for m in norms)
     if norms and not in_head and said.pooling in ("mean", "max", "sum"):
-        return [f"no tensor tells whether {some(norms)} stands before the pooling or behind it; "
-                "say it with --chain"]
+        return [
+            f"no tensor tells whether {some(norms)} stands before the pooling or behind it; "
+            "say it with --chain"
+        ]
     return []
 
 
@@ -137,8 +150,10 @@ def _asked_of_activations(found: Sequence[Gap], said: Said) -> list[str]:
     unplaced = [module for gap in found if gap.behind is None for module in gap.norms]
     if not unplaced:
         return []
-    return [f"no tensor tells whether {said.head_activation} stands before {some(unplaced)} or "
-            "behind it; say it with --chain"]
+    return [
+        f"no tensor tells whether {said.head_activation} stands before {some(unplaced)} or "
+        "behind it; say it with --chain"
+    ]
 
 
 def _links(body: Sequence[Found], arranged: Arranged, said: Said) -> list[Link]:

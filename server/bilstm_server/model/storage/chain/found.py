@@ -40,10 +40,18 @@ _CRFS: tuple[dict[str, str], ...] = (
         "end_transitions": "end_transitions",
         "transitions": "transitions",
     },
-    {"start_trans": "start_transitions", "end_trans": "end_transitions", "trans_matrix": "transitions"},
+    {
+        "start_trans": "start_transitions",
+        "end_trans": "end_transitions",
+        "trans_matrix": "transitions",
+    },
 )
 _NORM = re.compile(r"(^|[._\d])(ln|norm|layer_?norm|layernorm)(?![a-z])", re.IGNORECASE)
 _OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|[._])(gn|in|bn)\d*$", re.IGNORECASE)
+_SIDEWAYS = re.compile(
+    r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway|query|context|residual|skip|shortcut",
+    re.IGNORECASE,
+)
 _INSTANCE_NORM = re.compile(r"inst|(^|[._])in\d*$", re.IGNORECASE)
 
 
@@ -70,6 +78,12 @@ class Found:
         """The name of its first tensor in the file, and its shape, for errors."""
         name, shape = next(iter(self.shapes.items()))
         return f"{name} is {list(shape)}"
+
+    @property
+    def is_sideways(self) -> bool:
+        """Whether by its name it computes weights or gates of other layers' values, rather than
+        what the next layer reads."""
+        return self.is_affine and _SIDEWAYS.search(self.name) is not None
 
     @property
     def is_affine(self) -> bool:
@@ -142,7 +156,9 @@ def _recurrence(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
 
 def _cell(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
     shapes = {prefix + key: shape for key, shape in own.items()}
-    problem = f"{prefix}weight_ih is a cell's: no tensor tells how its module goes through the steps"
+    problem = (
+        f"{prefix}weight_ih is a cell's: no tensor tells how its module goes through the steps"
+    )
     return Found(name, "unserved", shapes, problem=problem)
 
 
@@ -163,7 +179,7 @@ def _plain(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
         if _INSTANCE_NORM.search(name):
             problem = f"{name} is a norm over the steps of a sequence, which is not served"
             return Found(name, "unserved", shapes, problem=problem)
-        fields = {"affine": "weight" in own}
+        fields = {"weight": "weight" in own, "bias": "bias" in own}
         return Found(name, "batch_norm", shapes, mean[0], mean[0], parameters, fields)
     if own.keys() == {"weight"} and len(weight) == 2 and all(weight):
         return Found(name, "matrix", shapes, weight[1], weight[0], parameters, {"bias": False})
@@ -174,10 +190,17 @@ def _plain(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
             problem = f"{name} is a norm, and no tensor tells which (nn.LayerNorm, nn.GroupNorm, …)"
             return Found(name, "unserved", shapes, problem=problem)
         return Found(name, "layer_norm", shapes, weight[0], weight[0], parameters)
+    if own.keys() == {"transitions"} and len(own["transitions"]) == 2:
+        problem = (
+            f"{prefix}transitions is the matrix of a CRF, and no tensor tells whether it is [to, "
+            "from] or [from, to]: say it with --crf"
+        )
+        tags = own["transitions"][0]
+        return Found(name, "unserved", shapes, tags, 1, parameters, problem=problem)
     if own.keys() <= {"weight", "bias"} and len(weight) in (3, 4, 5):
         problem = (
-            f"{name} is a convolution in {len(weight) - 2} dimensions (weight {list(weight)}): its "
-            "padding, stride and activation no tensor tells"
+            f"{name} is a {len(weight) - 2}-D convolution (weight {list(weight)}): its padding, "
+            "stride and activation no tensor tells"
         )
         return Found(name, "unserved", shapes, weight[1], weight[0], problem=problem)
     return Found(name, "unknown", shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .found import Found
@@ -41,7 +42,7 @@ def gaps(modules: Sequence[Found], is_last: bool) -> list[Gap]:
     last module gives."""
     found = []
     affine = [i for i, module in enumerate(modules) if module.is_affine]
-    for i, following in zip(affine, [*affine[1:], len(modules)], strict=True):
+    for i, following in pairwise([*affine, len(modules)]):
         norms = tuple(modules[i + 1 : following])
         reader = modules[following] if following < len(modules) else None
         if norms or reader or not is_last:

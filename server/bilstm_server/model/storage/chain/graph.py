@@ -1,9 +1,9 @@
-"""A chain as a graph: its entry in `config.json`, and which tensor of the file is which parameter."""
+"""A chain as a graph, with the tensor of the file that is each parameter."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain as chain_of
 from itertools import count
@@ -40,6 +40,7 @@ class Graph:
     outputs: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # layer.parameter -> name in the file
     sources: dict[str, str] = field(default_factory=dict)  # layer -> module in the file
+    chain: list[str] = field(default_factory=list)  # the layers that the owner knows
 
 
 def draw(chain: Chain, found: Sequence[Found]) -> Graph:
@@ -54,6 +55,7 @@ def draw(chain: Chain, found: Sequence[Found]) -> Graph:
         for link in links:
             drawing.follow(link)
         drawing.give(_identifier(name.removeprefix(drawing.prefix).rstrip(".")))
+    drawing.graph.chain = [layer["name"] for layer in drawing.graph.layers]
     drawing.give_states()
     return drawing.graph
 
@@ -154,23 +156,29 @@ class _Drawing:
 
     def give_states(self) -> None:
         """Offer the LSTM's states, and vectors of each sequence that are made of them."""
-        outputs = self.graph.outputs
-        if not outputs and not self._heads:
+        own = self.graph.outputs
+        if "logits" in own or self._heads:
+            own = {name: value for name, value in own.items() if name not in POOLINGS}
+        elif not own:
             self._states = self.value  # with a norm behind the LSTM, say
-        self.graph.outputs = {"states": self._states}
-        pooled = ("mean", "max")
+        words = ["mean", "max"]
         if self._states == self._lstms[-1][1]:
-            pooled = ("final", *pooled)
-        for word in pooled:
-            self.graph.outputs[word] = outputs.get(word) or self._pool(word, self._states)
-        self.graph.outputs |= outputs
+            words.insert(0, "final")
+        pooled = {word: self._pooled(word) for word in words}
+        self.graph.outputs = {"states": self._states} | pooled | own
+
+    def _pooled(self, word: str) -> str:
+        """The pooling of the states that is there already, or a new one."""
+        there = (layer for layer in self.graph.layers if layer["inputs"] == [self._states])
+        name = next((layer["name"] for layer in there if layer["name"] == word), None)
+        return name or self._pool(word, self._states)
 
     def _input(self, name: str, entry: dict[str, int]) -> str:
         name = self._unique(name)
         self.graph.inputs[name] = entry
         return name
 
-    def _add(self, name: str, entry: dict[str, Any], *reads: str) -> str:
+    def _add(self, name: str, entry: Mapping[str, Any], *reads: str) -> str:
         name = self._unique(name)
         self.graph.layers.append({"name": name, **entry, "inputs": list(reads)})
         return name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from .found import Found
+
+Direction = Literal["to-from", "from-to"]
 
 # In the words of a module with `batch_first`.
 POOLINGS = {
@@ -19,9 +22,24 @@ POOLINGS = {
 # The layers without weights that may stand in a chain, and their entries in config.json.
 ACTIVATIONS = {
     name: {"type": "activation", "function": name}
-    for name in ("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "softplus")
+    for name in (
+        "relu",
+        "tanh",
+        "sigmoid",
+        "gelu",
+        "gelu_tanh",
+        "elu",
+        "leaky_relu",
+        "silu",
+        "selu",
+        "mish",
+        "softplus",
+        "softsign",
+        "hardtanh",
+        "relu6",
+    )
 }
-ENDINGS = {
+ENDINGS: Mapping[str, Mapping[str, Any]] = {
     "softmax": {"type": "softmax"},
     "log_softmax": {"type": "softmax", "log": True},
     "normalize": {"type": "normalize"},
@@ -89,4 +107,5 @@ class Said:
     head: bool = True
     embedding: bool = True
     ignore_unused: bool = False
-    chain: str | None = None
+    chain: str | None = None  # the whole chain, in words
+    crf: Direction | None = None  # how a matrix with START and STOP in it lies

@@ -63,7 +63,9 @@ def longest(modules: Sequence[Found], width: int | None) -> list[Found]:
     """
     starts = [module for module in modules if width is None or module.reads == width]
     trails = [_onward(start, modules) for start in starts]
-    return max(trails, key=lambda trail: (any(m.kind == "lstm" for m in trail), len(trail)), default=[])
+    return max(
+        trails, key=lambda trail: (any(m.kind == "lstm" for m in trail), len(trail)), default=[]
+    )
 
 
 def _onward(start: Found, modules: Sequence[Found]) -> list[Found]:

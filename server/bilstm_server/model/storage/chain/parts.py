@@ -26,9 +26,9 @@ class Parts:
 def partition(found: Sequence[Found], said: Said) -> Parts:
     """Sort the modules. Raises `ValueError` where a flag names none, or there is no LSTM."""
     lstms = _lstms(found, said)
+    tables = [module for module in found if module.kind == "matrix"]
     embeddings = [
-        exactly(found, prefix, "embedding", "--embedding-prefix")
-        for prefix in said.embedding_prefixes
+        exactly(tables, found, prefix, "--embedding-prefix") for prefix in said.embedding_prefixes
     ]
     taken = [*lstms, *embeddings]
     heads: dict[str, list[Found]] = {}
@@ -55,7 +55,7 @@ def _lstms(found: Sequence[Found], said: Said) -> list[Found]:
     recurrences = [m for m in found if m.kind == "lstm" or (m.kind == "unserved" and m.recurrent)]
     if said.lstm_prefixes:
         prefixes = said.lstm_prefixes
-        chosen = [exactly(recurrences, p, "lstm", "--lstm-prefix") for p in prefixes]
+        chosen = [exactly(recurrences, found, prefix, "--lstm-prefix") for prefix in prefixes]
     else:
         chosen = recurrences
     if not chosen:

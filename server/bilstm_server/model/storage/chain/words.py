@@ -14,10 +14,11 @@ from .links import ACTIVATIONS, POOLINGS, Said
 EXPORT = "bilstm-server export takes such a model from its module"
 
 
-def unserved(left: Sequence[Found]) -> str:
-    """Tensors of which no layer can be made."""
+def unserved(left: Sequence[Found], around: tuple[str, str] | None = None) -> str:
+    """Tensors of which no layer can be made, and what stands around the first."""
     if problem := next((module.problem for module in left if module.problem), ""):
-        return f"{problem}; {EXPORT}"
+        place = f" (it stands between {around[0]} and {around[1]})" if around else ""
+        return f"{problem}{place}; {EXPORT}"
     if recurrent := [module for module in left if module.recurrent]:
         return (
             f"holds more recurrences ({some(recurrent)}): name all that are in the chain with "
@@ -25,8 +26,17 @@ def unserved(left: Sequence[Found]) -> str:
         )
     names = [name for module in left for name in module.shapes]
     return (
-        f"{len(names)} more tensors would be left out, and the results might differ: {some(names)}; "
-        f"{EXPORT}, and --no-head --ignore-unused serves the LSTM's states alone"
+        f"{len(names)} more tensors would be left out, and the results might differ: "
+        f"{some(names)}; {EXPORT}, and --no-head --ignore-unused serves the LSTM's states alone"
+    )
+
+
+def sideways(modules: Sequence[Found]) -> str:
+    """Layers that are perhaps no links of a chain, by their names."""
+    return (
+        f"no tensor tells whether the next layer reads what {some(modules)} gives: by the name it "
+        f"may be an attention's or a gate's, and {EXPORT}; where it is a layer like others, say "
+        "the whole chain with --chain"
     )
 
 
@@ -39,7 +49,7 @@ def other_logits(left: Sequence[Found]) -> str:
     )
 
 
-def what_the_head_reads(heads: Sequence[object], lstm: Found) -> str:
+def what_the_head_reads(heads: Sequence[str], lstm: Found) -> str:
     """The choice of a pooling, in the words of a module with `batch_first`."""
     choices = dict(POOLINGS)
     if lstm.fields["bidirectional"]:
@@ -50,7 +60,7 @@ def what_the_head_reads(heads: Sequence[object], lstm: Found) -> str:
     named = ", ".join(f"{name} ({meaning})" for name, meaning in choices.items())
     return (
         f"no tensor tells what the head ({some(heads)}) reads; say it with --pooling: {named}; or "
-        "with --per-step, where it reads each step"
+        f"with --per-step, where it reads each step; if it reads something else, {EXPORT}"
     )
 
 
@@ -64,14 +74,18 @@ def activations(modules: Sequence[Found], *, in_head: bool) -> str:
 
 
 def several_orders(one: Sequence[Found], other: Sequence[Found]) -> str:
-    """Two orders that fit."""
+    """Two orders that fit, and all modules that may change places."""
     moved = [a for a, b in zip(one, other, strict=True) if a is not b]
-    return f"no tensor tells the order of {some(moved)}"
+    widths = {(module.reads, module.gives) for module in moved}
+    alike = [module for module in one if (module.reads, module.gives) in widths]
+    return f"no tensor tells the order of {some(alike)}"
 
 
 def unfit(modules: Sequence[Found], placed: Sequence[Found]) -> str:
     """Why the modules do not make a chain, by the first that fits nowhere."""
     left = [module for module in modules if module not in placed]
+    if not left:
+        return f"the numbers in the names of its layers contradict their widths; {EXPORT}"
     lstm = next((m for m in reversed(placed) if m.kind == "lstm"), None)
     width = placed[-1].gives if placed else 0
     same = [m for m in left if m.is_affine and m.reads == left[0].reads]
@@ -89,8 +103,8 @@ def unfit(modules: Sequence[Found], placed: Sequence[Found]) -> str:
             f"head of its own, say {flags}; if one gives weights of an attention, {EXPORT}"
         )
     return (
-        f"{some(left)} fit nowhere in the chain of the others "
-        f"({' -> '.join(map(str, placed))}): nothing gives the {left[0].reads} numbers that "
+        f"no place in the chain fits {some(left)}; of the others it is "
+        f"{' -> '.join(map(str, placed))}, and nothing gives the {left[0].reads} numbers that "
         f"{left[0]} reads, or reads what it gives; {EXPORT}"
     )
 
@@ -116,8 +130,8 @@ def unfit_embeddings(embeddings: Sequence[Found], reader: Found) -> str:
     width = sum(module.reads for module in embeddings)
     if width < reader.reads:
         return (
-            f"{reader} reads {reader.reads} numbers, and {some(embeddings)} gives {width}: no tensor "
-            "tells what the others are"
+            f"{reader} reads {reader.reads} numbers, and {some(embeddings)} gives {width}: no "
+            "tensor tells what the others are"
         )
     first = embeddings[0]
     return f"{first.weight}, expected {[first.gives, reader.reads]}"

@@ -1,4 +1,4 @@
-"""`--chain`: the whole chain in its owner's words, `embedding+features:3, lstm, mean, fc, relu, fc2`.
+"""`--chain`: the whole chain in its owner's words: `words+features:3, lstm, mean, fc1, relu, fc2`.
 
     chain   link, link, …        each reads the one before
     link    NAME                 a module of the file
@@ -25,8 +25,15 @@ from .selecting import common_prefix
 _FLOATS = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):([0-9]{1,9})")
 
 
-def written_chain(found: Sequence[Found], text: str, said: Said) -> Chain:
-    """The chain that the text says. Raises `ValueError` if it does not name every module once."""
+def written_chain(found: Sequence[Found], said: Said) -> Chain:
+    """The chain that `said.chain` says. Raises `ValueError` if it does not name every module once,
+    or another flag says something of the chain, too."""
+    others = [said.lstm_prefixes, said.head_prefixes, said.embedding_prefixes, said.pooling]
+    if any([*others, said.per_step, said.head_activation, not said.head, not said.embedding]):
+        raise ValueError(
+            "--chain says all of the chain: pass no other flag that says something of it"
+        )
+    text = said.chain or ""
     parser = _Parser(found)
     links = [parser.link(link.strip(), is_first=not i) for i, link in enumerate(text.split(","))]
     if not any(module.kind == "lstm" for module in parser.used):

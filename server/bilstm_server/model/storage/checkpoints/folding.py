@@ -29,9 +29,9 @@ def fold(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     pieces: dict[str, dict[str, str]] = {}  # of each weight: the piece -> its name in the file
     for name in tensors:
-        if weight := _piece(name):
-            pieces.setdefault(weight[0], {})[weight[1]] = name
-    owners = {}
+        if piece := _piece(name):
+            pieces.setdefault(piece[0], {})[piece[1]] = name
+    owners: dict[str, str] = {}
     for weight, own in pieces.items():
         if _rule(own) is not None:
             owners |= dict.fromkeys(own.values(), weight)
@@ -92,7 +92,9 @@ def _constrain(tensors: dict[str, Tensor]) -> Iterator[str]:
             # Where training had none, starts and ends cost nothing.
             own = tensors.get(prefix + parameter, torch.zeros(allowed.shape)).double()
             if own.shape != allowed.shape:
-                raise ValueError(f"{prefix}{parameter} is {list(own.shape)}, which {name} is not for")
+                raise ValueError(
+                    f"{prefix}{parameter} is {list(own.shape)}, which {name} is not for"
+                )
             scores = own * allowed + _IMPOSSIBLE * (1 - allowed)
             tensors[prefix + parameter] = scores.to(transitions.dtype)
             yield prefix + parameter
@@ -100,15 +102,14 @@ def _constrain(tensors: dict[str, Tensor]) -> Iterator[str]:
 
 
 def _weight_norm(v: Tensor, g: Tensor) -> Tensor:
-    if g.dim() == 0:
-        return v * (g / v.norm())
-    if g.dim() != v.dim():
+    if g.dim() not in (0, v.dim()):
         raise RuntimeError
-    others = [dim for dim, size in enumerate(g.shape) if size == 1]
-    norm = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    others = [dim for dim, size in enumerate(g.shape) if size == 1] or None
+    norm = torch.linalg.vector_norm(v, dim=others, keepdim=g.dim() > 0)
     if g.shape != norm.shape:
         raise RuntimeError
-    return v * (g / norm)
+    weight: Tensor = v * (g / norm)
+    return weight
 
 
 def _spectral_norm(v: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     if folded:
-        notes.append(f"made of their pieces (weight norm, spectral norm, pruning): {listed(folded)}")
+        notes.append(
+            f"made of their pieces (weight norm, spectral norm, pruning): {listed(folded)}"
+        )
     return Checkpoint(tensors, tuple(notes))
 
 
