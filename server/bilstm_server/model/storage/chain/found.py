@@ -49,7 +49,7 @@ _CRFS: tuple[dict[str, str], ...] = (
 _NORM = re.compile(r"(^|[._\d])(ln|norm|layer_?norm|layernorm)(?![a-z])", re.IGNORECASE)
 _OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|[._])(gn|in|bn)\d*$", re.IGNORECASE)
 _SIDEWAYS = re.compile(
-    r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway|query|context|residual|skip|shortcut",
+    r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway",
     re.IGNORECASE,
 )
 _INSTANCE_NORM = re.compile(r"inst|(^|[._])in\d*$", re.IGNORECASE)
