@@ -27,7 +27,6 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
         return _without_head(parts, said)
     _check_left(parts, said)
     arranged, heads = arrange(parts, said)
-    _check_names([*arranged.order, *(module for head in heads.values() for module in head)])
     body, tail = arranged.split()
     if parts.left:
         if tail or heads or parts.crf:
@@ -39,6 +38,7 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
     else:
         asked = [
             *_asked_of_body(arranged, said),
+            *_doubts([*tail, *(module for head in heads.values() for module in head)]),
             *_asked_of_pooling(arranged, heads, parts.crf, said),
             *_asked_of_activations(_all_gaps(tail, heads), said),
         ]
@@ -56,7 +56,6 @@ def _without_head(parts: Parts, said: Said) -> Chain:
     _check_left(parts, said)
     check_left_out(parts.left, parts.lstms)
     arranged, others = arrange_body(parts, said)
-    _check_names(arranged.order)
     check_left_out(others, parts.lstms)
     _check_answered(_asked_of_body(arranged, said), arranged, said)
     return Chain(_links(arranged.order, arranged, said))
@@ -66,11 +65,6 @@ def _check_left(parts: Parts, said: Said) -> None:
     """What can't be served is refused, and where it stands is said if widths tell it."""
     if parts.left and not said.ignore_unused:
         raise ValueError(words.unserved(parts.left, neighbours(parts)))
-
-
-def _check_names(modules: Sequence[Found]) -> None:
-    if sideways := [module for module in modules if module.is_sideways]:
-        raise ValueError(words.sideways(sideways))
 
 
 def _check_nothing_said_of_a_head(said: Said) -> None:
@@ -93,10 +87,14 @@ def _check_answered(asked: Sequence[str], arranged: Arranged, said: Said) -> Non
     raise ValueError(problem)
 
 
+def _doubts(modules: Sequence[Found]) -> list[str]:
+    return [f"{m.doubt}; where it does, say so with --chain" for m in modules if m.doubt]
+
+
 def _asked_of_body(arranged: Arranged, said: Said) -> list[str]:
     """What is open of all up to the last LSTM."""
     body, tail = arranged.split()
-    asked = []
+    asked = _doubts(body)
     if len(arranged.embeddings) > 1 and said.embedding:
         names = some(arranged.embeddings)
         asked.append(f"no tensor tells in which order {names} are joined; say it with --chain")

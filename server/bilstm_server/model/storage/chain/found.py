@@ -47,12 +47,12 @@ _CRFS: tuple[dict[str, str], ...] = (
     },
 )
 _NORM = re.compile(r"(^|[._\d])(ln|norm|layer_?norm|layernorm)(?![a-z])", re.IGNORECASE)
-_OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|[._])(gn|in|bn)\d*$", re.IGNORECASE)
+_OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|\.)(gn|in|bn)\d*$", re.IGNORECASE)
 _SIDEWAYS = re.compile(
     r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway",
     re.IGNORECASE,
 )
-_INSTANCE_NORM = re.compile(r"inst|(^|[._])in\d*$", re.IGNORECASE)
+_INSTANCE_NORM = re.compile(r"inst|(^|\.)in\d*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Found:
     parameters: Mapping[str, str] = field(default_factory=dict)  # layer's name -> file's
     fields: Mapping[str, Any] = field(default_factory=dict)  # of its entry in config.json
     problem: str = ""  # why no layer can be made of it
+    doubt: str = ""  # what no tensor tells of it, unless its owner names it in the chain
 
     @property
     def recurrent(self) -> bool:
@@ -78,12 +79,6 @@ class Found:
         """The name of its first tensor in the file, and its shape, for errors."""
         name, shape = next(iter(self.shapes.items()))
         return f"{name} is {list(shape)}"
-
-    @property
-    def is_sideways(self) -> bool:
-        """Whether by its name it computes weights or gates of other layers' values, rather than
-        what the next layer reads."""
-        return self.is_affine and _SIDEWAYS.search(self.name) is not None
 
     @property
     def is_affine(self) -> bool:
@@ -174,22 +169,32 @@ def _plain(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
     shapes = {prefix + key: shape for key, shape in own.items()}
     parameters = {key: prefix + key for key in own}
     weight, bias = own.get("weight", ()), own.get("bias")
+    doubt = _SIDEWAYS.search(name) and (
+        f"no tensor tells whether the next layer reads what {name} gives: by its name it may be an "
+        "attention's, or a gate's"
+    )
+    doubt = doubt or ""
     mean = own.get("running_mean", own.get("running_var"))
     if mean is not None and own.keys() <= {"weight", "bias", "running_mean", "running_var"}:
         if _INSTANCE_NORM.search(name):
             problem = f"{name} is a norm over the steps of a sequence, which is not served"
             return Found(name, "unserved", shapes, problem=problem)
-        fields = {"weight": "weight" in own, "bias": "bias" in own}
+        fields = {"weight": weight != (), "bias": bias is not None}
         return Found(name, "batch_norm", shapes, mean[0], mean[0], parameters, fields)
     if own.keys() == {"weight"} and len(weight) == 2 and all(weight):
-        return Found(name, "matrix", shapes, weight[1], weight[0], parameters, {"bias": False})
+        fields = {"bias": False}
+        return Found(name, "matrix", shapes, weight[1], weight[0], parameters, fields, doubt=doubt)
     if own.keys() == {"weight", "bias"} and len(weight) == 2:
-        return Found(name, "linear", shapes, weight[1], weight[0], parameters, {"bias": True})
+        fields = {"bias": True}
+        return Found(name, "linear", shapes, weight[1], weight[0], parameters, fields, doubt=doubt)
     if own.keys() == {"weight", "bias"} and len(weight) == 1 and weight == bias:
-        if not _NORM.search(name) or _OTHER_NORM.search(name):
-            problem = f"{name} is a norm, and no tensor tells which (nn.LayerNorm, nn.GroupNorm, …)"
+        if _OTHER_NORM.search(name):
+            problem = f"{name} is a norm, and no tensor tells of how many groups, or of what"
             return Found(name, "unserved", shapes, problem=problem)
-        return Found(name, "layer_norm", shapes, weight[0], weight[0], parameters)
+        doubt = (
+            "" if _NORM.search(name) else f"no tensor tells whether {name} computes nn.LayerNorm"
+        )
+        return Found(name, "layer_norm", shapes, weight[0], weight[0], parameters, doubt=doubt)
     if own.keys() == {"transitions"} and len(own["transitions"]) == 2:
         problem = (
             f"{prefix}transitions is the matrix of a CRF, and no tensor tells whether it is [to, "

@@ -31,15 +31,6 @@ def unserved(left: Sequence[Found], around: tuple[str, str] | None = None) -> st
     )
 
 
-def sideways(modules: Sequence[Found]) -> str:
-    """Layers that are perhaps no links of a chain, by their names."""
-    return (
-        f"no tensor tells whether the next layer reads what {some(modules)} gives: by the name it "
-        f"may be an attention's or a gate's, and {EXPORT}; where it is a layer like others, say "
-        "the whole chain with --chain"
-    )
-
-
 def other_logits(left: Sequence[Found]) -> str:
     """Tensors that can't be left out because there is a head."""
     names = [name for module in left for name in module.shapes]
