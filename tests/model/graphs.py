@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
+from annotated_types import Ge
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
@@ -28,41 +30,84 @@ def _types(of: type[LayerConfig]) -> Iterator[type[LayerConfig]]:
         yield from _types(subclass)
 
 
-TYPES = {cls.model_fields["type"].default: cls for cls in _types(LayerConfig)}
+TYPES: dict[str, type[LayerConfig]] = {
+    cls.model_fields["type"].default: cls for cls in _types(cast(Any, LayerConfig))
+}
 
 
 def _field(info: FieldInfo) -> st.SearchStrategy[Any]:
-    """Of what a field may be; its default where that is not known."""
-    annotation = info.annotation
+    """Of what a field may be; its default where that can't be told from its type."""
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and isinstance(extra.get("enum"), list):
+        return st.sampled_from(cast(list[Any], extra["enum"]))
+    bounds = [cast(int, of.ge) for of in info.metadata if isinstance(of, Ge)]
+    try:
+        return _of_type(info.annotation, max(bounds, default=0))
+    except NotImplementedError:
+        return st.just(info.get_default())
+
+
+def _of_type(annotation: Any, least: int) -> st.SearchStrategy[Any]:
+    origin, own = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _of_type(own[0], least)
+    if origin is Literal:
+        return st.sampled_from(own)
+    if origin is tuple and Ellipsis not in own:
+        return st.tuples(*(_of_type(of, least) for of in own))
+    if origin in (Union, UnionType):
+        return st.one_of(*(_of_type(of, least) for of in own))
     if annotation is bool:
         return st.booleans()
     if annotation is int:
-        bounds = {k: v for m in info.metadata for k in ("ge", "le") if (v := getattr(m, k, None))}
-        least = bounds.get("ge", 0)
-        return st.integers(least, min(bounds.get("le", _MOST), least + _MOST - 1))
-    if annotation is float:
-        return st.floats(0.5, 2, width=32)
-    if get_origin(annotation) is Literal:
-        return st.sampled_from(get_args(annotation))
-    assert not info.is_required(), f"draw {info} here"
-    return st.just(info.get_default(call_default_factory=True))
+        return st.integers(least, least + _MOST - 1)
+    raise NotImplementedError
 
 
-def _fields(cls: type[LayerConfig]) -> st.SearchStrategy[dict[str, Any]]:
+def _divisor(width: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([count for count in range(1, width + 1) if width % count == 0])
+
+
+@st.composite
+def _shapes(draw: st.DrawFn, width: int) -> tuple[int, int]:
+    rows = draw(_divisor(width))
+    return rows, width // rows
+
+
+# What depends on the width of what is read.
+_BY_WIDTH: dict[str, Callable[[int], st.SearchStrategy[Any]]] = {
+    "groups": _divisor,
+    "heads": _divisor,
+    "start": lambda width: st.integers(0, width - 1),
+    "stop": lambda width: st.integers(1, width),
+    "shape": _shapes,
+    "order": lambda width: st.permutations([0, 1]),
+    "axis": lambda width: st.integers(0, 1),
+}
+
+
+def _fields(cls: type[LayerConfig], width: int) -> st.SearchStrategy[dict[str, Any]]:
     own = {n: f for n, f in cls.model_fields.items() if n not in ("name", "type", "inputs")}
-    return st.fixed_dictionaries({name: _field(info) for name, info in own.items()})
+    return st.fixed_dictionaries(
+        {
+            name: _BY_WIDTH[name](width) if name in _BY_WIDTH else _field(info)
+            for name, info in own.items()
+        }
+    )
 
 
 @st.composite
 def _layers(draw: st.DrawFn, name: str, kind: str, values: Values) -> LayerConfig | None:
     """A layer of this type that can read some of the values, if one is found soon."""
     cls = TYPES[kind]
-    most = cls.number_of_inputs or 3
-    for _ in range(4):
-        count = cls.number_of_inputs or draw(st.integers(1, most))
-        inputs = tuple(draw(st.sampled_from(list(values))) for _ in range(count))
+    names = list(values)
+    references = st.sampled_from(names[-5:]) | st.sampled_from(names)  # deep rather than wide
+    for _ in range(6):
+        count = cls.number_of_inputs or draw(st.integers(1, 3))
+        inputs = tuple(draw(references) for _ in range(count))
         try:
-            layer = cls(name=name, inputs=inputs, **draw(_fields(cls)))
+            fields = draw(_fields(cls, values[inputs[0]].width))
+            layer = cls.model_validate({"name": name, "inputs": inputs} | fields)
             given = layer.gives(*(values[reference] for reference in inputs))
         except ValueError:  # pydantic's, too
             continue
@@ -75,7 +120,7 @@ def _layers(draw: st.DrawFn, name: str, kind: str, values: Values) -> LayerConfi
 def graphs(draw: st.DrawFn) -> ModelConfig:
     """A valid model, whose outputs are all values of its layers."""
     graph = _Graph()
-    for index in range(draw(st.integers(1, 3))):
+    for index in range(draw(st.integers(1, 2))):
         graph.read(f"in{index}", draw(st.sampled_from(["ids", "width"])), draw(_sizes))
     for index, kind in enumerate(draw(_kinds)):
         layer = draw(_layers(f"{kind}{index}", kind, graph.values))
@@ -92,7 +137,7 @@ def graphs(draw: st.DrawFn) -> ModelConfig:
 
 _sizes = st.integers(1, _MOST)
 _lstms = st.integers(1, 2).map(lambda count: ["lstm"] * count)
-_others = st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=7)
+_others = st.lists(st.sampled_from(sorted(TYPES)), min_size=3, max_size=9)
 _kinds = st.tuples(_lstms, _others).flatmap(lambda lists: st.permutations(lists[0] + lists[1]))
 
 

@@ -3,6 +3,7 @@ which they are computed."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,10 +25,10 @@ lengths = st.lists(st.integers(0, 20), min_size=1, max_size=4)
 def parts(encoder: SequenceEncoder, name: str, rows: Tensor, lengths: list[int]) -> list[Tensor]:
     """A batch's output, by sequence."""
     if name in ("hidden", "cell"):
-        return list(rows.split(1, dim=1))
+        return list(torch.split(rows, 1, dim=1))
     value = encoder.config.output_values[name]
-    counts = value.grid.rows(torch.tensor(lengths).numpy()).tolist()
-    return list(rows.split(counts if value.per_step else 1))
+    counts = value.grid.rows(np.array(lengths)).tolist()
+    return list(torch.split(rows, counts if value.per_step else 1))
 
 
 @every_dtype

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .._calls.messages import output_numbers
+from .._calls.options import output_names
 from .._calls.session import DEFAULT_TIMEOUT_SECONDS, finite_seconds
 from .._calls.target import Target
 from ..types import DEFAULT_IN_FLIGHT, OUTPUTS
@@ -158,7 +158,7 @@ def _outputs(text: str) -> list[str]:
     """Names of outputs, comma-separated."""
     names: list[Any] = [name.strip() for name in text.split(",")]
     try:
-        output_numbers(names)
+        output_names(names)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return names

@@ -29,9 +29,9 @@ from tests.support.servers import RunningServer, settings, write_model
 
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "unknown output": (
-        ["--outputs", "final,bogus"],
-        "argument --outputs: 'bogus' is no output; "
-        "there are: states, final, mean, max, logits, state",
+        ["--outputs", "final,bo-gus"],
+        "argument --outputs: 'bo-gus' is no output; "
+        "there are: states, final, mean, max, logits, state, labels, probabilities, and a model's",
     ),
     "no output": (["--outputs", ""], "argument --outputs: '' is no output; "),
     "no server": (["--server", ""], "argument --server: target '': must have a host"),

@@ -11,12 +11,12 @@ from typing import NamedTuple, cast
 import numpy as np
 from torch import Tensor
 
-from ..graph import SequenceEncoder, Step
+from ..graph import SequenceEncoder
 from ..kernels import to_device
 from ..layers.interface import WindowLayer
 from ..layers.values import Grid, Window
 from ..layers.windows import take_windows
-from .stages import Route
+from .stages import Node, Route
 
 ReadSteps = Callable[[int, int], Sequence[Tensor]]
 
@@ -45,7 +45,15 @@ _ONE = Span(0, 1)  # the row of a value that has one for the sequence
 class Values:
     """What is known of one sequence of so many steps."""
 
-    def __init__(self, encoder: SequenceEncoder, read_steps: ReadSteps, steps: int):
+    def __init__(
+        self,
+        encoder: SequenceEncoder,
+        outputs: Collection[str],
+        read_steps: ReadSteps,
+        steps: int,
+    ):
+        plan = encoder.plan(frozenset(outputs))
+        self.modules = {step.config.name: step.module for step in plan}
         self.held: dict[str, Tensor] = {}  # in host memory, [rows, width] or [rows] of integers
         self._forms = encoder.config.values
         self._device = encoder.device
@@ -75,9 +83,9 @@ class Values:
         """The route's targets: these rows of those that have several, on the encoder's device."""
         spans = self._spans(route, Span(start, stop))
         found = self._read(route.roots, spans)
-        for step in route.layers:
-            found[step.gives[0]] = self._compute(step, spans, found)
-            for reference in step.done:
+        for node in route.layers:
+            found[node.name] = self._compute(node, spans, found)
+            for reference in node.done:
                 del found[reference]
         return {
             name: self._own(name, Span(start, stop)).of(found[name], spans[name])
@@ -98,11 +106,11 @@ class Values:
 
         for name in route.targets:
             widen(name, span)
-        for step in reversed(route.layers):
-            own = spans[step.gives[0]]
-            if isinstance(step.module, WindowLayer):
-                own = own.reach(step.module.window, self._rows[self._forms[step.reads[0]].grid])
-            for reference in step.reads:
+        for node in reversed(route.layers):
+            own, module = spans[node.name], self.modules[node.name]
+            if isinstance(module, WindowLayer):
+                own = own.reach(module.window, self._rows[self._forms[node.reads[0]].grid])
+            for reference in node.reads:
                 widen(reference, own)
         return spans
 
@@ -124,20 +132,19 @@ class Values:
         return found
 
     def _compute(
-        self, step: Step, spans: Mapping[str, Span], found: Mapping[str, Tensor]
+        self, node: Node, spans: Mapping[str, Span], found: Mapping[str, Tensor]
     ) -> Tensor:
-        name, module = step.gives[0], step.module
-        span = spans[name]
+        span, module = spans[node.name], self.modules[node.name]
         if isinstance(module, WindowLayer):
-            (source,) = step.reads
+            (source,) = node.reads
             held, rows = spans[source], found[source]
             index = _window_rows(span, module.window, held, self._rows[self._forms[source].grid])
             windows = take_windows(rows, to_device(index, rows.device), module)
             return cast(Tensor, module(windows))
         inputs = []
-        for reference in step.reads:
+        for reference in node.reads:
             rows = self._own(reference, span).of(found[reference], spans[reference])
-            if self.is_per_step(name) and not self.is_per_step(reference):
+            if self.is_per_step(node.name) and not self.is_per_step(reference):
                 rows = rows.expand(span.stop - span.start, *rows.shape[1:]).contiguous()
             inputs.append(rows)
         return cast(Tensor, module(*inputs))

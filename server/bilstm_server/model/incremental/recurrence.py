@@ -19,7 +19,8 @@ from ..bilstm import States
 from ..graph import SequenceEncoder
 from ..kernels import DirectionInput, RaggedBatch, rounded, state_type
 from ..layers.lstm import Lstm
-from ..layers.pooling import SEGMENT_STEPS, Pooling
+from ..layers.pooling import Pooling
+from ..layers.segments import SEGMENT_STEPS
 from .pulling import Values
 from .stages import LstmStage
 
@@ -34,7 +35,7 @@ class Recurrence:
         self, encoder: SequenceEncoder, stage: LstmStage, values: Values, hx: States | None
     ):
         """`hx` is [L*K, P] and [L*K, H]; the LSTM's own if None."""
-        self.lstm = cast(Lstm, stage.lstm.module)
+        self.lstm = cast(Lstm, values.modules[stage.lstm.name])
         self.layer = 0
         self.done = False
         self._stage = stage
@@ -46,7 +47,8 @@ class Recurrence:
         self._input: Tensor | None = None  # of a layer after the first
         self._output: Tensor | None = None
         self._poolings = [
-            cast(Pooling, step.module).sliced(self._steps, encoder.dtype) for step in stage.poolings
+            cast(Pooling, values.modules[node.name]).sliced(self._steps, encoder.dtype)
+            for node in stage.poolings
         ]
         # By direction: whether it goes from the last step to the first, and where it has come to.
         config = self.lstm.config
@@ -82,8 +84,8 @@ class Recurrence:
         if self._output is not None:
             given[name] = self._output
         given |= zip(parts, (s.transpose(0, 1).flatten(1) for s in self.state()), strict=False)
-        for step, pooling in zip(self._stage.poolings, self._poolings, strict=True):
-            given |= zip(step.gives, pooling.result(), strict=False)
+        for node, pooling in zip(self._stage.poolings, self._poolings, strict=True):
+            given |= zip(node.gives, pooling.result(), strict=False)
         return given
 
     def state(self) -> States:
@@ -162,7 +164,7 @@ class Recurrence:
 
 def key_of(stage: LstmStage, layer: int) -> Hashable:
     """What recurrences at this layer have in common."""
-    return (stage.lstm.gives[0], layer)
+    return (stage.lstm.name, layer)
 
 
 class _Slice(NamedTuple):

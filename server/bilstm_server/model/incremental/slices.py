@@ -49,8 +49,8 @@ class SlicedRun:
         self.encoder = encoder
         self._outputs = tuple(outputs)
         self._hx = hx
-        self._plan = plan_stages(encoder, outputs)
-        self._values = Values(encoder, read_steps, steps)
+        self._plan = plan_stages(encoder.config, outputs)
+        self._values = Values(encoder, outputs, read_steps, steps)
         self._index = 0  # of the stage that runs, or is to begin
         self._running: Recurrence | Sweep | None = None
         self._state: States | None = None  # of the LSTM that ran last

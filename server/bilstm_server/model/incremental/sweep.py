@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..graph import SequenceEncoder, Step
+from ..graph import SequenceEncoder
 from ..layers.interface import Accumulator, WholeLayer
 from .pulling import Values
-from .stages import SweepStage
+from .stages import Node, SweepStage
 
 
 class Sweep:
@@ -21,7 +21,7 @@ class Sweep:
         self._stage = stage
         self._values = values
         self._rows = values.rows(stage.grid)
-        self._readers = [_Reader(step, values, self._rows, encoder.dtype) for step in stage.wholes]
+        self._readers = [_Reader(node, values, self._rows, encoder.dtype) for node in stage.wholes]
         self._outputs: dict[str, Tensor] = {}
         self._bound = 0
 
@@ -78,10 +78,11 @@ class Sweep:
 class _Reader:
     """A layer that reads the whole sequence, and how far it has."""
 
-    def __init__(self, step: Step, values: Values, rows: int, dtype: torch.dtype):
-        self._step = step
-        self._has_rows = [values.is_per_step(reference) for reference in step.reads]
-        self._accumulator: Accumulator = cast(WholeLayer, step.module).sliced(rows, dtype)
+    def __init__(self, node: Node, values: Values, rows: int, dtype: torch.dtype):
+        self._node = node
+        self._has_rows = [values.is_per_step(reference) for reference in node.reads]
+        module = cast(WholeLayer, values.modules[node.name])
+        self._accumulator: Accumulator = module.sliced(rows, dtype)
         self._read = 0
 
     def add(self, start: int, stop: int, read: Mapping[str, Tensor]) -> None:
@@ -91,13 +92,13 @@ class _Reader:
         skipped = self._read - start
         rows = [
             read[reference][skipped:] if has_rows else read[reference]
-            for reference, has_rows in zip(self._step.reads, self._has_rows, strict=True)
+            for reference, has_rows in zip(self._node.reads, self._has_rows, strict=True)
         ]
         self._accumulator.add(self._read, *rows)
         self._read = stop
 
     def results(self) -> dict[str, Tensor]:
-        return dict(zip(self._step.gives, self._accumulator.result(), strict=False))
+        return dict(zip(self._node.gives, self._accumulator.result(), strict=False))
 
 
 def key_of(stage: SweepStage) -> Hashable:

@@ -29,6 +29,7 @@ from .interface import (
 )
 from .ragged import RaggedBatch, to_device
 from .reference import ReferenceLayer
+from .viterbi import ReferenceViterbi
 
 NAMES = ("gpu", "cpu", "reference")  # fastest first
 
@@ -94,6 +95,7 @@ __all__ = [
     "Linear",
     "Paths",
     "RaggedBatch",
+    "ReferenceViterbi",
     "Results",
     "Viterbi",
     "choose_kernel",

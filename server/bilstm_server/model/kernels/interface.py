@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -71,12 +71,13 @@ def needs_operations(*tensors: Tensor) -> bool:
     reads their memory must leave them to the reference.
 
     That is so where a gradient is to reach one of them, or comes from it in forward mode; where a
-    transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation; and
-    where one is no ordinary tensor, and has its numbers elsewhere or none.
+    transform (`vmap`, `functionalize`), a mode (fake tensors) or `torch.jit.trace` is to see every
+    operation; and where one is no ordinary tensor, and has its numbers elsewhere or none.
     """
     return (
         _len_torch_dispatch_stack() > 0
         or peek_interpreter_stack() is not None
+        or _is_tracing()
         or not _ORDINARY.issuperset(map(type, tensors))
         or (torch.is_grad_enabled() and any(map(_has_gradient, tensors)))
     )

@@ -82,7 +82,7 @@ class ReferenceLayer:
     @staticmethod
     def viterbi(transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
         """See `Kernel`."""
-        return ReferenceViterbi(transitions, start, end)
+        return ReferenceViterbi(*(own.detach().clone() for own in (transitions, start, end)))
 
     def _run_one(self, k: int, given: DirectionInput) -> Results:
         x, batch, h_0, c_0 = given

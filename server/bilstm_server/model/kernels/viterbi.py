@@ -21,12 +21,16 @@ from .ragged import RaggedBatch
 
 
 class ReferenceViterbi:
-    """Advances all sequences together that have a step, S of them."""
+    """Advances all sequences together that have a step, S of them.
+
+    It computes with the tensors that it is given, so that a gradient of a path's score reaches
+    them.
+    """
 
     def __init__(self, transitions: Tensor, start: Tensor, end: Tensor):
         dtype = state_type(transitions.dtype)
         self._transitions, self._start, self._end = (
-            tensor.detach().to(dtype, copy=True) for tensor in (transitions, start, end)
+            scores.to(dtype) for scores in (transitions, start, end)
         )
 
     def advance(

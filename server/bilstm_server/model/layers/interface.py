@@ -43,6 +43,9 @@ class LayerConfig(Strict):
     number_of_inputs: ClassVar[int | None] = 1
     """How many values the type reads; None: one or more."""
 
+    forbidding: ClassVar[frozenset[str]] = frozenset()
+    """The parameters in which minus infinity forbids something. In all others it is a mistake."""
+
     @abstractmethod
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """The values that it gives for such inputs: its own under "", others by the name of the

@@ -23,7 +23,9 @@ from .segments import SEGMENT_STEPS, Segments
 from .values import Value, steps
 
 
-class _PoolingConfig(LayerConfig):
+class PoolingConfig(LayerConfig):
+    """What makes a `Pooling`."""
+
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, D] -> [B, D]"""
         (x,) = map(steps, inputs)
@@ -34,7 +36,7 @@ class _PoolingConfig(LayerConfig):
         return "it reads the whole sequence"
 
 
-class LastConfig(_PoolingConfig):
+class LastConfig(PoolingConfig):
     """The row of the last step: `out[:, -1]` of a sequence without padding."""
 
     type: Literal["last"] = "last"
@@ -43,7 +45,7 @@ class LastConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width)
 
 
-class FirstConfig(_PoolingConfig):
+class FirstConfig(PoolingConfig):
     """The row of the first step."""
 
     type: Literal["first"] = "first"
@@ -52,7 +54,7 @@ class FirstConfig(_PoolingConfig):
         return Ends(inputs[0].width, 0)
 
 
-class FinalConfig(_PoolingConfig):
+class FinalConfig(PoolingConfig):
     """What each of two directions ends with: the first half of the columns at the last step, and
     the second half at the first one, as `torch.cat((h_n[-2], h_n[-1]), 1)`."""
 
@@ -69,7 +71,7 @@ class FinalConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width // 2)
 
 
-class MeanConfig(_PoolingConfig):
+class MeanConfig(PoolingConfig):
     """The mean over the steps."""
 
     type: Literal["mean"] = "mean"
@@ -78,7 +80,7 @@ class MeanConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "mean")
 
 
-class SumConfig(_PoolingConfig):
+class SumConfig(PoolingConfig):
     """The sum over the steps."""
 
     type: Literal["sum"] = "sum"
@@ -87,7 +89,7 @@ class SumConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "sum")
 
 
-class MaxConfig(_PoolingConfig):
+class MaxConfig(PoolingConfig):
     """The maximum over the steps."""
 
     type: Literal["max"] = "max"

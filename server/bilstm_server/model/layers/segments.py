@@ -20,7 +20,7 @@ SEGMENT_STEPS = 64
 
 
 class Segments:
-    """The segments of sequences of so many steps: `SEGMENT_STEPS` each, and the last one the rest."""
+    """The segments of sequences of so many steps: `SEGMENT_STEPS` each, the last one the rest."""
 
     def __init__(self, lengths: np.ndarray):
         self.lengths = lengths  # [B]

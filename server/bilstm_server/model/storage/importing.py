@@ -156,7 +156,14 @@ def _own_tensors(
     # What is missing has the name that the module's other parameters let one expect.
     names = {name: graph.tensors.get(name) or _missing(name, graph.sources) for name in expected}
     used = {name: tensors[name] for name in graph.tensors.values()}
-    check_tensors(used, {names[name]: tensor for name, tensor in expected.items()}, checkpoint)
+    forbidding = [
+        names[f"{layer.name}.{own}"]
+        for layer in config.layers
+        for own in layer.forbidding
+        if f"{layer.name}.{own}" in names
+    ]
+    wanted = {names[name]: tensor for name, tensor in expected.items()}
+    check_tensors(used, wanted, checkpoint, forbidding)
     return {name: used[names[name]] for name in expected}
 
 

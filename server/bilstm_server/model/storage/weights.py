@@ -5,7 +5,7 @@ Knows shapes and files; knows no config and no prefix. Every problem is a one-li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -37,9 +37,14 @@ def read_tensors(path: Path, most_bytes: int | None = None) -> dict[str, Tensor]
 
 
 def check_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    path: Path,
+    forbidding: Collection[str] = (),
 ) -> None:
-    """Raise `ModelError` unless the file's tensors are those expected: names, shapes, numbers."""
+    """Raise `ModelError` unless the file's tensors are those expected: names, shapes, numbers.
+    Those named in `forbidding` may hold minus infinity.
+    """
     for name, tensor in expected.items():
         shape = list(tensor.shape)
         if name not in tensors:
@@ -49,7 +54,10 @@ def check_tensors(
             raise ModelError(f"{path}: {name} is {list(own.shape)}, expected {shape}")
         if not own.is_floating_point():
             raise ModelError(f"{path}: {name} is {own.dtype}, expected floats")
-        if not own.float().isfinite().all():
+        numbers = own.float()
+        if name in forbidding:
+            numbers = numbers.masked_fill(numbers == -torch.inf, 0.0)
+        if not numbers.isfinite().all():
             raise ModelError(f"{path}: {name} holds NaN or infinity, in float32 at least")
     if unknown := [name for name in tensors if name not in expected]:
         raise ModelError(f"{path}: unexpected tensors: {some(unknown)}")

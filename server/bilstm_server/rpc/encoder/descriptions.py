@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from bilstm.v1 import encoder_pb2 as pb
 
 from ...model.config import InputConfig, ModelConfig
@@ -43,7 +45,9 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
             max_stream_sequences=limits.max_stream_sequences,
         ),
         inputs=[_input_info(name, own) for name, own in config.inputs.items()],
-        output_infos=[_output_info(name, config) for name in config.outputs],
+        output_infos=[
+            _output_info(name, config, config.labels.get(name, ())) for name in config.outputs
+        ],
         unsliceable=_common_reason([config.unsliceable(name) for name in config.output_names]),
         not_live=_common_reason([config.not_live(name) for name in config.output_names]),
         min_steps=config.min_steps,
@@ -74,14 +78,23 @@ def _input_info(name: str, own: InputConfig) -> pb.InputInfo:
     )
 
 
-def _output_info(name: str, config: ModelConfig) -> pb.OutputInfo:
+def requested_infos(outputs: Collection[str], config: ModelConfig) -> list[pb.OutputInfo]:
+    """Return what a reply says of the outputs that were asked for, in the model's order."""
+    return [
+        _output_info(name, config, config.labels.get(name, ()) if value.ids else ())
+        for name, value in config.output_values.items()
+        if name in outputs
+    ]
+
+
+def _output_info(name: str, config: ModelConfig, labels: Sequence[str]) -> pb.OutputInfo:
     value = config.output_values[name]
     return pb.OutputInfo(
         name=name,
         per_step=value.per_step,
         width=0 if value.ids else value.width,
         ids=value.ids,
-        labels=config.labels.get(name, ()),
+        labels=labels,
         windows=[pb.Window(add=add, stride=stride) for add, stride in value.grid.thinnings],
         sparse=value.sparse,
     )

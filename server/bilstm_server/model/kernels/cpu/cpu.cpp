@@ -137,6 +137,24 @@ void linear(Index rows, Index depth, Index columns, const typename Products::Num
   Products::release();
 }
 
+// Shares of the rows for each thread, so that one that wakes late has less to do.
+constexpr Index kShares = 4;
+
+// As `linear`, with threads that share the rows. Returns as share_work.
+template <class Products>
+int share_linear(Index rows, Index depth, Index columns, const typename Products::Number* x,
+                 const char* packed, const float* bias, typename Products::Number* y,
+                 int threads) {
+  if (2 * double(rows) * double(depth) * double(columns) < kThreadedWork) threads = 1;
+  const Index shares = threads < 2 ? 1 : kShares * threads;
+  const Index most = std::max(round_up(divide_up(rows, shares), Products::kBlock), Index(1));
+  return share_work(threads, int(divide_up(rows, most)), [&](int share) {
+    const Index row = share * most;
+    linear<Products>(std::min(most, rows - row), depth, columns, x + row * depth, packed, bias,
+                     y + row * columns);
+  });
+}
+
 // Calls `call` with the products of the number's type.
 template <class Call>
 auto with_products(int number, const Call& call) {
@@ -206,17 +224,12 @@ int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batc
 
 // x [rows, depth] -> y [rows, columns]; matrix and bias packed, `gates` 0. Returns as bilstm_run.
 int bilstm_linear(int number, Index rows, Index depth, Index columns, const void* x,
-                  const char* packed, const float* bias, void* y) {
+                  const char* packed, const float* bias, void* y, int threads) {
   return bilstm::with_products(number, [&](auto products) {
     using Products = decltype(products);
     using Number = typename Products::Number;
-    try {
-      bilstm::linear<Products>(rows, depth, columns, static_cast<const Number*>(x), packed, bias,
-                               static_cast<Number*>(y));
-    } catch (const std::bad_alloc&) {
-      return -1;
-    }
-    return 0;
+    return bilstm::share_linear<Products>(rows, depth, columns, static_cast<const Number*>(x),
+                                          packed, bias, static_cast<Number*>(y), threads);
   });
 }
 

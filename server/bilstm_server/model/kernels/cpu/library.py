@@ -83,7 +83,7 @@ class Library:
         self._run = functions.bilstm_run
         self._run.argtypes = [c_int, c_void_p, c_void_p, c_int]
         self._linear = functions.bilstm_linear
-        self._linear.argtypes = [c_int, *[c_int64] * 3, *[c_void_p] * 4]
+        self._linear.argtypes = [c_int, *[c_int64] * 3, *[c_void_p] * 4, c_int]
         self._advance = functions.bilstm_viterbi_advance
         self._trace = functions.bilstm_viterbi_trace
         for function in (self._advance, self._trace):
@@ -98,7 +98,7 @@ class Library:
         """Multiply: `sizes` are rows, depth and columns, `addresses` those of the input, the packed
         matrix, the packed bias and the output. Raises `MemoryError`.
         """
-        _check(self._linear(number, *sizes, *addresses))
+        _check(self._linear(number, *sizes, *addresses, torch.get_num_threads()))
 
     def advance_paths(self, wide: bool, chain: ChainStruct, batch: PathBatchStruct) -> None:
         """Walk the next steps of the batch; `wide` says whether scores are float64. Raises

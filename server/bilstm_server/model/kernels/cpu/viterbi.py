@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..interface import Backpointers, Paths, needs_operations, state_type
 from ..ragged import RaggedBatch
-from ..viterbi import ReferenceViterbi
+from ..reference import ReferenceLayer
 from .library import ChainStruct, Library, PathBatchStruct
 
 _STRIDE_UNIT = 16  # numbers: whole vectors of any variant and type
@@ -22,7 +22,7 @@ class CpuViterbi:
         self._library = library
         self._dtype = state_type(transitions.dtype)
         self._tags = len(transitions)
-        self._reference = ReferenceViterbi(transitions, start, end)
+        self._reference = ReferenceLayer.viterbi(transitions, start, end)
         stride = ceil(self._tags / _STRIDE_UNIT) * _STRIDE_UNIT
         padded = torch.zeros(self._tags, stride, dtype=self._dtype)
         padded[:, : self._tags] = transitions.detach()
