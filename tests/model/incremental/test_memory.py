@@ -100,6 +100,7 @@ STACK: tuple[dict[str, Any], ...] = (
         ({"x": {"width": 5}}, STACK, ["pooled"], 2 * WIDTH, WIDTH),
         ({"x": {"width": 5}}, STACK, ["first", "pooled"], 2 * WIDTH, 2 * WIDTH),
         ({"x": {"width": 5}}, STACK, ["fourth"], WIDTH, WIDTH * 3 // 2),
+        ({"x": {"width": 5}}, STACK, ["x", "pooled"], 20 + 2 * WIDTH, 20 + WIDTH),
     ],
 )
 def test_graphs(
