@@ -20,7 +20,7 @@ from .recurrence import SLICE_UNIT, Recurrence, run_together
 from .stages import LstmStage, plan_stages
 from .sweep import Sweep, sweep_together
 
-__all__ = ["SLICE_UNIT", "ReadSteps", "SlicedRun", "advance"]
+__all__ = ["SLICE_UNIT", "SlicedRun", "advance"]
 
 
 class SlicedRun:
