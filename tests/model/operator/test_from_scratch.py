@@ -25,6 +25,8 @@ RECURRENCES = {
     *("LSTM", "LSTMCell", "GRU", "GRUCell", "RNN", "RNNBase", "RNNCell", "_VF"),
     *("lstm_cell", "_cudnn_rnn", "mkldnn_rnn_layer", "_thnn_fused_lstm_cell", "quantized_lstm"),
 }
+# What `lstm` is an attribute of in the project's own code: modules, and stages of a plan.
+OWN = ("self.", "stage.", "first.")
 
 
 def recurrences(tree: ast.AST, exempt: bool = False) -> Iterator[str]:
@@ -42,7 +44,7 @@ def recurrences(tree: ast.AST, exempt: bool = False) -> Iterator[str]:
             }
             if isinstance(node, ast.Attribute):
                 names = {node.attr}
-                if node.attr == "lstm" and not ast.unparse(node).startswith("self."):
+                if node.attr == "lstm" and not ast.unparse(node).startswith(OWN):
                     yield ast.unparse(node)  # torch.lstm, torch.ops.aten.lstm
             for name in names & RECURRENCES:
                 if not (inner and name == "LSTM"):
