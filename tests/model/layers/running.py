@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +17,28 @@ from .cases import Case
 Sequences = list[list[Tensor]]  # by input: [T, width] of each sequence
 
 
-def graph_of(
-    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True
-) -> SequenceEncoder:
-    """A model of the case's layer, named `layer`, with random parameters. Its outputs are the
-    parts."""
-    torch.manual_seed(0)
-    inputs = {f"x{index}": {"width": width} for index, width in enumerate(case.widths)}
+def config_of(case: Case) -> dict[str, Any]:
+    """A model of the case's layer, named `layer`. Its outputs are the layer's parts."""
     layers = [{"type": "lstm", "name": "lstm", "inputs": ["x0"], "hidden_size": 1}]
     reads = []
     for index in range(len(case.widths)):
         if index in case.per_sequence:
             layers.append({"type": "last", "name": f"last{index}", "inputs": [f"x{index}"]})
         reads.append(f"last{index}" if index in case.per_sequence else f"x{index}")
-    config = {
+    return {
         "format": 2,
-        "inputs": inputs,
+        "inputs": {f"x{index}": {"width": width} for index, width in enumerate(case.widths)},
         "layers": [*layers, {"name": "layer", "inputs": reads} | case.layer],
         "outputs": {f"y{part}": f"layer.{part}" if part else "layer" for part in case.parts},
     }
-    encoder = SequenceEncoder(ModelConfig.model_validate(config)).to(dtype)
+
+
+def graph_of(
+    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True
+) -> SequenceEncoder:
+    """The model of `config_of`, with random parameters."""
+    torch.manual_seed(0)
+    encoder = SequenceEncoder(ModelConfig.model_validate(config_of(case))).to(dtype)
     with torch.no_grad():
         for name, tensor in encoder.state_dict().items():
             tensor.uniform_(0.5, 1.5) if name.endswith("running_var") else tensor.normal_(0, 0.5)
