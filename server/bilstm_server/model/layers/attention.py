@@ -33,7 +33,7 @@ class _WeightingConfig(WholeConfig):
         """The form of the sums. Raises `ValueError` unless x can be weighted so."""
         together((steps(x), steps(weights)))
         if self.split:
-            parts_of(x, weights.width)
+            parts_of(x, weights.width, "heads")
         return x.per_sequence(x.width * (1 if self.split else weights.width))
 
 
