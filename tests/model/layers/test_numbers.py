@@ -11,7 +11,10 @@ from .running import compute, graph_of, inferred, judged, sequences_for
 LENGTHS = (7, 5, 64, 150, 9)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
