@@ -34,7 +34,7 @@ def config_of(case: Case) -> dict[str, Any]:
 
 
 def graph_of(
-    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True
+    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True, device: str = "cpu"
 ) -> SequenceEncoder:
     """The model of `config_of`, with random parameters."""
     torch.manual_seed(0)
@@ -42,6 +42,7 @@ def graph_of(
     with torch.no_grad():
         for name, tensor in encoder.state_dict().items():
             tensor.uniform_(0.5, 1.5) if name.endswith("running_var") else tensor.normal_(0, 0.5)
+    encoder.to(device)
     return encoder.freeze(choose_kernel("auto", encoder.device).kernel) if frozen else encoder
 
 
@@ -65,8 +66,9 @@ def compute(encoder: SequenceEncoder, sequences: Sequences) -> list[tuple[Tensor
     """Encode the sequences as one batch: the parts of each."""
     lengths = [len(x) for x in sequences[0]]
     config = encoder.config
-    batch = RaggedBatch(lengths)
-    results = encoder([torch.cat(x) for x in sequences], batch, outputs=config.outputs)
+    batch = RaggedBatch(lengths, encoder.device)
+    inputs = [torch.cat(x).to(encoder.device) for x in sequences]
+    results = encoder(inputs, batch, outputs=config.outputs)
     parts = []
     for name, value in config.output_values.items():
         rows = value.grid.rows(batch.lengths).tolist() if value.per_step else [1] * len(lengths)
