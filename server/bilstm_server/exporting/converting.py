@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..model.config import KNOWN, STATE, ModelConfig
 from ..quoting import first_problem
 from .comparing import Graphed, check_equal, check_recorded
-from .example.calls import Caller, Example
+from .example.calls import Caller, ExampleCall
 from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
@@ -77,7 +77,7 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    given = Example.of(module, example, kwargs)
+    given = ExampleCall.of(module, example, kwargs)
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
             module, given, lengths, lambda arguments: returned(module, arguments, outputs)

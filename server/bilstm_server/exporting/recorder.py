@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -25,7 +24,7 @@ _FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_"
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record the operations of torch's within, until it ends or `paused`."""
-    with torch.no_grad(), _Operations(trace) as inner, _Functions(trace, inner):
+    with torch.no_grad(), _Operations(trace), _Functions(trace):
         yield
 
 
@@ -35,19 +34,15 @@ class _Operations(TorchDispatchMode):
     def __init__(self, trace: Trace):
         super().__init__()
         self._trace = trace
-        self.is_paused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.is_paused:
+        if self._trace.is_paused:
             return func(*args, **kwargs)
-        self.is_paused = True
-        try:
+        with self._trace.paused():
             return self._run(func, args, kwargs)
-        finally:
-            self.is_paused = False
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         trace = self._trace
@@ -121,26 +116,16 @@ def _copy(trace: Trace, tensor: Tensor) -> Tensor:
 class _Functions(TorchFunctionMode):
     """Sees the functions of torch's that are one layer, or lead out of torch."""
 
-    def __init__(self, trace: Trace, inner: _Operations):
+    def __init__(self, trace: Trace):
         super().__init__()
         self._trace = trace
-        self._inner = inner
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         leaf = operations.leaf_of(func)
-        if leaf is None or self._inner.is_paused:
+        if leaf is None or self._trace.is_paused:
             return func(*args, **kwargs)
-        self._inner.is_paused = True
-        try:
-            result = func(*args, **kwargs)
-            return leaf(self._trace, args, kwargs, result)
-        finally:
-            self._inner.is_paused = False
-
-
-def constant_like(shape: tuple[int, ...]) -> Elements:
-    """Elements of a tensor that depends on no input."""
-    return np.full(shape, -1)
+        with self._trace.paused():
+            return leaf(self._trace, args, kwargs, func(*args, **kwargs))

@@ -172,4 +172,20 @@ def _directions(simplifier: Simplifier, node: Node) -> int | None:
     return simplifier.graph.add("sum_directions", node.inputs, value, node.place).slot
 
 
-RULES: tuple[Rule, ...] = (_end_first, _sum_of_products, _attention, _unit_length, _directions)
+def _bias(simplifier: Simplifier, node: Node) -> int | None:
+    """A shift of a linear layer's columns is its bias."""
+    if node.type != "scale" or node.fields["weight"]:
+        return None
+    graph = simplifier.graph
+    linear = simplifier.node_of(node.inputs[0], "linear")
+    if linear is None or not simplifier.only_use(linear.slot):
+        return None
+    if linear.fields["bias"] or linear.fields.get("groups", 1) > 1:
+        return None
+    tensors = linear.tensors | node.tensors
+    value = graph.value(node.slot)
+    fields = linear.fields | {"bias": True}
+    return graph.add("linear", linear.inputs, value, linear.place, tensors, **fields).slot
+
+
+RULES: tuple[Rule, ...] = (_end_first, _sum_of_products, _attention, _unit_length, _directions, _bias)

@@ -16,13 +16,13 @@ from .structure import Path, leaves, mapped
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleCall:
     """What the owner's module is called with."""
 
     arguments: inspect.BoundArguments
 
     @classmethod
-    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Example:
+    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> ExampleCall:
         """Of the arguments of `module(*example, **kwargs)`, or of `module(example)`."""
         args = example if type(example) is tuple else (example,)
         try:
@@ -54,7 +54,7 @@ class InputPart:
 class Caller:
     """Makes the module's arguments for one sequence."""
 
-    example: Example
+    example: ExampleCall
     guess: Guess
     fixed: set[tuple[Path, int]] = field(default_factory=set)
     """Columns of integers that are the same at each step, as those of masks are."""

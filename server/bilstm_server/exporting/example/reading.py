@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..refusals import ExportError, Refusal
-from .calls import Caller, Example
+from .calls import Caller, ExampleCall
 from .roles import guesses
 from .structure import mapped
 
@@ -22,7 +22,7 @@ Run = Callable[[Any], Any]
 
 
 def read_example(
-    module: nn.Module, example: Example, lengths: Any, run: Run
+    module: nn.Module, example: ExampleCall, lengths: Any, run: Run
 ) -> tuple[Caller, tuple[int, ...]]:
     """How the module is called for one sequence, and numbers of steps that it takes."""
     first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
