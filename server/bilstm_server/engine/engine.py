@@ -133,7 +133,9 @@ class Engine:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
             whole = {} if staged.whole is None else self._encode(staged.whole)
-            blocks, carried = ({}, []) if staged.blocks is None else self._encode_blocks(staged.blocks)
+            blocks, carried = (
+                ({}, []) if staged.blocks is None else self._encode_blocks(staged.blocks)
+            )
             tensors = {(_WHOLE, name): tensor for name, tensor in whole.items()}
             tensors |= {(_BLOCK, name): tensor for name, tensor in blocks.items()}
             arrays = self._transfer.download(tensors)
