@@ -22,7 +22,7 @@ from .naming import default_name, joined_name, named_layers, sorted_nodes
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
-from .simplify import Simplifier
+from .rules import simplified
 
 Labels = Mapping[str, Sequence[str]] | Sequence[str] | None
 
@@ -107,8 +107,7 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
 def _graphed(recording: Recording) -> Graphed:
     graph = recording.trace.graph
     slots = {path: result.slot for path, result in recording.results.items() if isinstance(result, Result)}
-    simplifier = Simplifier(graph, slots.values())
-    slots = {path: simplifier.value(slot) for path, slot in slots.items()}
+    slots = simplified(graph, slots)
     nodes = sorted_nodes(graph, slots.values())
     names = {slot: given.name for slot, given in recording.inputs.items()}
     layers, references, tensors = named_layers(graph, nodes, names)

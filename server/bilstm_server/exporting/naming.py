@@ -27,7 +27,7 @@ _NAMES = {
 
 
 # Layers that only put columns where another reads them.
-_FORMS = {"columns", "concat", "permute", "scale"}
+_FORMS = {"columns", "concat", "permute", "scale", "last", "first", "splice", "reverse_steps"}
 
 
 def sorted_nodes(graph: Graph, outputs: Iterable[int]) -> list[Node]:

@@ -13,11 +13,11 @@ from .elements import CONSTANT, Elements
 from .graph import Graph, Node
 from .refusals import Place, Refusal
 
-WINDOWS = ("conv1d", "max_pool1d", "avg_pool1d")
+WINDOWS = ("conv1d", "max_pool1d", "avg_pool1d", "splice")
 
 ROWS = (
     "embedding linear layer_norm group_norm rms_norm batch_norm activation prelu softmax concat add "
-    "multiply scale sum_directions columns permute reduce normalize dot argmax"
+    "subtract divide multiply scale sum_directions columns permute reduce normalize dot argmax"
 ).split()
 
 
@@ -123,3 +123,25 @@ def one_row(steps: Elements) -> Elements | None:
     columns = elements.without_row(steps)
     same = (columns == columns[0]).all() and not (columns == CONSTANT).any()
     return columns[0] if same else None
+
+
+def is_stepwise(graph: Graph, fibres: Elements) -> np.ndarray:
+    """Which of the elements belong to values that have a row for each step."""
+    result = np.zeros(fibres.shape, bool)
+    slots = elements.slot_of(fibres)
+    for slot in elements.slots_in(fibres):
+        if graph.value(slot).per_step:
+            result |= slots == slot
+    return result
+
+
+def one_grid(graph: Graph, fibres: Elements, place: Place) -> Elements:
+    """The fibres with values of one number of rows: some have lost steps at their ends."""
+    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
+    if len({graph.value(slot).grid for slot in slots}) <= 1:
+        return fibres
+    fibres = trimmed(graph, fibres, place)
+    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
+    if len({graph.value(slot).grid for slot in slots}) > 1:
+        raise Refusal("joins values whose numbers of steps are not the same", place)
+    return fibres

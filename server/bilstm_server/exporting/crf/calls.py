@@ -17,7 +17,7 @@ from ..columns import value_of
 from ..elements import Elements
 from ..refusals import Refusal
 from ..rows import raise_refusal
-from ..steps import covers, one_row
+from ..splicing import steps_of
 from ..trace import Trace
 from .paths import path_in, with_symbols
 from .scores import Scores, has_scores, scores_of, tensors_of
@@ -89,7 +89,7 @@ class _Decoding:
         """The path and its score, and the values that the layer gives; None if it is no best path."""
         trace = self._trace
         where = trace.elements(emissions)
-        found = _steps_of(trace, where)
+        found = _steps_of(trace, where, emissions)
         if found is None:
             return None
         axis, columns = found
@@ -127,7 +127,7 @@ class _Decoding:
         return drawn.to(emissions)
 
 
-def _steps_of(trace: Trace, where: Elements) -> tuple[int, Elements] | None:
+def _steps_of(trace: Trace, where: Elements, emissions: Tensor) -> tuple[int, Elements] | None:
     """The axis of steps of emissions, and their columns."""
     axes = [axis for axis in range(where.ndim - 1) if where.shape[axis] > 1]
     if len(axes) != 1:
@@ -137,10 +137,8 @@ def _steps_of(trace: Trace, where: Elements) -> tuple[int, Elements] | None:
         raise_refusal(trace.graph, steps)
     except Refusal:
         return None
-    columns = one_row(steps)
-    if columns is None or covers(trace.graph, steps) != 1:
-        return None
-    return axes[0], columns
+    found = steps_of(trace.graph, steps, _matrix(emissions, axes[0]), trace.places.here())
+    return None if found is None or found.is_reversed else (axes[0], found.columns)
 
 
 def _matrix(emissions: Tensor, axis: int) -> Any:

@@ -15,7 +15,7 @@ from .calls import Caller, ExampleCall
 from .roles import guesses
 from .structure import mapped
 
-LENGTHS = ((11, 14, 17), (37, 42, 47), (113, 122, 131), (1009, 1026, 1043))
+LENGTHS = ((11, 13, 17), (37, 41, 47), (113, 127, 131), (1009, 1021, 1031))
 """Numbers of steps to record: of the first three that the module takes."""
 
 Run = Callable[[Any], Any]

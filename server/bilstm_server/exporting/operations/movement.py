@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
 
@@ -109,9 +110,12 @@ def fixed(call: Call) -> Elements:
 
 def converted(call: Call, where: Elements, to: torch.dtype, of: torch.dtype) -> Elements:
     """The elements after a change of dtype: floats stay floats, and ids stay ids."""
-    if to.is_floating_point == of.is_floating_point and to != torch.bool:
+    is_ids = any(call.graph.value(slot).ids for slot in elements.slots_in(where))
+    if to.is_floating_point and not is_ids:
         return where
-    if to == torch.bool and not of.is_floating_point:
+    if not to.is_floating_point and not of.is_floating_point and to != torch.bool:
+        return where
+    if to == torch.bool and is_ids:
         from .comparisons import compared
 
         return compared(call, where, numbers_of(call), 0, "ne")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import elements
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import is_stepwise, one_grid
-from ..steps import trimmed
+from ..steps import is_stepwise, one_grid, trimmed
 from ..trace import Call
 
 
@@ -47,12 +47,13 @@ def whole_of(call: Call, fibres: Elements) -> Whole | None:
     return Whole(by_step[:, 0], rows)
 
 
-def pooled(call: Call, layer: str, whole: Whole) -> Elements:
+def pooled(call: Call, layer: str, whole: Whole, **fields: Any) -> Elements:
     """What a pooling of each of the fibres gives: [F]. Each must have one column."""
     columns, groups = np.unique(whole.columns[:, 0], return_inverse=True)
     source = value_of(call.graph, columns, call.place)
     value = call.graph.value(source)
-    slot = call.graph.add(layer, [source], value.per_sequence(value.width), call.place).slot
+    like = value.per_sequence(value.width)
+    slot = call.graph.add(layer, [source], like, call.place, **fields).slot
     return elements.make(slot, 0, groups.reshape(-1))
 
 

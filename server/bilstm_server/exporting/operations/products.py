@@ -7,7 +7,8 @@ import torch
 
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import Aligned, is_stepwise
+from ..rows import Aligned
+from ..steps import is_stepwise
 from ..trace import Call, Numbers, numbers, operation
 from .numbers import Operand, affine, combine
 from .over_steps import weighted_sum

@@ -14,8 +14,8 @@ from ...model.layers.values import Window
 from .. import elements
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import one_grid
-from ..steps import covers, fields_of, one_row, trimmed
+from ..splicing import steps_of
+from ..steps import fields_of
 from ..trace import Call, Numbers, numbers, operation
 from .products import linear
 from .reductions import reduced
@@ -41,16 +41,14 @@ def frames_of(call: Call, where: Elements, known: Numbers) -> Frames | None:
     if not len(inner):
         return None
     start, stop = int(inner[0]), int(inner[-1]) + 1
-    steps = where[:, start:stop].T
-    steps = trimmed(call.graph, one_grid(call.graph, steps, call.place), call.place)
-    direction, columns = covers(call.graph, steps), one_row(steps)
-    if not direction or columns is None:
+    found = steps_of(call.graph, where[:, start:stop].T, known[:, start:stop].T, call.place)
+    if found is None:
         return None
     outer = np.unique(known[:, fixed])
     if len(outer) > 1:
         raise call.refusal("is padded with different numbers, which has no layer")
     padding = float(outer[0]) if len(outer) else None
-    return Frames(columns, start, where.shape[1] - stop, padding, direction < 0)
+    return Frames(found.columns, start, where.shape[1] - stop, padding, found.is_reversed)
 
 
 @operation("convolution", "_convolution", "conv1d", "mkldnn_convolution")
