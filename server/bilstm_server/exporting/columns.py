@@ -83,7 +83,7 @@ def _concat(graph: Graph, values: list[int], place: Place) -> int:
 
 
 def _permutation(index: Elements) -> tuple[list[int], list[int]] | None:
-    """The shape and the order of axes that make arange(n) this permutation, outermost axis first."""
+    """The shape and the order of its axes that make arange(n) this permutation."""
     sizes: list[int] = []
     strides: list[int] = []
     rest = index

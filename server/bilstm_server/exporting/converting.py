@@ -106,7 +106,11 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
 
 def _graphed(recording: Recording) -> Graphed:
     graph = recording.trace.graph
-    slots = {path: result.slot for path, result in recording.results.items() if isinstance(result, Result)}
+    slots = {
+        path: result.slot
+        for path, result in recording.results.items()
+        if isinstance(result, Result)
+    }
     slots = simplified(graph, slots)
     nodes = sorted_nodes(graph, slots.values())
     names = {slot: given.name for slot, given in recording.inputs.items()}

@@ -28,16 +28,14 @@ def recording(trace: Trace) -> Iterator[None]:
         yield
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what every function of torch's is made of: some hundred operations."""
 
     def __init__(self, trace: Trace):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._trace.is_paused:
             return func(*args, **kwargs)
@@ -61,8 +59,12 @@ class _Operations(TorchDispatchMode):
             return result
         place = trace.places.here()
         trace.count(place)
-        results = list(written.values()) or list(result if isinstance(result, tuple | list) else [result])
-        call = Call(trace, name.removesuffix("_") if written else name, arguments, result, func, place)
+        results = list(written.values()) or list(
+            result if isinstance(result, tuple | list) else [result]
+        )
+        call = Call(
+            trace, name.removesuffix("_") if written else name, arguments, result, func, place
+        )
         fresh = [
             isinstance(tensor, Tensor) and (written or tensor.untyped_storage()._cdata not in given)
             for tensor in results
@@ -77,7 +79,9 @@ class _Operations(TorchDispatchMode):
 def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | None]:
     try:
         if random:
-            raise call.refusal("gives random numbers, others each time; dropout that runs in eval, perhaps")
+            raise call.refusal(
+                "gives random numbers, others each time; dropout that runs in eval, perhaps"
+            )
         found = HANDLERS.get(call.name, operations.unknown)(call)
         return list(found) if isinstance(found, tuple) else [found]
     except Refusal as refusal:
@@ -90,8 +94,11 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """All arguments by name, defaults too."""
     names = [argument.name for argument in func._schema.arguments]
-    bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return bound | dict(zip(names, args, strict=False)) | kwargs
+    bound: dict[str, Any] = {
+        a.name: a.default_value for a in func._schema.arguments if a.has_default_value()
+    }
+    bound |= dict(zip(names, args, strict=False))
+    return bound | dict(kwargs)
 
 
 def _written(func: Any, arguments: dict[str, Any]) -> dict[str, Tensor]:
@@ -120,9 +127,7 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._trace = trace
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         leaf = operations.leaf_of(func)
         if leaf is None or self._trace.is_paused:

@@ -68,7 +68,8 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
             try:
                 found = result_of(trace, leaf)
             except Refusal as refusal:
-                found = refusal
+                results[path] = refusal
+                continue
             if found is None:
                 constants.append(path)
             else:

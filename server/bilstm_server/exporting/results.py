@@ -39,7 +39,9 @@ def named(result: Any, outputs: Outputs) -> Iterator[tuple[Path, Any]]:
     parts = list(result.values()) if isinstance(result, Mapping) else result
     parts = list(parts) if isinstance(parts, list | tuple) else [parts]
     if len(outputs) != len(parts):
-        raise ExportError(f"outputs: expected a name or None for each of {len(parts)} results, got {len(outputs)}")
+        raise ExportError(
+            f"outputs: expected a name or None for each of {len(parts)} results, got {len(outputs)}"
+        )
     for name, part in zip(outputs, parts, strict=True):
         if name is not None:
             yield from _walk(part, (name,))
@@ -60,7 +62,9 @@ class _Listed:
 
 
 def _lists_as_tensors(value: Any) -> Any:
-    if isinstance(value, SymbolicInt | SymbolicFloat) or (isinstance(value, list | tuple) and value):
+    if isinstance(value, SymbolicInt | SymbolicFloat) or (
+        isinstance(value, list | tuple) and value
+    ):
         where = where_of(value)
         if where is not None:
             return _Listed(torch.tensor(value), where)
@@ -82,7 +86,9 @@ class Result:
 
 def result_of(trace: Trace, leaf: Any) -> Result | None:
     """The value of one tensor that the module returns; None if it depends on no input."""
-    tensor, where = (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
+    tensor, where = (
+        (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
+    )
     if (where == CONSTANT).all():
         return None
     graph, place = trace.graph, Place("", "an output")
@@ -159,7 +165,9 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
 def _with_numbers(trace: Trace, fibres: Elements, known: Any) -> Elements:
     fibres = fibres.copy()
     for number in np.unique(known[fibres == CONSTANT]):
-        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(trace.graph.number(float(number)), 0, 0)
+        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(
+            trace.graph.number(float(number)), 0, 0
+        )
     return fibres
 
 

@@ -103,7 +103,9 @@ def check(graph: Graph, fibres: Elements, place: Place) -> None:
     raise_refusal(graph, fibres)
     for slot in elements.slots_in(fibres):
         if graph.value(slot).ids:
-            raise Refusal("computes with ids as if they were numbers; only an embedding reads them", place)
+            raise Refusal(
+                "computes with ids as if they were numbers; only an embedding reads them", place
+            )
 
 
 def raise_refusal(graph: Graph, fibres: Elements) -> None:
@@ -115,7 +117,7 @@ def raise_refusal(graph: Graph, fibres: Elements) -> None:
 
 
 def _kinds(graph: Graph, fibres: Elements) -> Iterator[np.ndarray]:
-    """The fibres that have an element of a step, then the others, without those of numbers alone."""
+    """The fibres that have an element of a step, then the others; not those of numbers alone."""
     stepwise = is_stepwise(graph, fibres).any(axis=1)
     computed = (fibres != CONSTANT).any(axis=1)
     for part in (computed & stepwise, computed & ~stepwise):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .graph import Graph, Node
 from .simplify import Rewriting
@@ -16,7 +16,11 @@ Key = TypeVar("Key")
 def simplified(graph: Graph, outputs: Mapping[Key, int]) -> dict[Key, int]:
     """The outputs of the graph after all rules."""
     slots = dict(outputs)
-    for rules in ((_sum_of_products, _unit_length, _directions, _bias), (_attention,), (_end_first,)):
+    for rules in (
+        (_sum_of_products, _unit_length, _directions, _bias),
+        (_attention,),
+        (_end_first,),
+    ):
         rewriting = Rewriting(graph, slots.values(), rules)
         slots = {key: rewriting.value(slot) for key, slot in slots.items()}
     return slots
@@ -37,7 +41,7 @@ def _sum_of_products(rewriting: Rewriting, node: Node) -> int | None:
         is_split = width == graph.value(x).width > 1
         is_softmax = rewriting.node_of(weights, "softmax_steps") is not None
         if width == 1 or (is_split and is_softmax):
-            fields = {"split": True} if is_split else {}
+            fields: dict[str, Any] = {"split": True} if is_split else {}
             value = graph.value(node.slot)
             return graph.add("weighted_sum", [x, weights], value, node.place, **fields).slot
     return None

@@ -47,9 +47,7 @@ def reversed_steps(graph: Graph, slot: int, place: Place) -> int:
     return graph.add("reverse_steps", [slot], graph.value(slot), place).slot
 
 
-def _with_constant_columns(
-    graph: Graph, rows: Elements, known: NDArray[np.float64]
-) -> Elements:
+def _with_constant_columns(graph: Graph, rows: Elements, known: NDArray[np.float64]) -> Elements:
     fixed = (rows == CONSTANT).all(axis=0) & (known == known[:1]).all(axis=0)
     rows = rows.copy()
     for column in np.flatnonzero(fixed):
@@ -80,7 +78,7 @@ def _spliced(
     if (fixed != ((at < 0) | (at >= count)))[:, stepwise.any(axis=0)].any():
         return None
     window = _window(len(rows), stride, offsets[stepwise.any(axis=0)], count)
-    result = columns.copy()
+    result: Elements = np.array(columns)
     for slot in elements.slots_in(rows[stepwise]):
         mine = elements.slot_of(columns) == slot
         joined = _splice(graph, slot, window, place)
@@ -105,7 +103,8 @@ def _offsets(rows: Elements, stepwise: np.ndarray) -> tuple[int, Elements] | Non
     first = stepwise.argmax(axis=0)
     offsets = at[first, np.arange(rows.shape[1])] - stride * first
     expected = stride * np.arange(len(rows))[:, None] + offsets
-    return (stride, offsets) if (at == expected)[stepwise].all() else None
+    is_regular = bool((at == expected)[stepwise].all())
+    return (stride, np.asarray(offsets)) if is_regular else None
 
 
 def _window(rows: int, stride: int, offsets: Elements, count: int) -> Window:

@@ -166,5 +166,5 @@ class Call:
 def numbers(value: Any) -> Numbers:
     """The numbers of a tensor, or of a number, in float64."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().double().numpy()  # type: ignore[no-any-return]
+        return value.detach().cpu().double().numpy()
     return np.array(value, np.float64)

@@ -18,7 +18,9 @@ class StatisticsPooling(nn.Module):
     def __init__(self, width: int = 6):
         super().__init__()
         self.lstm = nn.LSTM(width, 4, batch_first=True, bidirectional=True)
-        self.attention = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 8), nn.Softmax(dim=1))
+        self.attention = nn.Sequential(
+            nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 8), nn.Softmax(dim=1)
+        )
         self.bn = nn.BatchNorm1d(16)
         self.fc = nn.Linear(16, 7)
 
@@ -123,7 +125,9 @@ class AdditiveAttention(nn.Module):
         self.fc = nn.Linear(16, 3)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        packed = pack_padded_sequence(self.embedding(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            self.embedding(x), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
         y, (h, _) = self.lstm(packed)
         y, _ = pad_packed_sequence(y, batch_first=True)
         q = torch.cat((h[-2], h[-1]), dim=-1)
@@ -277,5 +281,10 @@ CASES = [
     Case("mean_and_deviation", MeanAndDeviation, lambda: torch.randn(1, 9, 6)),
     Case("normalized_features", NormalizedFeatures, lambda: torch.randn(1, 9, 6)),
     Case("siamese", Siamese, lambda: ids(1, 9)),
-    Case("batch_of_three", MaskedMean, lambda: torch.nn.functional.pad(ids(3, 9), (0, 3)), {"lengths": [9, 9, 9]}),
+    Case(
+        "batch_of_three",
+        MaskedMean,
+        lambda: torch.nn.functional.pad(ids(3, 9), (0, 3)),
+        {"lengths": [9, 9, 9]},
+    ),
 ]

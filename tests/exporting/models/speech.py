@@ -15,7 +15,10 @@ class KeywordSpotter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv1d(6, 8, 5, stride=2, padding=2), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.MaxPool1d(2),
+            nn.Conv1d(6, 8, 5, stride=2, padding=2),
+            nn.BatchNorm1d(8),
+            nn.ReLU(inplace=True),
+            nn.MaxPool1d(2),
         )
         self.lstm = nn.LSTM(8, 4, 2, batch_first=True, bidirectional=True)
         self.fc = nn.Sequential(nn.Linear(8, 6), nn.PReLU(), nn.Linear(6, 3))

@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+)
 
 from .case import Case, ids
 
@@ -28,7 +33,9 @@ class KerasLike(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dense = TimeDistributed(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.LeakyReLU(0.1)))
+        self.dense = TimeDistributed(
+            nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.LeakyReLU(0.1))
+        )
         self.bi = nn.LSTM(5, 4, batch_first=True, bidirectional=True)
         self.out = TimeDistributed(nn.Linear(8, 3))
 
@@ -95,7 +102,9 @@ class MaskedCRFTagger(nn.Module):
     def forward(self, words: Tensor) -> tuple[Tensor, list[list[int]]]:
         mask = words.ne(0)
         lengths = mask.sum(1)
-        x = pack_padded_sequence(self.embed(words), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        x = pack_padded_sequence(
+            self.embed(words), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
         y, _ = pad_packed_sequence(self.lstm(x)[0], batch_first=True)
         return self.crf.viterbi(self.hidden2tag(y), mask)
 
@@ -143,9 +152,13 @@ class ConstrainedTagger(nn.Module):
         self.tag_projection = TimeDistributed(nn.Linear(8, 4))
         self.crf = ConstrainedCRF(4)
 
-    def forward(self, tokens: dict[str, Tensor], pos: Tensor, tags: Tensor | None = None) -> dict[str, Any]:
+    def forward(
+        self, tokens: dict[str, Tensor], pos: Tensor, tags: Tensor | None = None
+    ) -> dict[str, Any]:
         mask = tokens["tokens"] != 0
-        x = torch.cat([self.embedder["tokens"](tokens["tokens"]), self.embedder["pos"](pos)], dim=-1)
+        x = torch.cat(
+            [self.embedder["tokens"](tokens["tokens"]), self.embedder["pos"](pos)], dim=-1
+        )
         packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         y = pad_packed_sequence(self.encoder(packed)[0], batch_first=True)[0]
         logits = self.tag_projection(y)
@@ -184,7 +197,9 @@ class Heads(nn.Module):
         self.scale = 5**0.5
         self.input_norm = nn.LayerNorm(5)
         self.lstm = nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True)
-        self.mlps = nn.ModuleList([nn.Sequential(nn.Linear(8, 6), nn.ELU(), nn.Dropout(0.3)) for _ in range(2)])
+        self.mlps = nn.ModuleList(
+            [nn.Sequential(nn.Linear(8, 6), nn.ELU(), nn.Dropout(0.3)) for _ in range(2)]
+        )
         self.heads = nn.ModuleList([nn.Linear(6, 4), nn.Linear(6, 3)])
 
     def forward(self, x: Tensor) -> Tagged:
@@ -222,7 +237,10 @@ class ResidualStack(nn.Module):
             x = norm(x + F.dropout(y, 0.2, self.training))
         g = torch.sigmoid(self.gate(x))
         x = g * torch.tanh(x) + (1 - g) * x
-        return {"scores": self.out(F.glu(self.glu(x), dim=-1)).transpose(0, 1), "nested": {"states": x.transpose(0, 1)}}
+        return {
+            "scores": self.out(F.glu(self.glu(x), dim=-1)).transpose(0, 1),
+            "nested": {"states": x.transpose(0, 1)},
+        }
 
 
 class Packed(nn.Module):
@@ -277,7 +295,9 @@ class WeightDrop(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         raw = self.module.weight_hh_l0_raw
         self.module.weight_hh_l0 = F.dropout(raw, p=0.5, training=self.training)
-        self.module._flat_weights = [getattr(self.module, n) for n in self.module._flat_weights_names]
+        self.module._flat_weights = [
+            getattr(self.module, n) for n in self.module._flat_weights_names
+        ]
         return self.decoder(self.module(self.encoder(tokens))[0])
 
 
@@ -288,7 +308,11 @@ CASES = [
     Case("constrained_crf", ConstrainedTagger, lambda: ({"tokens": ids(1, 9)}, ids(1, 9, most=6))),
     Case("argmax", ArgmaxTagger, lambda: ids(9), {"labels": ["A", "B", "C"]}),
     Case("heads", Heads, lambda: ids(1, 9)),
-    Case("residual_stack", ResidualStack, lambda: Batch(ids(1, 9), torch.tensor([[0, 1, 0, 1, 1, 0, 0, 1, 0]]), [9])),
+    Case(
+        "residual_stack",
+        ResidualStack,
+        lambda: Batch(ids(1, 9), torch.tensor([[0, 1, 0, 1, 1, 0, 0, 1, 0]]), [9]),
+    ),
     Case("packed", Packed, lambda: ([ids(9)],)),
     Case("without_boundaries", WithoutBoundaries, lambda: torch.randn(1, 9, 6)),
     Case("weight_drop", WeightDrop, lambda: ids(9, 1)),

@@ -86,7 +86,7 @@ class _Decoding:
     def _understood(
         self, emissions: Tensor, args: Any, kwargs: Any, result: Any
     ) -> tuple[list[int], float, int, int] | None:
-        """The path and its score, and the values that the layer gives; None if it is no best path."""
+        """The path and its score, and the values of the layer; None if it is no best path."""
         trace = self._trace
         where = trace.elements(emissions)
         found = _steps_of(trace, where, emissions)
@@ -100,7 +100,9 @@ class _Decoding:
         tried = [(_matrix(emissions, axis), path)]
         for trial in range(_TRIALS):
             drawn = self._drawn(emissions, trial)
-            its = self._method(*_replaced(args, emissions, drawn), **_replaced(kwargs, emissions, drawn))
+            its = self._method(
+                *_replaced(args, emissions, drawn), **_replaced(kwargs, emissions, drawn)
+            )
             its_path = path_in(its, emissions.shape[axis], tags)
             if its_path is None:
                 return None
@@ -120,10 +122,15 @@ class _Decoding:
 
     def _drawn(self, emissions: Tensor, trial: int) -> Tensor:
         """Emissions that are as large as the scores of transitions that are allowed."""
-        sizes = [np.abs(s.transitions[s.transitions > -1000]) for s in scores_of(self._owner, emissions.shape[-1])]
+        sizes = [
+            np.abs(s.transitions[s.transitions > -1000])
+            for s in scores_of(self._owner, emissions.shape[-1])
+        ]
         size = float(np.mean(np.concatenate(sizes))) if sizes else 1.0
         generator = torch.Generator().manual_seed(trial)
-        drawn = torch.randn(emissions.shape, generator=generator) * size * (0.5, 1.0, 2.0)[trial % 3]
+        drawn = (
+            torch.randn(emissions.shape, generator=generator) * size * (0.5, 1.0, 2.0)[trial % 3]
+        )
         return drawn.to(emissions)
 
 
@@ -142,7 +149,14 @@ def _steps_of(trace: Trace, where: Elements, emissions: Tensor) -> tuple[int, El
 
 
 def _matrix(emissions: Tensor, axis: int) -> Any:
-    return emissions.detach().cpu().double().movedim(axis, 0).reshape(emissions.shape[axis], -1).numpy()
+    return (
+        emissions.detach()
+        .cpu()
+        .double()
+        .movedim(axis, 0)
+        .reshape(emissions.shape[axis], -1)
+        .numpy()
+    )
 
 
 def _replaced(arguments: Any, emissions: Tensor, drawn: Tensor) -> Any:
@@ -151,4 +165,3 @@ def _replaced(arguments: Any, emissions: Tensor, drawn: Tensor) -> Any:
 
 def _explains(scores: Scores, tried: list[tuple[Any, list[int]]]) -> bool:
     return all(scores.best_path(emissions)[0] == path for emissions, path in tried)
-

@@ -44,10 +44,14 @@ def _as_path(value: Any, steps: int, tags: int) -> list[int] | None:
 def _integer(value: Any) -> int | None:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point():
         return int(value)
-    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+    return (
+        int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+    )
 
 
-def with_symbols(trace: Trace, result: Any, path: list[int], score: float, tags: int, scores: int) -> Any:
+def with_symbols(
+    trace: Trace, result: Any, path: list[int], score: float, tags: int, scores: int
+) -> Any:
     """The result, in which tags and score remember the values that they come from."""
     if isinstance(result, Tensor):
         _mark(trace, result, path, score, tags, scores)
@@ -59,7 +63,9 @@ def with_symbols(trace: Trace, result: Any, path: list[int], score: float, tags:
         symbol.where = int(elements.make(scores, 0, 0))
         return symbol
     if isinstance(result, dict):
-        return {k: with_symbols(trace, part, path, score, tags, scores) for k, part in result.items()}
+        return {
+            k: with_symbols(trace, part, path, score, tags, scores) for k, part in result.items()
+        }
     if not isinstance(result, list | tuple):
         return result
     if [_integer(part) for part in result] == path:
@@ -78,12 +84,20 @@ def _symbol(trace: Trace, tag: Any, slot: int, row: int) -> Any:
     return symbol
 
 
-def _mark(trace: Trace, tensor: Tensor, path: list[int], score: float, tags: int, scores: int) -> None:
+def _mark(
+    trace: Trace, tensor: Tensor, path: list[int], score: float, tags: int, scores: int
+) -> None:
     shape = tuple(tensor.shape)
     if not tensor.is_floating_point() and tensor.reshape(-1).tolist() == path:
         trace.origins.write(tensor, elements.make(tags, np.arange(len(path)).reshape(shape), 0))
-    elif tensor.is_floating_point() and tensor.numel() == 1 and math.isclose(float(tensor), score, rel_tol=1e-4, abs_tol=1e-4):
+    elif (
+        tensor.is_floating_point()
+        and tensor.numel() == 1
+        and math.isclose(float(tensor), score, rel_tol=1e-4, abs_tol=1e-4)
+    ):
         trace.origins.write(tensor, elements.make(scores, 0, 0))
     elif tensor.is_floating_point():
-        refusal = Refusal("the decoder gives a number that is not the best path's score", trace.places.here())
+        refusal = Refusal(
+            "the decoder gives a number that is not the best path's score", trace.places.here()
+        )
         trace.origins.write(tensor, trace.refuse(refusal, shape))

@@ -37,7 +37,7 @@ class ExampleCall:
 
     def with_tree(self, tree: Mapping[str, Any]) -> inspect.BoundArguments:
         """Other arguments in the same places."""
-        return inspect.BoundArguments(self.arguments.signature, dict(tree))  # type: ignore[arg-type]
+        return inspect.BoundArguments(self.arguments.signature, dict(tree))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Caller:
         for given in self.inputs:
             own = self._steps(self._part(given.path))
             if given.column is not None:
-                ids = own[:, given.column].unique()
+                ids = torch.unique(own[:, given.column])
                 drawn[given.name] = ids[torch.randint(len(ids), (steps,), generator=generator)]
                 continue
             rows = own[torch.randint(len(own), (steps,), generator=generator)]
@@ -93,7 +93,9 @@ class Caller:
             drawn[given.name] = rows
         return drawn
 
-    def call(self, inputs: Mapping[str, Tensor]) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
+    def call(
+        self, inputs: Mapping[str, Tensor]
+    ) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
         """The arguments for one sequence, and of each input the tensor in them that has it."""
         steps = len(next(iter(inputs.values())))
         by_path: dict[Path, dict[int | None, Tensor]] = {}

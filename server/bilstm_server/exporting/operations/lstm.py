@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .. import elements
@@ -79,7 +78,13 @@ def _lstm(
         strict=True,
     )
     output = np.stack(outputs, axis=1)
-    output = output[:, 0] if call.is_packed else output.transpose(1, 0, 2) if call.batch_first else output
+    output = (
+        output[:, 0]
+        if call.is_packed
+        else output.transpose(1, 0, 2)
+        if call.batch_first
+        else output
+    )
     return output, np.stack(hidden, axis=1), np.stack(cells, axis=1)
 
 
@@ -125,7 +130,13 @@ def _one(
 
 def _said(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are not as they would be unsaid."""
-    unsaid = {"num_layers": 1, "bias": True, "bidirectional": True, "reverse": False, "initial_states": False}
+    unsaid = {
+        "num_layers": 1,
+        "bias": True,
+        "bidirectional": True,
+        "reverse": False,
+        "initial_states": False,
+    }
     return {name: value for name, value in fields.items() if unsaid.get(name) != value}
 
 

@@ -88,8 +88,10 @@ operation(*_MOVED)(move)
 @operation("copy")
 def copy(call: Call) -> Elements:
     """Numbers of one tensor written into another."""
-    return np.broadcast_to(converted(call, call.elements("src"), call["self"].dtype, call["src"].dtype),
-                           tuple(call["self"].shape))
+    return np.broadcast_to(
+        converted(call, call.elements("src"), call["self"].dtype, call["src"].dtype),
+        tuple(call["self"].shape),
+    )
 
 
 @operation("_to_copy")
@@ -98,8 +100,20 @@ def to_copy(call: Call) -> Elements:
     return converted(call, call.elements("self"), call.result.dtype, call["self"].dtype)
 
 
-@operation("fill", "zero", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
-           "new_ones", "new_full", "new_empty", "new_empty_strided", "resize")
+@operation(
+    "fill",
+    "zero",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_empty_strided",
+    "resize",
+)
 def fixed(call: Call) -> Elements:
     """Numbers that are given in the code. Of the tensors only the form matters."""
     value = call.get("value")

@@ -154,7 +154,7 @@ def _joined(call: Call, layer: str, aligned: Aligned) -> int:
     return call.graph.add(layer, inputs, like, call.place).slot
 
 
-def function(call: Call, name: str, x: Operand, **parameters: float) -> Operand:
+def function(call: Call, name: str, x: Operand, **parameters: Any) -> Operand:
     """A function of each number; those that are fixed have no numbers after it."""
 
     def emit(aligned: Aligned) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..rows import Aligned
@@ -36,7 +35,17 @@ def plain(call: Call) -> Elements:
     return apply(call, _FUNCTIONS[call.name], call.elements("self"))
 
 
-@operation("elu", "celu", "leaky_relu", "hardtanh", "softplus", "softshrink", "hardshrink", "gelu", "threshold")
+@operation(
+    "elu",
+    "celu",
+    "leaky_relu",
+    "hardtanh",
+    "softplus",
+    "softshrink",
+    "hardshrink",
+    "gelu",
+    "threshold",
+)
 def parametrized(call: Call) -> Elements:
     """A function with parameters."""
     where = call.elements("self")
@@ -102,7 +111,9 @@ def clamp(call: Call) -> Elements:
     bounds = {}
     for name in ("min", "max"):
         if call.get(name) is not None:
-            found = np.unique(numbers(call.fixed(name) if isinstance(call[name], torch.Tensor) else call[name]))
+            found = np.unique(
+                numbers(call.fixed(name) if isinstance(call[name], torch.Tensor) else call[name])
+            )
             if len(found) != 1:
                 raise call.refusal("has a layer only for bounds that are one number")
             if np.isfinite(found[0]):
@@ -151,7 +162,9 @@ def add(call: Call) -> Elements:
 @operation("mul", "multiply")
 def multiply(call: Call) -> Elements:
     """x y"""
-    return combine(call, "multiply", Operand.of(call, call["self"]), Operand.of(call, call["other"])).where
+    return combine(
+        call, "multiply", Operand.of(call, call["self"]), Operand.of(call, call["other"])
+    ).where
 
 
 @operation("div", "divide", "true_divide")
@@ -160,7 +173,9 @@ def divide(call: Call) -> Elements:
     if call.get("rounding_mode"):
         call.check_all()
         raise call.refusal("rounds numbers, which has no layer")
-    return combine(call, "divide", Operand.of(call, call["self"]), Operand.of(call, call["other"])).where
+    return combine(
+        call, "divide", Operand.of(call, call["self"]), Operand.of(call, call["other"])
+    ).where
 
 
 @operation("pow", "float_power")
@@ -202,12 +217,16 @@ def interpolate(call: Call) -> Elements:
     """self + weight (end - self)"""
     start = Operand.of(call, call["self"])
     step = combine(call, "subtract", Operand.of(call, call["end"]), start)
-    return combine(call, "add", start, combine(call, "multiply", Operand.of(call, call["weight"]), step)).where
+    return combine(
+        call, "add", start, combine(call, "multiply", Operand.of(call, call["weight"]), step)
+    ).where
 
 
 @operation("glu")
 def gate(call: Call) -> Elements:
     """The first half times the sigmoid of the second."""
     where = call.elements("self")
-    first, second = (Operand(part, np.zeros(part.shape)) for part in np.split(where, 2, axis=call["dim"]))
+    first, second = (
+        Operand(part, np.zeros(part.shape)) for part in np.split(where, 2, axis=call["dim"])
+    )
     return combine(call, "multiply", first, function(call, "sigmoid", second)).where

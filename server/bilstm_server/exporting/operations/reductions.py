@@ -59,7 +59,9 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
         return fibres[:, 0]
     whole = whole_of(call, fibres)
     if whole is None:
-        return call.row_wise(fibres, lambda aligned: _reduce(call, name, aligned), known=known)[:, 0]
+        return call.row_wise(fibres, lambda aligned: _reduce(call, name, aligned), known=known)[
+            :, 0
+        ]
     if whole.columns.shape[1] > 1:
         of_step = call.row_wise(whole.columns, lambda aligned: _reduce(call, name, aligned))
         whole = Whole(of_step, whole.order)
@@ -68,7 +70,8 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
 
 def _reduce(call: Call, name: str, aligned: Aligned) -> int:
     groups, size = aligned.columns.shape
-    columns, fields = aligned.columns.reshape(-1), {"shape": [groups, size], "axis": 1}
+    columns = aligned.columns.reshape(-1)
+    fields: dict[str, Any] = {"shape": [groups, size], "axis": 1}
     across = aligned.columns.T.reshape(-1)
     if groups > 1 and (np.diff(across) == 1).all():
         columns, fields = across, {"shape": [size, groups], "axis": 0}
@@ -136,7 +139,11 @@ def _argmax(call: Call, dim: Any) -> Elements:
         raise call.refusal("the step with the largest number has no layer; leave it to the client")
     result = call.result[1] if isinstance(call.result, tuple) else call.result
     made = [
-        call.row_wise(fibres.where[mine], lambda aligned: _argmax_layer(call, aligned), known=fibres.numbers[mine])
+        call.row_wise(
+            fibres.where[mine],
+            lambda aligned: _argmax_layer(call, aligned),
+            known=fibres.numbers[mine],
+        )
         for mine in by_columns(fibres.where)
     ]
     where = np.full(len(fibres.where), CONSTANT)
@@ -176,7 +183,9 @@ def softmax(call: Call) -> Elements:
         made = softmax_steps(call, whole)
         made = function(call, "log", Operand(made, np.zeros(made.shape))).where if is_log else made
     else:
-        made = call.row_wise(kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed])
+        made = call.row_wise(
+            kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed]
+        )
     result = np.full(where.shape, CONSTANT)
     result[:, ~fixed] = made
     return fibres.whole(result)
@@ -197,7 +206,9 @@ def norm(call: Call) -> Elements:
     order = call.get("ord", call.get("p", 2))
     x = Operand.of(call, call["self"])
     if order == 2:
-        return function(call, "sqrt", _kept(_of(call, "sum", call.get("dim"), function(call, "square", x)))).where
+        return function(
+            call, "sqrt", _kept(_of(call, "sum", call.get("dim"), function(call, "square", x)))
+        ).where
     if order == 1:
         return _of(call, "sum", call.get("dim"), function(call, "abs", x))
     if order == np.inf:
@@ -250,7 +261,9 @@ def _spread(
         shape[axis] = 1
     mean = _kept(_of(call, "mean", dims).reshape(shape))
     squares = function(call, "square", combine(call, "subtract", x, mean))
-    made = affine(call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction))
+    made = affine(
+        call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction)
+    )
     return function(call, "sqrt", made).where if is_root else made.where
 
 
@@ -259,4 +272,3 @@ def prod(call: Call) -> Elements:
     """Products over an axis have no layer."""
     call.check_all()
     raise call.refusal("has no layer; a sum of logarithms has")
-
