@@ -31,7 +31,9 @@ class Layout:
             for name, tensor in module.state_dict().items():
                 if name.endswith("running_var"):
                     tensor.uniform_(0.5, 1.5)
-                elif tensor.is_floating_point() and "transitions" not in name:
+                elif (
+                    tensor.is_floating_point() and "crf." not in name and "transitions" not in name
+                ):
                     tensor.add_(torch.randn_like(tensor) * 0.3)
         return module.eval()
 
