@@ -15,6 +15,7 @@ from bilstm_server.model.layers.embedding import EmbeddingConfig
 from bilstm_server.model.layers.interface import LayerConfig
 from bilstm_server.model.layers.lstm import LstmConfig
 from bilstm_server.model.layers.values import Value
+from bilstm_server.model.layers.windowed import WindowConfig
 
 _MOST = 4  # of a size that is drawn
 _WIDEST = 24  # value
@@ -137,7 +138,8 @@ def graphs(draw: st.DrawFn) -> ModelConfig:
 
 _sizes = st.integers(1, _MOST)
 _lstms = st.integers(1, 2).map(lambda count: ["lstm"] * count)
-_others = st.lists(st.sampled_from(sorted(TYPES)), min_size=3, max_size=9)
+_windows = [kind for kind, cls in TYPES.items() if issubclass(cls, WindowConfig)]
+_others = st.lists(st.sampled_from(sorted([*TYPES, *_windows, *_windows])), min_size=3, max_size=9)
 _kinds = st.tuples(_lstms, _others).flatmap(lambda lists: st.permutations(lists[0] + lists[1]))
 
 

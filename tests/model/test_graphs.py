@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bilstm_server.model import ModelConfig, RaggedBatch, SequenceEncoder
+from bilstm_server.model.incremental.exactness import exactness
 from tests.model.graphs import graphs
 from tests.model.incremental.encoders import draw_inputs, frozen
+from tests.model.incremental.living import Live, encode_live
 from tests.model.incremental.slicing import assert_same_bits, finish, run_of, whole
 from tests.support.lstms import examples, seeds
 
@@ -77,3 +79,58 @@ def test_slices(
     assert finish(runs, sizes) == tokens
     for run, own, names in zip(runs, sequences, wanted, strict=True):
         assert_same_bits(run.encodings(), whole(encoder, own, names))
+
+
+cuts = st.tuples(st.integers(0, 60), st.integers(1, 20), st.just(0) | st.integers(1, 30))
+
+
+def live_of(encoder: SequenceEncoder, cut: tuple[int, int, int]) -> Live:
+    more, block, lookahead = cut
+    return Live(draw_inputs(encoder, encoder.config.min_steps + more), block, lookahead)
+
+
+@every_dtype
+@examples(100)
+@given(graphs(), st.lists(cuts, min_size=2, max_size=3), seeds)
+def test_live_company(
+    dtype: torch.dtype, config: ModelConfig, cuts: list[tuple[int, int, int]], seed: int
+) -> None:
+    """On the cpu kernel a live sequence's values have the same bits in company and alone."""
+    encoder = frozen(config, "cpu", dtype, seed)
+    names = [name for name in config.outputs if config.not_live(name) is None]
+    sequences = [live_of(encoder, cut) for cut in cuts]
+    for live, together in zip(sequences, encode_live(encoder, sequences, names), strict=True):
+        (alone,) = encode_live(encoder, [live], names)
+        assert_same_bits(together, alone)
+
+
+@every_dtype
+@examples(150)
+@given(graphs(), cuts, seeds)
+def test_exactness(
+    dtype: torch.dtype, config: ModelConfig, cut: tuple[int, int, int], seed: int
+) -> None:
+    """Columns of a live sequence that are called exact have the bits of the whole one, on the cpu
+    kernel."""
+    encoder = frozen(config, "cpu", dtype, seed)
+    names = [name for name in config.outputs if config.not_live(name) is None]
+    live = live_of(encoder, cut)
+    (actual,) = encode_live(encoder, [live], names)
+    exact = whole(encoder, live.inputs, names)
+    for name in names:
+        columns = [slice(None)] * 2
+        if config.outputs[name] in {lstm.name for lstm in config.lstms if lstm.bidirectional}:
+            half = actual[name].shape[1] // 2
+            columns = [slice(half), slice(half, None)]
+        for start, stop, end in live.cuts():
+            are_exact = exactness(
+                config,
+                [name],
+                first=start == 0,
+                lookahead=live.lookahead,
+                reaches_end=end == live.steps,
+            )
+            for own, is_exact in zip(columns, are_exact, strict=True):
+                if is_exact:
+                    place = (slice(start, stop), own)[: actual[name].dim()]
+                    assert_same_bits({name: actual[name][place]}, {name: exact[name][place]})

@@ -184,9 +184,13 @@ def _copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # as floats raise, those in tensors too
+        integer = None
+    if integer is None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    return operator.index(value)
+    return integer
 
 
 def _boolean(name: str, value: Any) -> bool:

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from bilstm_server.model.graph import SequenceEncoder
 from bilstm_server.model.layers.interface import RowLayer, WholeLayer
-from bilstm_server.model.layers.pooling import SEGMENT_STEPS
+from bilstm_server.model.layers.segments import SEGMENT_STEPS
 
 from .cases import CASES, Case
-from .graphs import assert_same_bits, graph_of, inferred, sequences_for
+from .running import assert_same_bits, graph_of, inferred, sequences_for
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 # Of float64 the reference kernel computes products.
 PRODUCTS = ("linear", "conv1d")
-LENGTHS = st.lists(st.integers(3, 20) | st.integers(60, 140), min_size=1, max_size=9)
+LENGTHS = st.lists(st.integers(5, 20) | st.integers(60, 140), min_size=1, max_size=9)
 
 frozen = cache(lambda name, dtype: graph_of(CASES[name], TYPES[dtype]))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from .cases import CASES, Case
-from .graphs import compute, graph_of, inferred, judged, sequences_for
+from .running import compute, graph_of, inferred, judged, sequences_for
 
 LENGTHS = (7, 5, 64, 150, 9)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}

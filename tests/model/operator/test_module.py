@@ -116,6 +116,7 @@ def test_other_types() -> None:
         ("input_size", 3.0),
         ("hidden_size", 4.0),
         ("hidden_size", np.float64(4)),
+        ("hidden_size", torch.tensor(4.0)),
         ("hidden_size", "4"),
         ("num_layers", 2.0),
         ("num_layers", True),

@@ -38,23 +38,29 @@ pytestmark = [
 # -- refused in words ----------------------------------------------------------------------------
 
 
+def trace(module: Any, example: Tensor) -> Any:
+    return torch.jit.trace(module, (example,))  # type: ignore[no-untyped-call]
+
+
+def script(module: Any, _: Tensor) -> Any:
+    return torch.jit.script(module)
+
+
 @pytest.mark.parametrize("around", AROUND)
-@pytest.mark.parametrize("make", [torch.jit.trace, torch.jit.script])
+@pytest.mark.parametrize("make", [trace, script])
 def test_torchscript(make: Callable[..., Any], around: str, module: BiLSTM, x: Tensor) -> None:
     """TorchScript would keep one number of steps or can't compile it: both say what to do, alone
     and within another module.
     """
     outer, steps = AROUND[around](module), x if around != "ragged" else x[:, 0]
-    arguments = {"example_inputs": (steps,)} if make is torch.jit.trace else {}
     with pytest.raises(RuntimeError, match=r"to_torch\(\) gives an nn.LSTM that TorchScript takes"):
-        make(outer, **arguments)
+        make(outer, steps)
 
 
 def test_trace_of_a_function(module: BiLSTM) -> None:
     """A trace of a function that calls `forward_ragged` is refused, with what to do."""
-    make: Any = torch.jit.trace
     with pytest.raises(RuntimeError, match=r"would keep this call's lengths; .* to_torch\(\)"):
-        make(lambda x: module.forward_ragged(x, [3, 2])[0], (torch.ones(5, 3),))
+        trace(lambda x: module.forward_ragged(x, [3, 2])[0], torch.ones(5, 3))
 
 
 def test_lengths_without_numbers(module: BiLSTM) -> None:
@@ -186,9 +192,8 @@ def test_negated_views(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
 def test_trace_of_a_product(kernel: Kernel) -> None:
     """A trace of a kernel's product has its operations, and not memory that it writes."""
     weight, bias = torch.randn(5, 3), torch.randn(5)
-    make: Any = torch.jit.trace
     product = kernel.linear(weight, bias)
-    traced = make(lambda x: product(x), (torch.ones(2, 3),))
+    traced = trace(lambda x: product(x), torch.ones(2, 3))
     x = torch.randn(4, 3)
     assert_close(traced(x), nn.functional.linear(x, weight, bias), 1e-5)
 

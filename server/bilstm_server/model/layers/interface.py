@@ -66,6 +66,14 @@ class LayerConfig(Strict):
         return None
 
 
+class WholeConfig(LayerConfig):
+    """The entry of a `WholeLayer`."""
+
+    @property
+    def not_live(self) -> str | None:
+        return "it reads the whole sequence"
+
+
 class Layer(nn.Module):
     """A module of a graph. It may keep packed weights once it is frozen; see `BiLSTM.freeze`."""
 
@@ -90,6 +98,7 @@ class WindowLayer(Layer):
 
     window: Window
     padding_value: float = 0.0  # what the steps beyond a sequence's edges are made of
+    marks_steps: bool = False  # whether each step has one more column: 1 if the sequence has it
 
 
 class WholeLayer(Layer):

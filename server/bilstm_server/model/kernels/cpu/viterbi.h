@@ -95,7 +95,7 @@ class Viterbi {
     Index tag = 0;
     for (Index other = 1; other < tags_; ++other) {
       const Number score = scores[other] + end_[other];
-      if (score > best || (score != score && best == best)) best = score, tag = other;
+      if (!(score <= best) && best == best) best = score, tag = other;
     }
     static_cast<Number*>(batch_.best)[position] = best;
     for (Index row = first + batch_.lengths[rank] - 1; row >= first; --row) {
@@ -122,7 +122,7 @@ class Viterbi {
       const Tags own = Tags{} + Whole(tag);
       UNROLL for (int v = 0; v < Vectors; ++v) {
         const Scores other = scores[tag] + load<Scores>(row + v * kCount);
-        const Tags better = (other > best[v]) | ((other != other) & (best[v] == best[v]));
+        const Tags better = ~(other <= best[v]) & (best[v] == best[v]);
         best[v] = better ? other : best[v];
         from[v] = better ? own : from[v];
       }
