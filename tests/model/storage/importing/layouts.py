@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class Layout:
     make: Callable[[], nn.Module]
     inputs: Mapping[str, int]  # by the config's names: ids, or if negative the width of floats
     outputs: Callable[..., Outputs]  # (module, *inputs) -> by the config's names
-    flags: Mapping[str, object] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
     wrapped: Callable[[dict[str, Tensor]], object] = dict
 
     def module(self, seed: int = 0) -> nn.Module:
@@ -57,8 +58,8 @@ class Modules(nn.Module):
             self.add_module(name, module)
 
 
-def lstm(width: int, hidden: int, layers: int = 1, **options: object) -> nn.LSTM:
-    return nn.LSTM(width, hidden, layers, batch_first=True, **({"bidirectional": True} | options))  # type: ignore[arg-type]
+def lstm(width: int, hidden: int, layers: int = 1, **options: Any) -> nn.LSTM:
+    return nn.LSTM(width, hidden, layers, batch_first=True, **({"bidirectional": True} | options))
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:

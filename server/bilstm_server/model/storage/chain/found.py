@@ -176,8 +176,9 @@ def _plain(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
         "attention's, or a gate's"
     )
     doubt = doubt or ""
-    mean = own.get("running_mean", own.get("running_var"))
-    if mean is not None and own.keys() <= {"weight", "bias", "running_mean", "running_var"}:
+    mean = own.get("running_mean", ())
+    statistics = {"running_mean", "running_var"}
+    if len(mean) == 1 and statistics <= own.keys() <= statistics | {"weight", "bias"}:
         if _INSTANCE_NORM.search(name):
             problem = f"{name} is a norm over the steps of a sequence, which is not served"
             return Found(name, "unserved", shapes, problem=problem)

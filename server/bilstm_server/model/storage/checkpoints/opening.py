@@ -65,7 +65,7 @@ def _read(path: Path, key: str | None) -> Chosen:
 def _natural(named: tuple[str, Tensor]) -> list[tuple[int, str]]:
     """Where a tensor stands in a list of all, as one would write it: 2 before 10."""
     words = re.split(r"([0-9]{1,9})", named[0])
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in words]
+    return [(int(word), "") if i % 2 else (-1, word) for i, word in enumerate(words)]
 
 
 def _computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
