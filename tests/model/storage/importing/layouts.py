@@ -97,6 +97,20 @@ def _summed_directions(m: nn.Module, ids: Tensor) -> Outputs:
     return {"states": both, "logits": m.dense(both.mean(0))}  # type: ignore[operator]
 
 
+class LearnedStates(Modules):
+    """Initial states that are learned, with a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__(lstm=lstm(3, 5, 2, proj_size=4), out=nn.Linear(8, 2))
+        self.h_init = nn.Parameter(torch.zeros(4, 1, 4))
+        self.c_init = nn.Parameter(torch.zeros(4, 1, 5))
+
+
+def _learned(m: nn.Module, x: Tensor) -> Outputs:
+    y, (h_n, _) = m.lstm(x[None], (m.h_init, m.c_init))  # type: ignore[operator]
+    return {"states": y[0], "logits": m.out(torch.cat([h_n[-2], h_n[-1]], 1))[0]}  # type: ignore[operator]
+
+
 # -- taggers ------------------------------------------------------------------------------------
 
 
@@ -221,6 +235,9 @@ LAYOUTS: dict[str, Layout] = {
         {"features": -3},
         _deep_head,
         {"pooling": "final", "head_activation": "relu"},
+    ),
+    "learned initial states": Layout(
+        LearnedStates, {"features": -3}, _learned, {"pooling": "final"}
     ),
     "norms before and behind": Layout(
         lambda: Modules(

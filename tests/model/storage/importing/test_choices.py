@@ -226,7 +226,7 @@ BEFORE: dict[str, dict[str, Any]] = {
     "positions": {"positions": Parameters(table=torch.ones(1, 50, WIDTH))},
     "a cell": {"lower": nn.GRUCell(7, WIDTH)},
     "a scale": {"input": Parameters(scale=torch.ones(1), shift=torch.ones(()))},
-    "initial states": {"initial": Parameters(h=torch.ones(4, HIDDEN), c=torch.ones(4, HIDDEN))},
+    "initial states": {"initial": Parameters(a=torch.ones(4, HIDDEN), b=torch.ones(4, HIDDEN))},
 }
 
 
