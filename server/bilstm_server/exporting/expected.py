@@ -40,9 +40,9 @@ def read_examples(path: Path, config: ModelConfig) -> list[Example]:
         own = inputs if found[1] == "inputs" else outputs
         name = found[2] or _only(config.inputs if own is inputs else config.outputs, path, key)
         own.setdefault(int(found[3]), {})[name] = array
-    if not inputs:
-        raise ModelError(f"{path}: holds no examples; {_LAYOUT}")
-    first = next(iter(outputs.values()), {})
+    if not inputs or not outputs:
+        raise ModelError(f"{path}: holds no examples of inputs and outputs; {_LAYOUT}")
+    first = next(iter(outputs.values()))
     for number in sorted(inputs | outputs):
         _check_names(path, f"inputs.*.{number}", inputs.get(number, {}), config.inputs)
         _check_names(path, f"outputs.*.{number}", outputs.get(number, {}), first)
@@ -82,10 +82,8 @@ def _check_names(
     path: Path, keys: str, own: Mapping[str, Array], expected: Collection[str]
 ) -> None:
     if own.keys() != set(expected):
-        names = listed(expected) if expected else "the outputs to compare"
-        raise ModelError(
-            f"{path}: {keys} are of {listed(own) if own else 'nothing'}, expected: {names}"
-        )
+        given = listed(own) or "nothing"
+        raise ModelError(f"{path}: {keys} are of {given}, expected: {listed(expected)}")
 
 
 def _as_input(array: Array) -> Array:
