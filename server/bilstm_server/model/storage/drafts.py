@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ...quoting import first_problem
+from ..config import KNOWN, STATE
 from ..layers import AnyLayer
 from ..layers.interface import LayerConfig
 from ..layers.values import Value
@@ -126,7 +127,7 @@ class Draft:
         A single result gets the names that clients know, by what gives it: `logits`, `states` …;
         and the states of the last LSTM are an output too.
         """
-        outputs = dict(results)
+        outputs = {_own_name(name): reference for name, reference in results.items()}
         if len(results) == 1:
             ((name, reference),) = results.items()
             outputs = self._known_outputs(name, reference)
@@ -162,11 +163,11 @@ class Draft:
             if kind == "softmax" and value.width > 1:
                 known["labels"] = self.add("argmax", reads[0], "labels")
             return known
-        if kind == "lstm" and value.per_step:
-            return {"states": reference}
+        if kind == "lstm" and not reference.endswith(".cell"):
+            return {"states" if value.per_step else "final": reference}
         if kind in ("last", "first") and self.types.get(reads[0]) == "lstm":
             return {"final": reference}
-        return {kind if kind in ("final", "mean", "max") else name: reference}
+        return {kind if kind in ("final", "mean", "max") else _own_name(name): reference}
 
     def _is_sigmoid(self, reference: str) -> bool:
         return self._layers.get(reference, {}).get("function") == "sigmoid"
@@ -182,9 +183,8 @@ class Draft:
     def _free_name(self, wanted: str, kind: str = "") -> str:
         """A name that the config allows and that is not taken: the wanted one, or if it is taken
         with its kind, or else with a number."""
-        word = re.sub(r"\W", "_", wanted, flags=re.ASCII)[: _MOST_CHARACTERS // 2]
-        word = word if re.match(r"[A-Za-z_]", word) else f"_{word}"
-        name, number = word, 0
+        name = word = _word(wanted)
+        number = 0
         if kind and self._is_taken(name):
             name = word = f"{word}_{kind}"
         while self._is_taken(name):
@@ -194,6 +194,18 @@ class Draft:
 
     def _is_taken(self, name: str) -> bool:
         return name in self._layers or name in self.inputs
+
+
+def _word(wanted: str) -> str:
+    """A name that the config allows, short enough for what may be added to it."""
+    word = re.sub(r"\W", "_", wanted, flags=re.ASCII)[: _MOST_CHARACTERS // 2]
+    return word if re.match(r"[A-Za-z_]", word) else f"_{word}"
+
+
+def _own_name(wanted: str) -> str:
+    """An output's name in its owner's words, unless clients know another thing by it."""
+    word = _word(wanted)
+    return f"{word}_output" if word in (*KNOWN, STATE) else word
 
 
 def _tensor(array: Array) -> Tensor:
@@ -209,5 +221,7 @@ def _check(tensors: Mapping[str, Tensor], config: LayerConfig, inputs: Sequence[
         own = list(tensors[name].shape) if name in tensors else None
         if own != list(tensor.shape):
             raise ValueError(f"{name} is {own or 'missing'}, expected {list(tensor.shape)}")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity, in float32 at least")
     if unknown := tensors.keys() - expected.keys():
         raise ValueError(f"has a tensor {min(unknown)} too many")

@@ -113,10 +113,7 @@ def read_array(group: h5py.Group, path: str) -> Array:
         raise ValueError(f"{path} is no array of numbers in this file")
     if found.id.get_storage_size() != found.nbytes:
         raise ValueError(f"{path} is compressed or incomplete; save the model with Keras anew")
-    array = np.asarray(found[()], np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path} holds NaN or infinity")
-    return array
+    return np.asarray(found[()])
 
 
 def _entry(group: h5py.Group, path: str) -> object:
