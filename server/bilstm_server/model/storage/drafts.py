@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ...quoting import first_problem
-from ..config import KNOWN, STATE
+from ..config import KNOWN, STATE, ModelConfig
 from ..layers import AnyLayer
 from ..layers.interface import LayerConfig
 from ..layers.values import Value
@@ -146,6 +146,10 @@ class Draft:
             if layer in needed
             for parameter, tensor in own.items()
         }
+        try:
+            ModelConfig.model_validate(config)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
         return config, tensors
 
     def _known_outputs(self, name: str, reference: str) -> dict[str, str]:
@@ -159,7 +163,11 @@ class Draft:
         if kind == "softmax" or (
             self._is_sigmoid(reference) and self.types.get(reads[0]) == "linear"
         ):
-            known = {"logits": reads[0], "probabilities": reference}
+            is_log = self._layers[reference].get("log", False)
+            known = {
+                "logits": reads[0],
+                "log_probabilities" if is_log else "probabilities": reference,
+            }
             if kind == "softmax" and value.width > 1:
                 known["labels"] = self.add("argmax", reads[0], "labels")
             return known

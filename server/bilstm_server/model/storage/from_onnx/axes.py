@@ -105,9 +105,15 @@ def reshape(axes: Sequence[Axis], sizes: Sequence[int | Dim]) -> tuple[Axis, ...
         raise ValueError("has more than 16 axes")
     wanted = [axes[i].dim if size == 0 and i < len(axes) else size for i, size in enumerate(sizes)]
     found = _cut(tuple(axes), tuple(wanted))
+    if found is None:  # a single sequence is no axis that could mix with others
+        found = _cut(tuple(map(_without_sequence, axes)), tuple(wanted))
     if found is None:
         raise ValueError("reshapes sequences or steps into columns, which is not served")
     return found
+
+
+def _without_sequence(axis: Axis) -> Axis:
+    return Axis((1,)) if axis.rows == (SEQUENCES,) and axis.size == 1 else axis
 
 
 def _cut(axes: tuple[Axis, ...], sizes: tuple[int | Dim, ...]) -> tuple[Axis, ...] | None:

@@ -67,7 +67,8 @@ def _attention(node: Node, x: Rows, y: Rows) -> Rows:
 
 
 def _alike(a: Axis, b: Axis) -> bool:
-    return a.rows == b.rows == (SEQUENCES,) or (not a.rows and not b.rows and a.size == b.size == 1)
+    """Whether two axes are of sequences, or of a single one."""
+    return all(axis.rows == (SEQUENCES,) or (not axis.rows and axis.size == 1) for axis in (a, b))
 
 
 def conv(node: Node) -> Rows:

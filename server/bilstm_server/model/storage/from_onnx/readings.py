@@ -5,7 +5,7 @@ Each is tried, node by node into a draft, until the LSTMs read [steps, sequences
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice, product
 from typing import NamedTuple
 
@@ -51,7 +51,8 @@ def read_graph(graph: Graph) -> Result:
     the way that went furthest.
     """
     reached, reason = -1, ValueError("has no inputs")
-    for roles in islice(product(*map(_possible_roles, graph.inputs)), _MOST_READINGS):
+    ways = product(*[_possible_roles(entry) for entry in graph.inputs])
+    for roles in islice(ways, _MOST_READINGS):
         reading = _Reading(graph, roles)
         try:
             return reading.convert()
@@ -61,13 +62,20 @@ def read_graph(graph: Graph) -> Result:
     raise reason
 
 
-def _possible_roles(entry: Input) -> Iterator[Roles]:
+def _possible_roles(entry: Input) -> list[Roles]:
     """What the axes of an input may be."""
-    for roles in _ROLES_OF_IDS if entry.has_ids else _ROLES_OF_FLOATS:
-        if len(roles) == len(entry.sizes) and (
-            entry.has_ids or entry.sizes[roles.index(_COLUMNS)] is not None
-        ):
-            yield roles
+    found = [
+        roles
+        for roles in (_ROLES_OF_IDS if entry.has_ids else _ROLES_OF_FLOATS)
+        if len(roles) == len(entry.sizes)
+        and (entry.has_ids or entry.sizes[roles.index(_COLUMNS)] is not None)
+    ]
+    if not found:
+        raise ValueError(
+            f"input {quoted(entry.name)} is {list(entry.sizes)}, expected [batch, steps] of ids or "
+            "[batch, steps, features], the number of features known"
+        )
+    return found
 
 
 class _Reading:
@@ -86,7 +94,9 @@ class _Reading:
             if entry.outputs[0] not in self._tensors:
                 self._convert(entry)
             self.done += 1
-        return Result(self._draft, {name: self._output(name) for name in self._graph.outputs})
+        outputs = {name: self._output(name) for name in self._graph.outputs}
+        computed = {name: value for name, value in outputs.items() if value in self._draft.values}
+        return Result(self._draft, computed)
 
     def _add_input(self, entry: Input, roles: Roles) -> Rows:
         pairs = zip(entry.sizes, roles, strict=True)
@@ -145,7 +155,8 @@ def _results(node: Node) -> Sequence[Tensor]:
     if not any(isinstance(tensor, Rows) for tensor in node.inputs):
         if (numbers := fold(node)) is not None:
             return numbers
-    elif node.kind in _CONVERTERS:
+        raise ValueError("computes with the file's own numbers alone in a way that is not served")
+    if node.kind in _CONVERTERS:
         results = _CONVERTERS[node.kind](node)
         return results if isinstance(results, list) else [results]
     raise ValueError(
