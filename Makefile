@@ -110,8 +110,8 @@ faults: setup ## attack a server over loopback, within ten minutes: what its cal
 	$(BIN)/python -m benchmarks.faults --check
 
 # Each runs even where the one before misses a target.
-bench: setup $(BENCH) ## the operator against others, the server under load, streams, what metrics cost
-	@missed=0; for part in operator serving streaming overhead; do \
+bench: setup $(BENCH) ## the operator against others, a CRF's paths, the server under load, streams, what metrics cost
+	@missed=0; for part in operator viterbi serving streaming overhead; do \
 		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated

@@ -3,6 +3,8 @@
 with Client("localhost") as client:  # port 50051
     encoding = client.encode(x)  # x [T, D]: ndarray, torch tensor or nested lists
     encoding.states  # ndarray [T, 2P]
+    tags = client.encode({"tokens": ids, "features": x}, model="tagger", outputs="labels")
+    [tags.label_names[label] for label in tags.labels]
     for encoding in client.encode_stream(source):  # any iterable, also one without end
         ...
 """
@@ -23,7 +25,18 @@ from .errors import (
     ServerError,
     Unavailable,
 )
-from .types import Encoding, EncodingChunk, Limits, Live, Model, Progress, State, Timing
+from .types import (
+    Encoding,
+    EncodingChunk,
+    InputInfo,
+    Limits,
+    Live,
+    Model,
+    OutputInfo,
+    Progress,
+    State,
+    Timing,
+)
 
 __all__ = [
     "AsyncClient",
@@ -33,6 +46,7 @@ __all__ = [
     "EncoderError",
     "Encoding",
     "EncodingChunk",
+    "InputInfo",
     "InvalidInput",
     "Limits",
     "Live",
@@ -41,6 +55,7 @@ __all__ = [
     "NotAnArray",
     "NotRequested",
     "NotSaved",
+    "OutputInfo",
     "Overloaded",
     "Progress",
     "SequenceFailure",

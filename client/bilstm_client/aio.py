@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 from ._calls.asynchronous import AsyncChannel
 from ._calls.flows import Flows
-from ._calls.messages import EncodeOptions
+from ._calls.options import EncodeOptions
 from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
 from ._streams.options import StreamOptions
 from ._streams.tasks import AioStream
@@ -98,15 +98,16 @@ class AsyncClient:
         """Encode one sequence of T steps: [T, input_size] numbers, or [T] token ids.
 
         `sequence`: an ndarray of any layout, a torch tensor, or nested lists. float64 becomes
-        float32, and inf beyond its range. A NaN passes through, and stays in its own sequence.
+        float32, and inf beyond its range. A NaN passes through, and stays in its own sequence. Of a
+        model with several inputs, a dict of them by name: `{"tokens": ids, "features": x}`.
 
-        `outputs`: one name or several. Each is an attribute of the result, where P is proj_size or
-        hidden_size, and K is 2 for a bidirectional model, else 1.
+        `outputs`: one name or several. Each is an item of the result, as in `encoding["upos"]`, and
+        these are attributes, for P = proj_size or hidden_size, K = 2 if bidirectional or else 1:
 
         - `states` [T, K*P]: the top layer's output at every step
         - `final` [K*P]: the forward direction's last step and the backward one's first, joined
         - `mean`, `max` [K*P]: over the steps
-        - `logits` [classes]: the head's scores, if the model has a head
+        - `logits`, `probabilities` [C] or [T, C], `labels` [] or [T]: of the sequence, or each step
         - `state`: a `State`, hidden [layers*K, P] and cell [layers*K, H], after the last step
 
         `initial_state`: a `State`, or a (hidden, cell) pair of its shapes; None: zeros. With the
@@ -117,7 +118,7 @@ class AsyncClient:
         arrays. `timeout_seconds`: None for the client's own. `metadata`: headers beside its own.
 
         Raises `EncoderError`s; `TypeError` for what is not numbers, names or a state; and
-        `ValueError` for unknown names, a timeout that is not finite, and a closed client.
+        `ValueError` for impossible names, a timeout that is not finite, and a closed client.
         """
         options = EncodeOptions.of(outputs, output_data_type, model, version)
         states = None if initial_state is None else [initial_state]
@@ -196,9 +197,9 @@ class AsyncClient:
         may be endless: it is pulled from only as fast as the server takes sequences, with at most
         `in_flight` unanswered; if it is not an async iterable it must not block the loop. A
         sequence is what `encode` takes, not to be changed until it is answered, also a `np.memmap`
-        larger than memory; or an iterable, async or not, of chunks, [t, input_size] numbers or [t]
-        token ids each, such as a generator or `iter(chunks)` but no list or tuple: these have rows,
-        and a tuple of two is a pair. Sequences are sent whole, each waits for those before it.
+        larger than memory; or an iterable, async or not, of chunks, each like a sequence, such as a
+        generator or `iter(chunks)` but no list or tuple: these have rows, and a tuple of two is a
+        pair. Sequences are sent whole, each waits for those before it.
 
         - `on_error`: where one sequence is refused, the stream ends with its error, whose `index`
           and `key` tell which it was. With "return" the error, a `SequenceFailure`, is yielded in
@@ -215,9 +216,9 @@ class AsyncClient:
         error, an `Unavailable`. There is no deadline: `timeout_seconds` is for how long a stream
         goes on without a server, or with one that owes results and gives no sign of life.
 
-        The stream ends with its generator, at its end or when it is closed, and with the client;
-        async generators that it reads are closed. Leave a loop early in `contextlib.aclosing`.
-        Other options are those of `encode`. Raises what it does, and `NotAnArray`, a `TypeError`.
+        The stream ends with its generator and with the client; async generators that it reads are
+        closed. Leave a loop early in `contextlib.aclosing`. Other options are those of `encode`.
+        Raises what it does, and `NotAnArray`, a `TypeError`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, save_states, progress)
@@ -250,14 +251,14 @@ class AsyncClient:
         timeout_seconds: float | None = None,
         metadata: Metadata | None = None,
     ) -> AsyncGenerator[EncodingChunk[Any], None]:
-        """Encode as `encode_stream` does, and yield the states in parts as they arrive.
+        """Encode as `encode_stream` does, and yield `states` and the like in parts as they arrive.
 
         The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
 
         With `live`, results come while a sequence still arrives, such as a microphone's: it is a
         generator of chunks, each sent at once. So `source` is `[chunks]`, or `[(key, chunks)]`: one
-        live input per stream, as a second would not be read before the first has ended. States are
-        the only output. What was begun can't go on without its server: that is an `Unavailable`.
+        live input per stream, as a second would not be read before the first has ended. Outputs are
+        those of each step. What was begun can't go on without its server: that is an `Unavailable`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, in_chunks=True, live=live)

@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 from ._calls.blocking import BlockingChannel
 from ._calls.flows import Flows
-from ._calls.messages import EncodeOptions
+from ._calls.options import EncodeOptions
 from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
 from ._streams.options import StreamOptions
 from ._streams.threads import SyncStream
@@ -96,15 +96,16 @@ class Client:
         """Encode one sequence of T steps: [T, input_size] numbers, or [T] token ids.
 
         `sequence`: an ndarray of any layout, a torch tensor, or nested lists. float64 becomes
-        float32, and inf beyond its range. A NaN passes through, and stays in its own sequence.
+        float32, and inf beyond its range. A NaN passes through, and stays in its own sequence. Of a
+        model with several inputs, a dict of them by name: `{"tokens": ids, "features": x}`.
 
-        `outputs`: one name or several. Each is an attribute of the result, where P is proj_size or
-        hidden_size, and K is 2 for a bidirectional model, else 1.
+        `outputs`: one name or several. Each is an item of the result, as in `encoding["upos"]`, and
+        these are attributes, for P = proj_size or hidden_size, K = 2 if bidirectional or else 1:
 
         - `states` [T, K*P]: the top layer's output at every step
         - `final` [K*P]: the forward direction's last step and the backward one's first, joined
         - `mean`, `max` [K*P]: over the steps
-        - `logits` [classes]: the head's scores, if the model has a head
+        - `logits`, `probabilities` [C] or [T, C], `labels` [] or [T]: of the sequence, or each step
         - `state`: a `State`, hidden [layers*K, P] and cell [layers*K, H], after the last step
 
         `initial_state`: a `State`, or a (hidden, cell) pair of its shapes; None: zeros. With the
@@ -115,7 +116,7 @@ class Client:
         arrays. `timeout_seconds`: None for the client's own. `metadata`: headers beside its own.
 
         Raises `EncoderError`s; `TypeError` for what is not numbers, names or a state; and
-        `ValueError` for unknown names, a timeout that is not finite, and a closed client.
+        `ValueError` for impossible names, a timeout that is not finite, and a closed client.
         """
         options = EncodeOptions.of(outputs, output_data_type, model, version)
         states = None if initial_state is None else [initial_state]
@@ -194,7 +195,7 @@ class Client:
         may be endless: it is pulled from, in a thread of its own, only as fast as the server takes
         sequences, with at most `in_flight` unanswered. A sequence is what `encode` takes, not to be
         changed until it is answered, also a `np.memmap` larger than memory; or an iterable of
-        chunks, [t, input_size] numbers or [t] token ids each, such as a generator or `iter(chunks)`
+        chunks, each like a sequence, such as a generator or `iter(chunks)`
         but no list or tuple: these have rows, and a tuple of two is a pair. Sequences are sent
         whole, one after the other: one that comes slowly keeps those after it waiting.
 
@@ -248,14 +249,14 @@ class Client:
         timeout_seconds: float | None = None,
         metadata: Metadata | None = None,
     ) -> Generator[EncodingChunk[Any], None, None]:
-        """Encode as `encode_stream` does, and yield the states in parts as they arrive.
+        """Encode as `encode_stream` does, and yield `states` and the like in parts as they arrive.
 
         The last `EncodingChunk` of a sequence has its other outputs, or its error, too.
 
         With `live`, results come while a sequence still arrives, such as a microphone's: it is a
         generator of chunks, each sent at once. So `source` is `[chunks]`, or `[(key, chunks)]`: one
-        live input per stream, as a second would not be read before the first has ended. States are
-        the only output. What was begun can't go on without its server: that is an `Unavailable`.
+        live input per stream, as a second would not be read before the first has ended. Outputs are
+        those of each step. What was begun can't go on without its server: that is an `Unavailable`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, in_chunks=True, live=live)

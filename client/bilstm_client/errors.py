@@ -20,7 +20,7 @@ NotSaved (OSError)      its states can't be written to the file that `save_state
 
 And of a result:
 
-NotRequested (AttributeError)  an output that the call did not ask for
+NotRequested (AttributeError, KeyError)  an output that the call did not ask for
 """
 
 from __future__ import annotations
@@ -147,14 +147,18 @@ class NotSaved(OSError):
         return type(self), (error, self.filename, self.index, self.key)
 
 
-class NotRequested(AttributeError):
+class NotRequested(AttributeError, KeyError):
     """A result has no such output, because the call did not request it: the message says how to.
 
-    As it is an `AttributeError`, `hasattr` is False. Its `name` is that of the output.
+    As it is an `AttributeError`, `hasattr` is False, and a `KeyError`, as the result may be asked
+    for it as a mapping. Its `name` is that of the output.
     """
 
     def __init__(self, message: str, output: str | None = None):
         super().__init__(message, name=output)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError's own is in quotes
 
 
 # Why one sequence of a stream has no result: all of these have its `index` and `key`.

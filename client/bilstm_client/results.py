@@ -4,18 +4,18 @@ numpy arrays, in which what was not requested is missed in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import NotRequested, SequenceFailure
+from .errors import NotRequested
 
 Array = NDArray[Any]
 K = TypeVar("K")
-OutputName = Literal["states", "final", "mean", "max", "logits", "state"]
+OutputName = Literal["states", "final", "mean", "max", "logits", "state", "labels", "probabilities"]
 OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 
 
@@ -29,7 +29,7 @@ class State:
     """The cell state of each layer and direction: [layers*K, H]."""
 
     def __repr__(self) -> str:
-        return f"State(hidden={_brief(self.hidden)}, cell={_brief(self.cell)})"
+        return f"State(hidden={brief(self.hidden)}, cell={brief(self.cell)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,88 @@ class Timing:
     """The steps of the batch, of all callers."""
 
 
-class Encoding:
-    """The results of one sequence: an attribute for each output that was requested.
+class NamedResults:
+    """Outputs by name. Those that many models have are attributes, too.
 
-    One that was not raises `NotRequested`, an `AttributeError`: so `hasattr` says False of it, and
-    `getattr(encoding, "logits", None)` gives None.
+    One that was not requested raises `NotRequested`, an `AttributeError` and `KeyError`: so
+    `hasattr` and `in` say False of it, and `getattr(results, "logits", None)` gives None.
     """
 
-    __slots__ = ("_in_chunks", "_outputs", "_timing")
+    __slots__ = ("_label_names", "_outputs")
+
+    def __init__(
+        self, outputs: Mapping[str, Any], label_names: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        """`label_names`: of each of the outputs that is ids, and whose ids have names."""
+        self._outputs = dict(outputs)
+        self._label_names = dict(label_names)
+
+    @overload
+    def __getitem__(self, name: Literal["state"]) -> State: ...  # type: ignore[overload-overlap]
+    @overload
+    def __getitem__(self, name: str) -> Array: ...
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._outputs:
+            raise self._missing(name)
+        return self._outputs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def names_of(self, output: str) -> tuple[str, ...]:
+        """The names that the model has for the ids of an output, from id 0 on; empty without any.
+
+        Raises `NotRequested` for an output that was not requested.
+        """
+        if output not in self._label_names:
+            self[output]
+        return self._label_names.get(output, ())
+
+    @property
+    def states(self) -> Array:
+        """The top layer's output at every step: [T, K*P], for T steps and K directions of width P
+        (`proj_size` or `hidden_size`). K is 2 for a bidirectional model, else 1.
+        """
+        return self["states"]
+
+    @property
+    def logits(self) -> Array:
+        """The scores of the classes: [C], or at every step, [T, C]."""
+        return self["logits"]
+
+    @property
+    def probabilities(self) -> Array:
+        """The probabilities of the classes: [C], or at every step, [T, C]."""
+        return self["probabilities"]
+
+    @property
+    def labels(self) -> Array:
+        """The class of every step, as integers: [T]; or of the whole sequence, an array of no
+        dimensions. Both are indices into `label_names`.
+        """
+        return self["labels"]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The model's names of its `labels`, from class 0 on; empty if they have none."""
+        return self.names_of("labels")
+
+    def _missing(self, name: str) -> NotRequested:
+        return not_requested(name, self._outputs)
+
+
+class Encoding(NamedResults):
+    """The results of one sequence: each output that was requested by its name, as in
+    `encoding["upos"]`. Those that many models have are attributes, too.
+
+    One that was not requested raises `NotRequested`, an `AttributeError` and `KeyError`: so
+    `hasattr` and `in` say False of it, and `getattr(encoding, "logits", None)` gives None.
+    """
+
+    __slots__ = ("_in_chunks", "_timing")
 
     def __init__(
         self,
@@ -65,13 +139,16 @@ class Encoding:
         logits: Array | None = None,
         state: State | None = None,
         *,
-        in_chunks: bool = False,
+        named: Mapping[str, Array] | None = None,
+        label_names: Mapping[str, tuple[str, ...]] | None = None,
+        in_chunks: Collection[str] = (),
     ) -> None:
-        """`in_chunks`: its states came in chunks, before it."""
+        """`named`: all other outputs. `in_chunks`: those that came in chunks, before it."""
+        values = zip(OUTPUTS, (states, final, mean, max, logits, state), strict=False)
+        present: dict[str, Any] = {name: value for name, value in values if value is not None}
+        super().__init__({**present, **(named or {})}, label_names or {})
         self._timing = timing
-        self._in_chunks = in_chunks
-        values = zip(OUTPUTS, (states, final, mean, max, logits, state), strict=True)
-        self._outputs: dict[OutputName, Any] = {k: v for k, v in values if v is not None}
+        self._in_chunks = frozenset(in_chunks)
 
     @property
     def timing(self) -> Timing:
@@ -79,16 +156,9 @@ class Encoding:
         return self._timing
 
     @property
-    def outputs(self) -> tuple[OutputName, ...]:
+    def outputs(self) -> tuple[str, ...]:
         """The names of the outputs that this encoding has."""
         return tuple(self._outputs)
-
-    @property
-    def states(self) -> Array:
-        """The top layer's output at every step: [T, K*P], for T steps and K directions of width P
-        (`proj_size` or `hidden_size`). K is 2 for a bidirectional model, else 1.
-        """
-        return self._array("states")
 
     @property
     def final(self) -> Array:
@@ -96,137 +166,40 @@ class Encoding:
 
         This is the last that each direction has computed. K is 2 for a bidirectional model.
         """
-        return self._array("final")
+        return self["final"]
 
     @property
     def mean(self) -> Array:
         """The mean of the states over all steps: [K*P], for K directions of width P."""
-        return self._array("mean")
+        return self["mean"]
 
     @property
     def max(self) -> Array:
         """The largest of the states over all steps: [K*P], for K directions of width P."""
-        return self._array("max")
-
-    @property
-    def logits(self) -> Array:
-        """The scores of the model's head: [classes], in the order of `Model.labels`."""
-        return self._array("logits")
+        return self["max"]
 
     @property
     def state(self) -> State:
         """The LSTM's state after the last step: what the next piece of a sequence begins with."""
-        state: State = self._output("state")
-        return state
+        return self["state"]
 
     def __repr__(self) -> str:
-        parts = (f"{name}={_brief(value)}" for name, value in self._outputs.items())
+        parts = (f"{name}={brief(value)}" for name, value in self._outputs.items())
         return f"Encoding({', '.join(parts)})"
 
-    def _array(self, name: OutputName) -> Array:
-        array: Array = self._output(name)
-        return array
-
-    def _output(self, name: OutputName) -> Any:
-        if name not in self._outputs:
-            if name == "states" and self._in_chunks:
-                message = "states: encode_chunks yields them in its chunks, if they are requested"
-                raise NotRequested(message, name)
-            raise _not_requested(name, self._outputs)
-        return self._outputs[name]
+    def _missing(self, name: str) -> NotRequested:
+        if name in self._in_chunks:
+            message = f"{name}: encode_chunks yields them in its chunks, if they are requested"
+            return NotRequested(message, name)
+        return super()._missing(name)
 
 
-class EncodingChunk(Generic[K]):
-    """A part of one sequence's results. All its chunks' states, joined, are the sequence's."""
-
-    __slots__ = (
-        *("_encoding", "_error", "_first_step", "_forward_exact"),
-        *("_key", "_last", "_reverse_exact", "_states"),
-    )
-
-    def __init__(
-        self,
-        key: K,
-        first_step: int,
-        states: Array | None,
-        last: bool,
-        forward_exact: bool,
-        reverse_exact: bool,
-        encoding: Encoding | None = None,
-        error: SequenceFailure | None = None,
-    ) -> None:
-        self._key, self._first_step, self._states, self._last = key, first_step, states, last
-        self._forward_exact, self._reverse_exact = forward_exact, reverse_exact
-        self._encoding, self._error = encoding, error
-
-    @property
-    def key(self) -> K:
-        """The key of the sequence's pair; without pairs its place in the source."""
-        return self._key
-
-    @property
-    def first_step(self) -> int:
-        """The step of the sequence that the first row of `states` belongs to, from 0 on."""
-        return self._first_step
-
-    @property
-    def states(self) -> Array:
-        """The states of t steps that follow one another: [t, K*P], as `Encoding.states`.
-
-        Raises `NotRequested` if they were not requested, and where there is an `error` that.
-        """
-        if self._error is not None:
-            raise self._error
-        if self._states is None:
-            raise _not_requested("states")
-        return self._states
-
-    @property
-    def last(self) -> bool:
-        """Whether nothing more comes for this key."""
-        return self._last
-
-    @property
-    def forward_exact(self) -> bool:
-        """Whether the forward direction's columns are what they are where the whole sequence is
-        known: they always are, but in live streams.
-        """
-        return self._forward_exact
-
-    @property
-    def reverse_exact(self) -> bool:
-        """Whether the backward direction's columns are what they are where the whole sequence is
-        known: they always are, but in live streams.
-        """
-        return self._reverse_exact
-
-    @property
-    def encoding(self) -> Encoding | None:
-        """All that was requested but the states, in the last chunk of a sequence; else None."""
-        return self._encoding
-
-    @property
-    def error(self) -> SequenceFailure | None:
-        """Why there are no results from here on, in the last chunk of a sequence that has failed;
-        else None. There is one only with `on_error="return"`.
-        """
-        return self._error
-
-    def __repr__(self) -> str:
-        parts = [f"key={self.key!r}, first_step={self.first_step}, states={_brief(self._states)}"]
-        parts += [f"last={self.last}", f"forward_exact={self.forward_exact}"]
-        parts += [f"reverse_exact={self.reverse_exact}"]
-        if self.encoding is not None and self.encoding.outputs:
-            parts.append(f"encoding={self.encoding!r}")
-        parts += [f"error={self.error!r}"] if self.error is not None else []
-        return f"EncodingChunk({', '.join(parts)})"
-
-
-def _not_requested(name: OutputName, others: Iterable[OutputName] = ()) -> NotRequested:
+def not_requested(name: str, others: Iterable[str] = ()) -> NotRequested:
+    """The error of a result that lacks an output, beside those that it has."""
     return NotRequested(f"{name}: not requested; give outputs={[*others, name]}", name)
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """Type and shape of an array, not its numbers: `float32[7, 128]`."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"

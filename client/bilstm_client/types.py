@@ -8,7 +8,9 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from .results import OUTPUTS, Array, Encoding, EncodingChunk, K, OutputName, State, Timing
+from .chunks import EncodingChunk
+from .models import InputInfo, Limits, Model, OutputInfo
+from .results import OUTPUTS, Array, Encoding, K, OutputName, State, Timing
 
 __all__ = [
     "DATA_TYPES",
@@ -22,12 +24,14 @@ __all__ = [
     "Encoding",
     "EncodingChunk",
     "InitialState",
+    "InputInfo",
     "K",
     "Limits",
     "Live",
     "Metadata",
     "Model",
     "OnError",
+    "OutputInfo",
     "OutputName",
     "Outputs",
     "Pairs",
@@ -41,7 +45,8 @@ __all__ = [
     "whole_number",
 ]
 
-Outputs = OutputName | Sequence[OutputName]
+# Any name will do: a model may have outputs of its own. Editors offer those that many have.
+Outputs = OutputName | str | Sequence[OutputName | str]
 DataTypeName = Literal["float32", "float16", "bfloat16"]
 DATA_TYPES: tuple[DataTypeName, ...] = get_args(DataTypeName)
 InitialState = State | tuple[Any, Any]  # the pair: hidden and cell, as torch.nn.LSTM takes them
@@ -89,7 +94,7 @@ class Progress:
     steps_sent: int
     """Steps that were sent, of all sequences."""
     steps_done: int
-    """Steps whose results have come. Without states these come for a whole sequence at once."""
+    """Steps whose results have come. What is of the whole sequence comes at once, in the end."""
 
 
 class _CallKeywords(TypedDict, total=False):
@@ -117,49 +122,6 @@ class ChunkKeywords(_CallKeywords, total=False):
 
     live: Live | None
     on_error: OnError
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the server takes of one request, and of one stream. A token is a step of a sequence."""
-
-    max_message_bytes: int
-    """The size of a request, and of its reply."""
-    max_sequence_tokens: int
-    """The steps of one sequence of a request; a stream takes longer ones."""
-    max_request_sequences: int
-    """The sequences of a request."""
-    max_request_tokens: int
-    """The steps of all sequences of a request."""
-    max_stream_bytes: int
-    """What a stream may have in flight, results included."""
-    max_stream_sequences: int
-    """The sequences that a stream may have in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model as the server describes it, its sizes named as torch.nn.LSTM names them."""
-
-    name: str
-    version: str
-    input_size: int
-    """The numbers of one step, [T, input_size]. A model of token ids embeds each in so many."""
-    hidden_size: int
-    """The width of the cell state of one direction."""
-    num_layers: int
-    proj_size: int
-    """The width of one direction's output, if it is projected; else 0, and it is `hidden_size`."""
-    bidirectional: bool
-    num_embeddings: int
-    """The number of token ids that the model knows; 0 if it takes numbers and no token ids."""
-    num_classes: int
-    """The number of scores in `logits`; 0 if the model has no head."""
-    labels: tuple[str, ...]
-    """The names of the classes, in the order of `logits`; empty if they have none."""
-    outputs: tuple[str, ...]
-    """The outputs that may be requested of it."""
-    limits: Limits
 
 
 def whole_number(value: Any, name: str, least: int) -> int:

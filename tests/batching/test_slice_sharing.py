@@ -56,7 +56,7 @@ class Engine:
         self.errors: deque[Exception | None] = deque()  # of the slices to come, in order
 
     def begin(self, sequence: SequenceInput) -> Any:
-        return Run(int(sequence.steps_between(0, 1)[0]), sequence.tokens // SLICE_UNIT)
+        return Run(int(sequence.steps_between(0, 1)[0][0]), sequence.tokens // SLICE_UNIT)
 
     def advance(self, runs: Sequence[Any], steps: int) -> None:
         self.slices.append(([run.number for run in runs], steps))

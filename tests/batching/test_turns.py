@@ -81,7 +81,7 @@ class Engine:
         self.now += seconds
 
     def run(self, sequences: Sequence[Input]) -> list[SequenceOutput]:
-        self._pass("batch", [int(s.steps_between(0, 1)[0]) for s in sequences], BATCH_SECONDS)
+        self._pass("batch", [int(s.steps_between(0, 1)[0][0]) for s in sequences], BATCH_SECONDS)
         return [SequenceOutput() for _ in sequences]
 
     def stage(self, sequences: Sequence[Input]) -> StagedBatch:
@@ -91,7 +91,7 @@ class Engine:
         return self.run(staged.sequences)
 
     def begin(self, sequence: SequenceInput) -> Any:
-        return Run(int(sequence.steps_between(0, 1)[0]), sequence.tokens)
+        return Run(int(sequence.steps_between(0, 1)[0][0]), sequence.tokens)
 
     def advance(self, runs: Sequence[Any], steps: int) -> None:
         self._pass("slice", [run.number for run in runs], SLICE_SECONDS)

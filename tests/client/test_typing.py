@@ -102,6 +102,7 @@ def test_results_are_explained(kind: type) -> None:
     """What a result has is offered with a docstring of its own."""
     call = {Encoding: "Client('').encode([])", EncodingChunk: "next(Client('').encode_chunks([]))"}
     offered = completions(call[kind])
-    assert set(offered) == {name for name, own in vars(kind).items() if isinstance(own, property)}
+    properties = dict(inspect.getmembers(kind, lambda own: isinstance(own, property)))
+    assert set(offered) == {*properties, "names_of"}
     for found in offered.values():
         assert found.docstring(raw=True).rstrip().endswith(".")

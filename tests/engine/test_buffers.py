@@ -31,8 +31,8 @@ from bilstm_server.engine.transfer import (
     as_array,
     join,
     part,
+    widest_first,
 )
-from bilstm_server.model.encoder import Encodings
 from tests.engine.transferred import (
     FORMS,
     TYPES,
@@ -83,6 +83,9 @@ def test_results_come_back_in_one_buffer(
     for name, array in expected.items():
         tensors[name] = torch.empty(array.shape, dtype=dtype)
         np.copyto(as_array(tensors[name]), array)
+    tensors |= {"ids": torch.arange(5), "scores": torch.arange(6.0).double()}
+    expected |= {"ids": np.arange(5, dtype=np.int32), "scores": np.arange(6.0)}
+    tensors = widest_first(tensors)
     buffer = join(tensors).clone()
     address = buffer.data_ptr()
     found = part(buffer, tensors)
@@ -92,6 +95,7 @@ def test_results_come_back_in_one_buffer(
     start = address
     for name, array in found.items():
         assert_same(array, expected[name])
+        assert array.flags.aligned
         if array.size:
             assert array.ctypes.data == start
         start += array.nbytes
@@ -129,11 +133,11 @@ def test_outputs_outlive_their_batch(model_folder: Path) -> None:
 class CountingEngine(Engine):
     """Notes in what ways it was asked to compute."""
 
-    def _encode(self, staged: Staged[SequenceInput]) -> Encodings:
+    def _encode(self, staged: Staged[SequenceInput]) -> dict[str, Tensor]:
         self.ways.add("whole" if staged.hx is None else "whole, with states")
         return super()._encode(staged)
 
-    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[Tensor, list[Any]]:
+    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[dict[str, Tensor], list[Any]]:
         carried = any(block.carried for block in staged.sequences)
         self.ways.add("carried block" if carried else "first block")
         return super()._encode_blocks(staged)

@@ -23,7 +23,6 @@ from bilstm_server.engine.sequences import (
 from bilstm_server.engine.staging import Staged, StagedBatch
 from bilstm_server.errors import DeviceLost, ModelError, OutOfMemory
 from bilstm_server.model.device import device_errors
-from bilstm_server.model.encoder import Encodings
 from bilstm_server.model.incremental.slices import SlicedRun
 from bilstm_server.serving.loading import load_engine
 from tests.engine.transferred import batched, sequences_for
@@ -106,10 +105,10 @@ class TightEngine(Engine):
             self.errors.append(error)
             raise
 
-    def _encode(self, staged: Staged[SequenceInput]) -> Encodings:
+    def _encode(self, staged: Staged[SequenceInput]) -> dict[str, Tensor]:
         self.kept.append(sum(x() is not None for x in self.staged))
-        self.staged.append(weakref.ref(staged.x))
-        if len(staged.x) > self.memory:
+        self.staged.append(weakref.ref(staged.inputs[0]))
+        if len(staged.inputs[0]) > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super()._encode(staged)
 

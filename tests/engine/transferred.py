@@ -25,7 +25,6 @@ from bilstm_server.settings import QueueLimits
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
-EVERY = frozenset(Output)
 
 
 def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Array:
@@ -43,23 +42,23 @@ def assert_same(ours: Array, theirs: Array) -> None:
 def sequences_for(engine: Engine, lengths: Sequence[int], seed: int = 0) -> list[SequenceInput]:
     """Every second one with an initial state."""
     config, rng = engine.config, np.random.default_rng(seed)
-    outputs = EVERY - (frozenset() if config.head else {"logits"})
-    widths = (config.state_size, config.hidden_size)
+    outputs = frozenset(config.output_names)
+    (own,) = config.inputs.values()
 
     def draw(*shape: int) -> Array:
         return rng.standard_normal(shape, np.float32)
 
     def steps(count: int) -> Array:
-        if config.embedding is not None:
-            return rng.integers(config.embedding.num_embeddings, size=count)
-        return draw(count, config.input_size)
+        return rng.integers(own.ids, size=count) if own.ids else draw(count, own.value.width)
 
     def state() -> tuple[Array, Array]:
-        h_0, c_0 = (draw(config.state_rows, width) for width in widths)
+        assert config.state is not None
+        rows, *widths, _ = config.state
+        h_0, c_0 = (draw(rows, width) for width in widths)
         return h_0, c_0
 
     return [
-        SequenceInput(steps(count), outputs, state() if index % 2 else None)
+        SequenceInput((steps(count),), outputs, state() if index % 2 else None)
         for index, count in enumerate(lengths)
     ]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
-from bilstm_server.model.config import ModelConfig
+from bilstm_server.model import PlainConfig
 from bilstm_server.model.storage.folder import load_model
 
 POOLINGS = ("last", "final", "mean", "max")
@@ -41,15 +41,14 @@ MODELS: dict[str, dict[str, Any]] = {
 class Judge:
     """A model's weights in torch's own modules, in float64."""
 
-    config: ModelConfig
+    config: PlainConfig
     lstm: nn.LSTM
     embedding: torch.Tensor | None
     head: nn.Linear | None
 
     @classmethod
-    def of(cls, folder: Path) -> Judge:
+    def of(cls, folder: Path, config: PlainConfig) -> Judge:
         weights = {k: v.double() for k, v in load_model(folder).state_dict().items()}
-        config = load_model(folder).config
         lstm = nn.LSTM(
             config.input_size,
             config.hidden_size,
@@ -104,7 +103,7 @@ class Service:
     judges: dict[str, Judge]
 
 
-def outputs_of(config: ModelConfig) -> list[str]:
+def outputs_of(config: PlainConfig) -> list[str]:
     return [name for name in OUTPUTS if config.head or name != "logits"]
 
 

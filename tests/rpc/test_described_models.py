@@ -12,7 +12,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from tests.rpc.judged import MODELS, Judge, Service, arrays, numbers, outputs_of
-from tests.support.servers import RunningServer, settings, write_model
+from tests.support.servers import RunningServer, plain_config, settings, write_model
 
 
 def described(name: str, version: str, judge: Judge) -> pb.Model:
@@ -38,6 +38,24 @@ def described(name: str, version: str, judge: Judge) -> pb.Model:
             max_request_sequences=limits.max_request_sequences,
             max_request_tokens=limits.max_batch_tokens,
         ),
+        inputs=[
+            pb.InputInfo(name="tokens", ids=config.embedding.num_embeddings)
+            if config.embedding
+            else pb.InputInfo(name="features", width=config.input_size)
+        ],
+        output_infos=[
+            pb.OutputInfo(
+                name=output,
+                per_step=output == "states",
+                width=config.head.num_classes
+                if output == "logits" and config.head
+                else config.encoding_size,
+                labels=config.labels if output == "logits" else (),
+            )
+            for output in outputs_of(config)
+            if output != "state"
+        ],
+        min_steps=1,
     )
 
 
@@ -83,7 +101,7 @@ def test_versions(tmp_path: Path) -> None:
                     pb.EncodeRequest(model="m", version=asked, sequences=[tensors.encode(x)])
                 )
                 assert reply.version == folder.name
-                expected = Judge.of(folder).encode(x)["states"]
+                expected = Judge.of(folder, plain_config()).encode(x)["states"]
                 got = arrays(reply.encodings[0])["states"]
                 np.testing.assert_allclose(got, expected, atol=1e-5)
     finally:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.model.config import ModelConfig
+from bilstm_server.model import PlainConfig
 from tests.rpc.judged import MODELS, OUTPUTS, Array, Expected, Service, arrays, numbers, outputs_of
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -30,7 +30,7 @@ REPLY_TYPES: dict[int, float] = {  # and their precision
 }
 
 
-def draw(config: ModelConfig, steps: int, seed: int = 0) -> Array:
+def draw(config: PlainConfig, steps: int, seed: int = 0) -> Array:
     """A sequence that the model takes."""
     generator = np.random.default_rng([seed, steps])
     if config.embedding:

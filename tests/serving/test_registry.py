@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bilstm_server.metrics import Metrics
-from bilstm_server.model.config import ModelConfig
+from bilstm_server.model import PlainConfig
 from bilstm_server.serving.registry import ServedModel
 
 
@@ -15,6 +15,6 @@ from bilstm_server.serving.registry import ServedModel
 )
 def test_one_layer_is_no_layers(layers: int, words: str) -> None:
     """A model's sizes are in words, one layer as one."""
-    config = ModelConfig(input_size=3, hidden_size=64, num_layers=layers)
+    config = PlainConfig(input_size=3, hidden_size=64, num_layers=layers).graph()
     model = ServedModel("m", config, None, Metrics().model("m"), 4)  # type: ignore[arg-type]
     assert model.summary.sizes == words

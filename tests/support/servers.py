@@ -23,11 +23,16 @@ def start_error(stderr: str) -> str:
     return str(last["reason"])
 
 
-def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
-    """A random model folder."""
-    torch.manual_seed(seed)
+def plain_config(**config: object) -> PlainConfig:
+    """The config of `write_model`."""
     defaults = {"input_size": 5, "hidden_size": 6, "num_layers": 2}
-    save_model(SequenceEncoder(PlainConfig.model_validate(defaults | config).graph()), folder)
+    return PlainConfig.model_validate(defaults | config)
+
+
+def write_model(folder: Path, seed: int = 0, **config: object) -> Path:
+    """A random model folder, of an embedding, a BiLSTM and a head."""
+    torch.manual_seed(seed)
+    save_model(SequenceEncoder(plain_config(**config).graph()), folder)
     return folder
 
 

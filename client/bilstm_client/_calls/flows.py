@@ -16,9 +16,11 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import Cancelled, DeadlineExceeded, EncoderError, Unavailable
 from ..types import Encoding, InitialState, Metadata, Model
+from .batches import Batch
 from .channel import ANY_SERVICE
-from .messages import Batch, EncodeOptions, model
+from .messages import model
 from .metadata import Headers
+from .options import EncodeOptions
 from .retries import Attempts
 from .session import DEFAULT_MODEL, NO_SEQUENCES, Call, ModelKey, Session
 from .status import broken_reply
@@ -67,7 +69,7 @@ class Flows:
         call = self._session.begin(timeout_seconds, metadata)
         batch = Batch.of(sequences, initial_states)
         limits = None
-        if len(batch.arrays) > 1:  # one can't be cut
+        if len(batch.sequences) > 1:  # one can't be cut
             limits = yield from self._remembered(options.model_key, call)
         encodings: list[Encoding] = []
         for part in batch.parts(options, limits):

@@ -1,202 +1,19 @@
-"""Arrays to requests, replies to arrays, and how a large batch is cut into requests. No I/O."""
+"""Messages as the client's own values. No I/O."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from collections.abc import Collection, Iterable, Mapping
 
 from bilstm import tensors
-from bilstm.sizes import reply_elements
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..errors import InvalidInput
-from ..types import (
-    DATA_TYPES,
-    OUTPUTS,
-    Array,
-    DataTypeName,
-    Encoding,
-    InitialState,
-    Limits,
-    Model,
-    Outputs,
-    State,
-    Timing,
-)
-from .arrays import are_features, as_sent, sent_bytes, to_array, to_state
-from .status import broken_reply, no_token_ids, seconds_of
+from ..models import InputInfo, Limits, Model, OutputInfo
+from ..types import Array, Encoding, State, Timing
+from .options import OUTPUT_NAMES, EncodeOptions
+from .status import broken_reply, seconds_of
 
-N = TypeVar("N")
-V = TypeVar("V")
-_MESSAGE_OVERHEAD_BYTES = 128  # more than one tensor's type, shape and field lengths take
-
-# The one place where the caller's names meet the wire's numbers.
-_OUTPUTS = {name: pb.Output.Value(f"OUTPUT_{name.upper()}") for name in OUTPUTS}
-_OUTPUT_NAMES = {number: name for name, number in _OUTPUTS.items()}
-_DATA_TYPES = {name: pb.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in DATA_TYPES}
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """How each sequence of a call is to be encoded, in the wire's numbers."""
-
-    outputs: list[pb.Output.ValueType]
-    data_type: pb.DataType.ValueType
-    model: str
-    version: str
-
-    @classmethod
-    def of(
-        cls,
-        outputs: Outputs,
-        output_data_type: DataTypeName,
-        model: str,
-        version: str,
-    ) -> Self:
-        """Raises `TypeError` or `ValueError` for names that do not exist."""
-        data_type = _number("output_data_type", _DATA_TYPES, output_data_type)
-        return cls(output_numbers(outputs), data_type, model, str(version))  # 1 is "1", too
-
-    @property
-    def model_key(self) -> tuple[str, str]:
-        return self.model, self.version
-
-
-def output_numbers(outputs: Outputs) -> list[pb.Output.ValueType]:
-    """The wire's numbers of the outputs that are named, one or more."""
-    if not isinstance(outputs, Iterable):
-        raise TypeError(f"outputs must be a name or a list of names, got {outputs!r}")
-    names = [outputs] if isinstance(outputs, str) else outputs
-    numbers = [_number("output", _OUTPUTS, name) for name in names]
-    if not numbers:
-        raise ValueError(f"outputs must name one or more of: {', '.join(OUTPUTS)}")
-    return numbers
-
-
-def _number(what: str, numbers: Mapping[N, V], name: N) -> V:
-    if name not in numbers:
-        raise ValueError(f"{name!r} is no {what}; there are: {', '.join(map(str, numbers))}")
-    return numbers[name]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """The caller's sequences and initial states, checked and ready for the wire."""
-
-    arrays: list[Array]
-    states: list[tuple[Array, Array]] | None  # hidden and cell, one per sequence
-
-    @classmethod
-    def of(cls, sequences: Iterable[Any], initial_states: Sequence[InitialState] | None) -> Self:
-        arrays = [to_array(x, f"sequences[{i}]") for i, x in enumerate(sequences)]
-        if initial_states is None:
-            return cls(arrays, None)
-        if len(initial_states) != len(arrays):
-            raise ValueError(
-                f"initial_states must be one per sequence: {len(arrays)}, got {len(initial_states)}"
-            )
-        states = [to_state(s, f"initial_states[{i}]") for i, s in enumerate(initial_states)]
-        return cls(arrays, states)
-
-    def request(self, part: slice, options: EncodeOptions) -> pb.EncodeRequest:
-        """The sequences of `part` as a request."""
-        return pb.EncodeRequest(
-            model=options.model,
-            version=options.version,
-            sequences=[tensors.encode(as_sent(array)) for array in self.arrays[part]],
-            outputs=options.outputs,
-            output_data_type=options.data_type,
-            initial_states=[
-                pb.State(hidden=tensors.encode(hidden), cell=tensors.encode(cell))
-                for hidden, cell in (self.states or [])[part]
-            ],
-        )
-
-    def encodings(
-        self, response: pb.EncodeResponse, part: slice, options: EncodeOptions
-    ) -> list[Encoding]:
-        """The results in the reply to `part`, each array the caller's own to write to. Raises a
-        `ServerError` or `TensorError` if the reply does not fit the request."""
-        arrays = self.arrays[part]
-        if len(response.encodings) != len(arrays):
-            raise broken_reply(f"{len(response.encodings)} encodings of {len(arrays)} sequences")
-        spent = timing(response.timing)
-        results = []
-        for index, (array, message) in enumerate(
-            zip(arrays, response.encodings, strict=True), part.start
-        ):
-            states = own(message.states) if message.HasField("states") else None
-            result = encoding(message, spent, states)
-            check_complete(result, options, f"sequences[{index}]")
-            if states is not None and states.shape[:1] != array.shape[:1]:
-                raise broken_reply(
-                    f"sequences[{index}]: states of shape {list(states.shape)} for an input of "
-                    f"{list(array.shape)}"
-                )
-            results.append(result)
-        return results
-
-    @contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Around a call: explains a refusal of integers that were sent as features."""
-        try:
-            yield
-        except InvalidInput as error:
-            match = re.match(r"sequences\[([0-9]+)\]\.data_type$", error.field)
-            if match and int(match[1]) < len(self.arrays):
-                array = self.arrays[int(match[1])]
-                if are_features(array):
-                    raise no_token_ids(error, list(array.shape)) from None
-            raise
-
-    def parts(self, options: EncodeOptions, model: Model | None) -> Iterator[slice]:
-        """Cut the batch into requests that keep the model's limits, in order; without a model it is
-        one request. A sequence that breaks a limit by itself is left to the server to refuse.
-        """
-        start = tokens = sent = 0
-        for index, array in enumerate(self.arrays if model else []):
-            own_tokens = array.shape[0] if array.ndim else 0
-            own_bytes = sent_bytes(array) + _MESSAGE_OVERHEAD_BYTES
-            if self.states:
-                own_bytes += sum(a.nbytes + _MESSAGE_OVERHEAD_BYTES for a in self.states[index])
-            if (
-                index > start
-                and model
-                and not _keeps_limits(
-                    model, options, index + 1 - start, tokens + own_tokens, sent + own_bytes
-                )
-            ):
-                yield slice(start, index)
-                start, tokens, sent = index, 0, 0
-            tokens += own_tokens
-            sent += own_bytes
-        if self.arrays:
-            yield slice(start, len(self.arrays))
-
-
-def _keeps_limits(
-    model: Model, options: EncodeOptions, sequences: int, tokens: int, request_bytes: int
-) -> bool:
-    directions = 2 if model.bidirectional else 1
-    width = model.proj_size or model.hidden_size
-    elements = reply_elements(
-        [_OUTPUT_NAMES[number] for number in options.outputs],
-        sequences=sequences,
-        tokens=tokens,
-        encoding_size=directions * width,
-        num_classes=model.num_classes,
-        state_elements=model.num_layers * directions * (width + model.hidden_size),
-    )
-    reply_bytes = elements * tensors.dtype_of(options.data_type).itemsize
-    limits = model.limits
-    return (
-        sequences <= limits.max_request_sequences
-        and tokens <= limits.max_request_tokens
-        and max(request_bytes, reply_bytes) <= limits.max_message_bytes
-    )
+# What a server tells of its outputs that describes none: it has those of the first models alone.
+_STATES_ALONE = {"states": OutputInfo("states", per_step=True)}
 
 
 def timing(message: pb.Timing) -> Timing:
@@ -210,22 +27,45 @@ def timing(message: pb.Timing) -> Timing:
 
 
 def encoding(
-    message: pb.Encoding, timing: Timing, states: Array | None, *, in_chunks: bool = False
+    message: pb.Encoding,
+    timing: Timing,
+    infos: Mapping[str, OutputInfo],
+    rows: Mapping[str, Array] | None = None,
+    in_chunks: Collection[str] = (),
 ) -> Encoding:
-    """The message's results; its states are given as an array, or went out in chunks."""
-    present = {field.name for field, _ in message.ListFields()}
-    arrays = {name: own(getattr(message, name)) for name in present - {"states", "state"}}
+    """The message's results, as the caller's own arrays. Outputs that have come in parts are given
+    as `rows`, or went out in chunks."""
+    arrays = {
+        name: own(tensor)
+        for name, tensor in tensors_of(message).items()
+        if name not in in_chunks and name not in (rows or {})
+    } | dict(rows or {})
     state = None
-    if "state" in present:
+    if message.HasField("state"):
         state = State(own(message.state.hidden), own(message.state.cell))
-    return Encoding(timing=timing, states=states, state=state, in_chunks=in_chunks, **arrays)
+    fields = {name: arrays.pop(name) for name in OUTPUT_NAMES.values() if name in arrays}
+    return Encoding(
+        timing,
+        **fields,
+        state=state,
+        named=arrays,
+        label_names=label_names(infos),
+        in_chunks=in_chunks,
+    )
+
+
+def tensors_of(message: pb.Encoding) -> dict[str, pb.Tensor]:
+    """The message's tensors by the names of the outputs that they are: all but the state's."""
+    present = {field.name for field, _ in message.ListFields()} - {"state", "named"}
+    tensors = {name: getattr(message, name) for name in present}
+    return tensors | {named.name: named.tensor for named in message.named}
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
     """Raises a `ServerError` if the result lacks an output that was requested."""
     for output in options.outputs:
-        if _OUTPUT_NAMES[output] not in result.outputs:
-            raise broken_reply(f"{name} has no {_OUTPUT_NAMES[output]}")
+        if output not in result:
+            raise broken_reply(f"{name} has no {output}")
 
 
 def own(tensor: pb.Tensor) -> Array:
@@ -233,8 +73,36 @@ def own(tensor: pb.Tensor) -> Array:
     return tensors.decode(tensor).copy()
 
 
+# -- what the server says of its models ----------------------------------------------------------
+
+
+def named_infos(messages: Iterable[pb.OutputInfo]) -> Mapping[str, OutputInfo]:
+    """What a reply says of the outputs that were requested, by name."""
+    return {message.name: output_info(message) for message in messages} or _STATES_ALONE
+
+
+def label_names(infos: Mapping[str, OutputInfo]) -> dict[str, tuple[str, ...]]:
+    """The names of the ids of those outputs whose ids have names."""
+    return {name: info.labels for name, info in infos.items() if info.ids and info.labels}
+
+
+def output_info(message: pb.OutputInfo) -> OutputInfo:
+    """The message as a value."""
+    return OutputInfo(
+        name=message.name,
+        per_step=message.per_step,
+        width=message.width,
+        ids=message.ids,
+        labels=tuple(message.labels),
+        windows=tuple((window.add, max(window.stride, 1)) for window in message.windows),
+        sparse=message.sparse,
+    )
+
+
 def model(message: pb.Model) -> Model:
     """The message as a value, without outputs that only a newer client knows."""
+    numbered = [OUTPUT_NAMES[number] for number in message.outputs if number in OUTPUT_NAMES]
+    infos = tuple(map(output_info, message.output_infos)) or _first_infos(message, numbered)
     return Model(
         name=message.name,
         version=message.version,
@@ -246,15 +114,35 @@ def model(message: pb.Model) -> Model:
         num_embeddings=message.num_embeddings,
         num_classes=message.num_classes,
         labels=tuple(message.labels),
-        outputs=tuple(
-            _OUTPUT_NAMES[output] for output in message.outputs if output in _OUTPUT_NAMES
-        ),
-        limits=Limits(
-            max_message_bytes=message.limits.max_message_bytes,
-            max_sequence_tokens=message.limits.max_sequence_tokens,
-            max_request_sequences=message.limits.max_request_sequences,
-            max_request_tokens=message.limits.max_request_tokens,
-            max_stream_bytes=message.limits.max_stream_bytes,
-            max_stream_sequences=message.limits.max_stream_sequences,
-        ),
+        outputs=tuple(dict.fromkeys([*numbered, *(info.name for info in infos)])),
+        limits=_limits(message.limits),
+        inputs=tuple(map(_input_info, message.inputs)),
+        output_infos=infos,
+        unsliceable=message.unsliceable,
+        not_live=message.not_live,
+        min_steps=max(message.min_steps, 1),
     )
+
+
+def _input_info(message: pb.InputInfo) -> InputInfo:
+    padding_id = message.padding_id if message.HasField("padding_id") else None
+    return InputInfo(message.name, message.width, message.ids, padding_id)
+
+
+def _limits(message: pb.Limits) -> Limits:
+    return Limits(
+        max_message_bytes=message.max_message_bytes,
+        max_sequence_tokens=message.max_sequence_tokens,
+        max_request_sequences=message.max_request_sequences,
+        max_request_tokens=message.max_request_tokens,
+        max_stream_bytes=message.max_stream_bytes,
+        max_stream_sequences=message.max_stream_sequences,
+    )
+
+
+def _first_infos(message: pb.Model, outputs: Collection[str]) -> tuple[OutputInfo, ...]:
+    """The outputs of a server that does not describe them: those of the first models."""
+    width = (2 if message.bidirectional else 1) * (message.proj_size or message.hidden_size)
+    logits = OutputInfo("logits", False, message.num_classes, labels=tuple(message.labels))
+    infos = [OutputInfo(name, name == "states", width) for name in outputs if name != "state"]
+    return tuple(logits if info.name == "logits" else info for info in infos)

@@ -39,6 +39,7 @@ _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
 _CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_CHUNK_FIELDS = {"", *(field.name for field in pb.SequenceChunk.DESCRIPTOR.fields)}
 _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 
@@ -186,14 +187,21 @@ def _detail(status: status_pb2.Status | None, kind: type[M]) -> M | None:
 
 
 def _of_sequence(field: str, index: int) -> str:
-    """`steps.shape` of a chunk -> `sequences[3].shape` for index = 3, as calls say it."""
+    """`steps.shape` of a chunk -> `sequences[3].shape` for index = 3, as calls say it; an input's
+    name stays: `features.shape` -> `sequences[3].features.shape`."""
     name, _, rest = field.partition(".")
-    place = f"initial_states[{index}]" if name == "initial_state" else f"sequences[{index}]"
+    if name == "initial_state":
+        place = f"initial_states[{index}]"
+    else:
+        place = f"sequences[{index}]" + ("" if name in _CHUNK_FIELDS else f".{name}")
     return f"{place}.{rest}" if rest else place
 
 
 def _shifted(field: str, first: int) -> str:
-    """`sequences[3].shape` -> `sequences[13].shape` for first = 10."""
+    """`sequences[3].shape` -> `sequences[13].shape` for first = 10. By name or not, sequences and
+    outputs are called by one name."""
+    field = re.sub(r"^named_sequences\b", "sequences", field)
+    field = re.sub(r"^output_names\b", "outputs", field)
     return re.sub(
         r"^(sequences|initial_states)\[([0-9]{1,9})\]",
         lambda match: f"{match[1]}[{int(match[2]) + first}]",

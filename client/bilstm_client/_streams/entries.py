@@ -12,7 +12,7 @@ from typing import Any
 from .._calls.arrays import is_tensor
 from ..errors import SequenceFailure
 from ..types import Array, Live
-from .states import States
+from .rows import Rows
 
 # What can be iterated and is no iterable of chunks: an array to numpy, or nothing that it knows.
 _NO_CHUNKS = (
@@ -28,7 +28,9 @@ class Sent:
 
     steps: int = 0
     whole: bool = False
-    features: list[int] | None = None  # the shape of integers that were sent as floats
+    # By input, the shapes of integers that were sent as floats.
+    features: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # rows that have come, by output
     failure: SequenceFailure | None = None  # found by the client; counts before the server's
 
 
@@ -42,9 +44,10 @@ class Entry:
     sequence: Any
     begun: bool = False  # some call has sent some of it
     sent: Sent = field(default_factory=Sent)  # by the present call
-    received: int = 0  # steps of its states that have come
-    states: States | None = None
-    no_states: Array | None = None  # of no steps, for a last part that has none
+    received: int = 0  # steps whose rows have come
+    counts: dict[str, int] = field(default_factory=dict)  # rows that have come, by output
+    rows: dict[str, Rows] = field(default_factory=dict)  # where they come together
+    no_rows: dict[str, Array] = field(default_factory=dict)  # for a last part that has none
     results: list[Any] = field(default_factory=list)  # that wait until those before are answered
     answered: bool = False
 
@@ -61,7 +64,7 @@ class Entry:
 
     @property
     def in_chunks(self) -> bool:
-        """Whether the sequence is an iterable of chunks, and not an array."""
+        """Whether the sequence is an iterable of chunks, and not an array, or a dict of some."""
         x = self.sequence
         if isinstance(x, _NO_CHUNKS) or hasattr(x, "__array__") or is_tensor(x):
             return False
@@ -75,10 +78,16 @@ class Entry:
         return self.sent.whole or unanswered >= live.block_steps + live.lookahead_steps
 
     def restart(self) -> None:
-        """Forget the states that have come: they are to come again from the first step on."""
-        if self.states is not None:
-            self.states.discard()
-        self.states, self.received, self.no_states = None, 0, None
+        """Forget the rows that have come: they are to come again from the first step on."""
+        self.discard()
+        for by_output in (self.counts, self.rows, self.no_rows):
+            by_output.clear()
+        self.received = 0
+
+    def discard(self) -> None:
+        """Remove the rows that have come: they will not be needed."""
+        for rows in self.rows.values():
+            rows.discard()
 
     @property
     def is_spent(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Self
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls.messages import EncodeOptions
+from .._calls.options import EncodeOptions
 from ..types import DEFAULT_IN_FLIGHT, Live, OnError, Progress, SaveStates, whole_number
 from .sending import opening
 
@@ -48,7 +48,7 @@ class StreamOptions:
         if save_states is not None and not callable(save_states):
             given = type(save_states).__name__
             raise TypeError(f"save_states must be a function from key to path, got {given}")
-        if save_states is not None and pb.OUTPUT_STATES not in encode.outputs:
+        if save_states is not None and "states" not in encode.outputs:
             raise ValueError("save_states needs 'states' among the outputs")
         if progress is not None and not callable(progress):
             given = type(progress).__name__
@@ -63,7 +63,8 @@ class StreamOptions:
         options = pb.StreamOptions(
             model=self.encode.model,
             version=self.encode.version,
-            outputs=self.encode.outputs,
+            outputs=self.encode.numbered,
+            output_names=self.encode.named,
             output_data_type=self.encode.data_type,
             any_order=not self.ordered,
         )

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from bilstm.sizes import MAX_INPUTS
+
 from ..types import Array
 
 RELEASE_BYTES = 16 * 1024 * 1024
+_MOST_MAPPINGS = MAX_INPUTS  # each holds its file open
 _SHARED_MODES = ("r", "r+", "w+")  # whose pages the file has, too; those of "c" it has not
 
 
@@ -19,7 +22,7 @@ class Pages:
     """The pages of memory maps that were read and are not given back yet."""
 
     def __init__(self) -> None:
-        self._mapping: mmap.mmap | None = None
+        self._mappings: list[mmap.mmap] = []
         self._read_bytes = 0
 
     def read(self, array: Array) -> None:
@@ -27,9 +30,10 @@ class Pages:
         mapping = _mapping(array)
         if mapping is None:
             return
-        if mapping is not self._mapping:
-            self._give_back()
-            self._mapping = mapping
+        if not any(mapping is other for other in self._mappings):
+            if len(self._mappings) == _MOST_MAPPINGS:
+                self._give_back()
+            self._mappings.append(mapping)
         low, high = np.lib.array_utils.byte_bounds(array)
         self._read_bytes += high - low
 
@@ -39,8 +43,9 @@ class Pages:
             self._give_back()
 
     def _give_back(self) -> None:
-        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
+        for mapping in self._mappings if hasattr(mmap, "MADV_DONTNEED") else ():
+            mapping.madvise(mmap.MADV_DONTNEED)
+        self._mappings.clear()
         self._read_bytes = 0
 
 

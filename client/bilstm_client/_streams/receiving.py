@@ -1,9 +1,10 @@
-"""What a reply means for one sequence: its states are put together, or handed on as they come. No
-I/O but the files that the caller has named.
+"""What a reply means for one sequence: the rows of its steps are put together, or handed on as they
+come. No I/O but the files that the caller has named.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,25 @@ from bilstm.v1 import encoder_pb2 as pb
 from .._calls import messages
 from .._calls.status import no_token_ids, sequence_error
 from ..errors import EncoderError, InvalidInput, NotSaved, SequenceFailure, ServerError
-from ..types import Array, Encoding, EncodingChunk
+from ..types import Array, Encoding, EncodingChunk, OutputInfo
 from .entries import Entry
 from .options import StreamOptions
-from .states import StatesInFile, StatesInMemory
+from .rows import RowsInFile, RowsInMemory
+
+Infos = Mapping[str, OutputInfo]  # of the requested outputs, by name
 
 
-def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
+def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions, infos: Infos) -> None:
     """Add what the chunk completes to the entry's results: an error, or what was requested."""
     if chunk.HasField("error"):
         _fail(entry, entry.failure or _error(entry, chunk.error))
         return
     if not entry.failure:
-        states = _new_states(entry, chunk)
+        before, rows = entry.received, _new_rows(entry, chunk, infos)
         if options.in_chunks:
-            _hand_on(entry, chunk, states)
+            _hand_on(entry, chunk, before, rows, infos)
         else:
-            _put_together(entry, chunk, states, options)
+            _put_together(entry, chunk, rows, options, infos)
     if not chunk.last:
         return
     if entry.failure:  # what was sent before it failed has a result, for which no one asks
@@ -40,108 +43,130 @@ def receive(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> No
 
 
 def _fail(entry: Entry, error: SequenceFailure) -> None:
-    if entry.states is not None:
-        entry.states.discard()
+    entry.discard()
     entry.results.append(error)
     entry.answered = True
 
 
 def _error(entry: Entry, message: pb.SequenceError) -> EncoderError:
     error = sequence_error(message, entry.index)
-    features = entry.sent.features
-    if features and isinstance(error, InvalidInput) and error.field.endswith(".data_type"):
-        error = no_token_ids(error, features)
+    if isinstance(error, InvalidInput) and error.field.endswith(".data_type"):
+        name = error.field.removeprefix(entry.name).removesuffix("data_type").strip(".")
+        if shape := entry.sent.features.get(name):
+            error = no_token_ids(error, shape)
     error.key = entry.key
     error.index = entry.index
     return error
 
 
-def _new_states(entry: Entry, chunk: pb.EncodingChunk) -> Array | None:
-    """The chunk's states, read-only, less those that came before the connection broke."""
-    if not chunk.encoding.HasField("states"):
-        return None
+# -- rows of steps -------------------------------------------------------------------------------
+
+
+def _new_rows(entry: Entry, chunk: pb.EncodingChunk, infos: Infos) -> dict[str, Array]:
+    """The chunk's rows, read-only, less those that came before the connection broke."""
+    new = {}
+    first_step = steps = chunk.first_step
+    for name, tensor in messages.tensors_of(chunk.encoding).items():
+        info = infos.get(name)
+        if info is None or not info.per_step:
+            continue
+        rows = _decoded(entry, name, tensor)
+        before = entry.sent.counts.get(name, 0)
+        if not info.windows and not info.sparse:
+            if first_step != before:
+                raise _broken(entry, f"{name} of step {first_step} come after {before} steps")
+            steps = first_step + len(rows)
+        known = entry.counts.get(name, 0)
+        entry.sent.counts[name] = before + len(rows)
+        entry.counts[name] = max(known, before + len(rows))
+        new[name] = rows[known - before :] if known > before else rows
+    entry.received = max(entry.received, steps)
+    return new
+
+
+def _decoded(entry: Entry, name: str, tensor: pb.Tensor) -> Array:
+    """Rows that are of one type and width with those before."""
     try:
-        states: Array = tensors.decode(chunk.encoding.states)
+        rows: Array = tensors.decode(tensor)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
-    before = entry.no_states
-    if states.ndim != 2 or (
-        before is not None and (states.shape[1:], states.dtype) != (before.shape[1:], before.dtype)
+    before = entry.no_rows.get(name)
+    if rows.ndim != (1 if tensor.data_type in tensors.INTEGERS else 2) or (
+        before is not None and (rows.shape[1:], rows.dtype) != (before.shape[1:], before.dtype)
     ):
-        raise _broken(entry, f"states are {states.dtype}{list(states.shape)}")
-    entry.no_states = states[:0].copy()
-    known = entry.received - chunk.first_step
-    if known < 0:
-        raise _broken(entry, f"steps {entry.received} to {chunk.first_step} are missing")
-    return states[known:] if known else states
+        raise _broken(entry, f"{name} are {rows.dtype}{list(rows.shape)}")
+    if before is None:
+        entry.no_rows[name] = rows[:0].copy()
+    return rows
 
 
-def _hand_on(entry: Entry, chunk: pb.EncodingChunk, states: Array | None) -> None:
-    first_step = entry.received
-    if states is None:
-        states = entry.no_states
-    elif len(states) or chunk.last:
-        entry.received += len(states)
-        states = states.copy()
-    else:  # all of it was handed on before
+def _hand_on(
+    entry: Entry, chunk: pb.EncodingChunk, first_step: int, rows: dict[str, Array], infos: Infos
+) -> None:
+    if not (chunk.last or any(map(len, rows.values()))):  # all of it was handed on before
         return
     encoding = None
     if chunk.last:
-        encoding = _encoding(entry, chunk, None, in_chunks=True)
+        in_chunks = {name for name, info in infos.items() if info.per_step}
+        encoding = _encoding(entry, chunk, infos, in_chunks=in_chunks)
     entry.results.append(
         EncodingChunk(
             entry.key,
             first_step,
-            states,
+            {name: rows.get(name, none).copy() for name, none in entry.no_rows.items()},
             chunk.last,
             chunk.forward_exact,
             chunk.reverse_exact,
             encoding,
+            label_names=messages.label_names(infos),
         )
     )
 
 
 def _put_together(
-    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, options: StreamOptions
+    entry: Entry,
+    chunk: pb.EncodingChunk,
+    rows: dict[str, Array],
+    options: StreamOptions,
+    infos: Infos,
 ) -> None:
-    if states is not None and (
-        not entry.sent.whole or entry.received + len(states) > entry.sent.steps
-    ):
-        raise _broken(entry, "states of steps that it has not")
     path: Any = None
     try:
-        if states is not None:
-            if entry.states is None:
-                path = None if options.save_states is None else options.save_states(entry.key)
-                entry.states = StatesInMemory() if path is None else StatesInFile(Path(path))
-            entry.states.add(states, entry.sent.steps)
-            entry.received += len(states)
+        for name, new in rows.items():
+            total = infos[name].rows(entry.sent.steps)
+            if not entry.sent.whole or entry.counts[name] > total:
+                raise _broken(entry, f"{name} of steps that it has not")
+            if name not in entry.rows:
+                saved = options.save_states if name == "states" else None
+                path = None if saved is None else saved(entry.key)
+                entry.rows[name] = RowsInMemory() if path is None else RowsInFile(Path(path))
+            entry.rows[name].add(new, total)
         if chunk.last:
-            _complete(entry, chunk, options)
+            _complete(entry, chunk, options, infos)
     except OSError as error:
-        path = getattr(entry.states, "path", path)
+        path = getattr(entry.rows.get("states"), "path", path)
         filename = error.filename if path is None else str(path)
         entry.sent.failure = NotSaved(error, filename, entry.index, entry.key)
         entry.sent.failure.__cause__ = error
 
 
-def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions) -> None:
-    whole = None
-    if entry.states is not None:
-        if entry.received < entry.sent.steps:
-            raise _broken(entry, f"it ended after step {entry.received}")
-        whole = entry.states.whole()
-    result = _encoding(entry, chunk, whole)
+def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions, infos: Infos) -> None:
+    whole = {}
+    for name, rows in entry.rows.items():
+        if rows.count < infos[name].rows(entry.sent.steps) and not infos[name].sparse:
+            raise _broken(entry, f"{name} ended after row {rows.count}")
+        whole[name] = rows.whole()
+    result = _encoding(entry, chunk, infos, whole)
     messages.check_complete(result, options.encode, entry.name)
     entry.results.append(result)
 
 
 def _encoding(
-    entry: Entry, chunk: pb.EncodingChunk, states: Array | None, *, in_chunks: bool = False
+    entry: Entry, chunk: pb.EncodingChunk, infos: Infos, *rows: Any, **in_chunks: Any
 ) -> Encoding:
     timing = messages.timing(chunk.timing)
     try:
-        return messages.encoding(chunk.encoding, timing, states, in_chunks=in_chunks)
+        return messages.encoding(chunk.encoding, timing, infos, *rows, **in_chunks)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from bilstm import tensors, wire
-from bilstm.sizes import MAX_CHUNKS
+from bilstm import wire
+from bilstm.sizes import MAX_CHUNKS, MAX_INPUTS, MAX_MESSAGE_INPUTS
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls.arrays import are_features, as_sent, check_has_numbers, is_tensor, to_array
+from .._calls.arrays import check_has_numbers, is_tensor, to_array
+from .._calls.inputs import Inputs, parts_of
 from ..errors import NotAnArray
-from ..types import Array
 from .entries import Entry, Sent, check_is_no_list_of_arrays
 from .pages import Pages
 
 CHUNK_BYTES = 256 * 1024  # of a request, about: one step may be more
 
 _FIELDS = pb.SequenceChunk.DESCRIPTOR.fields_by_name
-_ID, _STEPS, _LAST = (_FIELDS[name].number for name in ("id", "steps", "last"))
+_ID, _STEPS, _LAST, _INPUTS = (_FIELDS[n].number for n in ("id", "steps", "last", "inputs"))
 _CHUNKS = pb.EncodeStreamRequest.DESCRIPTOR.fields_by_name["chunks"].number
 
 
@@ -40,6 +40,7 @@ class Sending:
         self._parts: list[wire.Part] = []
         self._size = 0
         self._chunks = 0  # in the parts
+        self._inputs = 0  # by name, in the parts
         self._full: list[bytes] = []  # requests that have as many chunks as they may
         self._pages = Pages()
 
@@ -69,25 +70,25 @@ class Sending:
         yield from self.flush()
 
     def _add(self, entry: Entry, x: Any, last: bool) -> Iterator[bytes]:
-        pieces = _Pieces(entry, x)
+        pieces: _Pieces | None = None
         while not self.is_over(entry):
             try:
-                array = pieces.next()
+                pieces = pieces or _Pieces(entry, x)
+                inputs = pieces.next()
             except TypeError as error:
                 self._sent.failure = NotAnArray(str(error), entry.index, entry.key)
                 self._sent.failure.__cause__ = error.__cause__
                 break
-            if array is None:
+            if inputs is None:
                 break
-            if are_features(array):
-                self._sent.features = list(np.shape(x))
-                array = as_sent(array)
-            self._pages.read(pieces.piece)
-            self._sent.steps += len(array) if array.ndim else 0
+            self._sent.features |= {name: pieces.shape(name) for name in inputs.features}
+            for piece in pieces.pieces.values():
+                self._pages.read(piece)
+            self._sent.steps += inputs.steps
             is_last = last and pieces.at_end
-            if self._size and self._size + array.nbytes > CHUNK_BYTES:
+            if self._size and self._size + inputs.data_bytes > CHUNK_BYTES:
                 yield from self.flush()
-            self._put(entry, array, is_last)
+            self._put(entry, inputs, is_last)
             if self._size >= CHUNK_BYTES:
                 yield from self.flush()
             yield from self._taken()
@@ -120,59 +121,69 @@ class Sending:
         while self._full and not self.stopped:
             yield self._full.pop(0)
 
-    def _put(self, entry: Entry, array: Array | None, last: bool) -> None:
+    def _put(self, entry: Entry, inputs: Inputs | None, last: bool) -> None:
         parts: list[wire.Part] = [wire.number(_ID, entry.index)]
-        if array is not None:
-            parts += wire.delimited(_STEPS, tensors.encode_parts(array))
-            self._size += array.nbytes
+        if inputs is not None:
+            parts += inputs.as_parts(_STEPS, _INPUTS)
+            self._size += inputs.data_bytes
+            self._inputs += len(inputs.arrays) if inputs.are_named else 0
         if last:
             parts.append(wire.number(_LAST, 1))
             self._sent.whole = True
         self._parts += wire.delimited(_CHUNKS, parts)
         self._chunks += 1
-        if self._chunks == MAX_CHUNKS:
+        if self._chunks == MAX_CHUNKS or self._inputs + MAX_INPUTS > MAX_MESSAGE_INPUTS:
             self._full.append(self._take())
 
     def _take(self) -> bytes:
         message = b"".join(self._parts)
         self._parts.clear()
-        self._size = self._chunks = 0
+        self._size = self._chunks = self._inputs = 0
         self._pages.release()
         return message
 
 
 class _Pieces:
-    """An array in pieces of about CHUNK_BYTES. However large it is, no more than one piece of it is
-    converted at a time to what the wire can carry."""
+    """A sequence in pieces of about CHUNK_BYTES, the same steps of all its inputs. However large it
+    is, no more than one piece of it is converted at a time to what the wire can carry."""
 
     def __init__(self, entry: Entry, x: Any):
-        self._entry = entry
-        self._rest: Any = x
+        """Raises `TypeError` for what is no array, and no dict of some."""
+        self._fields: dict[str, str] = {}  # what errors call each input
+        self._whole: dict[str, Any] = {}
+        for name, field, array in parts_of(x, entry.name):
+            check_has_numbers(array, field)
+            check_is_no_list_of_arrays(array, field)
+            is_cut = isinstance(array, np.ndarray) or _can_be_cut(array)
+            self._whole[name] = array if is_cut else to_array(array, field)
+            self._fields[name] = field
         self._start = 0
         self.at_end = False
-        self.piece: Any = x
+        self.pieces: dict[str, Any] = self._whole  # the last ones, as they were given
 
-    def next(self) -> Array | None:
-        """The next piece; None at the end. Raises `TypeError` for what is no array."""
-        return None if self.at_end else to_array(self._cut(), self._entry.name)
+    def next(self) -> Inputs | None:
+        """The next piece of each input; None at the end. Raises `TypeError` for what has no
+        numbers."""
+        if self.at_end:
+            return None
+        self.pieces = self._cut()
+        return Inputs({n: to_array(x, self._fields[n]) for n, x in self.pieces.items()})
 
-    def _cut(self) -> Any:
-        x = self._rest
-        check_has_numbers(x, self._entry.name)
-        check_is_no_list_of_arrays(x, self._entry.name)
-        if not isinstance(x, np.ndarray) and not _can_be_cut(x):
-            self._rest = x = to_array(x, self._entry.name)
+    def shape(self, name: str) -> list[int]:
+        """The shape of an input as it was given."""
+        return list(self._whole[name].shape)
+
+    def _cut(self) -> dict[str, Any]:
         # As the wire may have it, whatever its type is: token ids take 8 bytes, other numbers 4.
-        size = math.prod(x.shape) * (8 if x.ndim == 1 else 4)
-        if x.ndim == 0 or size <= CHUNK_BYTES:
+        size = sum(math.prod(x.shape) * (8 if x.ndim == 1 else 4) for x in self._whole.values())
+        if size <= CHUNK_BYTES or not all(x.ndim for x in self._whole.values()):
             self.at_end = True
-            self.piece = x
-            return x
-        steps = max(1, CHUNK_BYTES * len(x) // size)
-        self.piece = x[self._start : self._start + steps]
-        self._start += steps
-        self.at_end = self._start >= len(x)
-        return self.piece
+            return self._whole
+        length = max(map(len, self._whole.values()))
+        steps = max(1, CHUNK_BYTES * length // size)
+        start, self._start = self._start, self._start + steps
+        self.at_end = self._start >= length
+        return {name: x[start : self._start] for name, x in self._whole.items()}
 
 
 def _can_be_cut(x: Any) -> bool:

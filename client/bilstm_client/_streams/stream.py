@@ -6,15 +6,16 @@ a broken connection. Both clients drive it: `threads` and `tasks`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
 
+from .._calls.messages import named_infos
 from ..errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
-from ..types import EncodingChunk, Progress
+from ..types import EncodingChunk, OutputInfo, Progress
 from .entries import Entry, check_is_no_chunk, entry_of
 from .options import StreamOptions
 from .patience import Patience
@@ -45,6 +46,7 @@ class Stream:
         self._lost: EncoderError | None = None
         self.silence = Silence(timeout_seconds)
         self._served = ("", "")  # name and version of the model that answers
+        self._infos: Mapping[str, OutputInfo] = {}  # of what was requested of it, by name
 
     # -- the source's side
 
@@ -186,8 +188,7 @@ class Stream:
         """Nothing more will come: what is half written is removed."""
         self.stop()
         for entry in self._entries.values():
-            if entry.states is not None:
-                entry.states.discard()
+            entry.discard()
 
     # -- the replies' side
 
@@ -198,15 +199,16 @@ class Stream:
         if response.HasField("opened"):
             self._was_open = self._is_open = True
             self._patience.connected(now)
+            self._infos = named_infos(response.opened.outputs)
             self._opened((response.opened.model, response.opened.version))
         touched: dict[int, Entry] = {}
         for chunk in response.chunks:
             entry = self._entries.get(chunk.id)
             if entry is not None and not entry.answered:
-                received = entry.received
-                receive(entry, chunk, self.options)
+                counts = dict(entry.counts)
+                receive(entry, chunk, self.options, self._infos)
                 touched[entry.index] = entry
-                if entry.answered or entry.received > received:
+                if entry.answered or entry.counts != counts:
                     self._patience.progressed()
         return list(self._release(self._first() if self.options.ordered else touched.values()))
 
@@ -217,7 +219,7 @@ class Stream:
             if not self.options.returns_errors:
                 raise value
             if self.options.in_chunks:
-                return EncodingChunk(entry.key, entry.received, None, True, True, True, error=value)
+                return EncodingChunk(entry.key, entry.received, {}, True, True, True, error=value)
         return (entry.key, value) if entry.keyed and not self.options.in_chunks else value
 
     def _first(self) -> list[Entry]:
@@ -238,7 +240,7 @@ class Stream:
                 self._released_steps += entry.sent.steps
 
     def _opened(self, served: tuple[str, str]) -> None:
-        """A model has taken the call. No sequence's states may come in part from one model and in
+        """A model has taken the call. No sequence's rows may come in part from one model and in
         part from another."""
         if not self._entries:  # nothing is owed that could show progress
             self._patience.progressed()
@@ -246,7 +248,7 @@ class Stream:
             for entry in self._entries.values():
                 if entry.answered or entry.failure:
                     continue
-                if entry.received and self.options.in_chunks:
+                if any(entry.counts.values()) and self.options.in_chunks:
                     now, before = (" version ".join(names) for names in (served, self._served))
                     message = f"the model is now {now}, and {entry.name} had begun with {before}"
                     self._give_up(entry, _unavailable(entry, message))

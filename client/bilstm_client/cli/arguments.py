@@ -8,11 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .._calls.messages import output_numbers
+from .._calls.options import output_names
 from .._calls.session import DEFAULT_TIMEOUT_SECONDS, finite_seconds
 from .._calls.target import Target
 from ..types import DEFAULT_IN_FLIGHT, OUTPUTS
 from .tables import check_table
+
+_NO_TABLE = {"states", "final", "mean", "max", "state", "probabilities"}  # have no scores or labels
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -27,9 +29,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_health(commands)
     parsed = parser.parse_args(arguments)
     if parsed.command == "encode":
-        if parsed.out and (parsed.outputs or parsed.out_dir):
-            encode.error("argument --out: all scores go into one table: no --outputs, no --out-dir")
+        if parsed.out and parsed.out_dir:
+            encode.error("argument --out: all results go into one table: no --out-dir")
         parsed.outputs = parsed.outputs or (["logits"] if parsed.out else ["states"])
+        if parsed.out and (len(parsed.outputs) > 1 or parsed.outputs[0] in _NO_TABLE):
+            encode.error("argument --out: a table is of logits or of labels: no other --outputs")
     return parsed
 
 
@@ -39,18 +43,20 @@ def _add_encode(commands: Any) -> argparse.ArgumentParser:
         help="encode .npy and .npz files",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
-Encode .npy files (one sequence each) and .npz files (each array a sequence).
+Encode .npy files (one sequence each) and .npz files (each array a sequence; for
+a model of several inputs the file is one sequence, its arrays named as these).
 For FILE.npy it writes FILE.encoded.npz with one array per output; for FILE.npz,
 FILE.encoded.npz with arrays named NAME.OUTPUT. With --stream, the states of
 FILE.npy are written to FILE.states.npy while they arrive, and only its other
 outputs to FILE.encoded.npz. A file is written whole or not at all. What was
-written is printed: on a terminal with the best class of each sequence, where
-the model has classes; in a pipe a path in each line.""",
+written is printed: on a terminal with the best class or the labels of each
+sequence, where the model has some; in a pipe a path in each line.""",
         epilog="""\
 examples:
   bilstm encode utterances.npz
   bilstm encode --outputs final,logits --out-dir results a.npy b.npy
   bilstm encode --out scores.csv utterances.npz
+  bilstm encode --model tagger --out tags.csv --outputs labels sentences.npz
   bilstm encode --stream --skip-existing recordings""",
     )
     add = parser.add_argument
@@ -59,7 +65,8 @@ examples:
         "--outputs",
         type=_outputs,
         metavar="OUTPUTS",
-        help=f"what to compute, comma-separated: {','.join(OUTPUTS)}; default: states",
+        help=f"what to compute, comma-separated: {','.join(OUTPUTS)}, or outputs of the model's "
+        "own; default: states, or with --out logits",
     )
     add("--model", default="", help="default: the server's default model")
     add("--model-version", default="", help="default: the newest")
@@ -69,7 +76,8 @@ examples:
         type=_table,
         metavar="TABLE",
         help="write the scores (logits) of all sequences, and the label of the highest, to one "
-        "table: .csv, .jsonl or .parquet (with pyarrow installed)",
+        "table: .csv, .jsonl or .parquet (with pyarrow installed); with --outputs labels, the name "
+        "of each label in a row of its own",
     )
     add(
         "--skip-existing",
@@ -158,7 +166,7 @@ def _outputs(text: str) -> list[str]:
     """Names of outputs, comma-separated."""
     names: list[Any] = [name.strip() for name in text.split(",")]
     try:
-        output_numbers(names)
+        output_names(names)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return names

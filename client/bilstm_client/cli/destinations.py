@@ -1,4 +1,4 @@
-"""Where the results of a stream go: into files beside each other, or their scores into one table.
+"""Where the results of a stream go: into files beside each other, or into one table.
 
 A file that can't be written does not stop a stream: it is one more that failed.
 """
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from ..types import Encoding, OutputName
+from ..types import Encoding
 from .files import FileError
 from .folders import Place, SourceFile
 from .report import Report
-from .result_files import ResultArchive, arrays_of
-from .scores import ScoreTable
+from .result_files import ResultArchive
+from .result_tables import ResultTable
 
 
 class Destination(Protocol):
@@ -33,9 +33,7 @@ class Destination(Protocol):
 class ResultFiles:
     """The results of each file in files of its own, whole or not there."""
 
-    def __init__(
-        self, outputs: Sequence[OutputName], report: Report, failed: Callable[[FileError], None]
-    ):
+    def __init__(self, outputs: Sequence[str], report: Report, failed: Callable[[FileError], None]):
         """`failed` is called with the error of each file that can't be written, once."""
         self._outputs = outputs
         self._report = report
@@ -50,14 +48,14 @@ class ResultFiles:
             self._file = file
 
     def add(self, place: Place, encoding: Encoding) -> None:
-        arrays = dict(arrays_of(encoding, self._outputs))
-        if place.name is None and arrays.pop("states", None) is not None:
+        outputs = self._outputs
+        if place.name is None and "states" in outputs:
             self._report.written(place.file.states)  # by the client, as they arrived
+            outputs = [output for output in outputs if output != "states"]
         with self._writing():
-            if arrays and not self._is_lost:
+            if outputs and not self._is_lost:
                 self._archive = self._archive or ResultArchive(place.file.encoded)
-                for output, array in arrays.items():
-                    self._archive.add(place.name or "", output, array)
+                self._archive.add(place.name or "", encoding, outputs)
 
     def end(self) -> None:
         with self._writing():
@@ -82,17 +80,17 @@ class ResultFiles:
             self._failed(error)
 
 
-class Scores:
-    """The scores of all files in one table, which is written in the end."""
+class OneTable:
+    """The scores or labels of all files in one table, which is written in the end."""
 
-    def __init__(self, table: ScoreTable):
+    def __init__(self, table: ResultTable):
         self._table = table
 
     def begin(self, file: SourceFile) -> None:
         pass
 
     def add(self, place: Place, encoding: Encoding) -> None:
-        self._table.add(place.file.path, place.name or "", place.steps, encoding.logits)
+        self._table.add(place.file.path, place.name or "", place.steps, encoding)
 
     def end(self) -> None:
         pass

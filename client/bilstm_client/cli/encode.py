@@ -13,17 +13,16 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import InvalidInput
-from ..types import Array, Encoding
+from ..types import Encoding
 from .files import FileError, SequenceFile
 from .report import Report, reporting
 from .result_files import (
     RESULT_SUFFIX,
     ResultArchive,
-    arrays_of,
     holds_results,
     without_results,
 )
-from .scores import ScoreTable, has_scores
+from .result_tables import ResultTable, has_rows
 from .wanted import Wanted
 
 _BATCH_SEQUENCES = 64  # a call at a time, so that the progress bar moves
@@ -36,15 +35,18 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
         _check_is_no_folder(path)
     result_paths = {} if parsed.out else _result_paths(paths, parsed.out_dir)
     files = [SequenceFile.open(path) for path in paths]
-    wanted = Wanted.of(client, parsed)
-    with reporting(wanted.classes) as report:
+    has_archives = any(set(file.steps) != {""} for file in files)
+    wanted = Wanted.of(client, parsed, has_archives=has_archives)
+    if wanted.inputs:
+        files = [SequenceFile.open(path, wanted.inputs) for path in paths]
+    with reporting(wanted.shown) as report:
         if parsed.skip_existing:
             files = list(_without_results(files, result_paths, parsed, report))
         total = sum(sum(file.steps.values()) for file in files)
         with tqdm(total=total, unit=" steps", unit_scale=True, disable=not _shows_bar()) as bar:
             job = _Job(client, wanted, report, bar)
             if parsed.out and files:
-                job.write_scores(files, parsed.out)
+                job.write_table(files, wanted.table(client, parsed))
             else:
                 for file in files:
                     job.write_results(file, result_paths[file.path])
@@ -67,18 +69,16 @@ class _Job:
         """Encode a file, and write what is wanted of all its sequences to an archive."""
         with ResultArchive(path) as archive:
             for name, encoding in self._encodings(file):
-                for output, array in arrays_of(encoding, self._wanted.written):
-                    archive.add(name, output, array)
+                archive.add(name, encoding, self._wanted.written)
         self._report.written(path)
 
-    def write_scores(self, files: Sequence[SequenceFile], path: Path) -> None:
-        """Encode the files, and write the scores of all their sequences to one table."""
-        labels = self._wanted.ask_labels(self._client)
-        with ScoreTable(path, labels) as table:
+    def write_table(self, files: Sequence[SequenceFile], table: ResultTable) -> None:
+        """Encode the files, and write what is wanted of all their sequences to one table."""
+        with table:
             for file in files:
                 for name, encoding in self._encodings(file):
-                    table.add(file.path, name, file.steps[name], encoding.logits)
-        self._report.written(path)
+                    table.add(file.path, name, file.steps[name], encoding)
+        self._report.written(table.path)
 
     def _encodings(self, file: SequenceFile) -> Iterator[tuple[str, Encoding]]:
         """Each of the file's sequences by its name, encoded; the bar and the report follow."""
@@ -86,18 +86,17 @@ class _Job:
             encodings = self._encode(file, batch)
             for name, encoding in zip(batch, encodings, strict=True):
                 yield name, encoding
-                logits = getattr(encoding, "logits", None)
-                self._report.encoded(file.place(name), file.steps[name], logits)
+                self._report.encoded(file.place(name), file.steps[name], encoding)
             self._bar.update(sum(file.steps[name] for name in batch))
 
-    def _encode(self, file: SequenceFile, batch: Mapping[str, Array]) -> list[Encoding]:
+    def _encode(self, file: SequenceFile, batch: Mapping[str, Any]) -> list[Encoding]:
         """One call; an error of one sequence names its file, and its array."""
         try:
             return self._client.encode_batch(batch.values(), **self._wanted.options)
         except InvalidInput as error:
             expected = error.expected.replace("encode_stream", "--stream")  # the method's flag
-            if place := re.match(r"sequences\[(\d+)\]", error.field):
-                name = list(batch)[int(place[1])]
+            if place := re.match(r"sequences\[(\d+)\](?:\.(\w+)\.)?", error.field):
+                name = list(batch)[int(place[1])] or place[2] or ""
                 raise FileError(f"{file.place(name)}: {expected}") from error
             if error.field == "sequences":
                 raise FileError(f"{file.path}: {expected}") from error
@@ -132,7 +131,7 @@ def _without_results(
 ) -> Iterator[SequenceFile]:
     """The files whose results are not there yet: in their archive, or all in one table."""
     if parsed.out:
-        if has_scores(parsed.out, [(file.path, name) for file in files for name in file.steps]):
+        if has_rows(parsed.out, [(file.path, name) for file in files for name in file.steps]):
             report.skipped(parsed.out)
         else:
             yield from files

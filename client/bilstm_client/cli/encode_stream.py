@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from ..client import Client
 from ..errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
 from ..types import Encoding, Progress
-from .destinations import Destination, ResultFiles, Scores
+from .destinations import Destination, OneTable, ResultFiles
 from .files import FileError
 from .folders import (
     Place,
@@ -28,7 +29,7 @@ from .folders import (
 )
 from .report import Report, reporting
 from .result_files import unwritable, without_results
-from .scores import ScoreTable, has_scores
+from .result_tables import has_rows
 from .wanted import Wanted
 
 
@@ -39,10 +40,12 @@ class NotAllEncoded(Exception):
 def run(client: Client, parsed: argparse.Namespace) -> None:
     """Encode all that `parsed` names; `NotAllEncoded` at the end, for what could not be."""
     files = find_files(without_results(parsed.files), parsed.out_dir)
+    has_archives = any(file.path.suffix != ".npy" for file in files)
+    wanted = Wanted.of(client, parsed, has_archives=has_archives)
+    files = [replace(file, inputs=wanted.inputs) for file in files]
     if not parsed.out:
         check_apart(files, parsed.outputs)
-    wanted = Wanted.of(client, parsed)
-    with reporting(wanted.classes) as report:
+    with reporting(wanted.shown) as report:
         if parsed.skip_existing:
             files = list(_without_results(files, parsed, report))
         failed = _encode(client, parsed, wanted, files, report) if files else 0
@@ -56,7 +59,7 @@ def _without_results(
 ) -> Iterator[SourceFile]:
     """The files whose results are not there yet: in files of their own, or all in one table."""
     if parsed.out:
-        if _has_scores(parsed.out, files):
+        if _has_rows(parsed.out, files):
             report.skipped(parsed.out)
         else:
             yield from files
@@ -68,12 +71,12 @@ def _without_results(
             yield file
 
 
-def _has_scores(table: Path, files: Sequence[SourceFile]) -> bool:
+def _has_rows(table: Path, files: Sequence[SourceFile]) -> bool:
     try:
         sequences = [(file.path, name) for file in files for name in steps_of(file)]
     except FileError:  # it is said in its turn
         return False
-    return has_scores(table, sequences)
+    return has_rows(table, sequences)
 
 
 def _encode(
@@ -97,7 +100,7 @@ def _encode(
                 failures.add(place.error or _file_error(place, result))
             else:
                 destination.add(place, result)
-                report.encoded(str(place), place.steps, getattr(result, "logits", None))
+                report.encoded(str(place), place.steps, result)
         destination.end()
     return failures.count
 
@@ -117,8 +120,8 @@ def _destination(
         finally:
             files.discard()
         return
-    with ScoreTable(parsed.out, wanted.ask_labels(client)) as table:
-        yield Scores(table)
+    with wanted.table(client, parsed) as table:
+        yield OneTable(table)
     if not table.is_empty:
         report.written(parsed.out)
 
@@ -142,7 +145,7 @@ def _results(
 
 
 def _states_path(place: Place) -> Path | None:
-    """None: an array's of an .npz file, which go into the archive of its results."""
+    """None: those of one of a file's sequences, which go into the archive of its results."""
     if place.name is not None:
         return None
     place.file.states.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ Knows no server; whatever is wrong with a file is a `FileError` that names it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from ..types import Array
 _NPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # the second: without any member
 OpenArray = Callable[[], IO[bytes]]
+Sequence = Array | Mapping[str, Array]  # an array, or the model's inputs by name
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether Fortran's order, dtype
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], Header]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -34,28 +35,46 @@ class FileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSequence:
+    """A sequence of an open file: one array, or for a model of several inputs each by its name."""
+
+    path: Path
+    name: str  # of the array, in an .npz file where each is a sequence
+    arrays: Mapping[str, OpenArray]  # by input: "" for one array
+
+    def read_steps(self) -> int:
+        """Its steps, by the arrays' headers and no more."""
+        steps = [read_steps(self.path, name or self.name, a) for name, a in self.arrays.items()]
+        return max(steps)
+
+    def read(self) -> Sequence:
+        """All of it, as the wire can carry it."""
+        read = {n: read_array(self.path, n or self.name, a) for n, a in self.arrays.items()}
+        return read.get("", read)
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceFile:
-    """An .npy file, one sequence with the name ""; or an .npz file, each array a sequence."""
+    """An .npy file, one sequence with the name ""; or an .npz file, each array a sequence, or if
+    the model has several inputs each array one of them, and all one sequence."""
 
     path: Path
     steps: Mapping[str, int]  # of each sequence, by its name
+    inputs: Collection[str] = ()  # of the model, if it has several
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, inputs: Collection[str] = ()) -> Self:
         """Look into the file, and read of each array no more than its header."""
-        with open_arrays(path) as arrays:
-            steps = {name: read_steps(path, name, array) for name, array in arrays.items()}
-        if not steps:
-            raise FileError(f"{path}: holds no arrays")
-        return cls(path, steps)
+        with open_sequences(path, inputs) as sequences:
+            steps = {name: sequence.read_steps() for name, sequence in sequences.items()}
+        return cls(path, steps, inputs)
 
-    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+    def batches(self, size: int) -> Iterator[dict[str, Sequence]]:
         """The sequences by name, in order, no more than `size` of them in memory at a time."""
-        with open_arrays(self.path) as arrays:
-            every = list(self.steps)
+        with open_sequences(self.path, self.inputs) as sequences:
+            every = list(sequences.values())
             for start in range(0, len(every), size):
-                names = every[start : start + size]
-                yield {name: read_array(self.path, name, arrays[name]) for name in names}
+                yield {sequence.name: sequence.read() for sequence in every[start : start + size]}
 
     def place(self, name: str) -> str:
         """Where a sequence is, as messages say it."""
@@ -75,6 +94,21 @@ def open_arrays(path: Path) -> Iterator[dict[str, OpenArray]]:
                 yield {m.removesuffix(".npy"): partial(archive.open, m) for m in members}
         else:
             raise FileError(f"{path}: not an .npy or .npz file")
+
+
+@contextmanager
+def open_sequences(path: Path, inputs: Collection[str] = ()) -> Iterator[dict[str, OpenSequence]]:
+    """The file's sequences by name. `inputs` are the model's, if it has several."""
+    with open_arrays(path) as arrays:
+        if not arrays:
+            raise FileError(f"{path}: holds no arrays")
+        if not inputs or "" in arrays:
+            yield {name: OpenSequence(path, name, {"": array}) for name, array in arrays.items()}
+            return
+        own = {name: array for name, array in arrays.items() if name in inputs}
+        if not own:
+            raise FileError(f"{path}: holds none of the model's inputs: {', '.join(inputs)}")
+        yield {"": OpenSequence(path, "", own)}
 
 
 def read_steps(path: Path, name: str, open_array: OpenArray) -> int:

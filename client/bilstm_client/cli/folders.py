@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ..types import Array
 from .files import (
     FileError,
-    OpenArray,
+    OpenSequence,
+    Sequence,
     SequenceFile,
     map_array,
-    open_arrays,
-    read_array,
-    read_steps,
+    open_sequences,
 )
 from .result_files import RESULT_SUFFIX, STATES_SUFFIX, holds_results, holds_states, is_result
 
@@ -32,14 +30,15 @@ class SourceFile:
     """A file of sequences, and where its results go."""
 
     path: Path
-    states: Path  # of an .npy file
+    states: Path  # of a file that is one sequence
     encoded: Path
     error: FileError | None = None  # why it can't be looked into, as is found before it is opened
+    inputs: Collection[str] = ()  # of the model, if it has several
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a sequence is: in an .npy file, or an array of an .npz file."""
+    """Where a sequence is: a whole file, or an array of an .npz file."""
 
     file: SourceFile
     name: str | None  # of the array
@@ -80,8 +79,8 @@ def check_apart(files: Iterable[SourceFile], outputs: Collection[str]) -> None:
 def _results(file: SourceFile, outputs: Collection[str]) -> set[Path]:
     """What will be written for a file: what it is, is in it, not in its name."""
     try:
-        with open_arrays(file.path) as arrays:
-            if set(arrays) != {""}:
+        with open_sequences(file.path, file.inputs) as sequences:
+            if set(sequences) != {""}:
                 return {file.encoded}
     except FileError:
         return set()
@@ -89,7 +88,7 @@ def _results(file: SourceFile, outputs: Collection[str]) -> set[Path]:
     return others | ({file.states} if "states" in outputs else set())
 
 
-def has_results(file: SourceFile, outputs: Sequence[str]) -> bool:
+def has_results(file: SourceFile, outputs: Collection[str]) -> bool:
     """Whether all that is asked for was written before: of each of the file's sequences."""
     try:
         steps = steps_of(file)
@@ -107,7 +106,7 @@ def steps_of(file: SourceFile) -> Mapping[str, int]:
     """The steps of each sequence by its name, which is empty for the one of an .npy file."""
     if file.error:
         raise file.error
-    return SequenceFile.open(file.path).steps
+    return SequenceFile.open(file.path, file.inputs).steps
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path, FileError | None]]:
@@ -142,25 +141,24 @@ def _error(path: Path, error: OSError) -> FileError:
     return FileError(f"{path}: {error.strerror}")
 
 
-def read_sequences(file: SourceFile) -> Iterator[tuple[Place, Array | None]]:
+def read_sequences(file: SourceFile) -> Iterator[tuple[Place, Sequence | None]]:
     """The file's sequences: that of an .npy file as a memory map, those of an .npz file read one
     at a time. In the place of what can't be read is None."""
     try:
         if file.error:
             raise file.error
-        with open_arrays(file.path) as arrays:
-            for name, open_array in arrays.items():
-                yield _read(file, name or None, open_array)
-            if not arrays:
-                raise FileError(f"{file.path}: holds no arrays")
+        with open_sequences(file.path, file.inputs) as sequences:
+            for sequence in sequences.values():
+                yield _read(file, sequence)
     except FileError as error:
         yield Place(file, None, error=error), None
 
 
-def _read(file: SourceFile, name: str | None, open_array: OpenArray) -> tuple[Place, Array | None]:
+def _read(file: SourceFile, sequence: OpenSequence) -> tuple[Place, Sequence | None]:
+    name = sequence.name or None
     try:
-        read_steps(file.path, name or "", open_array)
-        array = map_array(file.path) if name is None else read_array(file.path, name, open_array)
+        steps = sequence.read_steps()
+        is_npy = name is None and "" in sequence.arrays
+        return Place(file, name, steps), map_array(file.path) if is_npy else sequence.read()
     except FileError as error:
         return Place(file, name, error=error), None
-    return Place(file, name, len(array) if array.ndim else 0), array

@@ -17,8 +17,7 @@ def run(client: Client, parsed: argparse.Namespace) -> None:
 
 
 def _facts(model: Model) -> Iterator[tuple[str, str]]:
-    takes = f"[T] token ids below {model.num_embeddings}"
-    yield "takes", takes if model.num_embeddings else f"[T, {model.input_size}] floats"
+    yield "takes", ", ".join(_takes(model))
     sizes = f"hidden {model.hidden_size}, layers {model.num_layers}"
     sizes += ", bidirectional" if model.bidirectional else ", unidirectional"
     yield "sizes", sizes + (f", projection {model.proj_size}" if model.proj_size else "")
@@ -34,3 +33,15 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
         f"in a request; {limits.max_stream_sequences:,} sequences and {limits.max_stream_bytes:,} "
         "bytes in flight in a stream",
     )
+
+
+def _takes(model: Model) -> Iterator[str]:
+    if len(model.inputs) > 1:
+        for own in model.inputs:
+            yield f"{own.name} {_form(own.ids, own.width)}"
+    else:
+        yield _form(model.num_embeddings, model.input_size)
+
+
+def _form(ids: int, width: int) -> str:
+    return f"[T] token ids below {ids}" if ids else f"[T, {width}] floats"

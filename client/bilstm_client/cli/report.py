@@ -8,21 +8,54 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from tqdm import tqdm
 
-from ..types import Array
+from ..types import Encoding, Model
+from .labels import shown_labels
 from .scores import best_class, class_names
 
 _MOST_LINES = 20  # of sequences, and of files
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown of each sequence: its best class, its labels, or nothing."""
+
+    output: str = ""  # "logits" of the classes, an output of labels, or empty
+    classes: Sequence[str] = ()  # their names
+
+    @classmethod
+    def of(cls, model: Model | None) -> Self:
+        """What a person wants to see of the model's results."""
+        infos = {info.name: info for info in model.output_infos} if model else {}
+        if model and "logits" in infos and not infos["logits"].per_step:
+            return cls("logits", class_names(model.labels, model.num_classes))
+        return cls("labels" if "labels" in infos and infos["labels"].ids else "")
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return {"": (), "logits": ("label", "score")}.get(self.output, (self.output,))
+
+    def cells(self, encoding: Encoding) -> tuple[str, ...]:
+        """What the columns have for one sequence."""
+        if not self.output:
+            return ()
+        if self.output != "logits":
+            return (shown_labels(encoding, self.output),)
+        names = class_names(self.classes, len(encoding.logits))
+        label, score = best_class(encoding.logits, names)
+        return label or "-", f"{score:.3f}"
+
+
 class Report(Protocol):
     """What is said of the results."""
 
-    def encoded(self, place: str, steps: int, logits: Array | None) -> None:
+    def encoded(self, place: str, steps: int, encoding: Encoding) -> None:
         """A sequence has its results."""
 
     def written(self, path: Path) -> None:
@@ -35,7 +68,7 @@ class Report(Protocol):
 class WrittenFiles:
     """The report in a pipe: a line for each file that is written."""
 
-    def encoded(self, place: str, steps: int, logits: Array | None) -> None:
+    def encoded(self, place: str, steps: int, encoding: Encoding) -> None:
         pass
 
     def written(self, path: Path) -> None:
@@ -47,25 +80,21 @@ class WrittenFiles:
 
 
 class Summary:
-    """The report on a terminal, printed at the end: the first sequences, with the best class where
-    the model has some, and the first files."""
+    """The report on a terminal, printed at the end: the first sequences, with the best class or the
+    labels where the model has some, and the first files."""
 
-    def __init__(self, classes: Sequence[str]):
-        self._classes = classes
-        head = ("sequence", "steps", "label", "score")
-        self._rows: list[tuple[str, ...]] = [head if classes else head[:2]]
+    def __init__(self, shown: Shown):
+        self._shown = shown
+        self._rows: list[tuple[str, ...]] = [("sequence", "steps", *shown.head)]
         self._written: list[Path] = []
         self._more_rows = self._more_written = self._skipped = 0
 
-    def encoded(self, place: str, steps: int, logits: Array | None) -> None:
+    def encoded(self, place: str, steps: int, encoding: Encoding) -> None:
         if len(self._rows) > _MOST_LINES:
             self._more_rows += 1
             return
-        row: tuple[str, ...] = (_printable(place), f"{steps:,}")
-        if self._classes and logits is not None:
-            label, score = best_class(logits, class_names(self._classes, len(logits)))
-            row += (_printable(label or "-"), f"{score:.3f}")
-        self._rows.append(row)
+        cells = (place, f"{steps:,}", *self._shown.cells(encoding))
+        self._rows.append(tuple(map(_printable, cells)))
 
     def written(self, path: Path) -> None:
         if len(self._written) < _MOST_LINES:
@@ -92,13 +121,13 @@ class Summary:
 
 
 @contextmanager
-def reporting(classes: Sequence[str]) -> Iterator[Report]:
-    """The report that fits where standard output goes, with the model's classes by these names;
-    also of what is done when an error ends it."""
+def reporting(shown: Shown) -> Iterator[Report]:
+    """The report that fits where standard output goes, also of what is done when an error ends
+    it."""
     if not is_on_terminal():
         yield WrittenFiles()
         return
-    summary = Summary(classes)
+    summary = Summary(shown)
     try:
         yield summary
     finally:

@@ -43,7 +43,7 @@ def arrays_of(encoding: Encoding, outputs: Collection[str]) -> Iterator[tuple[st
     """The arrays of these outputs by the names that they have in files."""
     for output in outputs:
         if output != "state":
-            yield output, getattr(encoding, output)
+            yield output, encoding[output]
         else:
             arrays = (encoding.state.hidden, encoding.state.cell)
             yield from zip(_STATE_ARRAYS, arrays, strict=True)
@@ -81,6 +81,7 @@ class ResultArchive:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._archive = ZipFile(self._temporary, "w")
+        self._named: set[str] = set()  # outputs whose labels' names are written
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +93,17 @@ class ResultArchive:
         finally:
             self.discard()
 
-    def add(self, name: str, output: str, array: Array) -> None:
-        """Write one sequence's array; `name` is empty for the one of an .npy file."""
-        member = _member(name, output)
+    def add(self, name: str, encoding: Encoding, outputs: Collection[str]) -> None:
+        """Write these outputs of a sequence, and what their labels are called; `name` is empty for
+        the only sequence of a file."""
+        for array_name, array in arrays_of(encoding, outputs):
+            self._write(_member(name, array_name), array)
+        for output in outputs:
+            if output not in self._named and (names := encoding.names_of(output)):
+                self._named.add(output)
+                self._write(_member("", f"{output}.names"), np.array(names))
+
+    def _write(self, member: str, array: Array) -> None:
         with writing(self.path), self._archive.open(member, "w", force_zip64=True) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
@@ -112,7 +121,7 @@ class ResultArchive:
             self._temporary.unlink(missing_ok=True)
 
 
-def holds_results(path: Path, names: Collection[str], outputs: Sequence[str]) -> bool:
+def holds_results(path: Path, names: Collection[str], outputs: Collection[str]) -> bool:
     """Whether an .npz file is there that has all outputs of these sequences; an .npy file's
     sequence has the name "" and its outputs have no prefix."""
     arrays = [array for output in outputs for array in _array_names(output)]

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ilstm/v1/encoder.proto\x12\tbilstm.v1\x1a\x1egoogle/protobuf/duration.proto\"M\n\x06Tensor\x12&\n\tdata_type\x18\x01 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\">\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"5\n\x0bNamedInputs\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"K\n\x05State\x12!\n\x06hidden\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"\x99\x02\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\tsequences\x18\x03 \x03(\x0b\x32\x11.bilstm.v1.Tensor\x12\"\n\x07outputs\x18\x04 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x05 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12(\n\x0einitial_states\x18\x06 \x03(\x0b\x32\x10.bilstm.v1.State\x12/\n\x0fnamed_sequences\x18\x07 \x03(\x0b\x32\x16.bilstm.v1.NamedInputs\x12\x14\n\x0coutput_names\x18\x08 \x03(\t\"\xfb\x01\n\x08\x45ncoding\x12!\n\x06states\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12 \n\x05\x66inal\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04mean\x18\x03 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1e\n\x03max\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12!\n\x06logits\x18\x05 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x05state\x18\x06 \x01(\x0b\x32\x10.bilstm.v1.State\x12%\n\x05named\x18\x07 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"+\n\nLabelNames\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"\x8d\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x62\x61tch_sequences\x18\x03 \x01(\x05\x12\x14\n\x0c\x62\x61tch_tokens\x18\x04 \x01(\x03\"\xa7\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\tencodings\x18\x03 \x03(\x0b\x32\x13.bilstm.v1.Encoding\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Timing\x12*\n\x0blabel_names\x18\x05 \x03(\x0b\x32\x15.bilstm.v1.LabelNames\"j\n\x13\x45ncodeStreamRequest\x12)\n\x07options\x18\x01 \x01(\x0b\x32\x18.bilstm.v1.StreamOptions\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.SequenceChunk\"\xca\x01\n\rStreamOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x07outputs\x18\x03 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x04 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\x11\n\tany_order\x18\x05 \x01(\x08\x12\x1d\n\x04live\x18\x06 \x01(\x0b\x32\x0f.bilstm.v1.Live\x12\x14\n\x0coutput_names\x18\x07 \x03(\t\"4\n\x04Live\x12\x13\n\x0b\x62lock_steps\x18\x01 \x01(\x05\x12\x17\n\x0flookahead_steps\x18\x02 \x01(\x05\"\x9c\x01\n\rSequenceChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12 \n\x05steps\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\'\n\rinitial_state\x18\x04 \x01(\x0b\x32\x10.bilstm.v1.State\x12&\n\x06inputs\x18\x05 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"i\n\x14\x45ncodeStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x17.bilstm.v1.StreamOpened\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.EncodingChunk\"Z\n\x0cStreamOpened\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0blabel_names\x18\x03 \x03(\x0b\x32\x15.bilstm.v1.LabelNames\"\xde\x01\n\rEncodingChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nfirst_step\x18\x02 \x01(\x03\x12%\n\x08\x65ncoding\x18\x03 \x01(\x0b\x32\x13.bilstm.v1.Encoding\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\'\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x18.bilstm.v1.SequenceError\x12!\n\x06timing\x18\x06 \x01(\x0b\x32\x11.bilstm.v1.Timing\x12\x15\n\rforward_exact\x18\x07 \x01(\x08\x12\x15\n\rreverse_exact\x18\x08 \x01(\x08\"\x91\x01\n\rSequenceError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_id\x18\x05 \x01(\t\x12.\n\x0bretry_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15max_request_sequences\x18\x03 \x01(\x05\x12\x1a\n\x12max_request_tokens\x18\x04 \x01(\x03\x12\x18\n\x10max_stream_bytes\x18\x05 \x01(\x03\x12\x1c\n\x14max_stream_sequences\x18\x06 \x01(\x05\"]\n\tInputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0b\n\x03ids\x18\x03 \x01(\x05\x12\x17\n\npadding_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_padding_id\"\x8c\x01\n\nOutputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08per_step\x18\x02 \x01(\x08\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0b\n\x03ids\x18\x04 \x01(\x05\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\"\n\x07windows\x18\x06 \x03(\x0b\x32\x11.bilstm.v1.Window\x12\x0e\n\x06sparse\x18\x07 \x01(\x08\"%\n\x06Window\x12\x0b\n\x03\x61\x64\x64\x18\x01 \x01(\x05\x12\x0e\n\x06stride\x18\x02 \x01(\x05\"\x9e\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x04 \x01(\x05\x12\x12\n\nnum_layers\x18\x05 \x01(\x05\x12\x11\n\tproj_size\x18\x06 \x01(\x05\x12\x15\n\rbidirectional\x18\x07 \x01(\x08\x12\x16\n\x0enum_embeddings\x18\x08 \x01(\x05\x12\x13\n\x0bnum_classes\x18\t \x01(\x05\x12\x0e\n\x06labels\x18\n \x03(\t\x12\"\n\x07outputs\x18\x0b \x03(\x0e\x32\x11.bilstm.v1.Output\x12!\n\x06limits\x18\x0c \x01(\x0b\x32\x11.bilstm.v1.Limits\x12$\n\x06inputs\x18\r \x03(\x0b\x32\x14.bilstm.v1.InputInfo\x12+\n\x0coutput_infos\x18\x0e \x03(\x0b\x32\x15.bilstm.v1.OutputInfo\x12\x13\n\x0bunsliceable\x18\x0f \x01(\t\x12\x10\n\x08not_live\x18\x10 \x01(\t\x12\x11\n\tmin_steps\x18\x11 \x01(\x05\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.bilstm.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.bilstm.v1.Model*\x95\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05*\x8b\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x11\n\rOUTPUT_STATES\x10\x01\x12\x10\n\x0cOUTPUT_FINAL\x10\x02\x12\x0f\n\x0bOUTPUT_MEAN\x10\x03\x12\x0e\n\nOUTPUT_MAX\x10\x04\x12\x11\n\rOUTPUT_LOGITS\x10\x05\x12\x10\n\x0cOUTPUT_STATE\x10\x06\x32\xb4\x02\n\x0e\x45ncoderService\x12=\n\x06\x45ncode\x12\x18.bilstm.v1.EncodeRequest\x1a\x19.bilstm.v1.EncodeResponse\x12S\n\x0c\x45ncodeStream\x12\x1e.bilstm.v1.EncodeStreamRequest\x1a\x1f.bilstm.v1.EncodeStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.bilstm.v1.ListModelsRequest\x1a\x1d.bilstm.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.bilstm.v1.GetModelRequest\x1a\x1b.bilstm.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ilstm/v1/encoder.proto\x12\tbilstm.v1\x1a\x1egoogle/protobuf/duration.proto\"M\n\x06Tensor\x12&\n\tdata_type\x18\x01 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\">\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"5\n\x0bNamedInputs\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"K\n\x05State\x12!\n\x06hidden\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\"\x99\x02\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\tsequences\x18\x03 \x03(\x0b\x32\x11.bilstm.v1.Tensor\x12\"\n\x07outputs\x18\x04 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x05 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12(\n\x0einitial_states\x18\x06 \x03(\x0b\x32\x10.bilstm.v1.State\x12/\n\x0fnamed_sequences\x18\x07 \x03(\x0b\x32\x16.bilstm.v1.NamedInputs\x12\x14\n\x0coutput_names\x18\x08 \x03(\t\"\xfb\x01\n\x08\x45ncoding\x12!\n\x06states\x18\x01 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12 \n\x05\x66inal\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x04mean\x18\x03 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1e\n\x03max\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12!\n\x06logits\x18\x05 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x1f\n\x05state\x18\x06 \x01(\x0b\x32\x10.bilstm.v1.State\x12%\n\x05named\x18\x07 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"\x8d\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x62\x61tch_sequences\x18\x03 \x01(\x05\x12\x14\n\x0c\x62\x61tch_tokens\x18\x04 \x01(\x03\"\xa3\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\tencodings\x18\x03 \x03(\x0b\x32\x13.bilstm.v1.Encoding\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.bilstm.v1.Timing\x12&\n\x07outputs\x18\x05 \x03(\x0b\x32\x15.bilstm.v1.OutputInfo\"j\n\x13\x45ncodeStreamRequest\x12)\n\x07options\x18\x01 \x01(\x0b\x32\x18.bilstm.v1.StreamOptions\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.SequenceChunk\"\xca\x01\n\rStreamOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x07outputs\x18\x03 \x03(\x0e\x32\x11.bilstm.v1.Output\x12-\n\x10output_data_type\x18\x04 \x01(\x0e\x32\x13.bilstm.v1.DataType\x12\x11\n\tany_order\x18\x05 \x01(\x08\x12\x1d\n\x04live\x18\x06 \x01(\x0b\x32\x0f.bilstm.v1.Live\x12\x14\n\x0coutput_names\x18\x07 \x03(\t\"4\n\x04Live\x12\x13\n\x0b\x62lock_steps\x18\x01 \x01(\x05\x12\x17\n\x0flookahead_steps\x18\x02 \x01(\x05\"\x9c\x01\n\rSequenceChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12 \n\x05steps\x18\x02 \x01(\x0b\x32\x11.bilstm.v1.Tensor\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\'\n\rinitial_state\x18\x04 \x01(\x0b\x32\x10.bilstm.v1.State\x12&\n\x06inputs\x18\x05 \x03(\x0b\x32\x16.bilstm.v1.NamedTensor\"i\n\x14\x45ncodeStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x17.bilstm.v1.StreamOpened\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.bilstm.v1.EncodingChunk\"V\n\x0cStreamOpened\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x07outputs\x18\x03 \x03(\x0b\x32\x15.bilstm.v1.OutputInfo\"\xde\x01\n\rEncodingChunk\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nfirst_step\x18\x02 \x01(\x03\x12%\n\x08\x65ncoding\x18\x03 \x01(\x0b\x32\x13.bilstm.v1.Encoding\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\'\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x18.bilstm.v1.SequenceError\x12!\n\x06timing\x18\x06 \x01(\x0b\x32\x11.bilstm.v1.Timing\x12\x15\n\rforward_exact\x18\x07 \x01(\x08\x12\x15\n\rreverse_exact\x18\x08 \x01(\x08\"\x91\x01\n\rSequenceError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_id\x18\x05 \x01(\t\x12.\n\x0bretry_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15max_request_sequences\x18\x03 \x01(\x05\x12\x1a\n\x12max_request_tokens\x18\x04 \x01(\x03\x12\x18\n\x10max_stream_bytes\x18\x05 \x01(\x03\x12\x1c\n\x14max_stream_sequences\x18\x06 \x01(\x05\"]\n\tInputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0b\n\x03ids\x18\x03 \x01(\x05\x12\x17\n\npadding_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_padding_id\"\x8c\x01\n\nOutputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08per_step\x18\x02 \x01(\x08\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0b\n\x03ids\x18\x04 \x01(\x05\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\"\n\x07windows\x18\x06 \x03(\x0b\x32\x11.bilstm.v1.Window\x12\x0e\n\x06sparse\x18\x07 \x01(\x08\"%\n\x06Window\x12\x0b\n\x03\x61\x64\x64\x18\x01 \x01(\x05\x12\x0e\n\x06stride\x18\x02 \x01(\x05\"\x9e\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x04 \x01(\x05\x12\x12\n\nnum_layers\x18\x05 \x01(\x05\x12\x11\n\tproj_size\x18\x06 \x01(\x05\x12\x15\n\rbidirectional\x18\x07 \x01(\x08\x12\x16\n\x0enum_embeddings\x18\x08 \x01(\x05\x12\x13\n\x0bnum_classes\x18\t \x01(\x05\x12\x0e\n\x06labels\x18\n \x03(\t\x12\"\n\x07outputs\x18\x0b \x03(\x0e\x32\x11.bilstm.v1.Output\x12!\n\x06limits\x18\x0c \x01(\x0b\x32\x11.bilstm.v1.Limits\x12$\n\x06inputs\x18\r \x03(\x0b\x32\x14.bilstm.v1.InputInfo\x12+\n\x0coutput_infos\x18\x0e \x03(\x0b\x32\x15.bilstm.v1.OutputInfo\x12\x13\n\x0bunsliceable\x18\x0f \x01(\t\x12\x10\n\x08not_live\x18\x10 \x01(\t\x12\x11\n\tmin_steps\x18\x11 \x01(\x05\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.bilstm.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.bilstm.v1.Model*\x95\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05*\x8b\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x11\n\rOUTPUT_STATES\x10\x01\x12\x10\n\x0cOUTPUT_FINAL\x10\x02\x12\x0f\n\x0bOUTPUT_MEAN\x10\x03\x12\x0e\n\nOUTPUT_MAX\x10\x04\x12\x11\n\rOUTPUT_LOGITS\x10\x05\x12\x10\n\x0cOUTPUT_STATE\x10\x06\x32\xb4\x02\n\x0e\x45ncoderService\x12=\n\x06\x45ncode\x12\x18.bilstm.v1.EncodeRequest\x1a\x19.bilstm.v1.EncodeResponse\x12S\n\x0c\x45ncodeStream\x12\x1e.bilstm.v1.EncodeStreamRequest\x1a\x1f.bilstm.v1.EncodeStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.bilstm.v1.ListModelsRequest\x1a\x1d.bilstm.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.bilstm.v1.GetModelRequest\x1a\x1b.bilstm.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bilstm.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=3398
-  _globals['_DATATYPE']._serialized_end=3547
-  _globals['_OUTPUT']._serialized_start=3550
-  _globals['_OUTPUT']._serialized_end=3689
+  _globals['_DATATYPE']._serialized_start=3345
+  _globals['_DATATYPE']._serialized_end=3494
+  _globals['_OUTPUT']._serialized_start=3497
+  _globals['_OUTPUT']._serialized_end=3636
   _globals['_TENSOR']._serialized_start=70
   _globals['_TENSOR']._serialized_end=147
   _globals['_NAMEDTENSOR']._serialized_start=149
@@ -48,46 +48,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEREQUEST']._serialized_end=627
   _globals['_ENCODING']._serialized_start=630
   _globals['_ENCODING']._serialized_end=881
-  _globals['_LABELNAMES']._serialized_start=883
-  _globals['_LABELNAMES']._serialized_end=926
-  _globals['_TIMING']._serialized_start=929
-  _globals['_TIMING']._serialized_end=1070
-  _globals['_ENCODERESPONSE']._serialized_start=1073
-  _globals['_ENCODERESPONSE']._serialized_end=1240
-  _globals['_ENCODESTREAMREQUEST']._serialized_start=1242
-  _globals['_ENCODESTREAMREQUEST']._serialized_end=1348
-  _globals['_STREAMOPTIONS']._serialized_start=1351
-  _globals['_STREAMOPTIONS']._serialized_end=1553
-  _globals['_LIVE']._serialized_start=1555
-  _globals['_LIVE']._serialized_end=1607
-  _globals['_SEQUENCECHUNK']._serialized_start=1610
-  _globals['_SEQUENCECHUNK']._serialized_end=1766
-  _globals['_ENCODESTREAMRESPONSE']._serialized_start=1768
-  _globals['_ENCODESTREAMRESPONSE']._serialized_end=1873
-  _globals['_STREAMOPENED']._serialized_start=1875
-  _globals['_STREAMOPENED']._serialized_end=1965
-  _globals['_ENCODINGCHUNK']._serialized_start=1968
-  _globals['_ENCODINGCHUNK']._serialized_end=2190
-  _globals['_SEQUENCEERROR']._serialized_start=2193
-  _globals['_SEQUENCEERROR']._serialized_end=2338
-  _globals['_LIMITS']._serialized_start=2341
-  _globals['_LIMITS']._serialized_end=2520
-  _globals['_INPUTINFO']._serialized_start=2522
-  _globals['_INPUTINFO']._serialized_end=2615
-  _globals['_OUTPUTINFO']._serialized_start=2618
-  _globals['_OUTPUTINFO']._serialized_end=2758
-  _globals['_WINDOW']._serialized_start=2760
-  _globals['_WINDOW']._serialized_end=2797
-  _globals['_MODEL']._serialized_start=2800
-  _globals['_MODEL']._serialized_end=3214
-  _globals['_LISTMODELSREQUEST']._serialized_start=3216
-  _globals['_LISTMODELSREQUEST']._serialized_end=3235
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3237
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3291
-  _globals['_GETMODELREQUEST']._serialized_start=3293
-  _globals['_GETMODELREQUEST']._serialized_end=3342
-  _globals['_GETMODELRESPONSE']._serialized_start=3344
-  _globals['_GETMODELRESPONSE']._serialized_end=3395
-  _globals['_ENCODERSERVICE']._serialized_start=3692
-  _globals['_ENCODERSERVICE']._serialized_end=4000
+  _globals['_TIMING']._serialized_start=884
+  _globals['_TIMING']._serialized_end=1025
+  _globals['_ENCODERESPONSE']._serialized_start=1028
+  _globals['_ENCODERESPONSE']._serialized_end=1191
+  _globals['_ENCODESTREAMREQUEST']._serialized_start=1193
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=1299
+  _globals['_STREAMOPTIONS']._serialized_start=1302
+  _globals['_STREAMOPTIONS']._serialized_end=1504
+  _globals['_LIVE']._serialized_start=1506
+  _globals['_LIVE']._serialized_end=1558
+  _globals['_SEQUENCECHUNK']._serialized_start=1561
+  _globals['_SEQUENCECHUNK']._serialized_end=1717
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=1719
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=1824
+  _globals['_STREAMOPENED']._serialized_start=1826
+  _globals['_STREAMOPENED']._serialized_end=1912
+  _globals['_ENCODINGCHUNK']._serialized_start=1915
+  _globals['_ENCODINGCHUNK']._serialized_end=2137
+  _globals['_SEQUENCEERROR']._serialized_start=2140
+  _globals['_SEQUENCEERROR']._serialized_end=2285
+  _globals['_LIMITS']._serialized_start=2288
+  _globals['_LIMITS']._serialized_end=2467
+  _globals['_INPUTINFO']._serialized_start=2469
+  _globals['_INPUTINFO']._serialized_end=2562
+  _globals['_OUTPUTINFO']._serialized_start=2565
+  _globals['_OUTPUTINFO']._serialized_end=2705
+  _globals['_WINDOW']._serialized_start=2707
+  _globals['_WINDOW']._serialized_end=2744
+  _globals['_MODEL']._serialized_start=2747
+  _globals['_MODEL']._serialized_end=3161
+  _globals['_LISTMODELSREQUEST']._serialized_start=3163
+  _globals['_LISTMODELSREQUEST']._serialized_end=3182
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3184
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3238
+  _globals['_GETMODELREQUEST']._serialized_start=3240
+  _globals['_GETMODELREQUEST']._serialized_end=3289
+  _globals['_GETMODELRESPONSE']._serialized_start=3291
+  _globals['_GETMODELRESPONSE']._serialized_end=3342
+  _globals['_ENCODERSERVICE']._serialized_start=3639
+  _globals['_ENCODERSERVICE']._serialized_end=3947
 # @@protoc_insertion_point(module_scope)

@@ -339,32 +339,6 @@ class Encoding(_message.Message):
 Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 @_typing.final
-class LabelNames(_message.Message):
-    """What the ids of an output mean: the name of each, from 0 on."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    OUTPUT_FIELD_NUMBER: _builtins.int
-    NAMES_FIELD_NUMBER: _builtins.int
-    output: _builtins.str
-    """the output's name: "labels", or another one"""
-    @_builtins.property
-    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    def __init__(
-        self,
-        *,
-        output: _builtins.str = ...,
-        names: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "output", b"output"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LabelNames: _TypeAlias = LabelNames  # noqa: Y015
-
-@_typing.final
 class Timing(_message.Message):
     """Where a request's time went. Its sequences may have been computed in several batches: then
     the durations are those of the last to finish, and so are the sizes.
@@ -412,7 +386,7 @@ class EncodeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ENCODINGS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
-    LABEL_NAMES_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """the model that was used"""
     version: _builtins.str
@@ -424,8 +398,10 @@ class EncodeResponse(_message.Message):
     @_builtins.property
     def timing(self) -> Global___Timing: ...
     @_builtins.property
-    def label_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelNames]:
-        """of each output that was asked for, is ids, and has names"""
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputInfo]:
+        """Each output that was asked for, but the state. Columns are without their labels here: only ids
+        have them.
+        """
 
     def __init__(
         self,
@@ -434,11 +410,11 @@ class EncodeResponse(_message.Message):
         version: _builtins.str = ...,
         encodings: _abc.Iterable[Global___Encoding] | None = ...,
         timing: Global___Timing | None = ...,
-        label_names: _abc.Iterable[Global___LabelNames] | None = ...,
+        outputs: _abc.Iterable[Global___OutputInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "label_names", b"label_names", "model", b"model", "timing", b"timing", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "model", b"model", "outputs", b"outputs", "timing", b"timing", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,13 +614,13 @@ class StreamOpened(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    LABEL_NAMES_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """the model that is used"""
     version: _builtins.str
     """its version"""
     @_builtins.property
-    def label_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelNames]:
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputInfo]:
         """as in EncodeResponse"""
 
     def __init__(
@@ -652,11 +628,11 @@ class StreamOpened(_message.Message):
         *,
         model: _builtins.str = ...,
         version: _builtins.str = ...,
-        label_names: _abc.Iterable[Global___LabelNames] | None = ...,
+        outputs: _abc.Iterable[Global___OutputInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_names", b"label_names", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,8 +670,8 @@ class EncodingChunk(_message.Message):
     @_builtins.property
     def encoding(self) -> Global___Encoding:
         """The rows of the steps from first_step on; what is of the whole sequence, in the last chunk. A
-        live sequence that ends where all of it was answered has no rows in its last chunk, and an
-        output that has fewer rows than steps may have none in others.
+        live sequence that ends where all of it was answered has no rows in its last chunk. What has
+        fewer rows than steps may have none in any chunk: [0, C], or [0].
         """
 
     @_builtins.property
@@ -866,7 +842,7 @@ class OutputInfo(_message.Message):
     per_step: _builtins.bool
     """a row for each step, or for each of the windows; else one for the sequence"""
     width: _builtins.int
-    """numbers of a row: [T, width], or [width]; ids have no such size: [T], or []"""
+    """floats of a row: [T, width], or [width]; 0: it is ids, [T], or []"""
     ids: _builtins.int
     """integers from 0 to ids - 1, INT32; 0: floats"""
     sparse: _builtins.bool

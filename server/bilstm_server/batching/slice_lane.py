@@ -1,6 +1,6 @@
 """`SliceLane`: the long sequences of one model, computed a slice of steps at a time.
 
-How long it may have the device is `Admission`'s to say. Long sequences at the same layer share
+How long it may have the device is `Admission`'s to say. Long sequences at the same stage share
 their slices.
 """
 
@@ -111,7 +111,7 @@ class SliceLane:
         self._slices.clear()
         for long in self._active:
             if long.run is not None:
-                self._work.progress(long.job, long.run.tokens_left, len(long.run.layers))
+                self._work.progress(long.job, long.run.tokens_left, long.run.stages)
 
     def _leave(self, ended: list[_LongJob]) -> None:
         for long in ended:
@@ -130,7 +130,7 @@ class SliceLane:
                 return
 
     def _slice(self) -> None:
-        """Compute one slice, of the sequences that are at the same layer as the first one."""
+        """Compute one slice, of the sequences that are at the same stage as the first one."""
         group = self._group()
         if not group:
             return
@@ -167,7 +167,7 @@ class SliceLane:
                 break
             long = self._active.popleft()
             run = self._running(long)
-            if run is None or (group and run.layer != group[0][1].layer):
+            if run is None or (group and run.stage != group[0][1].stage):
                 others.append(long)
             else:
                 group.append((long, run))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
-import warnings
 from pathlib import Path
 
-from ..model import Pooling, import_checkpoint
+from ..model.storage.chain.links import ACTIVATIONS, POOLINGS, Said
+from ..model.storage.folder import write_folder
+from ..model.storage.importing import UNPROVEN, Imported, check_folder, read_checkpoint
 from ..quoting import one_line
 from .commands import Commands, DefaultsFormatter
 from .output import say
@@ -19,30 +19,31 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "import",
         help="turn a checkpoint into a model folder",
-        description="Turn a state_dict of nn.LSTM, with nn.Linear and nn.Embedding if it has "
-        "them, into a model folder. All sizes are read off the tensors; what the head reads is not "
-        "in them, and must be said.",
+        description="Turn the tensors of a trained module into a model folder, by their names and "
+        "shapes alone: LSTMs, embeddings, linear layers, norms and a CRF are found and chained. "
+        "What no tensor tells must be said, and the command says what it needs to know.",
         formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)
+    _add_files(parser)
+    _add_chain(parser)
+    _add_prefixes(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "checkpoint",
         type=Path,
-        help="file to read: a .pt saved with torch.save(model.state_dict()), or a .safetensors",
+        help="what to read: a .pt of torch.save, a .safetensors, or a hub's folder of them",
     )
     add("--out", type=Path, required=True, help="model folder to write")
-    add("--lstm-prefix", default="lstm.", help="what the names of nn.LSTM's parameters begin with")
-    add("--head-prefix", default="fc.", help="what the names of the nn.Linear's begin with")
-    add("--embedding-prefix", default="embedding.", help="what the nn.Embedding's begin with")
+    add("--overwrite", action="store_true", help="replace a model that is in the folder already")
     add(
-        "--pooling",
-        choices=[pooling.value for pooling in Pooling],
-        default="",
-        help="what the head reads of the LSTM's outputs, with nothing but dropout in between; "
-        "needed where there is a head. last: output[:, -1], the last step, of the backward "
-        "direction too. final: torch.cat((h_n[-2], h_n[-1]), 1), the last step of the forward "
-        "direction joined with the first step of the backward one. mean, max: over all steps",
+        "--key",
+        metavar="KEY",
+        help="which of the dictionaries in a .pt holds the model: state_dict, or net.model where "
+        "one is in another; needed where several hold an LSTM",
     )
     add(
         "--labels",
@@ -55,32 +56,120 @@ def add(commands: Commands) -> None:
         default=1,
         help="version of the model; requests that ask for none get the newest",
     )
+
+
+def _add_chain(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    pooling = parser.add_mutually_exclusive_group()
+    pooling.add_argument(
+        "--pooling",
+        choices=list(POOLINGS),
+        help="what the head reads of the LSTM's outputs, with nothing but dropout in between; "
+        "needed where there is a head. last: output[:, -1], the last step, of the backward "
+        "direction too. first: output[:, 0]. final: torch.cat((h_n[-2], h_n[-1]), 1), the last "
+        "step of the forward direction joined with the first step of the backward one. mean, max, "
+        "sum: over all steps",
+    )
+    pooling.add_argument(
+        "--per-step",
+        action="store_true",
+        help="the head reads the LSTM's output at each step, as a tagger's does",
+    )
+    add(
+        "--head-activation",
+        choices=["none", *ACTIVATIONS],
+        help="what stands between the linear layers of a head; needed where there are several",
+    )
+    add(
+        "--no-head",
+        dest="head",
+        action="store_false",
+        help="leave out what stands behind the LSTM, and serve its states",
+    )
+    add(
+        "--no-embedding",
+        dest="embedding",
+        action="store_false",
+        help="leave out the embedding, and take its vectors from callers",
+    )
     add(
         "--ignore-unused",
         action="store_true",
-        help="leave out tensors that belong to none of the three, and the head with them; those "
-        "that may stand before the LSTM are refused all the same",
+        help="leave out tensors of which no layer can be made; refused where there is a head, "
+        "whose logits would be others, and of tensors that may stand before the LSTM",
     )
-    add("--overwrite", action="store_true", help="replace a model that is in the folder already")
+    add(
+        "--chain",
+        metavar="A,B,…",
+        help="the whole chain, where names and shapes do not tell it, in the order in which it "
+        "computes: modules by their names in the file, poolings and activations by the words of "
+        "the flags above, and softmax, log_softmax, normalize, argmax; residual (what the LSTM "
+        "before read is added), joined (the outputs of all LSTMs), sum_directions. It begins with "
+        "an embedding, with NAME:WIDTH for floats, or with several joined by +",
+    )
+    add(
+        "--crf",
+        choices=["to-from", "from-to"],
+        help="how the matrix of a CRF lies that has START and STOP among its tags: [to, from] as "
+        "in PyTorch's tutorial, or [from, to]",
+    )
+
+
+def _add_prefixes(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--lstm-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="what the names of an nn.LSTM's parameters begin with; for several that each read the "
+        "one before, once for each, in order",
+    )
+    add(
+        "--head-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="what the names of a head's linear layers begin with; for several heads that read the "
+        "same, once for each",
+    )
+    add(
+        "--embedding-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="what the name of an nn.Embedding's weight begins with",
+    )
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
-        config = import_checkpoint(
-            parsed.checkpoint,
-            parsed.out,
-            lstm_prefix=parsed.lstm_prefix,
-            head_prefix=parsed.head_prefix,
-            embedding_prefix=parsed.embedding_prefix,
-            pooling=Pooling(parsed.pooling) if parsed.pooling else None,
-            labels=tuple(parsed.labels.split(",")) if parsed.labels else (),
-            version=parsed.model_version,
-            ignore_unused=parsed.ignore_unused,
-            overwrite=parsed.overwrite,
-        )
-    for warning in warned:
-        print(f"bilstm-server: {one_line(str(warning.message))}", file=sys.stderr)
-    say(f"{parsed.out}: {config.model_dump_json()}")
-    source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
-    say(f"serve it with: bilstm-server serve --model {source}")
+    check_folder(parsed.out, parsed.overwrite)
+    said = Said(
+        lstm_prefixes=tuple(parsed.lstm_prefix),
+        head_prefixes=tuple(parsed.head_prefix),
+        embedding_prefixes=tuple(parsed.embedding_prefix),
+        pooling=parsed.pooling,
+        per_step=parsed.per_step,
+        head_activation=parsed.head_activation,
+        head=parsed.head,
+        embedding=parsed.embedding,
+        ignore_unused=parsed.ignore_unused,
+        chain=parsed.chain,
+        crf=parsed.crf,
+    )
+    labels = tuple(parsed.labels.split(",")) if parsed.labels else ()
+    imported = read_checkpoint(
+        parsed.checkpoint, said, key=parsed.key, labels=labels, version=parsed.model_version
+    )
+    write_folder(imported.config, imported.tensors, parsed.out)
+    _report(imported, parsed.out)
     return 0
+
+
+def _report(imported: Imported, folder: Path) -> None:
+    for line in (*imported.notes, *imported.table):
+        say(one_line(line))
+    say(f"outputs: {', '.join(imported.config.output_names)}")
+    say(UNPROVEN)
+    source = shlex.quote(f"{folder.resolve().name}={folder}")
+    say(f"serve it with: bilstm-server serve --model {source}")

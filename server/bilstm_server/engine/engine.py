@@ -25,7 +25,7 @@ from ..model.storage.folder import load_model
 from .results import split, split_blocks
 from .sequences import Array, BlockInput, Input, SequenceInput, SequenceOutput
 from .staging import Staged, StagedBatch, Staging
-from .transfer import as_array, transfer_for
+from .transfer import result_array, transfer_for
 
 _WHOLE, _BLOCK = 0, 1  # the kinds of sequences in a batch
 
@@ -133,7 +133,9 @@ class Engine:
         """Encode the batch; one output per sequence, in order. Raises `OutOfMemory`."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
             whole = {} if staged.whole is None else self._encode(staged.whole)
-            blocks, carried = ({}, []) if staged.blocks is None else self._blocks(staged.blocks)
+            blocks, carried = (
+                ({}, []) if staged.blocks is None else self._encode_blocks(staged.blocks)
+            )
             tensors = {(_WHOLE, name): tensor for name, tensor in whole.items()}
             tensors |= {(_BLOCK, name): tensor for name, tensor in blocks.items()}
             arrays = self._transfer.download(tensors)
@@ -156,7 +158,7 @@ class Engine:
         )
         return encodings
 
-    def _blocks(self, staged: Staged[BlockInput]) -> tuple[dict[str, Tensor], list[Any]]:
+    def _encode_blocks(self, staged: Staged[BlockInput]) -> tuple[dict[str, Tensor], list[Any]]:
         outputs = frozenset[str]().union(*(s.outputs for s in staged.sequences))
         staged.upload.make_stream_wait()
         return encode_blocks(
@@ -190,5 +192,5 @@ class Engine:
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
         """What the sequence asked for, of its run, which is done."""
         with device_errors(), self._transfer.computing(), torch.inference_mode():
-            arrays = {name: as_array(t) for name, t in run.encodings().items()}
+            arrays = {name: result_array(t) for name, t in run.encodings().items()}
         return split(arrays, [sequence], self.config)[0]

@@ -111,7 +111,7 @@ class HostTransfer:
 
     def download(self, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
         """See `Transfer`."""
-        return {name: as_array(tensor) for name, tensor in tensors.items()}
+        return {name: result_array(tensor) for name, tensor in tensors.items()}
 
 
 class CudaTransfer:
@@ -142,7 +142,7 @@ class CudaTransfer:
         """See `Transfer`."""
         if not tensors:
             return {}
-        tensors = _widest_first(tensors)
+        tensors = widest_first(tensors)
         joined = join(tensors)
         buffer = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
         buffer.copy_(joined, non_blocking=True)
@@ -179,7 +179,7 @@ def part(joined: Tensor, tensors: Mapping[K, Tensor]) -> dict[K, Array]:
     }
 
 
-def _widest_first(tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
+def widest_first(tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
     """So that each lies at a multiple of its numbers' size."""
     return dict(sorted(tensors.items(), key=lambda item: -_as_sent_size(item[1])))
 
@@ -193,8 +193,13 @@ def _as_sent(tensor: Tensor) -> Tensor:
     return tensor.to(torch.int32) if tensor.dtype == torch.int64 else tensor
 
 
+def result_array(tensor: Tensor) -> Array:
+    """A result in host memory as an array, integers as int32."""
+    return as_array(_as_sent(tensor))
+
+
 def as_array(tensor: Tensor) -> Array:
-    """An array over the same memory, also for bfloat16; of integers an int32 copy."""
+    """An array over the same memory, also for bfloat16."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return _as_sent(tensor).numpy()
+    return tensor.numpy()

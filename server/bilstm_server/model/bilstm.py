@@ -17,15 +17,20 @@ from torch._C import _is_tracing
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from .eager import eager
 from .frozen import Frozen
 from .kernels import Kernel, Layer, RaggedBatch, choose_kernel
 from .kernels.reference import ReferenceLayer
-from .parameters import LstmParameters
+from .parameters import LstmParameters, run_weight_hooks
 
 States = tuple[Tensor, Tensor]
 
 _FOR_JIT = "torch.export records one shape, and to_torch() gives an nn.LSTM that TorchScript takes"
 _NO_TRACE = f"torch.jit.trace would keep this call's lengths; {_FOR_JIT}"
+_NO_GRAPH = (
+    "torch.compile leaves a BiLSTM out of its graphs, of which it would need one for each length: "
+    "leave out fullgraph=True, for torch.export give strict=False, or take to_torch()"
+)
 
 # What autocast converts among. It leaves float64 alone.
 _AUTOCAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -59,6 +64,7 @@ class BiLSTM(LstmParameters):
         where they are, else for `reference`.
         """
         self.eval()
+        run_weight_hooks(self)
         if isinstance(kernel, str):
             kernel = choose_kernel(kernel, self.weight_ih_l0.device).kernel
         self._frozen = Frozen.make(self, kernel, _make_layers)
@@ -95,6 +101,7 @@ class BiLSTM(LstmParameters):
 
     # -- running it ----------------------------------------------------------------------------
 
+    @eager(_NO_GRAPH)
     def forward_ragged(
         self,
         x: Tensor,
@@ -112,6 +119,16 @@ class BiLSTM(LstmParameters):
         """
         if _is_tracing():
             raise RuntimeError(_NO_TRACE)
+        if self._forward_pre_hooks and not self.is_frozen:
+            run_weight_hooks(self)  # which a call of the module has run already
+        return self._forward_ragged(x, lengths, hx)
+
+    def _forward_ragged(
+        self,
+        x: Tensor,
+        lengths: Sequence[int] | np.ndarray | Tensor | RaggedBatch,
+        hx: States | None,
+    ) -> tuple[Tensor, States]:
         batch = lengths if isinstance(lengths, RaggedBatch) else _batch(lengths, x.device)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x must be [N, {self.input_size}] (input_size), got {list(x.shape)}")
@@ -179,6 +196,7 @@ class BiLSTM(LstmParameters):
 
     # -- nn.LSTM's input forms -----------------------------------------------------------------
 
+    @eager(_NO_GRAPH)
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None
     ) -> tuple[Tensor | PackedSequence, States]:
@@ -213,7 +231,7 @@ class BiLSTM(LstmParameters):
             raise ValueError("input must have at least one step, got none (T = 0)")
         if sequences == 0:
             return self._forward_none(x, hx)
-        y, states = self.forward_ragged(x.flatten(0, 1), [steps] * sequences, hx)
+        y, states = self._forward_ragged(x.flatten(0, 1), [steps] * sequences, hx)
         return y.view(sequences, steps, -1), states
 
     def _forward_none(self, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
@@ -240,7 +258,7 @@ class BiLSTM(LstmParameters):
                 hx[0].index_select(1, packed.sorted_indices),
                 hx[1].index_select(1, packed.sorted_indices),
             )
-        y, (h_n, c_n) = self.forward_ragged(x, batch, hx)
+        y, (h_n, c_n) = self._forward_ragged(x, batch, hx)
         if packed.unsorted_indices is not None:
             h_n = h_n.index_select(1, packed.unsorted_indices)
             c_n = c_n.index_select(1, packed.unsorted_indices)
@@ -266,5 +284,11 @@ def _make_layers(lstm: BiLSTM, kernel: Kernel) -> list[Layer]:
 
 def _batch(lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device) -> RaggedBatch:
     if isinstance(lengths, Tensor):
-        lengths = lengths.cpu().numpy()
+        try:
+            lengths = lengths.detach().cpu().numpy()
+        except RuntimeError as error:
+            raise ValueError(
+                "lengths must be known, but under torch.vmap, torch.export and the like a tensor "
+                "has no numbers to read: give a list"
+            ) from error
     return RaggedBatch(lengths, device)

@@ -184,6 +184,8 @@ class ModelConfig(Strict):
         for layer in self.needed([output]):
             if reason := layer.not_live:
                 return f"layer {layer.name}: {reason}"
+            if any(not self.values[reference].per_step for reference in layer.inputs):
+                return f"layer {layer.name}: it reads what is known of whole sequences only"
             if self.values[layer.name].grid != EVERY_STEP:
                 return f"layer {layer.name}: it has no row for each step"
         return None

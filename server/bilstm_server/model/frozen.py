@@ -8,7 +8,7 @@ from operator import is_
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .kernels import Kernel, KernelUnavailable, choose_kernel, needs_operations
 
@@ -18,14 +18,14 @@ Packed = TypeVar("Packed")
 
 @dataclass(eq=False)
 class Frozen(Generic[Module, Packed]):
-    """What a kernel packed out of a module's parameters, beside those parameters.
+    """What a kernel packed out of a module's parameters, beside the tensors that the module had.
 
     A copy or a pickle has the kernel's name only, and packs anew when it first runs: perhaps on
     another machine, and by the reference kernel where that one can't run.
     """
 
     kernel: str
-    parameters: dict[str, nn.Parameter | None]
+    tensors: dict[str, Tensor | None]
     pack: Callable[[Module, Kernel], Packed]
     packed: Packed | None
 
@@ -37,16 +37,16 @@ class Frozen(Generic[Module, Packed]):
         # Tensors made in inference mode could take no part in autograd later.
         with torch.inference_mode(False), torch.no_grad():
             packed = pack(module, kernel)
-        return cls(kernel.name, dict(module._parameters), pack, packed)
+        return cls(kernel.name, _tensors(module), pack, packed)
 
     def is_of(self, module: nn.Module) -> bool:
-        """Whether the module still has these parameters.
+        """Whether the module still has these tensors.
 
         `torch.func.functional_call`, a parametrization or an assignment puts others in their
         places. Numbers that were changed in place are not looked at.
         """
-        own = module._parameters.get
-        return all(map(is_, map(own, self.parameters), self.parameters.values()))
+        own = _tensors(module).get
+        return all(map(is_, map(own, self.tensors), self.tensors.values()))
 
     def packed_of(self, module: Module) -> Packed | None:
         """What was packed, if it is of the module's parameters. None also where those of a copy
@@ -56,13 +56,22 @@ class Frozen(Generic[Module, Packed]):
             return None
         if self.packed is None:
             with torch.inference_mode(False), torch.no_grad():
-                present = [own for own in self.parameters.values() if own is not None]
+                present = [own for own in self.tensors.values() if own is not None]
                 if not needs_operations(*present):
                     self.packed = self.pack(module, _kernel(self.kernel, present[0].device))
         return self.packed
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"packed": None}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor | None]:
+    """The module's parameters and buffers, and those of its parametrizations, by name."""
+    tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
+    for name, inner in module._modules.items():
+        if inner is not None:
+            tensors |= {f"{name}.{of}": tensor for of, tensor in _tensors(inner).items()}
+    return tensors
 
 
 def _kernel(name: str, device: torch.device) -> Kernel:

@@ -6,11 +6,17 @@ Owns names, shapes and initial values; knows no input and no kernel that runs th
 from __future__ import annotations
 
 import math
+import operator
 import warnings
+from numbers import Real
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .kernels import DirectionWeights
 
@@ -34,9 +40,12 @@ class LstmParameters(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        input_size = _integer("input_size", input_size)
+        hidden_size = _integer("hidden_size", hidden_size)
+        num_layers = _integer("num_layers", num_layers)
+        proj_size = _integer("proj_size", proj_size)
         _check_sizes(input_size, hidden_size, num_layers, proj_size)
-        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must be a probability from 0 to 1, got {dropout}")
+        dropout = _probability("dropout", dropout)
         if dropout > 0 and num_layers == 1:
             warnings.warn(
                 "dropout acts between layers, so it has no effect with num_layers=1",
@@ -45,10 +54,10 @@ class LstmParameters(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bidirectional
+        self.bias = _boolean("bias", bias)
+        self.batch_first = _boolean("batch_first", batch_first)
+        self.dropout = dropout
+        self.bidirectional = _boolean("bidirectional", bidirectional)
         self.proj_size = proj_size
 
         width = input_size
@@ -71,10 +80,12 @@ class LstmParameters(nn.Module):
         return self.proj_size or self.hidden_size
 
     @property
-    def all_weights(self) -> list[list[nn.Parameter]]:
-        """The parameters of each layer and direction, in nn.LSTM's order."""
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights of each layer and direction, in nn.LSTM's order: the parameters, or what
+        weight_norm, spectral_norm, pruning or a parametrization makes of others.
+        """
         return [
-            [self.get_parameter(name + suffix) for name in self._shapes(self.input_size)]
+            [getattr(self, name + suffix) for name in self._shapes(self.input_size)]
             for layer in range(self.num_layers)
             for suffix in self._suffixes(layer)
         ]
@@ -118,18 +129,25 @@ class LstmParameters(nn.Module):
     def from_torch(cls, lstm: nn.LSTM) -> Self:
         """Make a BiLSTM with a copy of `lstm`'s weights, on its device, in its dtype and mode.
 
+        Weights that weight_norm, spectral_norm, pruning or a parametrization makes are copied as
+        they are at this moment.
+
         Raises `TypeError` for what is no nn.LSTM: its weights would mean something else.
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"from_torch takes a torch.nn.LSTM, got {type(lstm).__name__}")
+        run_weight_hooks(lstm)
         module = cls(**_arguments(lstm))
-        module.load_state_dict(lstm.state_dict())
+        _copy_weights(lstm, module)
         return module.train(lstm.training)
 
     def to_torch(self) -> nn.LSTM:
-        """Make an nn.LSTM with a copy of these weights, on this device, in this dtype and mode."""
+        """Make an nn.LSTM with a copy of these weights, as they are at this moment, on this device,
+        in this dtype and mode.
+        """
+        run_weight_hooks(self)
         lstm = nn.LSTM(**_arguments(self))
-        lstm.load_state_dict(self.state_dict())
+        _copy_weights(self, lstm)
         return lstm.train(self.training)
 
     def _suffixes(self, layer: int) -> list[str]:
@@ -147,6 +165,45 @@ class LstmParameters(nn.Module):
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
         return shapes
+
+
+def run_weight_hooks(module: nn.Module) -> None:
+    """Make the weights that weight_norm, spectral_norm and pruning make whenever the module is
+    called. Until then they are those of the last call, whatever they are made of is now.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm | BasePruningMethod):
+            hook(module, ())
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy weights into the target's parameters, which the source has as attributes."""
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parameter.copy_(getattr(source, name))
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # as floats raise, those in tensors too
+        integer = None
+    if integer is None:
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return integer
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _probability(name: str, value: Any) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}")
+    return float(value)
 
 
 def _check_sizes(input_size: int, hidden_size: int, num_layers: int, proj_size: int) -> None:

@@ -118,7 +118,7 @@ class Engine:
         if guilty := [i for i in identities if i in self._guilty]:
             raise Guilty(guilty)
         outputs = [
-            SequenceOutput({"states": 2 * s.steps_between(0, s.tokens)}) for s in sequences
+            SequenceOutput({"states": 2 * s.steps_between(0, s.tokens)[0]}) for s in sequences
         ]
         return (outputs * 2)[: len(outputs) + self._surplus]
 
@@ -129,7 +129,7 @@ def sequence(number: int, tokens: int = 1) -> SequenceInput:
 
 
 def identity(sequence: Input) -> int:
-    return int(sequence.steps_between(0, 1)[0])
+    return int(sequence.steps_between(0, 1)[0][0])
 
 
 def doubled(result: Result) -> int:

@@ -181,7 +181,7 @@ async def test_request_that_failed_is_let_go(fails: str) -> None:
     """Once its caller has the error, nothing holds its sequences."""
     async with batching(Engine(gate_open=True, guilty=[0])) as callers:
         bad = sequence(0)
-        steps = weakref.ref(bad.steps)
+        steps = weakref.ref(bad.inputs[0])
         deadline = asyncio.get_running_loop().time() if fails == "expired" else math.inf
         try:
             await callers.batcher.submit([bad], deadline)

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bilstm_client import (
     InvalidInput,
 )
-from bilstm_client.types import Array
-from tests.client.calls.encodings import ALL_OUTPUTS, HIDDEN_SIZE, IDS, INPUT_SIZE, X, assert_same
+from bilstm_client.types import OUTPUTS, Array
+from tests.client.calls.encodings import HIDDEN_SIZE, IDS, INPUT_SIZE, X, assert_same
 from tests.client.clients import AnyClient
 
 # Small integers, which every type here holds exactly: so every form must give the same bits.
@@ -110,7 +110,6 @@ def test_forms_of_token_ids(form: str, client: AnyClient) -> None:
         None,
         "abc",
         b"abc",
-        {"a": 1},
         NotImplemented,
         [["a", "b"]],
         [[1.0, 2.0], [1.0]],
@@ -237,19 +236,33 @@ def test_outputs_of_no_list(client: AnyClient) -> None:
 
 
 def test_no_outputs(client: AnyClient) -> None:
-    """An empty list of outputs is a ValueError that lists what may be named."""
+    """An empty list of outputs is a ValueError that lists what many models have."""
     with pytest.raises(ValueError, match="outputs must name") as caught:
         client.encode(X, outputs=[])
-    assert str(caught.value) == f"outputs must name one or more of: {', '.join(ALL_OUTPUTS)}"
+    assert str(caught.value) == f"outputs must name one or more of: {', '.join(OUTPUTS)}"
+
+
+@pytest.mark.parametrize("name", ["", "bo gus", "1st", "labels.names", "b" * 65, "naïve"])
+def test_what_no_output_is_called(name: str, client: AnyClient) -> None:
+    """What can't be the name of an output is a ValueError that lists those that many models
+    have."""
+    with pytest.raises(ValueError, match="is no output") as caught:
+        client.encode(X, outputs=["states", name])
+    there_are = f"there are: {', '.join(OUTPUTS)}, and a model's own"
+    assert str(caught.value) == f"{name!r} is no output; {there_are}"
+    with pytest.raises(TypeError, match="outputs must be names, got 7"):
+        client.encode_batch([], outputs=cast(Any, [7]))
 
 
 def test_unknown_output(client: AnyClient) -> None:
-    """An output that does not exist is a ValueError that lists those that do."""
-    with pytest.raises(ValueError, match="no output") as caught:
-        client.encode(X, outputs=cast(Any, ["states", "bogus"]))
-    assert str(caught.value) == f"'bogus' is no output; there are: {', '.join(ALL_OUTPUTS)}"
-    with pytest.raises(ValueError, match="no output"):
-        client.encode_batch([], outputs=cast(Any, ["bogus"]))
+    """An output that the model lacks is refused by the server, which names those that it has."""
+    for outputs, place in ((["states", "bogus"], 1), ("bogus", 0), (("bogus", "final"), 0)):
+        with pytest.raises(InvalidInput, match="'bogus'") as caught:
+            client.encode(X, outputs=outputs)
+        assert caught.value.field == f"outputs[{place}]"
+        assert "states" in caught.value.expected
+    with pytest.raises(InvalidInput, match="'bogus'"):
+        list(client.encode_stream([X], outputs=["final", "bogus"]))
 
 
 @pytest.mark.parametrize("name", ["float8", "int32", "unspecified"])

@@ -29,9 +29,9 @@ from tests.support.servers import RunningServer, settings, write_model
 
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "unknown output": (
-        ["--outputs", "final,bogus"],
-        "argument --outputs: 'bogus' is no output; "
-        "there are: states, final, mean, max, logits, state",
+        ["--outputs", "final,bo-gus"],
+        "argument --outputs: 'bo-gus' is no output; "
+        "there are: states, final, mean, max, logits, state, labels, probabilities, and a model's",
     ),
     "no output": (["--outputs", ""], "argument --outputs: '' is no output; "),
     "no server": (["--server", ""], "argument --server: target '': must have a host"),
@@ -47,11 +47,15 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     ),
     "a table of outputs": (
         ["--out", "scores.csv", "--outputs", "final"],
-        "argument --out: all scores go into one table: no --outputs, no --out-dir",
+        "argument --out: a table is of logits or of labels: no other --outputs",
+    ),
+    "a table of two outputs": (
+        ["--out", "scores.csv", "--outputs", "logits,labels"],
+        "argument --out: a table is of logits or of labels: no other --outputs",
     ),
     "a table in a folder": (
         ["--out", "scores.csv", "--out-dir", "results"],
-        "argument --out: all scores go into one table: no --outputs, no --out-dir",
+        "argument --out: all results go into one table: no --out-dir",
     ),
     "no number": (["--timeout-seconds", "1s"], "argument --timeout-seconds: could not convert"),
 }

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_client import Client
+from bilstm_client import Client, Encoding, Timing
 from bilstm_client.cli.main import main
-from bilstm_client.cli.report import Summary
+from bilstm_client.cli.report import Shown, Summary
 from bilstm_server.settings import SHIPPED_MODEL
 from tests.client.cli.files import assert_file, floats, on_terminal
 from tests.client.connections.refusing import refusing
@@ -183,9 +183,10 @@ def test_labels_wait_for_no_server(encode: Run, tmp_path: Path) -> None:
 
 def test_names_that_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     """Names of files, arrays and labels can't write to the terminal on their own."""
-    summary = Summary(["\x1b[2Jred", "blue"])
-    summary.encoded("x.npz: \x1b[1A", 3, np.array([1, 0], np.float32))
-    summary.encoded("y.npz: nan", 3, np.array([1, np.nan], np.float32))
+    summary = Summary(Shown("logits", ["\x1b[2Jred", "blue"]))
+    for place, score in (("x.npz: \x1b[1A", 0), ("y.npz: nan", np.nan)):
+        timing = Timing(0, 0, 1, 3)
+        summary.encoded(place, 3, Encoding(timing, logits=np.array([1, score], np.float32)))
     summary.written(Path("\x07.npz"))
     summary.print()
     assert [re.split("  +", line) for line in capsys.readouterr().out.splitlines()[1:]] == [

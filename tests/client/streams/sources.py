@@ -11,7 +11,7 @@ from typing import Any, cast
 import grpc
 import numpy as np
 
-from bilstm_client._calls.messages import EncodeOptions
+from bilstm_client._calls.options import EncodeOptions
 from bilstm_client.types import Array, Encoding
 from tests.client.clients import AwaitedClient
 from tests.support.fake_streams import INPUT_SIZE, FakeServer

@@ -208,7 +208,7 @@ def test_several_at_once(client: AnyClient) -> None:
         ({"in_flight": 2.0}, TypeError, "in_flight must be a whole number, got 2.0"),
         ({"save_states": "x.npy"}, TypeError, "save_states must be a function from key to path"),
         ({"on_error": "ignore"}, ValueError, "on_error must be 'raise' or 'return'"),
-        ({"outputs": ["bogus"]}, ValueError, "'bogus' is no output"),
+        ({"outputs": ["bo gus"]}, ValueError, "'bo gus' is no output"),
         ({"timeout_seconds": "1"}, TypeError, "timeout_seconds must be a number"),
         ({"save_states": str, "outputs": ["final"]}, ValueError, "save_states needs 'states'"),
         ({"colour": "red"}, TypeError, "unexpected keyword argument 'colour'"),

@@ -14,8 +14,10 @@ from bilstm_client import (
     Client,
     Encoding,
     EncodingChunk,
+    InputInfo,
     Live,
     Model,
+    OutputInfo,
     Progress,
     SequenceFailure,
     State,
@@ -39,6 +41,17 @@ def calls(client: Client) -> None:
     assert_type(encoding.logits, Array)
     assert_type(encoding.state, State)
     assert_type(encoding.state.hidden, Array)
+    assert_type(encoding.labels, Array)
+    assert_type(encoding.probabilities, Array)
+    assert_type(encoding.label_names, tuple[str, ...])
+    assert_type(encoding["upos"], Array)
+    assert_type(encoding["state"], State)
+    assert_type("upos" in encoding, bool)
+    assert_type(encoding.names_of("upos"), tuple[str, ...])
+    assert_type([encoding[name] for name in encoding], list[Array])
+    assert_type(encoding.label_names[int(encoding.labels)], str)
+    client.encode({"tokens": [1, 2], "features": x}, outputs=["labels", "upos"])
+    client.encode_batch([{"tokens": [1]}, {"tokens": [2, 3]}], outputs="upos")
     client.encode([[0.0, 1.0]], outputs="logits").logits.argmax()
     client.encode(x, outputs=["states", "state"], model="m", version="1", timeout_seconds=1)
     client.encode(x, initial_state=encoding.state, output_data_type="float16")
@@ -47,6 +60,8 @@ def calls(client: Client) -> None:
     client.encode_batch((x for _ in range(3)), metadata={"x-request-id": "7"})
     assert_type(client.get_model(), Model)
     assert_type(client.get_model("m", "1", timeout_seconds=2).labels, tuple[str, ...])
+    assert_type(client.get_model().inputs, tuple[InputInfo, ...])
+    assert_type(client.get_model().output_infos, tuple[OutputInfo, ...])
     assert_type(client.list_models(metadata={}), list[Model])
     assert_type(client.is_ready(timeout_seconds=2), bool)
     client.wait_until_ready(60)
@@ -75,6 +90,7 @@ def streams(client: Client) -> None:
         Generator[tuple[str, Encoding | SequenceFailure], None, None],
     )
     client.encode_stream([x], in_flight=8, ordered=False, outputs="final", on_error="raise")
+    assert_type(client.encode_stream([{"tokens": [1]}]), Generator[Encoding, None, None])
     client.encode_stream(
         pairs, save_states=lambda key: Path(key), progress=print, metadata={"x-team": "speech"}
     )
@@ -96,6 +112,8 @@ def chunks(client: Client) -> None:
         assert_type(chunk.key, str)
         assert_type(chunk.error, SequenceFailure | None)
         assert_type(chunk.states, Array)
+        assert_type(chunk.labels, Array)
+        assert_type(chunk["upos"], Array)
         if chunk.encoding is not None:
             assert_type(chunk.encoding.final, Array)
     client.encode_stream([x], progress=told)

@@ -11,8 +11,8 @@ def calls(client: Client, encoding: Encoding) -> None:
     Client(50051)  # refused
     Client("localhost", timeout_seconds="5")  # refused
     Client("localhost", metadata={"x-team": 7})  # refused
-    client.encode(x, outputs="logit")  # refused
-    client.encode(x, outputs=["states", "scores"])  # refused
+    client.encode(x, outputs=7)  # refused
+    client.encode(x, outputs=["states", 7])  # refused
     client.encode(x, output_data_type="float64")  # refused
     client.encode(x, output="states")  # refused
     client.encode(x, "states")  # refused
@@ -22,6 +22,9 @@ def calls(client: Client, encoding: Encoding) -> None:
     encoding.scores  # noqa: B018 # refused
     encoding.states = encoding.final  # refused
     encoding.states.hidden  # noqa: B018 # refused
+    encoding["labels"].label_names  # noqa: B018 # refused
+    encoding["labels"] = encoding.labels  # refused
+    encoding[0]  # refused
 
 
 def streams(client: Client, chunk: EncodingChunk[str]) -> None:
@@ -44,4 +47,4 @@ async def asynchronous(client: AsyncClient) -> None:
     with client:  # refused
         pass
     await client.encode_stream([x])  # refused
-    await client.encode(x, outputs="logit")  # refused
+    await client.encode(x, outputs=7)  # refused

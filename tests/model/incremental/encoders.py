@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilstm_server.model import ModelConfig, Pooling
+from bilstm_server.model import ModelConfig, PlainConfig, Pooling, SequenceEncoder
 from bilstm_server.model.bilstm import States
-from bilstm_server.model.encoder import SequenceEncoder
 from bilstm_server.model.kernels import KernelUnavailable, choose_kernel
 
 VOCABULARY = 9
@@ -23,29 +22,52 @@ def encoder_of(
     pooling: Pooling | None = None,
     **sizes: Any,
 ) -> SequenceEncoder:
-    """`pooling`: of a head, if there is one. Skips the test where the kernel can't run."""
+    """A model of the first format. `pooling`: of a head, if there is one. Skips the test where the
+    kernel can't run."""
+    head = None if pooling is None else {"num_classes": 3, "pooling": pooling}
+    fields = {"input_size": 5, "hidden_size": 6, "head": head, **sizes}
+    return frozen(PlainConfig.model_validate(fields).graph(), kernel, dtype, seed)
+
+
+def graph_of(kernel: str, inputs: dict[str, Any], *layers: dict[str, Any]) -> SequenceEncoder:
+    """A model of these layers, each of whose values is an output of the same name, in float32;
+    parts have `_` for `.`."""
+    fields = {"inputs": inputs, "layers": layers}
+    values = ModelConfig.model_validate(fields | {"outputs": {"x": layers[0]["name"]}}).values
+    outputs = {name.replace(".", "_"): name for name in values}
+    return frozen(ModelConfig.model_validate(fields | {"outputs": outputs}), kernel)
+
+
+def frozen(
+    config: ModelConfig, kernel: str, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> SequenceEncoder:
+    """A model of random weights. Skips the test where the kernel can't run."""
     try:
         chosen = choose_kernel(kernel, torch.device("cpu")).kernel
     except KernelUnavailable as error:
         pytest.skip(str(error))
     torch.manual_seed(seed)
-    head = None if pooling is None else {"num_classes": 3, "pooling": pooling}
-    fields = {"input_size": 5, "hidden_size": 6, "head": head, **sizes}
-    config = ModelConfig.model_validate(fields)
-    return SequenceEncoder(config, dtype=dtype).requires_grad_(False).freeze(chosen)
+    encoder = SequenceEncoder(config).to(dtype).requires_grad_(False)
+    for lstm in encoder.lstms:
+        if lstm.config.initial_states:
+            lstm.h_0.normal_()
+            lstm.c_0.normal_()
+    return encoder.freeze(chosen)
 
 
-def draw_steps(encoder: SequenceEncoder, steps: int) -> Tensor:
-    if encoder.embedding is not None:
-        return torch.randint(VOCABULARY, (steps,))
-    return torch.randn(steps, encoder.config.input_size, dtype=encoder.dtype)
+def draw_inputs(encoder: SequenceEncoder, steps: int) -> list[Tensor]:
+    """[T, width] of floats or [T] of ids for each input"""
+    return [
+        torch.randint(value.ids, (steps,))
+        if value.ids
+        else torch.randn(steps, value.width, dtype=encoder.dtype)
+        for value in (of.value for of in encoder.config.inputs.values())
+    ]
 
 
 def draw_state(encoder: SequenceEncoder) -> States:
-    """[layers*K, P] and [layers*K, H]"""
-    config = encoder.config
-    h_0, c_0 = (
-        torch.randn(config.state_rows, width, dtype=encoder.dtype)
-        for width in (config.state_size, config.hidden_size)
-    )
+    """[L*K, P] and [L*K, H]"""
+    assert encoder.config.state is not None
+    rows, *widths, _ = encoder.config.state
+    h_0, c_0 = (torch.randn(rows, width, dtype=encoder.dtype) for width in widths)
     return h_0, c_0

@@ -6,9 +6,8 @@ layer and direction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bilstm_server.model import Encodings, Output, RaggedBatch
+from bilstm_server.model import SequenceEncoder
 from bilstm_server.model.bilstm import States
-from bilstm_server.model.encoder import SequenceEncoder
-from bilstm_server.model.incremental.live import LiveState, encode_blocks
+from bilstm_server.model.incremental.live import encode_blocks
+from bilstm_server.model.incremental.live_lstm import LiveState
 from bilstm_server.model.kernels import NAMES
-from tests.model.incremental import encoders
-from tests.model.incremental.encoders import VOCABULARY, draw_state, draw_steps
+from tests.model.incremental import encoders, slicing
+from tests.model.incremental.encoders import VOCABULARY, draw_inputs, draw_state
+from tests.model.incremental.living import Live, encode_live, initial_states
 from tests.support.lstms import architectures, assert_close, examples, seeds
 
 pytestmark = [
@@ -37,88 +37,26 @@ every_kernel = pytest.mark.parametrize("kernel", NAMES)
 encoder_of = partial(encoders.encoder_of, num_layers=1)
 
 
-# -- the blocks of a sequence, by way of what is tested ----------------------------------------
-
-
-class Live(NamedTuple):
-    """A sequence whose steps come one by one, and how it is cut."""
-
-    x: Tensor
-    block: int
-    lookahead: int
-    hx: States | None = None
-
-    def cuts(self) -> Iterator[tuple[int, int, int]]:
-        """Where each block begins and ends, and its context ends."""
-        for start in range(0, len(self.x), self.block):
-            stop = min(start + self.block, len(self.x))
-            yield start, stop, min(stop + self.lookahead, len(self.x))
-
-
-def initial_states(encoder: SequenceEncoder, live: Live, is_end: bool) -> States:
-    """[layers*K, 1, …]: the backward direction's only at the sequence's end."""
-    config = encoder.config
-    widths = (config.state_size, config.hidden_size)
-    given = live.hx or [torch.zeros(config.state_rows, n, dtype=encoder.dtype) for n in widths]
-    initial = []
-    for states in given:
-        own = states.clone()
-        if config.bidirectional and not is_end:
-            own[1::2] = 0
-        initial.append(own.unsqueeze(1))
-    return initial[0], initial[1]
-
-
-def encode_live(encoder: SequenceEncoder, sequences: Sequence[Live]) -> list[Tensor]:
-    """Each sequence's states, the first blocks of all in one call, then the second …"""
-    cuts = [live.cuts() for live in sequences]
-    carried: list[LiveState | None] = [None] * len(sequences)
-    found: list[list[Tensor]] = [[] for _ in sequences]
-    while True:
-        blocks = [(index, cut) for index, own in enumerate(cuts) if (cut := next(own, None))]
-        if not blocks:
-            return [torch.cat(own) for own in found]
-        ends = [stop == len(sequences[index].x) for index, (_, _, stop) in blocks]
-        states = [
-            initial_states(encoder, sequences[index], is_end)
-            for (index, _), is_end in zip(blocks, ends, strict=True)
-        ]
-        lengths = [stop - start for _, (start, stop, _) in blocks]
-        y, carries = encode_blocks(
-            encoder,
-            torch.cat([sequences[index].x[start:end] for index, (start, _, end) in blocks]),
-            lengths,
-            [end - stop for _, (_, stop, end) in blocks],
-            [carried[index] for index, _ in blocks],
-            (torch.cat([h for h, _ in states], dim=1), torch.cat([c for _, c in states], dim=1)),
-        )
-        rows = torch.split(y, lengths)
-        for (index, _), own, carry in zip(blocks, rows, carries, strict=True):
-            found[index].append(own)
-            carried[index] = carry
-
-
 # -- the judge --------------------------------------------------------------------------------
 
 
 def judge_of(encoder: SequenceEncoder) -> list[list[nn.LSTM]]:
     """By layer and direction, in float64."""
-    config = encoder.config
+    (own,) = encoder.lstms
     layers = []
-    for layer in range(config.num_layers):
-        width = config.encoding_size if layer else config.input_size
+    for layer in range(own.num_layers):
+        width = own.num_directions * own.output_size if layer else own.input_size
         directions = []
-        for suffix in ("", "_reverse")[: config.num_directions]:
+        for suffix in ("", "_reverse")[: own.num_directions]:
             lstm = nn.LSTM(
                 width,
-                config.hidden_size,
-                bias=config.bias,
-                proj_size=config.proj_size,
+                own.hidden_size,
+                bias=own.bias,
+                proj_size=own.proj_size,
                 dtype=torch.float64,
             ).requires_grad_(False)
             for name, parameter in lstm.named_parameters():
-                own = name.replace("l0", f"l{layer}{suffix}")
-                parameter.copy_(encoder.lstm.get_parameter(own))
+                parameter.copy_(own.get_parameter(name.replace("l0", f"l{layer}{suffix}")))
             directions.append(lstm)
         layers.append(directions)
     return layers
@@ -126,13 +64,14 @@ def judge_of(encoder: SequenceEncoder) -> list[list[nn.LSTM]]:
 
 def judge_live(encoder: SequenceEncoder, live: Live) -> Tensor:
     """The scheme, block by block and layer by layer."""
-    count = encoder.config.num_directions
+    count = encoder.lstms[0].num_directions
     judge = judge_of(encoder)
     carries: list[States | None] = [None] * len(judge)
     found = []
     for start, stop, end in live.cuts():
-        h_0, c_0 = (s.double() for s in initial_states(encoder, live, end == len(live.x)))
-        rows, block = encoder.embed(live.x[start:end]).double(), stop - start
+        h_0, c_0 = (s.double() for s in initial_states(encoder, live, end == live.steps))
+        x, block = live.inputs[0][start:end], stop - start
+        rows = (x if x.dim() == 2 else encoder.get_parameter("embedding.weight")[x]).double()
         for index, (forward, *backward) in enumerate(judge):
             own = index * count
             y, carry = forward(rows[:block], carries[index] or (h_0[own], c_0[own]))
@@ -177,21 +116,21 @@ def test_scheme(
     encoder = encoder_of(kernel, dtype, seed, **architecture, **embedding)
     sequences = [
         Live(
-            draw_steps(encoder, steps), block, lookahead, draw_state(encoder) if stateful else None
+            draw_inputs(encoder, steps), block, lookahead, draw_state(encoder) if stateful else None
         )
         for steps, block, lookahead in cuts
     ]
     for live, actual in zip(sequences, encode_live(encoder, sequences), strict=True):
-        assert actual.dtype == dtype
-        assert_close(actual.double(), judge_live(encoder, live), tolerance)
+        assert actual["states"].dtype == dtype
+        assert_close(actual["states"].double(), judge_live(encoder, live), tolerance)
+
+
+def states_of(encoder: SequenceEncoder, live: Live) -> Tensor:
+    return encode_live(encoder, [live])[0]["states"]
 
 
 def whole(encoder: SequenceEncoder, live: Live) -> Tensor:
-    hx = None if live.hx is None else (live.hx[0].unsqueeze(1), live.hx[1].unsqueeze(1))
-    with torch.inference_mode():
-        encodings: Encodings = encoder(live.x, RaggedBatch([len(live.x)]), hx, [Output.STATES])
-    assert encodings.states is not None
-    return encodings.states
+    return slicing.whole(encoder, live.inputs, ["states"], live.hx)["states"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -202,8 +141,8 @@ def test_all_of_the_rest(layers: int, stateful: bool, dtype: torch.dtype) -> Non
     layers, and on the cpu kernel to the bit."""
     encoder = encoder_of("cpu", dtype, num_layers=layers, hidden_size=33, proj_size=9)
     hx = draw_state(encoder) if stateful else None
-    live = Live(draw_steps(encoder, 150), 20, 150, hx)
-    assert torch.equal(encode_live(encoder, [live])[0], whole(encoder, live))
+    live = Live(draw_inputs(encoder, 150), 20, 150, hx)
+    assert torch.equal(states_of(encoder, live), whole(encoder, live))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -212,8 +151,8 @@ def test_forward_is_exact(dtype: torch.dtype, lookahead: int) -> None:
     """One layer's forward columns are the exact ones with any context, to the bit; its backward
     ones are not."""
     encoder = encoder_of("cpu", dtype, hidden_size=33)
-    live = Live(draw_steps(encoder, 150), 20, lookahead)
-    actual, exact = encode_live(encoder, [live])[0], whole(encoder, live)
+    live = Live(draw_inputs(encoder, 150), 20, lookahead)
+    actual, exact = states_of(encoder, live), whole(encoder, live)
     assert torch.equal(actual[:, :33], exact[:, :33])
     assert torch.equal(actual[140:], exact[140:])  # the last block
     assert not torch.equal(actual[:, 33:], exact[:, 33:])
@@ -223,10 +162,10 @@ def test_forward_is_exact(dtype: torch.dtype, lookahead: int) -> None:
 def test_one_direction_is_exact(layers: int) -> None:
     """A model of one direction needs no context, and reads none."""
     encoder = encoder_of("cpu", bidirectional=False, num_layers=layers)
-    live = Live(draw_steps(encoder, 150), 20, 0, draw_state(encoder))
+    live = Live(draw_inputs(encoder, 150), 20, 0, draw_state(encoder))
     exact = whole(encoder, live)
-    assert torch.equal(encode_live(encoder, [live])[0], exact)
-    assert torch.equal(encode_live(encoder, [live._replace(lookahead=7)])[0], exact)
+    assert torch.equal(states_of(encoder, live), exact)
+    assert torch.equal(states_of(encoder, live._replace(lookahead=7)), exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -234,10 +173,11 @@ def test_one_direction_is_exact(layers: int) -> None:
 def test_carry(kernel: str, dtype: torch.dtype) -> None:
     """What is carried is one sequence's own, in float32 at least."""
     encoder = encoder_of(kernel, dtype, num_layers=2, hidden_size=6, proj_size=4)
-    x = draw_steps(encoder, 30)
-    _, carries = encode_blocks(encoder, x, [10, 5], [0, 15], [None, None])
+    _, carries = encode_blocks(encoder, draw_inputs(encoder, 30), [10, 5], [0, 15], [None, None])
     assert len(carries) == 2
-    for carry in carries:
+    for carried in carries:
+        carry = carried["lstm"]
+        assert isinstance(carry, LiveState)
         assert (carry.h.shape, carry.c.shape) == ((2, 4), (2, 6))
         for state in carry:
             assert state.dtype == torch.promote_types(dtype, torch.float32)

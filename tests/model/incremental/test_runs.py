@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
-from tests.model.incremental.encoders import draw_steps
+from tests.model.incremental.encoders import draw_inputs
 from tests.model.incremental.slicing import (
     EVERY,
     assert_same_bits,
@@ -27,11 +27,11 @@ def test_smallest_slice(steps: int) -> None:
     direction's first."""
     encoder = encoder_of("cpu", num_layers=1)
     asked: list[tuple[int, int]] = []
-    x = draw_steps(encoder, 150)
+    (x,) = draw_inputs(encoder, 150)
 
-    def rows(start: int, stop: int) -> Tensor:
+    def rows(start: int, stop: int) -> list[Tensor]:
         asked.append((start, stop))
-        return x[start:stop]
+        return [x[start:stop]]
 
     run = SlicedRun(encoder, rows, len(x), EVERY)
     assert advance([run], steps) == (64 + 86) // 2
@@ -46,16 +46,17 @@ def test_smallest_slice(steps: int) -> None:
 def test_input_is_dropped() -> None:
     """The input is let go of once the first layer has read it."""
     encoder = encoder_of("cpu")
-    x = draw_steps(encoder, 200)
-    steps = x.clone()
+    x = draw_inputs(encoder, 200)
+    steps = x[0].clone()
 
-    def rows(start: int, stop: int) -> Tensor:
-        return steps[start:stop]
+    def rows(start: int, stop: int) -> list[Tensor]:
+        return [steps[start:stop]]
 
-    run = SlicedRun(encoder, rows, len(x), EVERY)
+    run = SlicedRun(encoder, rows, len(steps), EVERY)
     held = weakref.ref(rows)
     del rows
-    while run.layer == 0:
+    first = run.stage
+    while run.stage == first:
         assert held() is not None
         advance([run], 64)
     assert held() is None
@@ -66,15 +67,15 @@ def test_input_is_dropped() -> None:
 def test_failure_moves_no_run() -> None:
     """Where something fails no run has moved: the next attempt goes on from there."""
     encoder = encoder_of("cpu")
-    xs = [draw_steps(encoder, 300), draw_steps(encoder, 200)]
+    xs = [draw_inputs(encoder, 300), draw_inputs(encoder, 200)]
     failing = False
 
-    def rows(start: int, stop: int) -> Tensor:
+    def rows(start: int, stop: int) -> list[Tensor]:
         if failing:
             raise MemoryError
-        return xs[1][start:stop]
+        return [xs[1][0][start:stop]]
 
-    runs = [run_of(encoder, xs[0]), SlicedRun(encoder, rows, len(xs[1]), EVERY)]
+    runs = [run_of(encoder, xs[0]), SlicedRun(encoder, rows, 200, EVERY)]
     advance(runs, 64)
     failing, left = True, [run.tokens_left for run in runs]
     with pytest.raises(MemoryError):
@@ -87,9 +88,9 @@ def test_failure_moves_no_run() -> None:
 
 
 def test_runs_that_do_not_go_together() -> None:
-    """Runs of several encoders or layers, or done, or none at all, are a ValueError."""
+    """Runs of several encoders or stages, or done, or none at all, are a ValueError."""
     encoder, other = encoder_of("reference"), encoder_of("reference")
-    x = draw_steps(encoder, 10)
+    x = draw_inputs(encoder, 10)
     done, further = run_of(encoder, x), run_of(encoder, x)
     finish([done], [64])
     advance([further], 64)
@@ -102,13 +103,13 @@ def test_runs_that_do_not_go_together() -> None:
 def test_too_early() -> None:
     """The encodings of a sequence that is not done are a ValueError."""
     encoder = encoder_of("reference")
-    run = run_of(encoder, draw_steps(encoder, 10))
+    run = run_of(encoder, draw_inputs(encoder, 10))
     with pytest.raises(ValueError, match="not encoded yet"):
         run.encodings()
 
 
-def test_logits_need_a_head() -> None:
-    """Asking a model without a head for logits is a ValueError at once."""
-    encoder = encoder_of("reference", head=None)
-    with pytest.raises(ValueError, match="logits need a head"):
-        run_of(encoder, draw_steps(encoder, 10))
+def test_unknown_output() -> None:
+    """Asking for an output that the model does not have is a KeyError at once."""
+    encoder = encoder_of("reference", pooling=None)
+    with pytest.raises(KeyError, match="logits"):
+        run_of(encoder, draw_inputs(encoder, 10))

@@ -6,16 +6,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilstm_server.model import Output, Pooling
+from bilstm_server.model import Pooling, RaggedBatch
 from bilstm_server.model.incremental.slices import SLICE_UNIT, advance
-from bilstm_server.model.pooling import SlicedPooling, pool
-from tests.model.incremental.encoders import VOCABULARY, draw_state, draw_steps
+from bilstm_server.model.layers.interface import LayerConfig
+from bilstm_server.model.layers.pooling import (
+    FinalConfig,
+    FirstConfig,
+    LastConfig,
+    MaxConfig,
+    MeanConfig,
+    SumConfig,
+)
+from bilstm_server.model.layers.pooling import Pooling as PoolingLayer
+from bilstm_server.model.layers.values import Value
+from tests.model.incremental.encoders import VOCABULARY, draw_inputs, draw_state
 from tests.model.incremental.slicing import (
     WORDS,
     assert_same_bits,
@@ -23,7 +32,6 @@ from tests.model.incremental.slicing import (
     finish,
     outputs,
     run_of,
-    tensors_of,
     whole,
 )
 from tests.support.lstms import architectures, assert_close, examples, seeds
@@ -55,7 +63,7 @@ def test_same_bits(
     lengths: list[int],
     sizes: list[int],
     pooling: Pooling,
-    outputs: frozenset[Output],
+    outputs: frozenset[str],
     stateful: bool,
     seed: int,
 ) -> None:
@@ -63,10 +71,10 @@ def test_same_bits(
     and however many sequences share them; and every token is counted once a layer."""
     embedding = {"embedding": {"num_embeddings": VOCABULARY}} if embedded else {}
     encoder = encoder_of("cpu", dtype, seed, pooling=pooling, **architecture, **embedding)
-    xs = [draw_steps(encoder, steps) for steps in lengths]
+    xs = [draw_inputs(encoder, steps) for steps in lengths]
     states = [draw_state(encoder) if stateful else None for _ in lengths]
     runs = [run_of(encoder, x, outputs, hx) for x, hx in zip(xs, states, strict=True)]
-    tokens = sum(lengths) * encoder.config.num_layers
+    tokens = sum(lengths) * encoder.config.lstms[0].num_layers
     assert sum(run.tokens_left for run in runs) == tokens
     assert finish(runs, sizes) == tokens
     for run, x, hx in zip(runs, xs, states, strict=True):
@@ -92,12 +100,11 @@ def test_reference(
 ) -> None:
     """On the reference kernel every output is close to what it is in one piece."""
     encoder = encoder_of("reference", dtype, seed, pooling=pooling, **architecture)
-    xs = [draw_steps(encoder, steps) for steps in lengths]
+    xs = [draw_inputs(encoder, steps) for steps in lengths]
     runs = [run_of(encoder, x) for x in xs]
     finish(runs, sizes)
     for run, x in zip(runs, xs, strict=True):
-        actual, expected = tensors_of(run.encodings()), tensors_of(whole(encoder, x))
-        assert_close(actual, expected, tolerance)
+        assert_close(run.encodings(), whole(encoder, x), tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -107,8 +114,8 @@ def test_reference(
 def test_not_finite(pooling: Pooling, step: int, poison: float, dtype: torch.dtype) -> None:
     """A NaN or an infinity gives what it gives in one piece, and stays in its sequence."""
     encoder = encoder_of("cpu", dtype, pooling=pooling)
-    sick, healthy = draw_steps(encoder, 200), draw_steps(encoder, 300)
-    sick[step, 0] = poison
+    sick, healthy = draw_inputs(encoder, 200), draw_inputs(encoder, 300)
+    sick[0][step, 0] = poison
     runs = [run_of(encoder, x) for x in (sick, healthy)]
     finish(runs, [64])
     for run, x in zip(runs, (sick, healthy), strict=True):
@@ -116,11 +123,13 @@ def test_not_finite(pooling: Pooling, step: int, poison: float, dtype: torch.dty
 
 
 @pytest.mark.parametrize("dtype", WORDS, ids=str)
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize(
+    "config", [FinalConfig, FirstConfig, LastConfig, MeanConfig, SumConfig, MaxConfig]
+)
 @examples(60)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.integers(1, 3), seeds)
 def test_pooling(
-    pooling: Pooling, dtype: torch.dtype, lengths: list[int], units: int, seed: int
+    config: type[LayerConfig], dtype: torch.dtype, lengths: list[int], units: int, seed: int
 ) -> None:
     """Pooling a sequence has the same bits in company, alone, and in slices from either end,
     whatever its numbers are."""
@@ -128,26 +137,28 @@ def test_pooling(
     numbers = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.3, 1e30, torch.inf, -torch.inf, torch.nan])
     usual = 3 + torch.randint(len(numbers) - 2, ())  # many zeros, or many numbers that are none
     y = numbers[torch.randint(int(usual), (sum(lengths), 4))].to(dtype)
-    h_n = torch.randn(2, len(lengths), 2, dtype=dtype)
-    together = pool(pooling, y, h_n, np.array(lengths))
+    pooling = config(name="pooling").build(Value(4))
+    assert isinstance(pooling, PoolingLayer)
+    (together,) = pooling(y, RaggedBatch(lengths))
     for index, rows in enumerate(torch.split(y, lengths)):
-        steps, own = len(rows), h_n[:, index : index + 1]
-        sliced = SlicedPooling({pooling}, steps, 4, dtype)
+        steps = len(rows)
+        sliced = pooling.sliced(steps, dtype)
         starts = range(0, steps, units * SLICE_UNIT)
         for start in starts:
-            sliced.add(rows[start : start + units * SLICE_UNIT, :2], start, 0)
+            sliced.add(start, rows[start : start + units * SLICE_UNIT, :2], 0)
         for start in reversed(starts):
-            sliced.add(rows[start : start + units * SLICE_UNIT, 2:], start, 2)
+            sliced.add(start, rows[start : start + units * SLICE_UNIT, 2:], 2)
         expected = together[index : index + 1].view(WORDS[dtype])
-        for actual in (pool(pooling, rows, own, np.array([steps])), sliced.result(pooling, own)):
+        for (actual,) in (pooling(rows, RaggedBatch([steps])), sliced.result()):
             assert torch.equal(actual.view(WORDS[dtype]), expected)
 
 
 def test_one_slice() -> None:
     """A slice that is longer than the sequence is all of a layer."""
     encoder = encoder_of("cpu")
-    x = draw_steps(encoder, 1000)
+    x = draw_inputs(encoder, 1000)
     run = run_of(encoder, x)
-    assert [advance([run], 10_000), run.layer, run.done] == [1000, 1, False]
-    assert [advance([run], 10_000), run.layer, run.done] == [1000, 1, True]
+    assert (run.stages, run.tokens_left) == (2, 2000)
+    assert [advance([run], 10_000), run.tokens_left, run.done] == [1000, 1000, False]
+    assert [advance([run], 10_000), run.tokens_left, run.done] == [1000, 0, True]
     assert_same_bits(run.encodings(), whole(encoder, x))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -70,12 +73,68 @@ def test_positional_arguments() -> None:
         ("dropout", 1.1),
         ("dropout", float("nan")),
         ("dropout", True),
+        ("dropout", None),
+        ("dropout", "half"),
+        ("dropout", torch.tensor(0.5)),
     ],
 )
-def test_invalid_arguments(name: str, value: float) -> None:
+def test_invalid_arguments(name: str, value: Any) -> None:
     """An argument outside its range raises a ValueError that names it."""
     arguments: dict[str, Any] = {"input_size": 3, "hidden_size": 4, "num_layers": 2} | {name: value}
     with pytest.raises(ValueError, match=name):
+        BiLSTM(**arguments)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, torch.tensor])
+def test_integers_of_other_types(kind: Callable[[int], Any]) -> None:
+    """Sizes may be numpy's integers, and are ints from then on, as they are in a config."""
+    sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 2, "proj_size": 2}
+    lstm = BiLSTM(**{name: kind(size) for name, size in sizes.items()})
+    for name, size in sizes.items():
+        assert getattr(lstm, name) == size
+        assert type(getattr(lstm, name)) is int
+    assert lstm.extra_repr() == "3, 4, num_layers=2, proj_size=2"
+
+
+def test_other_types() -> None:
+    """Numpy's numbers and booleans are Python's from then on."""
+    given: dict[str, Any] = {
+        "bias": np.True_,
+        "batch_first": np.True_,
+        "dropout": np.float32(0.5),
+        "bidirectional": np.False_,
+    }
+    lstm = BiLSTM(3, 4, 2, **given)
+    for name, value in given.items():
+        assert getattr(lstm, name) == value
+        assert type(getattr(lstm, name)) is type(value.item())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_size", 3.0),
+        ("hidden_size", 4.0),
+        ("hidden_size", np.float64(4)),
+        ("hidden_size", torch.tensor(4.0)),
+        ("hidden_size", "4"),
+        ("num_layers", 2.0),
+        ("num_layers", True),
+        ("num_layers", None),
+        ("proj_size", 2.0),
+        ("proj_size", 0.0),
+        ("proj_size", True),
+        ("bias", 1),
+        ("bias", None),
+        ("batch_first", 0.5),
+        ("bidirectional", 2),
+        ("bidirectional", "no"),
+    ],
+)
+def test_arguments_of_the_wrong_type(name: str, value: Any) -> None:
+    """An argument of another type, as a float for a size, raises a TypeError that names it."""
+    arguments: dict[str, Any] = {"input_size": 3, "hidden_size": 4, "num_layers": 2} | {name: value}
+    with pytest.raises(TypeError, match=f"^{name} must be .*, got {re.escape(repr(value))}$"):
         BiLSTM(**arguments)
 
 

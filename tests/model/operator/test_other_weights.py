@@ -22,6 +22,7 @@ from bilstm_server.model.kernels import (
     KernelUnavailable,
     choose_kernel,
 )
+from tests.model.operator.around import AROUND
 from tests.support.lstms import assert_close
 
 pytestmark = [
@@ -57,6 +58,16 @@ def test_functional_call(module: BiLSTM, x: Tensor) -> None:
     other, weights = other_weights()
     assert_close(functional_call(module, weights, (x,)), other(x), 1e-5)
     assert_close(module(x), before, 0)
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_functional_call_of_another_module(around: str, module: BiLSTM, x: Tensor) -> None:
+    """functional_call of a module that it is a part of computes with all that it is given."""
+    outer, x = AROUND[around](module), x[:, 0]
+    given = {name: torch.randn_like(weight) for name, weight in outer.named_parameters()}
+    found = functional_call(outer, given, (x,))
+    outer.load_state_dict(given)
+    assert_close(found, outer(x), 1e-6)
 
 
 def test_some_other_weights(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:

@@ -19,8 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bilstm_server.model import BiLSTM, RaggedBatch
 from bilstm_server.model.kernels import (
     DirectionInput,
+    Kernel,
     to_device,
 )
+from tests.model.operator.around import AROUND, Ragged
+from tests.model.operator.drawing import every_kernel
 from tests.support.lstms import assert_close
 
 pytestmark = [
@@ -35,25 +38,47 @@ pytestmark = [
 # -- refused in words ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [torch.jit.trace, torch.jit.script])
-def test_torchscript(make: Callable[..., Any], module: BiLSTM, x: Tensor) -> None:
-    """TorchScript would keep one number of steps or can't compile it: both say what to do."""
-    arguments = {"example_inputs": (x,)} if make is torch.jit.trace else {}
+def trace(module: Any, example: Tensor) -> Any:
+    return torch.jit.trace(module, (example,))  # type: ignore[no-untyped-call]
+
+
+def script(module: Any, _: Tensor) -> Any:
+    return torch.jit.script(module)
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("make", [trace, script])
+def test_torchscript(make: Callable[..., Any], around: str, module: BiLSTM, x: Tensor) -> None:
+    """TorchScript would keep one number of steps or can't compile it: both say what to do, alone
+    and within another module.
+    """
+    outer, steps = AROUND[around](module), x if around != "ragged" else x[:, 0]
     with pytest.raises(RuntimeError, match=r"to_torch\(\) gives an nn.LSTM that TorchScript takes"):
-        make(nn.Sequential(module), **arguments)
+        make(outer, steps)
 
 
-def test_trace_of_ragged(module: BiLSTM) -> None:
-    """A trace of `forward_ragged` is refused, with what to do."""
-    make: Any = torch.jit.trace
-    with pytest.raises(RuntimeError, match="would keep this call's lengths"):
-        make(lambda x: module.forward_ragged(x, [3, 2])[0], (torch.ones(5, 3),))
+def test_trace_of_a_function(module: BiLSTM) -> None:
+    """A trace of a function that calls `forward_ragged` is refused, with what to do."""
+    with pytest.raises(RuntimeError, match=r"would keep this call's lengths; .* to_torch\(\)"):
+        trace(lambda x: module.forward_ragged(x, [3, 2])[0], torch.ones(5, 3))
+
+
+def test_lengths_without_numbers(module: BiLSTM) -> None:
+    """Lengths as a tensor whose numbers can't be read are refused, with what to do: under vmap and
+    torch.export.
+    """
+    x, lengths = torch.randn(5, 3), torch.tensor([3, 2])
+    with pytest.raises(ValueError, match=r"under torch\.vmap, .* give a list"):
+        vmap(module.forward_ragged)(x.expand(2, 5, 3), lengths.expand(2, 2))
+    ragged = Ragged(module)
+    with pytest.raises(ValueError, match=r"torch.export and the like .* give a list"):
+        torch.export.export(ragged, (x, lengths), strict=False)
 
 
 def test_export_of_any_length(module: BiLSTM, x: Tensor) -> None:
     """torch.export with a number of steps that is not fixed is refused."""
     steps = torch.export.Dim("steps")
-    with pytest.raises(ValueError, match="lengths must be known"):
+    with pytest.raises(ValueError, match=r"lengths must be known: .* leave them out"):
         torch.export.export(module, (x,), dynamic_shapes=({0: steps},), strict=False)
 
 
@@ -85,16 +110,6 @@ def test_export(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
     assert_close(exported(2 * x), judge(2 * x), 1e-5)
     with pytest.raises((RuntimeError, AssertionError)):
         exported(torch.cat([x, x]))
-
-
-@pytest.mark.slow
-def test_compile(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
-    """torch.compile leaves the results as they are, of every number of steps."""
-    torch._dynamo.reset()
-    compiled = torch.compile(module, backend="aot_eager")
-    with torch.no_grad():
-        for steps in (x, torch.cat([x, x]), x[:2]):
-            assert_close(compiled(steps), judge(steps), 1e-5)
 
 
 def test_make_fx(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
@@ -171,6 +186,16 @@ def test_negated_views(module: BiLSTM, judge: nn.LSTM, x: Tensor) -> None:
     y, states = module.forward_ragged(negated, [5], (h, c))
     expected, expected_states = judge(x.unsqueeze(1), hx)
     assert_close((y, states), (expected.squeeze(1), expected_states), 1e-5)
+
+
+@every_kernel
+def test_trace_of_a_product(kernel: Kernel) -> None:
+    """A trace of a kernel's product has its operations, and not memory that it writes."""
+    weight, bias = torch.randn(5, 3), torch.randn(5)
+    product = kernel.linear(weight, bias)
+    traced = trace(lambda x: product(x), torch.ones(2, 3))
+    x = torch.randn(4, 3)
+    assert_close(traced(x), nn.functional.linear(x, weight, bias), 1e-5)
 
 
 def test_parts_under_vmap(module: BiLSTM) -> None:

@@ -1,155 +1,125 @@
 """Latency-controlled encoding: blocks of sequences that are still going on.
 
-The forward direction is carried from block to block; the backward one begins, in every layer anew,
-at the end of the context, some steps that follow the block (Zhang et al. 2015, arXiv 1510.08983).
-Pure: what is carried is the caller's to keep.
+Each is computed with its context, some steps that follow the block. The forward direction of an
+LSTM is carried from block to block; the backward one begins, in every layer anew, at the end of the
+context (Zhang et al. 2015, arXiv 1510.08983). Windows reach back into the block before, and on into
+the context. Pure: what is carried is the caller's to keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..bilstm import States
-from ..encoder import SequenceEncoder
-from ..kernels import DirectionInput, Layer, RaggedBatch, state_type, to_device
+from ..graph import SequenceEncoder, Step
+from ..layers.interface import LayerConfig, RowLayer, WindowLayer
+from ..layers.lstm import Lstm, LstmConfig
+from ..layers.windowed import WindowConfig
+from .live_lstm import LiveState, looks_ahead, run_lstm
+from .live_rows import Layout, lay_out, run_windows
 
-
-class LiveState(NamedTuple):
-    """What the forward direction carries to a sequence's next block."""
-
-    h: Tensor  # [layers, P], of the kernels' `state_type`
-    c: Tensor  # [layers, H]
-
-
-class _Layout(NamedTuple):
-    """Where the steps of B sequences lie in N rows; only some of the sequences have a context."""
-
-    all: RaggedBatch  # each sequence's block, and its context
-    block: RaggedBatch
-    block_rows: Tensor
-    context: RaggedBatch | None
-    context_rows: Tensor
-    ahead: Tensor  # the sequences that have a context
+Carried = Mapping[str, LiveState | Tensor]
+"""What a sequence's next block needs, by layer: the forward direction's states of an LSTM, or the
+last rows [n, width] that windows reach back to."""
 
 
 @torch.inference_mode()
 def encode_blocks(
     encoder: SequenceEncoder,
-    x: Tensor,
+    inputs: Sequence[Tensor],
     blocks: Sequence[int],
     contexts: Sequence[int],
-    carried: Sequence[LiveState | None],
+    carried: Sequence[Carried | None],
     hx: States | None = None,
-) -> tuple[Tensor, list[LiveState]]:
+    outputs: Collection[str] = ("states",),
+) -> tuple[dict[str, Tensor], list[Carried]]:
     """Encode one block of each of B sequences.
 
-    `x` is [N, input_size] or token ids [N]: of each sequence `blocks[i]` steps, at least 1, then
-    `contexts[i]` steps that follow them, perhaps none. `carried` is what the block before returned,
-    or None at a sequence's beginning. `hx`, as `BiLSTM.forward_ragged` takes it, has the forward
+    `inputs` are the model's, [N, width] or ids [N]: of each sequence `blocks[i]` steps, at least 1,
+    then `contexts[i]` steps that follow them, perhaps none. `carried` is what the block before
+    returned, or None at a sequence's beginning. `hx`, [L*K, B, P] and [L*K, B, H], has the forward
     direction's initial states, for sequences of which nothing is carried, and those that the
-    backward direction has at the end of a sequence's steps in `x`: other than zero only where the
-    sequence itself ends there.
+    backward direction has at the end of a sequence's steps in `inputs`; an LSTM's own if None.
+    `outputs` are such that `config.not_live` has nothing against them.
 
-    Returns the blocks' states [sum of blocks, K*P], and what to carry on.
+    Returns the outputs of the blocks' steps by name, [sum of blocks, width] or [sum of blocks], and
+    what to carry on.
     """
-    layout = _lay_out(blocks, contexts, encoder.device)
-    h_0, c_0 = _initial_states(encoder, carried, hx)
-    x = encoder.embed(x)
-    layers = encoder.layers()
-    ends: list[States] = []
-    for layer, *initial in zip(layers[:-1], h_0, c_0, strict=False):
-        x, end = _run_lower(layer, x, layout, *initial)
-        ends.append(end)
-    y, end = _run_top(layers[-1], x, layout, h_0[-1], c_0[-1])
-    ends.append(end)
-    h, c = (torch.stack(states, dim=1) for states in zip(*ends, strict=True))  # [B, layers, …]
-    # Copies: a state that waits for its next block holds no other sequence's memory.
-    return y, [LiveState(h[i].clone(), c[i].clone()) for i in range(len(blocks))]
+    steps = encoder.plan(frozenset(outputs))
+    layout = lay_out(blocks, contexts, encoder.device)
+    run = _Run(encoder, layout, looked_ahead(step.config for step in steps), carried, hx)
+    run.values |= zip(encoder.config.inputs, inputs, strict=True)
+    for step in steps:
+        run.step(step)
+    found = {name: run.read(encoder.config.outputs[name], ahead=False) for name in outputs}
+    return found, list[Carried](run.carried_on)
 
 
-def _run_lower(
-    layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
-) -> tuple[Tensor, States]:
-    """Run a layer whose outputs another one reads: [N, D] -> every step's outputs [N, K*P], and the
-    forward direction's states at the blocks' ends. `h_0` is [K, B, P] and `c_0` [K, B, H].
-    """
-    block_y, backward_y, (h, c) = _run_blocks(layer, x, layout, h_0, c_0)
-    forward_y = block_y.new_empty(len(x), block_y.shape[1])
-    forward_y[layout.block_rows] = block_y
-    if layout.context is not None:
-        states = h[layout.ahead], c[layout.ahead]
-        context = DirectionInput(x[layout.context_rows], layout.context, *states)
-        onward = layer.per_direction([context, *[None] * (len(h_0) - 1)])[0]
-        assert onward is not None
-        forward_y[layout.context_rows] = onward[0]
-    return _join(forward_y, backward_y), (h, c)
+def looked_ahead(layers: Iterable[LayerConfig]) -> frozenset[str]:
+    """The values of which steps of the context are needed, too, of these layers, in order."""
+    found: set[str] = set()
+    for layer in reversed(list(layers)):
+        match layer:
+            case LstmConfig():
+                looks = looks_ahead(layer)
+            case WindowConfig():
+                looks = layer.window.right > 0
+            case _:
+                looks = False
+        if looks or layer.name in found:
+            found.update(layer.inputs)
+    return frozenset(found)
 
 
-def _run_top(
-    layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
-) -> tuple[Tensor, States]:
-    """Run the top layer: as `_run_lower`, but only for the blocks' outputs."""
-    block_y, backward_y, end = _run_blocks(layer, x, layout, h_0, c_0)
-    return _join(block_y, None if backward_y is None else backward_y[layout.block_rows]), end
+class _Run:
+    """One batch of blocks on its way through the graph."""
 
+    def __init__(
+        self,
+        encoder: SequenceEncoder,
+        layout: Layout,
+        ahead: frozenset[str],
+        carried: Sequence[Carried | None],
+        hx: States | None,
+    ):
+        self.values: dict[str, Tensor] = {}
+        self.carried_on: list[dict[str, LiveState | Tensor]] = [{} for _ in carried]
+        self._layout = layout
+        self._ahead = ahead | encoder.config.inputs.keys()
+        self._carried = carried
+        self._hx = hx
 
-def _run_blocks(
-    layer: Layer, x: Tensor, layout: _Layout, h_0: Tensor, c_0: Tensor
-) -> tuple[Tensor, Tensor | None, States]:
-    """Run the forward direction over the blocks, and the backward one over the contexts and on over
-    the blocks. Returns outputs [sum of blocks, P] and [N, P], and forward's final states.
-    """
-    inputs = [
-        DirectionInput(x[layout.block_rows], layout.block, h_0[0], c_0[0]),
-        *(DirectionInput(x, layout.all, h, c) for h, c in zip(h_0[1:], c_0[1:], strict=True)),
-    ]
-    forward, *backward = layer.per_direction(inputs)
-    assert forward is not None
-    y, h_n, c_n = forward
-    return y, backward[0][0] if backward and backward[0] else None, (h_n, c_n)
+    def read(self, reference: str, ahead: bool) -> Tensor:
+        """The rows of a value: of the blocks and the contexts, or of the blocks alone."""
+        rows = self.values[reference]
+        if reference in self._ahead and not ahead:
+            return self._layout.of_blocks(rows)
+        return rows
 
-
-def _join(forward: Tensor, backward: Tensor | None) -> Tensor:
-    return forward if backward is None else torch.cat([forward, backward], dim=1)
-
-
-def _lay_out(blocks: Sequence[int], contexts: Sequence[int], device: torch.device) -> _Layout:
-    ahead = np.flatnonzero(contexts)
-    lengths = np.stack([blocks, contexts], axis=1)  # [B, 2]
-    in_block = np.tile([True, False], len(lengths)).repeat(lengths.flatten())
-    block_rows, context_rows, owners = (
-        to_device(index, device)
-        for index in (np.flatnonzero(in_block), np.flatnonzero(~in_block), ahead)
-    )
-    return _Layout(
-        RaggedBatch(lengths.sum(axis=1), device),
-        RaggedBatch(lengths[:, 0], device),
-        block_rows,
-        RaggedBatch(lengths[ahead, 1], device) if len(ahead) else None,
-        context_rows,
-        owners,
-    )
-
-
-def _initial_states(
-    encoder: SequenceEncoder, carried: Sequence[LiveState | None], hx: States | None
-) -> States:
-    """[layers, K, B, P] and [layers, K, B, H]"""
-    config, dtype = encoder.config, state_type(encoder.dtype)
-    known = [(i, state) for i, state in enumerate(carried) if state is not None]
-    initial = []
-    for kind, width in enumerate((config.state_size, config.hidden_size)):
-        shape = (config.num_layers, config.num_directions, len(carried), width)
-        states = torch.zeros(shape, dtype=dtype, device=encoder.device)
-        if hx is not None:
-            states.copy_(hx[kind].view(shape))
-        if known:
-            columns = to_device(np.array([i for i, _ in known]), encoder.device)
-            states[:, 0].index_copy_(1, columns, torch.stack([s[kind] for _, s in known], dim=1))
-        initial.append(states)
-    return initial[0], initial[1]
+    def step(self, step: Step) -> None:
+        """Compute what a layer gives, and what it carries on."""
+        name, module = step.gives[0], step.module
+        is_ahead = name in self._ahead
+        own = [None if carried is None else carried.get(name) for carried in self._carried]
+        carry: Sequence[LiveState | Tensor | None] = ()
+        if isinstance(module, Lstm):
+            x = self.read(step.reads[0], is_ahead or looks_ahead(module.config))
+            states = cast(list[LiveState | None], own)
+            rows, carry = run_lstm(module, x, self._layout, is_ahead, states, self._hx)
+        elif isinstance(module, WindowLayer):
+            x = self.read(step.reads[0], is_ahead or module.window.right > 0)
+            before = cast(list[Tensor | None], own)
+            rows, carry = run_windows(module, x, self._layout, is_ahead, before)
+        else:
+            assert isinstance(module, RowLayer)
+            rows = module(*(self.read(reference, is_ahead) for reference in step.reads))
+        self.values[name] = rows
+        for carried, state in zip(self.carried_on, carry, strict=False):
+            if state is not None:
+                carried[name] = state
+        for reference in step.done:
+            del self.values[reference]

@@ -1,22 +1,71 @@
-"""How much host memory a long sequence holds while it is computed in slices. Pure."""
+"""What a sequence holds in memory while it is computed a slice at a time. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from math import ceil, prod
+from typing import NamedTuple
 
 from ..config import ModelConfig
+from .stages import LstmStage, Stage, plan_stages
+
+_ID_BYTES = 8
 
 
-def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> tuple[int, int]:
-    """The most bytes for each step of a sequence that is computed: beside the inputs, as long as
-    these are held, and without them."""
-    widths = [config.values[lstm.name].width for lstm in config.lstms]
-    layers = [
-        width
-        for lstm, width in zip(config.lstms, widths, strict=True)
-        for _ in range(lstm.num_layers)
-    ]
-    if "states" not in outputs:
-        layers = layers[:-1]
-    held = itemsize * (sum(widths[:-1]) + sum(layers[-2:]))
-    return itemsize * sum(layers[:1]), held
+class HeldBytes(NamedTuple):
+    """The most bytes that a step of a long sequence takes, its inputs aside."""
+
+    beside_inputs: int  # while the inputs are held
+    alone: int  # when nothing reads them any more
+
+
+def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> HeldBytes:
+    """What a `SlicedRun` for these outputs holds for each step, with numbers of `itemsize` bytes.
+
+    A layer that reads the whole sequence is taken to hold all of its input, unless it is a pooling,
+    which holds a row in 64.
+    """
+    plan = plan_stages(config, outputs)
+    count = _Counter(config, itemsize)
+    most = [0.0, 0.0]  # without and with inputs
+    held = frozenset(config.inputs)
+    for stage, keeps in zip(plan.stages, plan.keeps, strict=True):
+        kept = held & keeps
+        for read, more in count.moments(stage):
+            now = held if read else kept
+            has_inputs = not now.isdisjoint(config.inputs)
+            most[has_inputs] = max(most[has_inputs], count.of(now) + more)
+        held = (held | set(stage.gives)) & keeps
+    most[0] = max(most[0], count.of(held))
+    alone, beside = map(ceil, most)
+    return HeldBytes(beside, alone)
+
+
+class _Counter:
+    """Counts bytes for each step."""
+
+    def __init__(self, config: ModelConfig, itemsize: int):
+        self._config = config
+        self._itemsize = itemsize
+
+    def of(self, references: Iterable[str]) -> float:
+        """Those of values that are no inputs."""
+        return sum(map(self._of, set(references) - self._config.inputs.keys()))
+
+    def moments(self, stage: Stage) -> list[tuple[bool, float]]:
+        """Whether what the stage reads is still held, and what the stage itself holds then."""
+        if not isinstance(stage, LstmStage):
+            inputs = (reference for node in stage.wholes for reference in node.reads)
+            return [(True, sum(map(self._of, inputs)) + self.of(stage.gives))]
+        y, layers = self._of(stage.lstm.name), stage.config.num_layers
+        if layers == 1:
+            return [(True, y * stage.holds)]
+        # Each layer's output takes the place of what the layer before it has read.
+        return [(True, y), (False, y + y * (stage.holds or layers > 2))]
+
+    def _of(self, reference: str) -> float:
+        value = self._config.values[reference]
+        if not value.per_step:
+            return 0.0
+        numbers = _ID_BYTES if value.ids else self._itemsize * value.width
+        return numbers / prod(thinning.stride for thinning in value.grid.thinnings)

@@ -12,19 +12,24 @@ import torch
 
 from .cpu import kernel as cpu
 from .interface import (
+    MOST_TAGS,
+    Backpointers,
     DirectionInput,
     DirectionWeights,
     Kernel,
     KernelUnavailable,
     Layer,
     Linear,
+    Paths,
     Results,
+    Viterbi,
     needs_operations,
     rounded,
     state_type,
 )
 from .ragged import RaggedBatch, to_device
 from .reference import ReferenceLayer
+from .viterbi import ReferenceViterbi
 
 NAMES = ("gpu", "cpu", "reference")  # fastest first
 
@@ -78,7 +83,9 @@ def _load_gpu(device: torch.device) -> Kernel:
 
 
 __all__ = [
+    "MOST_TAGS",
     "NAMES",
+    "Backpointers",
     "Choice",
     "DirectionInput",
     "DirectionWeights",
@@ -86,8 +93,11 @@ __all__ = [
     "KernelUnavailable",
     "Layer",
     "Linear",
+    "Paths",
     "RaggedBatch",
+    "ReferenceViterbi",
     "Results",
+    "Viterbi",
     "choose_kernel",
     "needs_operations",
     "rounded",

@@ -11,11 +11,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from .ragged import RaggedBatch
+
+MOST_TAGS = torch.iinfo(torch.int16).max + 1
 
 _ORDINARY = frozenset((Tensor, nn.Parameter))
 
@@ -69,12 +71,13 @@ def needs_operations(*tensors: Tensor) -> bool:
     reads their memory must leave them to the reference.
 
     That is so where a gradient is to reach one of them, or comes from it in forward mode; where a
-    transform (`vmap`, `functionalize`) or a mode (fake tensors) is to see every operation; and
-    where one is no ordinary tensor, and has its numbers elsewhere or none.
+    transform (`vmap`, `functionalize`), a mode (fake tensors) or `torch.jit.trace` is to see every
+    operation; and where one is no ordinary tensor, and has its numbers elsewhere or none.
     """
     return (
         _len_torch_dispatch_stack() > 0
         or peek_interpreter_stack() is not None
+        or _is_tracing()
         or not _ORDINARY.issuperset(map(type, tensors))
         or (torch.is_grad_enabled() and any(map(_has_gradient, tensors)))
     )
@@ -140,6 +143,45 @@ class Layer(Protocol):
 Linear = Callable[[Tensor], Tensor]  # [B, D] -> [B, columns]
 
 
+class Backpointers(NamedTuple):
+    """Where the best paths to each of a CRF's C tags come from, and what they have scored so far:
+    after N steps of B sequences.
+    """
+
+    tags: Tensor  # [N, C] of int16: the tag before; 0 at a sequence's first step
+    scores: Tensor  # [B, C], in the caller's order
+
+
+class Paths(NamedTuple):
+    """The best paths through a CRF's tags, of B sequences with N steps in all."""
+
+    tags: Tensor  # [N] of int64
+    scores: Tensor  # [B], in the caller's order
+
+
+class Viterbi(Protocol):
+    """A linear-chain CRF with C tags, ready to find the best path of each sequence.
+
+    A sequence's path and scores have the same bits alone and in any batch, whole and in parts.
+    Scores are floats of the CRF's own type, float32 at least. Of equal ones the lowest tag's
+    counts; a NaN stays in its own sequence.
+    """
+
+    def advance(
+        self, emissions: Tensor, batch: RaggedBatch, scores: Tensor | None = None
+    ) -> Backpointers:
+        """Walk the steps of each sequence from its first one on, or go on from `scores` [B, C],
+        those that it had come to. `emissions` are [N, C], of floats of any type.
+        """
+        ...
+
+    def trace(self, backpointers: Tensor, scores: Tensor, batch: RaggedBatch) -> Paths:
+        """Walk each best path back from its end: `backpointers` [N, C] are those of all steps of
+        each sequence, and `scores` [B, C] what the last of them came to.
+        """
+        ...
+
+
 class Kernel(Protocol):
     """A way to compute layers: makes one out of the weights of its directions, the forward one and,
     where there is one, the backward one.
@@ -155,4 +197,11 @@ class Kernel(Protocol):
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make what computes x weightᵀ + bias, with copies of both: `weight` is [columns, D]."""
+        ...
+
+    def viterbi(self, transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
+        """Make what finds the best paths of a linear-chain CRF, with copies of its scores:
+        `transitions` [from, to], `start` and `end` [C]. One that is minus infinity can't be taken.
+        C is `MOST_TAGS` at most.
+        """
         ...

@@ -30,7 +30,10 @@ class RaggedBatch:
             raise ValueError("lengths must be a list of at least one sequence's steps")
         if given.dtype.kind not in "iu":
             if any(isinstance(number, torch.SymInt) for number in given):
-                raise ValueError("lengths must be known: torch.export records fixed ones only")
+                raise ValueError(
+                    "lengths must be known: torch.export records fixed ones only; leave them out "
+                    "of dynamic_shapes"
+                )
             raise ValueError(f"lengths must be integers, got {given.dtype}")
         self.lengths = given.astype(np.int64)
         if self.lengths.min() < 1:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import DirectionInput, DirectionWeights, Linear, Results, state_type
+from .interface import DirectionInput, DirectionWeights, Linear, Results, Viterbi, state_type
 from .ragged import RaggedBatch
+from .viterbi import ReferenceViterbi
 
 # Half-precision types, and what says whether oneDNN computes products of them on this CPU.
 _HALVES = {
@@ -77,6 +78,11 @@ class ReferenceLayer:
         weight = weight.detach().clone()
         bias = None if bias is None else bias.detach().clone()
         return partial(F.linear, weight=weight, bias=bias)
+
+    @staticmethod
+    def viterbi(transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
+        """See `Kernel`."""
+        return ReferenceViterbi(*(own.detach().clone() for own in (transitions, start, end)))
 
     def _run_one(self, k: int, given: DirectionInput) -> Results:
         x, batch, h_0, c_0 = given

@@ -130,8 +130,8 @@ def _square(x: Tensor) -> Tensor:
 
 def _power(x: Tensor, *, exponent: float = 1.0) -> Tensor:
     """x to the power of exponent"""
-    if exponent == 0.5:
-        return x.sqrt()
+    if abs(exponent) == 0.5:
+        return x.sqrt() if exponent > 0 else _rsqrt(x)
     if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
         power = x
         for _ in range(int(abs(exponent)) - 1):

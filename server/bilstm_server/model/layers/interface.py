@@ -43,6 +43,9 @@ class LayerConfig(Strict):
     number_of_inputs: ClassVar[int | None] = 1
     """How many values the type reads; None: one or more."""
 
+    forbidding: ClassVar[frozenset[str]] = frozenset()
+    """The parameters in which minus infinity forbids something. In all others it is a mistake."""
+
     @abstractmethod
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """The values that it gives for such inputs: its own under "", others by the name of the
@@ -61,6 +64,14 @@ class LayerConfig(Strict):
     def not_live(self) -> str | None:
         """Why the layer can't compute a sequence that is still going on, or None if it can."""
         return None
+
+
+class WholeConfig(LayerConfig):
+    """The entry of a `WholeLayer`."""
+
+    @property
+    def not_live(self) -> str | None:
+        return "it reads the whole sequence"
 
 
 class Layer(nn.Module):
@@ -87,6 +98,7 @@ class WindowLayer(Layer):
 
     window: Window
     padding_value: float = 0.0  # what the steps beyond a sequence's edges are made of
+    marks_steps: bool = False  # whether each step has one more column: 1 if the sequence has it
 
 
 class WholeLayer(Layer):
@@ -107,9 +119,10 @@ class Accumulator(Protocol):
 
     @property
     def add(self) -> Callable[..., None]:
-        """`add(start, *rows)`: take the rows of the steps from `start` on, [n, width] of each per-step input, and the
-        row [1, width] of each per-sequence one. Steps come in order. A slice begins at a multiple
-        of `SEGMENT_STEPS`, and ends at one or with the sequence. All are on the CPU."""
+        """`add(start, *rows)`: take the rows of the steps from `start` on, [n, width] of each
+        per-step input, and the row [1, width] of each per-sequence one. Steps come in order. A
+        slice begins at a multiple of `SEGMENT_STEPS`, and ends at one or with the sequence. All
+        are on the CPU."""
 
     def result(self) -> tuple[Tensor, ...]:
         """What `forward` gives for the sequence, once all was added."""

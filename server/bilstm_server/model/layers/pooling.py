@@ -1,10 +1,10 @@
 """One vector of a sequence's rows: at one end, or over all steps.
 
     last: y_T    first: y_1    final: [y_T of the first half of the columns, y_1 of the second]
-    sum: y_1 + … + y_T    mean: sum / T    max: the largest, column by column
+    sum: y_1 + … + y_T    mean: sum / T    max, min: the largest, the smallest, column by column
 
-Sums and maxima are taken of segments of steps first, counted from a sequence's first step: so they
-have the same bits where the steps come a slice at a time.
+Those over all steps are taken of segments of steps first, counted from a sequence's first step: so
+they have the same bits where the steps come a slice at a time.
 """
 
 from __future__ import annotations
@@ -18,23 +18,21 @@ from torch import Tensor
 
 from ..kernels import RaggedBatch, rounded, to_device
 from .arithmetic import wide
-from .interface import LayerConfig, WholeLayer
-from .segments import SEGMENT_STEPS, Segments
+from .interface import WholeConfig, WholeLayer
+from .segments import SEGMENT_STEPS, Function, Segments
 from .values import Value, steps
 
 
-class _PoolingConfig(LayerConfig):
+class PoolingConfig(WholeConfig):
+    """What makes a `Pooling`."""
+
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, D] -> [B, D]"""
         (x,) = map(steps, inputs)
         return {"": x.per_sequence(x.width)}
 
-    @property
-    def not_live(self) -> str | None:
-        return "it reads the whole sequence"
 
-
-class LastConfig(_PoolingConfig):
+class LastConfig(PoolingConfig):
     """The row of the last step: `out[:, -1]` of a sequence without padding."""
 
     type: Literal["last"] = "last"
@@ -43,7 +41,7 @@ class LastConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width)
 
 
-class FirstConfig(_PoolingConfig):
+class FirstConfig(PoolingConfig):
     """The row of the first step."""
 
     type: Literal["first"] = "first"
@@ -52,7 +50,7 @@ class FirstConfig(_PoolingConfig):
         return Ends(inputs[0].width, 0)
 
 
-class FinalConfig(_PoolingConfig):
+class FinalConfig(PoolingConfig):
     """What each of two directions ends with: the first half of the columns at the last step, and
     the second half at the first one, as `torch.cat((h_n[-2], h_n[-1]), 1)`."""
 
@@ -69,7 +67,7 @@ class FinalConfig(_PoolingConfig):
         return Ends(inputs[0].width, inputs[0].width // 2)
 
 
-class MeanConfig(_PoolingConfig):
+class MeanConfig(PoolingConfig):
     """The mean over the steps."""
 
     type: Literal["mean"] = "mean"
@@ -78,7 +76,7 @@ class MeanConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "mean")
 
 
-class SumConfig(_PoolingConfig):
+class SumConfig(PoolingConfig):
     """The sum over the steps."""
 
     type: Literal["sum"] = "sum"
@@ -87,13 +85,22 @@ class SumConfig(_PoolingConfig):
         return Reduced(inputs[0].width, "sum")
 
 
-class MaxConfig(_PoolingConfig):
+class MaxConfig(PoolingConfig):
     """The maximum over the steps."""
 
     type: Literal["max"] = "max"
 
     def build(self, *inputs: Value) -> Reduced:
         return Reduced(inputs[0].width, "max")
+
+
+class MinConfig(PoolingConfig):
+    """The minimum over the steps."""
+
+    type: Literal["min"] = "min"
+
+    def build(self, *inputs: Value) -> Reduced:
+        return Reduced(inputs[0].width, "min")
 
 
 class Pooling(WholeLayer):
@@ -158,12 +165,13 @@ class _SlicedEnds(ColumnAccumulator):
 
 
 class Reduced(Pooling):
-    """The sum, mean or maximum over the steps."""
+    """The sum, mean, maximum or minimum over the steps."""
 
-    def __init__(self, width: int, function: Literal["sum", "mean", "max"]):
+    def __init__(self, width: int, function: Literal["sum", "mean", "max", "min"]):
         super().__init__()
         self.width = width
         self.function = function
+        self._in_segments: Function = "sum" if function == "mean" else function
 
     def forward(self, y: Tensor, batch: RaggedBatch) -> tuple[Tensor]:
         """[N, D] -> [B, D]"""
@@ -174,20 +182,18 @@ class Reduced(Pooling):
         return _SlicedReduction(self, steps, dtype)
 
     def reduce_segments(self, y: Tensor, lengths: np.ndarray) -> Tensor:
-        """Reduce each segment to its sum or maximum: [N, width] -> [segments, width], one
+        """Reduce each segment to its sum, maximum or minimum: [N, width] -> [segments, width], one
         sequence's after the other, in float32 at least. A sum is taken in the order of steps.
         """
-        segments = Segments(lengths)
-        return (segments.maxima if self.function == "max" else segments.sums)(wide(y))
+        return Segments(lengths).reduce(self._in_segments, wide(y))
 
     def join_segments(self, reduced: Tensor, lengths: np.ndarray) -> Tensor:
-        """Join segments [segments, width] to each sequence's sum or mean (float64), or maximum:
-        [B, width]."""
-        segments = Segments(lengths)
-        if self.function == "max":
-            return segments.joined_maxima(reduced)
-        sums = segments.joined_sums(reduced)
-        return sums if self.function == "sum" else sums / to_device(lengths, sums.device)[:, None]
+        """Join segments [segments, width] to each sequence's sum or mean (float64), maximum or
+        minimum: [B, width]."""
+        joined = Segments(lengths).join(self._in_segments, reduced)
+        if self.function != "mean":
+            return joined
+        return joined / to_device(lengths, joined.device)[:, None]
 
 
 class _SlicedReduction(ColumnAccumulator):

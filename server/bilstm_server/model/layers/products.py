@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..frozen import Frozen
 from ..kernels import Kernel, Linear
-from .interface import Layer
+from .packing import PackingLayer
 
 
 class Matrix(NamedTuple):
@@ -22,16 +21,13 @@ class Matrix(NamedTuple):
     bias: Tensor | None  # [columns]
 
 
-class Product(Layer):
+class Product(PackingLayer[list[Linear]]):
     """Multiplies rows with matrices of its parameters: by the kernel once it is frozen, so that a
     row's result does not depend on the others by a bit.
-
-    Training mode, another dtype or device, and loading a state_dict thaw it.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    _frozen: Frozen[Product, list[Linear]] | None = None
 
     @abstractmethod
     def matrices(self) -> Sequence[Matrix]:
@@ -39,28 +35,11 @@ class Product(Layer):
 
     def multiply(self, rows: Tensor, index: int = 0) -> Tensor:
         """Multiply with one of the matrices: [rows, depth] -> [rows, columns]"""
-        packed = None if self._frozen is None else self._frozen.packed_of(self)
+        packed = self.packed
         return F.linear(rows, *self.matrices()[index]) if packed is None else packed[index](rows)
 
-    def freeze(self, kernel: Kernel) -> None:
-        self._frozen = Frozen.make(self, kernel, _pack)
-
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            self._frozen = None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._frozen = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._frozen = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-
-def _pack(product: Product, kernel: Kernel) -> list[Linear]:
-    return [kernel.linear(*matrix) for matrix in product.matrices()]
+    def pack(self, kernel: Kernel) -> list[Linear]:
+        return [kernel.linear(*matrix) for matrix in self.matrices()]
 
 
 def parameters(*shape: int, bias: bool) -> tuple[nn.Parameter, nn.Parameter | None]:

@@ -18,9 +18,11 @@ from ..kernels import to_device
 
 SEGMENT_STEPS = 64
 
+Function = Literal["sum", "max", "min"]
+
 
 class Segments:
-    """The segments of sequences of so many steps: `SEGMENT_STEPS` each, and the last one the rest."""
+    """The segments of sequences of so many steps: `SEGMENT_STEPS` each, the last one the rest."""
 
     def __init__(self, lengths: np.ndarray):
         self.lengths = lengths  # [B]
@@ -34,24 +36,16 @@ class Segments:
         """Whether no sequence has several."""
         return len(self.steps) == len(self.lengths)
 
-    def sums(self, rows: Tensor) -> Tensor:
-        """Add the rows of each segment in the order of steps: [N, width] -> [segments, width]"""
-        return _reduce(rows, "sum", self.steps)
-
-    def maxima(self, rows: Tensor) -> Tensor:
-        """The largest number of each column in each segment: [N, width] -> [segments, width]"""
-        return _reduce(rows, "max", self.steps)
-
-    def joined_sums(self, segments: Tensor) -> Tensor:
-        """Add each sequence's segments, in float64, or thousands of them would lose digits:
-        [segments, width] -> [B, width]"""
-        wide = segments.double()
-        return wide if self.has_one_each else _reduce(wide, "sum", self.counts)
-
-    def joined_maxima(self, segments: Tensor) -> Tensor:
-        """The largest number of each column in a sequence's segments: [segments, width] -> [B,
+    def reduce(self, function: Function, rows: Tensor) -> Tensor:
+        """Reduce the rows of each segment to one, in the order of steps: [N, width] -> [segments,
         width]"""
-        return segments if self.has_one_each else _reduce(segments, "max", self.counts)
+        return _reduce(function, rows, self.steps)
+
+    def join(self, function: Function, segments: Tensor) -> Tensor:
+        """Reduce the rows of each sequence's segments to one: [segments, width] -> [B, width]. Sums
+        are of float64, or thousands of them would lose digits."""
+        rows = segments.double() if function == "sum" else segments
+        return rows if self.has_one_each else _reduce(function, rows, self.counts)
 
     def to_segments(self, sequences: Tensor) -> Tensor:
         """Repeat a sequence's row for each of its segments: [B, width] -> [segments, width]"""
@@ -62,7 +56,7 @@ class Segments:
         return _repeat(segments, self.steps)
 
 
-def _reduce(rows: Tensor, function: Literal["sum", "max"], counts: np.ndarray) -> Tensor:
+def _reduce(function: Function, rows: Tensor, counts: np.ndarray) -> Tensor:
     """Reduce runs of so many rows to one row each, from its first row on. A sum of zeros is 0.0,
     also of a single -0.0.
     """

@@ -20,6 +20,8 @@ def gather_windows(x: Tensor, batch: RaggedBatch, layer: WindowLayer) -> tuple[T
 
 def take_windows(x: Tensor, index: Tensor, layer: WindowLayer) -> Tensor:
     """The rows that `index` [rows, kernel] names, side by side; len(x) is a row of padding."""
+    if layer.marks_steps:
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     padding = x.new_full((1, x.shape[1]), layer.padding_value)
     padded = torch.cat([x, padding])
     return padded.index_select(0, index.flatten()).view(len(index), -1)

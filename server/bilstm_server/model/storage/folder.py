@@ -47,7 +47,8 @@ def load_model(
     tensors = read_tensors(folder / WEIGHTS, _most_bytes(expected))
     if not is_still(folder / CONFIG, version):  # or it were perhaps not that of these weights
         raise changed(folder / CONFIG)
-    check_tensors(tensors, expected, folder / WEIGHTS)
+    forbidding = {f"{layer.name}.{own}" for layer in config.layers for own in layer.forbidding}
+    check_tensors(tensors, expected, folder / WEIGHTS, forbidding)
     encoder.load_state_dict(tensors, assign=True)
     return encoder.to(device, dtype).eval().requires_grad_(False)
 

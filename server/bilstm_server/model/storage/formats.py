@@ -11,6 +11,10 @@ from pathlib import Path
 
 SAVE = "save with torch.save(model.state_dict(), …) or as safetensors"
 
+# What torch.save writes: a zip archive, or before torch 1.6 a pickle (protocol 2).
+ZIP_START = b"PK"
+TORCH_STARTS = (ZIP_START, b"\x80\x02")
+
 _KERAS = f"as Keras writes it; nn.LSTM's weights are needed: load them into one, and {SAVE}"
 _STARTS = {
     b"\x93NUMPY": f"a NumPy array; {SAVE}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from bilstm.v1 import encoder_pb2 as pb
 
-from ...model.config import ModelConfig
+from ...model.config import InputConfig, ModelConfig
 from ...model.layers.lstm import LstmConfig
 from ...serving.registry import ServedModel
 from ...settings import RequestLimits
@@ -42,13 +44,10 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
             max_stream_bytes=limits.max_stream_bytes,
             max_stream_sequences=limits.max_stream_sequences,
         ),
-        inputs=[
-            pb.InputInfo(
-                name=name, width=own.width or 0, ids=own.ids or 0, padding_id=own.padding_id
-            )
-            for name, own in config.inputs.items()
+        inputs=[_input_info(name, own) for name, own in config.inputs.items()],
+        output_infos=[
+            _output_info(name, config, config.labels.get(name, ())) for name in config.outputs
         ],
-        output_infos=[_output_info(name, config) for name in config.outputs],
         unsliceable=_common_reason([config.unsliceable(name) for name in config.output_names]),
         not_live=_common_reason([config.not_live(name) for name in config.output_names]),
         min_steps=config.min_steps,
@@ -73,14 +72,29 @@ def _input_size(config: ModelConfig) -> int:
     return config.values[readers[0].name].width if len(readers) == 1 else 0
 
 
-def _output_info(name: str, config: ModelConfig) -> pb.OutputInfo:
+def _input_info(name: str, own: InputConfig) -> pb.InputInfo:
+    return pb.InputInfo(
+        name=name, width=own.width or 0, ids=own.ids or 0, padding_id=own.padding_id
+    )
+
+
+def requested_infos(outputs: Collection[str], config: ModelConfig) -> list[pb.OutputInfo]:
+    """Return what a reply says of the outputs that were asked for, in the model's order."""
+    return [
+        _output_info(name, config, config.labels.get(name, ()) if value.ids else ())
+        for name, value in config.output_values.items()
+        if name in outputs
+    ]
+
+
+def _output_info(name: str, config: ModelConfig, labels: Sequence[str]) -> pb.OutputInfo:
     value = config.output_values[name]
     return pb.OutputInfo(
         name=name,
         per_step=value.per_step,
         width=0 if value.ids else value.width,
         ids=value.ids,
-        labels=config.labels.get(name, ()),
+        labels=labels,
         windows=[pb.Window(add=add, stride=stride) for add, stride in value.grid.thinnings],
         sparse=value.sparse,
     )

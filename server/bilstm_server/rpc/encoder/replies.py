@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -12,8 +12,8 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ...batching.jobs import BatchTiming, Result
 from ...engine.sequences import Array, SequenceOutput
-from ...model.config import ModelConfig
 from ...serving.registry import ServedModel
+from .descriptions import requested_infos
 from .requests import OUTPUTS
 
 # Of the outputs that have a field of their own; the others are `named`.
@@ -33,7 +33,7 @@ def encode_response(
         model=model.name,
         version=model.version,
         timing=_timing(last),
-        label_names=_label_names(results[0].output.arrays, model.config),
+        outputs=requested_infos(results[0].output.arrays, model.config),
     )
     parts: list[wire.Part] = [head.SerializeToString()]
     for result in results:
@@ -77,20 +77,10 @@ def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
 
 def stream_opened(model: ServedModel, outputs: Collection[str]) -> bytes:
     """Return a stream's first `EncodeStreamResponse` as bytes: which model answers, and what the
-    ids of the outputs mean."""
-    names = _label_names(outputs, model.config)
-    opened = pb.StreamOpened(model=model.name, version=model.version, label_names=names)
+    outputs are."""
+    infos = requested_infos(outputs, model.config)
+    opened = pb.StreamOpened(model=model.name, version=model.version, outputs=infos)
     return pb.EncodeStreamResponse(opened=opened).SerializeToString()
-
-
-def _label_names(outputs: Iterable[str], config: ModelConfig) -> list[pb.LabelNames]:
-    if not config.labels:
-        return []
-    return [
-        pb.LabelNames(output=name, names=config.labels[name])
-        for name in outputs
-        if config.labels.get(name) and config.output_values[name].ids
-    ]
 
 
 def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> list[wire.Part]:

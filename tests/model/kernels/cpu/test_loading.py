@@ -147,6 +147,19 @@ def test_wrong_results(build_folder: Path) -> None:
     assert_refused("computed wrong results in torch.float32")
 
 
+@needs_avx2
+def test_wrong_paths(build_folder: Path, tmp_path: Path) -> None:
+    """One that finds other best paths than the reference is refused, and the reason says so."""
+    build_folder.mkdir()
+    *command, source = fastest().command(build.find_compiler())
+    wrong = shutil.copytree(Path(source).parent, tmp_path / "wrong")
+    header = (wrong / "viterbi.h").read_text(encoding="utf-8")
+    assert "other <= best" in header
+    (wrong / "viterbi.h").write_text(header.replace("other <= best", "other >= best"))
+    build.compile_library([*command, str(wrong / "cpu.cpp")], fastest().library())
+    assert_refused("found wrong paths in torch.float32")
+
+
 # -- serving -------------------------------------------------------------------------------------
 
 

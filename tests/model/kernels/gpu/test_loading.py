@@ -164,6 +164,7 @@ class Unfit:
         return ReferenceLayer(directions, "no projection")
 
     linear = staticmethod(ReferenceLayer.linear)
+    viterbi = staticmethod(ReferenceLayer.viterbi)
 
 
 def test_layer_that_it_has_no_plan_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-// One LSTM layer, all its directions, over ragged batches: the kernel behind kernel.py.
+// One LSTM layer, all its directions, over ragged batches: the kernel behind kernel.py. And what a
+// model has around it: products, and the best paths of a CRF.
 //
 // Each direction's sequences, longest first, are split into groups; a work item is one direction of
 // one group. It walks its own steps, without padding and without a barrier: the sequences that have
@@ -26,10 +27,30 @@
 #include "pool.h"
 #include "products.h"
 #include "recurrence.h"
+#include "viterbi.h"
 #include "workspace.h"
 
 namespace bilstm {
 namespace {
+
+// Calls work(item) for every item below `items`, on up to `threads` threads. Returns 0, or -1 if
+// there is not enough memory.
+template <class Work>
+int share_work(int threads, int items, const Work& work) {
+  std::atomic<bool> exhausted{false};
+  try {
+    Pool::instance().run(threads, items, [&](int item) {
+      try {
+        work(item);
+      } catch (const std::bad_alloc&) {
+        exhausted = true;
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    exhausted = true;
+  }
+  return exhausted ? -1 : 0;
+}
 
 // -- a whole layer ----------------------------------------------------------------------------------
 
@@ -38,6 +59,7 @@ struct Item {
   Index direction, first, last, steps;
 };
 
+template <class Batch>
 Index steps_of(const Batch& batch) {
   return std::accumulate(batch.lengths, batch.lengths + batch.sequences, Index(0));
 }
@@ -69,7 +91,6 @@ int run(const Layer& layer, const Batch* batches, int threads) {
   const double work = double(all) * 2 * kGates * double(layer.hidden) *
                       double(layer.input + layer.output) / double(layer.directions);
   if (work < kThreadedWork) threads = 1;
-  std::atomic<bool> exhausted{false};
   try {
     std::vector<Item> items;
     for (Index k = 0; k < layer.directions; ++k) {
@@ -79,19 +100,14 @@ int run(const Layer& layer, const Batch* batches, int threads) {
     // The longest first, so that the threads end together.
     std::stable_sort(items.begin(), items.end(),
                      [](const Item& one, const Item& other) { return one.steps > other.steps; });
-    Pool::instance().run(threads, int(items.size()), [&](int index) {
+    return share_work(threads, int(items.size()), [&](int index) {
       const Item& item = items[index];
-      try {
-        Recurrence<Products>(layer, batches[item.direction], item.direction, item.first, item.last)
-            .run();
-      } catch (const std::bad_alloc&) {
-        exhausted = true;
-      }
+      Recurrence<Products>(layer, batches[item.direction], item.direction, item.first, item.last)
+          .run();
     });
   } catch (const std::bad_alloc&) {
-    exhausted = true;
+    return -1;
   }
-  return exhausted ? -1 : 0;
 }
 
 // -- a product for its own sake -----------------------------------------------------------------------
@@ -121,10 +137,43 @@ void linear(Index rows, Index depth, Index columns, const typename Products::Num
   Products::release();
 }
 
+// Shares of the rows for each thread, so that one that wakes late has less to do.
+constexpr Index kShares = 4;
+
+// As `linear`, with threads that share the rows. Returns as share_work.
+template <class Products>
+int share_linear(Index rows, Index depth, Index columns, const typename Products::Number* x,
+                 const char* packed, const float* bias, typename Products::Number* y,
+                 int threads) {
+  if (2 * double(rows) * double(depth) * double(columns) < kThreadedWork) threads = 1;
+  const Index shares = threads < 2 ? 1 : kShares * threads;
+  const Index most = std::max(round_up(divide_up(rows, shares), Products::kBlock), Index(1));
+  return share_work(threads, int(divide_up(rows, most)), [&](int share) {
+    const Index row = share * most;
+    linear<Products>(std::min(most, rows - row), depth, columns, x + row * depth, packed, bias,
+                     y + row * columns);
+  });
+}
+
 // Calls `call` with the products of the number's type.
 template <class Call>
 auto with_products(int number, const Call& call) {
   return number == 0 ? call(FloatProducts()) : call(Bfloat16Products());
+}
+
+// -- the best paths -----------------------------------------------------------------------------------
+
+// Calls each(viterbi, rank) for every sequence. `wide` says whether scores are doubles, and not
+// floats.
+template <class Each>
+int each_path(bool wide, const Chain& chain, const PathBatch& batch, int threads,
+              const Each& each) {
+  const double work = 4 * double(steps_of(batch)) * double(chain.tags) * double(chain.stride);
+  if (work < kThreadedWork) threads = 1;
+  const auto run = [&](const auto& viterbi) {
+    return share_work(threads, int(batch.sequences), [&](int rank) { each(viterbi, rank); });
+  };
+  return wide ? run(Viterbi<double>(chain, batch)) : run(Viterbi<float>(chain, batch));
 }
 
 }  // namespace
@@ -175,18 +224,30 @@ int bilstm_run(int number, const bilstm::Layer* layer, const bilstm::Batch* batc
 
 // x [rows, depth] -> y [rows, columns]; matrix and bias packed, `gates` 0. Returns as bilstm_run.
 int bilstm_linear(int number, Index rows, Index depth, Index columns, const void* x,
-                  const char* packed, const float* bias, void* y) {
+                  const char* packed, const float* bias, void* y, int threads) {
   return bilstm::with_products(number, [&](auto products) {
     using Products = decltype(products);
     using Number = typename Products::Number;
-    try {
-      bilstm::linear<Products>(rows, depth, columns, static_cast<const Number*>(x), packed, bias,
-                               static_cast<Number*>(y));
-    } catch (const std::bad_alloc&) {
-      return -1;
-    }
-    return 0;
+    return bilstm::share_linear<Products>(rows, depth, columns, static_cast<const Number*>(x),
+                                          packed, bias, static_cast<Number*>(y), threads);
   });
+}
+
+// The next steps of every sequence: emissions and scores -> backpointers and scores. Returns as
+// bilstm_run.
+int bilstm_viterbi_advance(int wide, const bilstm::Chain* chain, const bilstm::PathBatch* batch,
+                           int threads) {
+  return bilstm::each_path(
+      wide != 0, *chain, *batch, threads,
+      [](const auto& viterbi, Index rank) { viterbi.advance(rank); });
+}
+
+// All steps of every sequence: backpointers and the last scores -> path and best. Returns as
+// bilstm_run.
+int bilstm_viterbi_trace(int wide, const bilstm::Chain* chain, const bilstm::PathBatch* batch,
+                         int threads) {
+  return bilstm::each_path(wide != 0, *chain, *batch, threads,
+                           [](const auto& viterbi, Index rank) { viterbi.trace(rank); });
 }
 
 }  // extern "C"

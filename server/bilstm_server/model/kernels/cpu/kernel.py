@@ -13,12 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..interface import DirectionWeights, KernelUnavailable, Layer, Linear, needs_operations
+from ..interface import (
+    DirectionWeights,
+    KernelUnavailable,
+    Layer,
+    Linear,
+    Viterbi,
+    needs_operations,
+)
 from ..ragged import RaggedBatch
 from ..reference import ReferenceLayer
 from . import build
 from .layer import CpuLayer, CpuLinear
 from .library import NUMBERS, Library
+from .viterbi import CpuViterbi
 
 
 class CpuKernel:
@@ -38,6 +46,7 @@ class CpuKernel:
         self.fallback_reason = fallback_reason
         self._library = Library(library)
         self._check()
+        self._check_paths()
 
     @property
     def instructions(self) -> str:
@@ -55,6 +64,13 @@ class CpuKernel:
         if not _can_pack(weight.detach()):
             return ReferenceLayer.linear(weight, bias)
         return CpuLinear(weight, bias, self._library)
+
+    def viterbi(self, transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
+        """See `Kernel`."""
+        tensors = (transitions.detach(), start.detach(), end.detach())
+        if transitions.device.type != "cpu" or needs_operations(*tensors):
+            return ReferenceLayer.viterbi(transitions, start, end)
+        return CpuViterbi(transitions, start, end, self._library)
 
     def _check(self) -> None:
         """Compare a small batch with float64: what was compiled was perhaps never run on a CPU
@@ -85,6 +101,20 @@ class CpuKernel:
             for one, other in zip(actual, exact, strict=True):
                 if not (one.double() - other).norm() <= tolerance * other.norm():
                     raise KernelUnavailable(f"the cpu kernel computed wrong results in {dtype}")
+
+    def _check_paths(self) -> None:
+        """Compare the best paths of a small batch with the reference's, whose bits they have."""
+        generator = torch.Generator().manual_seed(0)
+        batch, tags = RaggedBatch([1 + index % 3 for index in range(20)]), 37
+        shapes = ((tags, tags), (tags,), (tags,), (batch.steps, tags))
+        for dtype in (torch.float32, torch.float64):
+            *chain, emissions = (torch.randn(s, generator=generator, dtype=dtype) for s in shapes)
+            paths = [
+                viterbi.trace(*viterbi.advance(emissions, batch), batch)
+                for viterbi in (self.viterbi(*chain), ReferenceLayer.viterbi(*chain))
+            ]
+            if not all(map(torch.equal, *paths)):
+                raise KernelUnavailable(f"the cpu kernel found wrong paths in {dtype}")
 
 
 def _can_pack(*weights: Tensor) -> bool:

@@ -44,6 +44,22 @@ class BatchStruct(ctypes.Structure):
 BatchStructs = BatchStruct * 2  # the forward direction's and the backward one's
 
 
+class ChainStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("tags", "stride")),
+        *((name, c_void_p) for name in ("transitions", "start", "end")),
+    ]
+
+
+class PathBatchStruct(ctypes.Structure):
+    _fields_ = [
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("lengths", "first_rows", "positions")),
+        ("begin", c_int64),
+        *((name, c_void_p) for name in ("emissions", "scores", "backpointers", "path", "best")),
+    ]
+
+
 class Library:
     """The functions of a compiled library, loaded into this process."""
 
@@ -67,7 +83,11 @@ class Library:
         self._run = functions.bilstm_run
         self._run.argtypes = [c_int, c_void_p, c_void_p, c_int]
         self._linear = functions.bilstm_linear
-        self._linear.argtypes = [c_int, *[c_int64] * 3, *[c_void_p] * 4]
+        self._linear.argtypes = [c_int, *[c_int64] * 3, *[c_void_p] * 4, c_int]
+        self._advance = functions.bilstm_viterbi_advance
+        self._trace = functions.bilstm_viterbi_trace
+        for function in (self._advance, self._trace):
+            function.argtypes = [c_int, c_void_p, c_void_p, c_int]
 
     def run(self, number: int, layer: LayerStruct, batches: ctypes.Array[BatchStruct]) -> None:
         """Run a layer, each direction over its batch. Raises `MemoryError`."""
@@ -78,7 +98,19 @@ class Library:
         """Multiply: `sizes` are rows, depth and columns, `addresses` those of the input, the packed
         matrix, the packed bias and the output. Raises `MemoryError`.
         """
-        _check(self._linear(number, *sizes, *addresses))
+        _check(self._linear(number, *sizes, *addresses, torch.get_num_threads()))
+
+    def advance_paths(self, wide: bool, chain: ChainStruct, batch: PathBatchStruct) -> None:
+        """Walk the next steps of the batch; `wide` says whether scores are float64. Raises
+        `MemoryError`.
+        """
+        threads = torch.get_num_threads()
+        _check(self._advance(wide, ctypes.byref(chain), ctypes.byref(batch), threads))
+
+    def trace_paths(self, wide: bool, chain: ChainStruct, batch: PathBatchStruct) -> None:
+        """Walk the batch's best paths back. Raises `MemoryError`."""
+        threads = torch.get_num_threads()
+        _check(self._trace(wide, ctypes.byref(chain), ctypes.byref(batch), threads))
 
     def pack(self, matrix: Tensor, gates: bool) -> Tensor:
         """Pack a weight matrix [columns, depth] into bytes, in the order that the kernel reads."""

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from ..interface import DirectionWeights, KernelUnavailable, Layer, Linear, needs_operations
+from ..interface import (
+    DirectionWeights,
+    KernelUnavailable,
+    Layer,
+    Linear,
+    Viterbi,
+    needs_operations,
+)
 from ..reference import ReferenceLayer
 from .layer import GpuLayer, shape_of
 from .plans import CostTable, Processor, Shape
@@ -72,6 +79,11 @@ class GpuKernel:
     def linear(weight: Tensor, bias: Tensor | None) -> Linear:
         """See `Kernel`."""
         return ReferenceLayer.linear(weight, bias)
+
+    @staticmethod
+    def viterbi(transitions: Tensor, start: Tensor, end: Tensor) -> Viterbi:
+        """See `Kernel`."""
+        return ReferenceLayer.viterbi(transitions, start, end)
 
     def _table(self, shape: Shape) -> CostTable:
         if shape not in self._tables:

@@ -206,7 +206,7 @@ class LiveSequence:
                 self._shared.model.config,
                 self._shared.options.outputs,
                 first=block.first,
-                lookahead=block.lookahead,
+                lookahead=self._live.lookahead_steps,
                 reaches_end=block.reaches_end,
             ),
         )

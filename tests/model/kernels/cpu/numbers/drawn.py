@@ -1,8 +1,9 @@
-"""What the CPU kernel's tests draw, and when results have the same bits."""
+"""What the CPU kernel's tests draw, when results have the same bits, and in how many threads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -80,3 +81,14 @@ def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
         torch.equal(a.view(words[a.dtype]), b.view(words[b.dtype]))
         for a, b in zip(one, other, strict=True)
     )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads compute, in place of the number before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

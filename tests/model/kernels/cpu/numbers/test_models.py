@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from bilstm_server.model import ModelConfig, Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels.cpu.kernel import CpuKernel
-from tests.model.kernels.cpu.numbers.drawn import every_dtype, same_bits
+from tests.model.kernels.cpu.numbers.drawn import every_dtype, same_bits, threads
 from tests.support.lstms import (
     assert_close,
     examples,
@@ -54,6 +54,19 @@ def test_linear(
         assert_close(y, exact, 1e-5 if dtype == torch.float32 else 2e-2, check_dtype=False)
         for row in range(0, rows, 7):
             assert same_bits([linear(x[row : row + 1])], [y[row : row + 1]])
+
+
+@every_dtype
+@pytest.mark.parametrize("rows", [1000, 1001, 1283])
+def test_linear_in_threads(kernel: CpuKernel, dtype: torch.dtype, rows: int) -> None:
+    """A product's rows have the same bits where threads share them."""
+    module = nn.Linear(33, 70, dtype=dtype)
+    linear = kernel.linear(module.weight, module.bias)
+    x = torch.randn(rows, 33, dtype=dtype)
+    with torch.no_grad():
+        alone = linear(x)
+        with threads(3):
+            assert same_bits([linear(x)], [alone])
 
 
 @every_dtype

@@ -8,7 +8,6 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -29,6 +28,7 @@ from tests.model.kernels.cpu.numbers.drawn import (
     every_big_case,
     every_dtype,
     same_bits,
+    threads,
 )
 from tests.support.lstms import (
     by_sequence,
@@ -41,16 +41,6 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN"),  # of switching it off
 ]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_some(drawn: Drawn, chosen: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -53,6 +53,7 @@ class OnePlan:
         return GpuLayer(directions, shape_of(directions), table)
 
     linear = staticmethod(ReferenceLayer.linear)
+    viterbi = staticmethod(ReferenceLayer.viterbi)
 
 
 def draw_directions(hidden: int, dtype: torch.dtype) -> list[DirectionWeights]:

@@ -1,4 +1,4 @@
-"""Where the states of a sequence come together as they arrive: in one array, or in a file."""
+"""Where the rows of one output come together as they arrive: in an array, or in a file."""
 
 from __future__ import annotations
 
@@ -12,63 +12,69 @@ import numpy as np
 from ..types import Array
 
 
-class States(Protocol):
-    """Where the states of one sequence come together."""
+class Rows(Protocol):
+    """Where the rows of one output come together."""
 
-    def add(self, states: Array, steps: int) -> None:
-        """Add states, [t, K*P], that follow those before. The sequence has `steps` in all."""
+    count: int
+    """How many have come."""
+
+    def add(self, rows: Array, total: int) -> None:
+        """Add rows, [t, …], that follow those before. The sequence has `total` in all, at most."""
 
     def whole(self) -> Array:
-        """The states of all steps, [T, K*P], once they have come."""
+        """All rows, once they have come."""
 
     def discard(self) -> None:
-        """Remove what there is: the states will not be needed."""
+        """Remove what there is: the rows will not be needed."""
 
 
-class StatesInMemory:
-    """States in an array, which is made once and then filled."""
+class RowsInMemory:
+    """Rows in an array, which is made once and then filled."""
 
     def __init__(self) -> None:
+        self.count = 0
         self._array: Array | None = None
-        self._filled = 0  # steps
 
-    def add(self, states: Array, steps: int) -> None:
+    def add(self, rows: Array, total: int) -> None:
         if self._array is None:
-            if len(states) == steps:
-                self._array = states.copy()
+            if len(rows) == total:
+                self._array, self.count = rows.copy(), total
                 return
-            self._array = np.empty((steps, *states.shape[1:]), states.dtype)
-        self._array[self._filled : self._filled + len(states)] = states
-        self._filled += len(states)
+            self._array = np.empty((total, *rows.shape[1:]), rows.dtype)
+        self._array[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
 
     def whole(self) -> Array:
         assert self._array is not None
-        return self._array
+        is_full = self.count == len(self._array)
+        return self._array if is_full else self._array[: self.count].copy()
 
     def discard(self) -> None:
         self._array = None
 
 
-class StatesInFile:
-    """States in an .npy file, written as they come, under another name until it is whole."""
+class RowsInFile:
+    """Rows in an .npy file, written as they come, under another name until it is whole."""
 
     def __init__(self, path: Path):
+        self.count = 0
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file: IO[bytes] | None = None
         self._dtype = np.dtype(np.float32)
 
-    def add(self, states: Array, steps: int) -> None:
+    def add(self, rows: Array, total: int) -> None:
         if self._file is None:
             self._file = self._temporary.open("wb")
-            self._dtype = states.dtype
+            self._dtype = rows.dtype
             header = {
-                "descr": np.lib.format.dtype_to_descr(states.dtype),
+                "descr": np.lib.format.dtype_to_descr(rows.dtype),
                 "fortran_order": False,
-                "shape": (steps, *states.shape[1:]),
+                "shape": (total, *rows.shape[1:]),
             }
             np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.write(np.ascontiguousarray(states).view(np.uint8).data)
+        self._file.write(np.ascontiguousarray(rows).view(np.uint8).data)
+        self.count += len(rows)
 
     def whole(self) -> Array:
         assert self._file is not None

@@ -1,0 +1,192 @@
+"""Calls of the module for one lone sequence of any length, made from the example."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..refusals import ExportError
+from .roles import Guess, Part, Role
+from .structure import Path, leaves, mapped
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the owner's module is called with."""
+
+    arguments: inspect.BoundArguments
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Example:
+        """Of the arguments of `module(*example, **kwargs)`, or of `module(example)`."""
+        args = example if type(example) is tuple else (example,)
+        try:
+            return cls(inspect.signature(module.forward).bind(*args, **(kwargs or {})))
+        except TypeError as error:
+            raise ExportError(f"example: {type(module).__name__}.forward has {error}") from error
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The arguments by the names of the parameters of `forward`."""
+        return dict(self.arguments.arguments)
+
+    def with_tree(self, tree: Mapping[str, Any]) -> inspect.BoundArguments:
+        """Other arguments in the same places."""
+        return inspect.BoundArguments(self.arguments.signature, dict(tree))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class InputPart:
+    """An input of the model: where the module takes it from."""
+
+    name: str
+    path: Path
+    column: int | None = None  # of ids: which of those of a step
+    width: int = 1  # of floats
+
+
+@dataclass
+class Caller:
+    """Makes the module's arguments for one sequence."""
+
+    example: Example
+    guess: Guess
+    fixed: set[tuple[Path, int]] = field(default_factory=set)
+    """Columns of integers that are the same at each step, as those of masks are."""
+
+    @property
+    def inputs(self) -> list[InputPart]:
+        """The model's inputs, in the order of the arguments."""
+        found: list[InputPart] = []
+        for part in self.guess.parts:
+            if part.time is None or part.role is Role.MASK:
+                continue
+            width = self._steps(part).shape[1]
+            if part.role is Role.FLOATS:
+                found.append(InputPart(part.name, part.path, None, width))
+                continue
+            columns = [c for c in range(width) if (part.path, c) not in self.fixed]
+            for column in columns:
+                name = part.name if len(columns) == 1 else f"{part.name}_{column}"
+                found.append(InputPart(name, part.path, column))
+        return _unique(found)
+
+    def sample(self, steps: int, seed: int) -> dict[str, Tensor]:
+        """Inputs by name of so many steps, drawn from those of the example: [steps, width] of
+        floats, or [steps] of ids."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for given in self.inputs:
+            own = self._steps(self._part(given.path))
+            if given.column is not None:
+                ids = own[:, given.column].unique()
+                drawn[given.name] = ids[torch.randint(len(ids), (steps,), generator=generator)]
+                continue
+            rows = own[torch.randint(len(own), (steps,), generator=generator)]
+            if len(own) > 1 and bool((own == own[:1]).all()):
+                rows = rows + torch.randn(rows.shape, generator=generator).to(rows.dtype)
+            drawn[given.name] = rows
+        return drawn
+
+    def call(self, inputs: Mapping[str, Tensor]) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
+        """The arguments for one sequence, and of each input the tensor in them that has it."""
+        steps = len(next(iter(inputs.values())))
+        by_path: dict[Path, dict[int | None, Tensor]] = {}
+        for given in self.inputs:
+            by_path.setdefault(given.path, {})[given.column] = inputs[given.name]
+        made: dict[Path, Tensor] = {}
+
+        def leaf(path: Path, value: Any) -> Any:
+            part = self._part(path)
+            if part.role is Role.LENGTHS:
+                return _length(value, steps)
+            if part.time is None:
+                return value.clone() if isinstance(value, Tensor) else value
+            made[path] = self._filled(part, value, by_path.get(path, {}), steps)
+            return made[path]
+
+        arguments = self.example.with_tree(mapped(self.example.tree, leaf))
+        return arguments, {given.name: made[given.path] for given in self.inputs}
+
+    def columns(self, given: InputPart, tensor: Tensor) -> Tensor:
+        """Where an input is in its tensor: a view [steps, width] of floats, or [steps] of ids."""
+        part = self._part(given.path)
+        assert part.time is not None
+        steps = tensor.movedim(part.time, 0)
+        if given.column is None:
+            return steps
+        index = torch.arange(tensor.numel() // len(steps)).reshape(steps.shape[1:])
+        at = (index == given.column).nonzero()[0].tolist()
+        return steps[(slice(None), *at)]
+
+    def without(self, columns: set[tuple[Path, int]]) -> Caller:
+        """A caller for which these columns of integers are no inputs."""
+        return Caller(self.example, self.guess, self.fixed | columns)
+
+    def with_role(self, path: Path, role: Role) -> Caller:
+        """A caller for which an argument is something else."""
+        parts = tuple(replace(p, role=role) if p.path == path else p for p in self.guess.parts)
+        return Caller(self.example, replace(self.guess, parts=parts), self.fixed)
+
+    def is_uniform(self, given: InputPart) -> bool:
+        """Whether the example has the same number at each step."""
+        own = self._steps(self._part(given.path))
+        column = own if given.column is None else own[:, given.column]
+        return bool((column == column[0]).all())
+
+    def _part(self, path: Path) -> Part:
+        return next(part for part in self.guess.parts if part.path == path)
+
+    def _steps(self, part: Part) -> Tensor:
+        """The example's own steps of the sequence that is taken: [steps, width]."""
+        value = next(value for path, value in leaves(self.example.tree) if path == part.path)
+        lone = self._lone(part, value)
+        assert part.time is not None
+        steps = lone.movedim(part.time, 0)[: self.guess.steps]
+        return steps.reshape(len(steps), -1)
+
+    def _lone(self, part: Part, value: Tensor) -> Tensor:
+        if part.batch is None:
+            return value
+        return value.narrow(part.batch, self.guess.sequence, 1)
+
+    def _filled(
+        self, part: Part, value: Tensor, columns: Mapping[int | None, Tensor], steps: int
+    ) -> Tensor:
+        """A tensor in the form of the example's, with so many steps."""
+        lone = self._lone(part, value)
+        assert part.time is not None
+        own = self._steps(part)
+        if None in columns:
+            rows = columns[None].to(value)
+        else:
+            rows = own[:1].repeat(steps, 1)
+            for column, given in columns.items():
+                rows[:, column] = given.to(value)
+        shape = lone.movedim(part.time, 0).shape[1:]
+        return rows.reshape(steps, *shape).movedim(0, part.time).contiguous()
+
+
+def _length(value: Any, steps: int) -> Any:
+    if isinstance(value, Tensor):
+        return torch.full_like(value[:1] if value.dim() else value, steps)
+    return type(value)([steps]) if isinstance(value, list | tuple) else steps
+
+
+def _unique(found: list[InputPart]) -> list[InputPart]:
+    """The same with names of which no two are alike."""
+    names: set[str] = set()
+    result = []
+    for part in found:
+        name, count = part.name, 1
+        while name in names:
+            count += 1
+            name = f"{part.name}_{count}"
+        names.add(name)
+        result.append(replace(part, name=name))
+    return result

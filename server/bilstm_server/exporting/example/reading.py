@@ -1,0 +1,106 @@
+"""Finds the axis of steps, by calling the module with sequences of other lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..refusals import ExportError, Refusal
+from .calls import Caller, Example
+from .roles import guesses
+from .structure import mapped
+
+LENGTHS = ((11, 14, 17), (37, 42, 47), (113, 122, 131), (1009, 1026, 1043))
+"""Numbers of steps to record: of the first three that the module takes."""
+
+Run = Callable[[Any], Any]
+
+
+def read_example(
+    module: nn.Module, example: Example, lengths: Any, run: Run
+) -> tuple[Caller, tuple[int, ...]]:
+    """How the module is called for one sequence, and numbers of steps that it takes."""
+    first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
+    if isinstance(first, Exception):
+        raise ExportError(
+            f"example: {type(module).__name__} fails on it: {type(first).__name__}: {first}"
+        ) from first
+    sizes = [steps for _, steps in first]
+    batches = [batch for batch, _ in first] + [1]
+    runnable: tuple[Caller, tuple[int, ...]] | None = None
+    problem: Exception | None = None
+    for batch in dict.fromkeys(batches):
+        for guess in guesses(example.tree, lengths, sizes, batch):
+            caller = Caller(example, guess)
+            for several in LENGTHS:
+                seen = [_observe(lambda n=n: run(caller.call(caller.sample(n, n))[0])) for n in several[:2]]
+                failed = next((s for s in seen if isinstance(s, Exception)), None)
+                if failed is None:
+                    break
+                problem = failed
+            else:
+                continue
+            if _are_lone(seen):
+                return caller, several
+            runnable = runnable or (caller, several)
+    if runnable is not None:
+        return runnable
+    raise ExportError(
+        "example: the module takes no other number of steps along any axis of it; say the "
+        f"sequence's with lengths=…{f' ({type(problem).__name__}: {problem})' if problem else ''}"
+    )
+
+
+def _are_lone(seen: list[Any]) -> bool:
+    """Whether the first LSTM had one sequence each time, of another number of steps."""
+    firsts = [calls[0] for calls in seen if calls]
+    return (
+        len(firsts) == len(seen)
+        and all(batch == 1 for batch, _ in firsts)
+        and len({steps for _, steps in firsts}) == len(firsts)
+    )
+
+
+def _copied(tree: Any) -> Any:
+    return mapped(tree, lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def _observe(call: Callable[[], Any]) -> list[tuple[int, int]] | Exception:
+    """The sequences and steps that each LSTM read, or what went wrong."""
+    try:
+        with _watching() as seen, torch.no_grad():
+            call()
+    except Refusal:
+        raise
+    except Exception as error:  # of the owner's own code: of any kind
+        return error
+    return seen
+
+
+@contextmanager
+def _watching() -> Iterator[list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    with _Watch(seen):
+        yield seen
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, seen: list[tuple[int, int]]):
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            if isinstance(args[1], Tensor) and len(args) == 9 and args[1].dim() == 1:
+                self._seen.append((int(args[1][0]), len(args[1])))
+            else:
+                first, second = args[0].shape[:2]
+                self._seen.append((first, second) if args[-1] else (second, first))
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,73 @@
+"""Tensors and numbers within nested arguments: dictionaries, lists, tuples, dataclasses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+Path = tuple[str, ...]
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Each thing that holds no other, and the names that lead to it."""
+    parts = _parts(value)
+    if parts is None:
+        yield path, value
+        return
+    for name, part in parts.items():
+        yield from leaves(part, (*path, name))
+
+
+def mapped(value: Any, function: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+    """The same structure, anew, with each leaf replaced."""
+    parts = _parts(value)
+    if parts is None:
+        return function(path, value)
+    made = {name: mapped(part, function, (*path, name)) for name, part in parts.items()}
+    if isinstance(value, Mapping):
+        whole = copy.copy(value) if not isinstance(value, dict) else type(value)(value)
+        for key in value:
+            whole[key] = made[str(key)]  # type: ignore[index]
+        return whole
+    if dataclasses.is_dataclass(value):
+        whole = copy.copy(value)
+        for name, part in made.items():
+            object.__setattr__(whole, name, part)
+        return whole
+    if hasattr(value, "_fields"):
+        return type(value)(*made.values())
+    return type(value)(made.values())
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """What a structure holds, by name; None for a leaf."""
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): part for key, part in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "_fields"):
+        return {name: getattr(value, name) for name in value._fields}
+    if isinstance(value, list | tuple) and not _is_lengths(value):
+        return {str(index): part for index, part in enumerate(value)}
+    return None
+
+
+def _is_lengths(value: list[Any] | tuple[Any, ...]) -> bool:
+    return len(value) > 0 and all(type(part) is int for part in value)
+
+
+def name_of(path: Path) -> str:
+    """A name for what is there: the last word that is one."""
+    words = [re.sub(r"\W+", "_", word).strip("_") for word in path]
+    named = [word for word in words if word and not word.isdigit()]
+    word = named[-1] if named else "input"
+    if words and words[-1].isdigit() and len(path) > 1:
+        word = f"{word}_{words[-1]}"
+    return word[:64] if not word[0].isdigit() else f"_{word}"[:64]

@@ -1,0 +1,115 @@
+"""The graph of a recording as `config.json` has it: names for layers and outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .example.structure import Path
+from .graph import Graph, Node
+
+_MOST_CHARACTERS = 64
+
+# What an output is that the owner gives no name, by the layer that it comes from.
+_NAMES = {
+    "lstm": "states",
+    "linear": "logits",
+    "softmax": "probabilities",
+    "argmax": "labels",
+    "crf": "labels",
+    "softmax_steps": "attention",
+    "attention": "embedding",
+    "normalize": "embedding",
+}
+
+
+def sorted_nodes(graph: Graph, outputs: Iterable[int]) -> list[Node]:
+    """The layers that these values need, each behind those that it reads."""
+    found: dict[int, Node] = {}
+
+    def visit(slot: int) -> None:
+        node = graph.slots[slot].node
+        if node is None or id(node) in found:
+            return
+        for source in node.inputs:
+            visit(source)
+        found[id(node)] = node
+
+    for slot in outputs:
+        visit(slot)
+    return list(found.values())
+
+
+def joined_name(path: Path) -> str:
+    """The words that lead to an output, as one name; empty if there is none but numbers."""
+    words = [re.sub(r"\W+", "_", word).strip("_") for word in path]
+    if all(word.isdigit() or not word for word in words):
+        return ""
+    name = "_".join(word for word in words if word)
+    return (f"_{name}" if name[0].isdigit() else name)[:_MOST_CHARACTERS]
+
+
+def default_name(graph: Graph, slot: int) -> str:
+    """A name for an output by what it is."""
+    found = graph.slots[slot]
+    node = found.node
+    if found.value.ids:
+        return "labels"
+    if node is None:
+        return "inputs"
+    part = next(part for part, its in node.gives.items() if its == slot)
+    if part:
+        return "attention" if part == "weights" else part
+    if node.type == "softmax" and node.fields.get("log"):
+        return "log_probabilities"
+    if node.type == "activation" and node.fields["function"] == "sigmoid":
+        return "probabilities"
+    if node.type in ("last", "first", "mean", "max", "sum"):
+        return node.type if node.type in ("mean", "max") else "embedding"
+    return _NAMES.get(node.type, "features" if found.value.per_step else "embedding")
+
+
+def named_layers(
+    graph: Graph, nodes: Iterable[Node], inputs: Mapping[int, str]
+) -> tuple[list[dict[str, Any]], dict[int, str], dict[str, Tensor]]:
+    """The entries of layers, what each value is read by, and the tensors by name."""
+    references = dict(inputs)
+    taken = set(inputs.values())
+    layers: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for node in nodes:
+        name = _free(_name_of(node), taken)
+        taken.add(name)
+        for part, slot in node.gives.items():
+            references[slot] = f"{name}.{part}" if part else name
+        sources = [references[source] for source in node.inputs]
+        layers.append({"name": name, "type": node.type, "inputs": sources, **node.fields})
+        tensors |= {f"{name}.{key}": tensor for key, tensor in node.tensors.items()}
+    return layers, references, tensors
+
+
+def _name_of(node: Node) -> str:
+    """Of one of torch's modules its own name; else what it is, within which module."""
+    module = node.place.module
+    path = re.sub(r"\W+", "_", module).strip("_")
+    if not path:
+        return node.type
+    own_kinds = {"lstm": "LSTM", "linear": "Linear", "embedding": "Embedding", "conv1d": "Conv1d"}
+    is_own = node.place.is_leaf and node.place.kind == own_kinds.get(node.type, node.place.kind)
+    return path if is_own else f"{path}_{node.type}"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or if it is taken with a number behind it."""
+    name = name if not name[0].isdigit() else f"_{name}"
+    if name.isdigit():
+        name = f"_{name}"
+    name = name[-_MOST_CHARACTERS + 5 :].lstrip("_") if len(name) > _MOST_CHARACTERS - 5 else name
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    return free

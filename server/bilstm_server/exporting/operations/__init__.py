@@ -1,0 +1,14 @@
+"""What torch's operations become: one file for a few alike. Each registers what it knows."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .leaves import leaf_of
+from .unknown import unknown
+
+__all__ = ["leaf_of", "unknown"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

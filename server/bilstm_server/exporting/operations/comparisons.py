@@ -1,0 +1,72 @@
+"""Comparisons: of ids with the one for padding, and those that come out alike for all steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import elements
+from ..elements import CONSTANT, Elements
+from ..trace import Call, operation
+from .numbers import other_number
+
+_NAMES = ("eq", "ne", "gt", "ge", "lt", "le")
+
+
+@operation(*_NAMES)
+def compare(call: Call) -> Elements:
+    """A mask of what is no padding is true at each step of a lone sequence."""
+    where = call.elements("self")
+    number = other_number(call)
+    return compared(call, where, call.result.detach().cpu().numpy(), number, call.name)
+
+
+@operation("isnan", "isinf", "isfinite", "isneginf", "isposinf")
+def finite(call: Call) -> Elements:
+    """Numbers are taken to be finite."""
+    return np.array(CONSTANT)
+
+
+@operation("logical_not", "bitwise_not", "logical_and", "logical_or", "bitwise_and", "bitwise_or", "any", "all")
+def logical(call: Call) -> Elements:
+    """Logic of what depends on the sequence."""
+    call.check_all()
+    raise call.refusal("decides by the numbers of a sequence, which has no layer")
+
+
+@operation("sign")
+def sign(call: Call) -> Elements:
+    """Of ids it tells padding, which is 0, from the others; of floats it is a function."""
+    where = call.elements("self")
+    if _input_of(call, where) is None:
+        from .pointwise import apply
+
+        return apply(call, "sign", where)
+    return compared(call, where, call.result.detach().cpu().numpy(), 0, "ne")
+
+
+def compared(call: Call, where: Elements, result: Any, number: float | None, name: str) -> Elements:
+    """No elements, if the comparison has one result for all steps, as a mask of padding has."""
+    call.check_values(where)
+    slot = _input_of(call, where)
+    if number is None or slot is None or name not in ("eq", "ne", "gt"):
+        raise call.refusal("decides by the numbers of a sequence, which has no layer")
+    if not (result == result.flat[0]).all():
+        raise call.refusal(
+            f"finds the id {number:g} in some steps and not in others; give an example without "
+            "padding, or its lengths"
+        )
+    if name != "gt" or number == 0:
+        call.trace.padding[slot] = int(number)
+        return np.array(CONSTANT)
+    raise call.refusal("decides by ids, which has no layer")
+
+
+def _input_of(call: Call, where: Elements) -> int | None:
+    """The input of ids that all elements belong to, if it is one."""
+    slots = elements.slots_in(where)
+    if len(slots) != 1:
+        return None
+    slot = call.graph.slots[slots[0]]
+    return slots[0] if slot.input and slot.value.ids else None

@@ -1,0 +1,97 @@
+"""Functions of torch's that are one layer, or lead out of torch: seen before they are taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..elements import CONSTANT
+from ..refusals import Refusal
+from ..symbols import symbols_of, where_of
+from ..trace import Trace
+from .lookups import one_hot as _one_hot
+from .lstm import lstm
+
+Leaf = Callable[[Trace, Any, Any, Any], Any]
+
+_REFUSED = {
+    "gru": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
+    "rnn_tanh": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "rnn_relu": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "lstm_cell": "an LSTM written step by step has no layer; put its weights into an nn.LSTM",
+    "gru_cell": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
+    "rnn_tanh_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "rnn_relu_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+}
+
+
+def leaf_of(func: Any) -> Leaf | None:
+    """What to do after a function ran, if it is one of those here."""
+    name = getattr(func, "__name__", "")
+    if name in _REFUSED:
+        return lambda trace, args, kwargs, result: _refused(name, trace, args, result)
+    return _LEAVES.get(name)
+
+
+def _refused(name: str, trace: Trace, args: Any, result: Any) -> Any:
+    place = trace.places.here()
+    trace.count(place)
+    if any(map(trace.depends, tree_leaves(args))):
+        refusal = Refusal(_REFUSED[name], place)
+        for tensor in result if isinstance(result, tuple) else (result,):
+            trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
+    return result
+
+
+def _lstm(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    lstm(trace, args, result)
+    return result
+
+
+def _one_hots(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+    ids = args[0]
+    if trace.depends(ids):
+        _one_hot(trace, ids, result.shape[-1], result)
+    return result
+
+
+def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """Numbers of a tensor as Python's: they remember where they come from."""
+    tensor = args[0]
+    if not trace.depends(tensor):
+        return result
+    return symbols_of(result, trace.elements(tensor))
+
+
+def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    if trace.depends(args[0]):
+        place = trace.places.here()
+        if not place.text.startswith("assert"):
+            trace.decisions.append(place)
+    return result
+
+
+def _enter(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+    """A tensor made of Python's numbers."""
+    where = where_of(args[0])
+    if where is not None and (where != CONSTANT).any():
+        trace.origins.write(result, where.reshape(tuple(result.shape)))
+    elif isinstance(args[0], Tensor) and trace.depends(args[0]):
+        trace.origins.write(result, trace.elements(args[0]))
+    return result
+
+
+_LEAVES: dict[str, Leaf] = {
+    "lstm": _lstm,
+    "one_hot": _one_hots,
+    "item": _leave,
+    "tolist": _leave,
+    "__int__": _leave,
+    "__float__": _leave,
+    "__bool__": _decide,
+    "tensor": _enter,
+    "as_tensor": _enter,
+}

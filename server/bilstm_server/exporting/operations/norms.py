@@ -1,0 +1,118 @@
+"""Normalizations: of columns by numbers of the training data, or of each step by its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import elements
+from ..columns import value_of
+from ..elements import Elements
+from ..rows import Aligned
+from ..trace import Call, Numbers, numbers, operation
+from .numbers import Operand, affine
+
+
+@operation(
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm", "batch_norm", "_batch_norm_no_update", "_batch_norm_with_update",
+)  # fmt: skip
+def batch_norm(call: Call) -> tuple[Elements | None, ...]:
+    """A factor and a shift for each channel, which is the second axis."""
+    mean, variance = call.fixed("running_mean"), call.fixed("running_var")
+    if call.get("training", False) or mean is None or variance is None:
+        call.check_all()
+        raise call.refusal(
+            "normalizes by the mean and variance of the sequence itself; BatchNorm with "
+            "track_running_stats and in eval has a layer"
+        )
+    where = call.elements("input")
+    eps = float(call["eps"])
+    weight, bias = call.fixed("weight"), call.fixed("bias")
+    channels = np.arange(where.shape[1]).reshape(-1, *[1] * (where.ndim - 2))
+    channel = np.broadcast_to(channels, where.shape)
+
+    def emit(aligned: Aligned) -> int:
+        source = value_of(call.graph, aligned.columns[:, 0], call.place)
+        chosen = torch.from_numpy(aligned.keys)
+        given = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}
+        tensors = {name: t.detach().cpu()[chosen] for name, t in given.items() if t is not None}
+        fields = {"eps": eps, "weight": weight is not None, "bias": bias is not None}
+        like = call.graph.like(source, width=aligned.number)
+        return call.graph.add("batch_norm", [source], like, call.place, tensors, **fields).slot
+
+    made = call.row_wise(where.reshape(-1, 1), emit, channel.reshape(-1))
+    return made.reshape(where.shape), None, None
+
+
+@operation("native_layer_norm")
+def layer_norm(call: Call) -> tuple[Elements | None, ...]:
+    """Each fibre of the last axes by its own mean and variance."""
+    where = call.elements("input")
+    size = int(np.prod(call["normalized_shape"]))
+    weight, bias = call.fixed("weight"), call.fixed("bias")
+
+    def emit(aligned: Aligned) -> int:
+        return _norm(call, "layer_norm", aligned, weight, bias)
+
+    known = numbers(call["input"]).reshape(-1, size)
+    made = call.row_wise(where.reshape(-1, size), emit, known=known)
+    return made.reshape(where.shape), None, None
+
+
+@operation("native_group_norm")
+def group_norm(call: Call) -> tuple[Elements | None, ...]:
+    """Groups of channels [N, C, …] by their own mean and variance, if these are of one step."""
+    where = call.elements("input")
+    batch, groups = where.shape[0], int(call["group"])
+    fibres = where.reshape(batch * groups, -1)
+    rows = elements.row_of(fibres)
+    if (rows != rows[:, :1]).any():
+        call.check_all()
+        raise call.refusal(
+            "takes the mean and variance over the steps as well, which has no layer; LayerNorm of "
+            "each step and BatchNorm have"
+        )
+    made = call.row_wise(fibres, lambda aligned: _norm(call, "layer_norm", aligned, None, None))
+    shape = [1, where.shape[1], *[1] * (where.ndim - 2)]
+    factor, shift = (
+        fallback if tensor is None else numbers(tensor).reshape(shape)
+        for tensor, fallback in ((call.fixed("weight"), 1.0), (call.fixed("bias"), 0.0))
+    )
+    return affine(call, Operand(made.reshape(where.shape), np.zeros(where.shape)), factor, shift).where, None, None
+
+
+def _norm(call: Call, layer: str, aligned: Aligned, weight: Tensor | None, bias: Tensor | None) -> int:
+    source = value_of(call.graph, aligned.columns.reshape(-1), call.place)
+    tensors = {"weight": weight, "bias": bias}
+    fields: dict[str, Any] = {"eps": float(call["eps"])}
+    fields |= {name: tensor is not None for name, tensor in tensors.items()}
+    if aligned.number > 1:
+        fields["groups"] = aligned.number
+    given = {name: tensor.reshape(-1) for name, tensor in tensors.items() if tensor is not None}
+    like = call.graph.like(source, width=call.graph.value(source).width)
+    return call.graph.add(layer, [source], like, call.place, given, **fields).slot
+
+
+@operation("_fused_rms_norm")
+def rms_norm(call: Call) -> tuple[Elements | None, ...]:
+    """Each fibre of the last axes by the root of its mean square."""
+    where = call.elements("input")
+    size = int(np.prod(call["normalized_shape"]))
+    weight = call.fixed("weight")
+    eps = call.get("eps", torch.finfo(call["input"].dtype).eps)
+
+    def emit(aligned: Aligned) -> int:
+        source = value_of(call.graph, aligned.columns.reshape(-1), call.place)
+        tensors = {} if weight is None else {"weight": weight.reshape(-1)}
+        fields: dict[str, Any] = {"eps": float(eps), "weight": weight is not None}
+        if aligned.number > 1:
+            fields["groups"] = aligned.number
+        like = call.graph.like(source, width=call.graph.value(source).width)
+        return call.graph.add("rms_norm", [source], like, call.place, tensors, **fields).slot
+
+    known: Numbers = numbers(call["input"]).reshape(-1, size)
+    return call.row_wise(where.reshape(-1, size), emit, known=known).reshape(where.shape), None

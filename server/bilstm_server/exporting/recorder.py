@@ -1,0 +1,146 @@
+"""Runs a module and records what its operations do with the numbers of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from . import operations
+from .elements import Elements
+from .refusals import Refusal
+from .trace import HANDLERS, Call, Trace
+
+# They change the form of a tensor, and none of its numbers.
+_FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_", "swapaxes_"}
+
+
+@contextmanager
+def recording(trace: Trace) -> Iterator[None]:
+    """Record the operations of torch's within, until it ends or `paused`."""
+    with torch.no_grad(), _Operations(trace) as inner, _Functions(trace, inner):
+        yield
+
+
+class _Operations(TorchDispatchMode):
+    """Sees what every function of torch's is made of: some hundred operations."""
+
+    def __init__(self, trace: Trace):
+        super().__init__()
+        self._trace = trace
+        self.is_paused = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.is_paused:
+            return func(*args, **kwargs)
+        self.is_paused = True
+        try:
+            return self._run(func, args, kwargs)
+        finally:
+            self.is_paused = False
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        trace = self._trace
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        depends = any(trace.depends(leaf) for leaf in tree_iter((args, kwargs)))
+        if not depends and not random:
+            return func(*args, **kwargs)
+        arguments = _bound(func, args, kwargs)
+        written = _written(func, arguments)
+        for name, tensor in written.items():
+            arguments[name] = _copy(trace, tensor)
+        given = {t.untyped_storage()._cdata for t in tree_iter(arguments) if isinstance(t, Tensor)}
+        result = func(*args, **kwargs)
+        name = func._schema.name.split("::")[-1]
+        if name in _FORMS:
+            return result
+        place = trace.places.here()
+        trace.count(place)
+        results = list(written.values()) or list(result if isinstance(result, tuple | list) else [result])
+        call = Call(trace, name.removesuffix("_") if written else name, arguments, result, func, place)
+        fresh = [
+            isinstance(tensor, Tensor) and (written or tensor.untyped_storage()._cdata not in given)
+            for tensor in results
+        ]
+        if any(fresh):
+            for tensor, where in zip(results, _elements(call, results, random), strict=False):
+                if isinstance(tensor, Tensor) and where is not None:
+                    trace.origins.write(tensor, where)
+        return result
+
+
+def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | None]:
+    try:
+        if random:
+            raise call.refusal("gives random numbers, others each time; dropout that runs in eval, perhaps")
+        found = HANDLERS.get(call.name, operations.unknown)(call)
+        return list(found) if isinstance(found, tuple) else [found]
+    except Refusal as refusal:
+        return [
+            call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
+            for tensor in results
+        ]
+
+
+def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments by name, defaults too."""
+    names = [argument.name for argument in func._schema.arguments]
+    bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    return bound | dict(zip(names, args, strict=False)) | kwargs
+
+
+def _written(func: Any, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The arguments that the operation writes into."""
+    return {
+        argument.name: arguments[argument.name]
+        for argument in func._schema.arguments
+        if argument.alias_info is not None
+        and argument.alias_info.is_write
+        and isinstance(arguments.get(argument.name), Tensor)
+    }
+
+
+def _copy(trace: Trace, tensor: Tensor) -> Tensor:
+    """The tensor as it is now."""
+    copy = tensor.clone()
+    if trace.depends(tensor):
+        trace.origins.write(copy, trace.elements(tensor))
+    return copy
+
+
+class _Functions(TorchFunctionMode):
+    """Sees the functions of torch's that are one layer, or lead out of torch."""
+
+    def __init__(self, trace: Trace, inner: _Operations):
+        super().__init__()
+        self._trace = trace
+        self._inner = inner
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaf = operations.leaf_of(func)
+        if leaf is None or self._inner.is_paused:
+            return func(*args, **kwargs)
+        self._inner.is_paused = True
+        try:
+            result = func(*args, **kwargs)
+            return leaf(self._trace, args, kwargs, result)
+        finally:
+            self._inner.is_paused = False
+
+
+def constant_like(shape: tuple[int, ...]) -> Elements:
+    """Elements of a tensor that depends on no input."""
+    return np.full(shape, -1)

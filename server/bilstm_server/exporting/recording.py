@@ -1,0 +1,75 @@
+"""One recording of a module: a call with one lone sequence, and what it returned as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..model.layers.values import Value
+from . import elements
+from .example.calls import Caller, InputPart
+from .example.structure import Path
+from .recorder import recording
+from .refusals import Refusal
+from .results import Outputs, Result, named, result_of, returned
+from .trace import Trace
+
+_ANY_IDS = 2**28  # until an embedding says how many
+
+
+@dataclass
+class Recording:
+    """What a call did, and for each thing that it returned its value or why there is none."""
+
+    trace: Trace
+    inputs: dict[int, InputPart]  # by value
+    results: dict[Path, Result | Refusal]
+    constants: list[Path]  # returned, and depending on no input
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, and afterwards as it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Recording:
+    """Call the module with a sequence of so many steps, and record it."""
+    trace = Trace.of(module, steps)
+    arguments, tensors = caller.call(caller.sample(steps, seed=steps))
+    inputs = {}
+    for given in caller.inputs:
+        is_ids = given.column is not None
+        value = Value(1, ids=_ANY_IDS) if is_ids else Value(given.width)
+        slot = trace.graph.input(given.name, value)
+        inputs[slot] = given
+        view = caller.columns(given, tensors[given.name])
+        rows = np.arange(steps).reshape(-1, *[1] * (view.dim() - 1))
+        columns = np.arange(view[0].numel()).reshape(tuple(view.shape[1:]))
+        trace.origins.write(view, elements.make(slot, rows, columns))
+    with evaluating(module), recording(trace):
+        result = returned(module, arguments, outputs)
+    results: dict[Path, Result | Refusal] = {}
+    constants = []
+    with torch.no_grad():
+        for path, leaf in named(result, outputs):
+            try:
+                found = result_of(trace, leaf)
+            except Refusal as refusal:
+                found = refusal
+            if found is None:
+                constants.append(path)
+            else:
+                results[path] = found
+    return Recording(trace, inputs, results, constants)

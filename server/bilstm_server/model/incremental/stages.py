@@ -1,0 +1,210 @@
+"""In which stages a sequence is computed a slice at a time: what each reads, and what stays held.
+
+A stage is an LSTM, or a sweep from the first step to the last one. Pure: knows a `ModelConfig`, and
+no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from ..config import STATE, ModelConfig
+from ..layers.interface import LayerConfig
+from ..layers.lstm import LstmConfig
+from ..layers.pooling import PoolingConfig
+from ..layers.values import Grid
+from ..layers.windowed import WindowConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer, what it gives that is read, and what nothing reads after it."""
+
+    layer: LayerConfig
+    gives: tuple[str, ...]
+    done: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The layer's name, and that of its own value."""
+        return self.layer.name
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that it is made of."""
+        return self.layer.inputs
+
+    @property
+    def is_lstm(self) -> bool:
+        """Whether it goes through the sequence from either end."""
+        return isinstance(self.layer, LstmConfig)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a `WholeLayer`: that alone has nothing of a sequence that goes on."""
+        is_local = isinstance(self.layer, LstmConfig | WindowConfig)
+        return not is_local and self.layer.not_live is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way from values that are held to those that are read: layers of rows and of windows,
+    which are computed for each slice anew."""
+
+    targets: tuple[str, ...]  # what is read
+    layers: tuple[Node, ...]  # in order
+    roots: frozenset[str]  # what is held
+
+
+@dataclass(frozen=True, slots=True)
+class LstmStage:
+    """One LSTM, from one end of the sequence to the other, layer by layer."""
+
+    grid: Grid
+    lstm: Node
+    config: LstmConfig
+    route: Route
+    poolings: tuple[Node, ...]  # of its output, and of nothing else: they take it as it comes
+    holds: bool  # its output, because something else reads it
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What is held of it in the end."""
+        own = self.lstm.gives if self.holds else self.lstm.gives[1:]
+        return (*own, *(name for node in self.poolings for name in node.gives))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStage:
+    """All rows of one grid once, for layers that read whole sequences and for outputs with a row
+    for each step."""
+
+    grid: Grid
+    wholes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    route: Route
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What is held of it in the end."""
+        return (*self.outputs, *(name for node in self.wholes for name in node.gives))
+
+
+Stage = LstmStage | SweepStage
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages of a sequence, in order."""
+
+    stages: tuple[Stage, ...]
+    keeps: tuple[frozenset[str], ...]  # after each stage, what will still be read or is asked for
+    ending: Route  # to the outputs that have one row for the sequence, when all stages are done
+
+
+def plan_stages(config: ModelConfig, outputs: Collection[str]) -> Plan:
+    """The stages for these outputs. Raises `KeyError` for one that the model does not have."""
+    return _Planner(config, outputs).plan()
+
+
+class _Planner:
+    """Sorts values by level: inputs have level 0, and what is known only when a sequence has been
+    gone through is a level above what it is made of."""
+
+    def __init__(self, config: ModelConfig, outputs: Collection[str]):
+        self._values = config.values
+        wanted = dict.fromkeys(config.outputs[name] for name in outputs if name != STATE)
+        self._wanted = tuple(wanted)
+        nodes = _nodes(config, outputs, self._wanted)
+        self._lstms = {node.name: node for node in nodes if node.is_lstm}
+        self._fed = [node for node in nodes if self._is_fed(node)]
+        self._wholes = [node for node in nodes if node.is_whole and not self._is_fed(node)]
+        pulled = (node for node in nodes if not node.is_lstm and not node.is_whole)
+        self._pulled = {node.name: node for node in pulled}
+        self._order = {name: index for index, name in enumerate(self._pulled)}
+        self._levels = dict.fromkeys(config.inputs, 0)
+        for node in nodes:
+            level = max(self._levels[reference] for reference in node.reads)
+            is_higher = node.is_lstm or (node.is_whole and not self._is_fed(node))
+            self._levels |= dict.fromkeys(node.gives, level + is_higher)
+        read = (r for node in nodes if not self._is_fed(node) for r in node.reads)
+        self._held = {*read, *self._wanted}
+
+    def _is_fed(self, node: Node) -> bool:
+        """Whether it takes an LSTM's output as that is computed, some columns at a time."""
+        return isinstance(node.layer, PoolingConfig) and node.reads[0] in self._lstms
+
+    def plan(self) -> Plan:
+        """The stages, from the lowest level to the highest."""
+        stages: list[Stage] = []
+        for level in range(1, max(self._levels.values()) + 2):
+            stages += self._sweeps(level)
+            stages += self._lstm_stages(level)
+        ending = self._route(name for name in self._wanted if not self._values[name].per_step)
+        keeps = []
+        later = {*self._wanted, *ending.roots}
+        for stage in reversed(stages):
+            keeps.append(frozenset(later))
+            later |= stage.route.roots
+        return Plan(tuple(stages), tuple(reversed(keeps)), ending)
+
+    def _lstm_stages(self, level: int) -> Iterator[LstmStage]:
+        for name, node in self._lstms.items():
+            if self._levels[name] == level:
+                assert isinstance(node.layer, LstmConfig)
+                route, grid = self._route(node.reads), self._values[name].grid
+                poolings = tuple(own for own in self._fed if own.reads[0] == name)
+                yield LstmStage(grid, node, node.layer, route, poolings, name in self._held)
+
+    def _sweeps(self, level: int) -> Iterator[SweepStage]:
+        """Those for what is known at this level, and for outputs of the level below."""
+        wholes: dict[Grid, list[Node]] = {}
+        outputs: dict[Grid, list[str]] = {}
+        for node in self._wholes:
+            if self._levels[node.name] == level:
+                values = (self._values[reference] for reference in node.reads)
+                grid = next(value.grid for value in values if value.per_step)
+                wholes.setdefault(grid, []).append(node)
+        for name in self._wanted:
+            is_computed = name in self._pulled or self._levels[name] == 0
+            if is_computed and self._values[name].per_step and self._levels[name] == level - 1:
+                outputs.setdefault(self._values[name].grid, []).append(name)
+        for grid in dict.fromkeys([*wholes, *outputs]):
+            nodes, own = wholes.get(grid, []), outputs.get(grid, [])
+            route = self._route([*(r for node in nodes for r in node.reads), *own])
+            yield SweepStage(grid, tuple(nodes), tuple(own), route)
+
+    def _route(self, targets: Iterable[str]) -> Route:
+        wanted = tuple(dict.fromkeys(targets))
+        seen: set[str] = set()
+        ahead = list(wanted)
+        while ahead:
+            name = ahead.pop()
+            if name not in seen:
+                seen.add(name)
+                ahead += self._pulled[name].reads if name in self._pulled else ()
+        names = sorted(seen & self._pulled.keys(), key=self._order.__getitem__)
+        layers = [self._pulled[name] for name in names]
+        last = {reference: node.name for node in layers for reference in node.reads}
+        ends: dict[str, list[str]] = {name: [] for name in names}
+        for reference, name in last.items():
+            if reference not in wanted:
+                ends[name].append(reference)
+        layers = [replace(node, done=tuple(ends[node.name])) for node in layers]
+        return Route(wanted, tuple(layers), frozenset(seen - self._pulled.keys()))
+
+
+def _nodes(config: ModelConfig, outputs: Collection[str], wanted: Collection[str]) -> list[Node]:
+    layers = config.needed(outputs)
+    read = {*wanted, *(reference for layer in layers for reference in layer.inputs)}
+    parts: dict[str, list[str]] = {}
+    for reference in config.values:
+        name, *part = reference.split(".")
+        if part:
+            parts.setdefault(name, []).append(reference)
+    nodes = []
+    for layer in layers:
+        own = parts.get(layer.name, [])
+        nodes.append(Node(layer, (layer.name, *(own if read.intersection(own) else ()))))
+    return nodes

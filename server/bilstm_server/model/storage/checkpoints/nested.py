@@ -1,0 +1,86 @@
+"""Which of a file's dictionaries is the model's: the one that holds a recurrence's weights.
+
+A pure function of what the file holds, at any depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ....quoting import listed, quoted
+
+SELF = "."  # the key of the outermost dictionary
+
+# What every recurrence has, also where it is weight-normed or pruned; a cell has no layers.
+_RECURRENCE = re.compile(
+    r"(.*\.)?(parametrizations\.)?weight_ih(_l0)?(_g|_v|_orig|_raw|\.original\d?)?"
+)
+
+
+class Chosen(NamedTuple):
+    """One dictionary of a file: its tensors by name, its key, and the keys of the others."""
+
+    tensors: dict[str, Tensor]
+    key: str
+    others: tuple[str, ...]
+
+
+def choose(content: object, key: str | None) -> Chosen:
+    """Take the dictionary of tensors under `key`, or if None the only one with a recurrence.
+
+    A key is the keys on the way to the dictionary, with dots between them. Raises `ValueError` with
+    what there is instead.
+    """
+    found = dict(_dictionaries(content))
+    with_lstm = [name for name, tensors in found.items() if _has_recurrence(tensors)]
+    if key is not None:
+        if key not in found:
+            have = f"there are {listed(found)}" if found else "it has none"
+            raise ValueError(f"--key {quoted(key)} is no dictionary of tensors in it; {have}")
+        chosen = key
+    elif len(with_lstm) > 1:
+        raise ValueError(
+            f"holds several dictionaries with an LSTM: {listed(with_lstm)}; take one with --key"
+        )
+    elif not with_lstm and SELF not in found:
+        raise ValueError(_instead(content, list(found)))
+    else:
+        chosen = (with_lstm or [SELF])[0]
+    return Chosen(found[chosen], chosen, tuple(name for name in found if name != chosen))
+
+
+def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary that names tensors, by its key, in the order of the file."""
+    waiting: list[tuple[tuple[object, ...], object]] = [((), content)]
+    seen = set()  # a file may hold a dictionary that holds itself
+    while waiting:
+        keys, value = waiting.pop()
+        if id(value) in seen or not isinstance(value, Mapping | list | tuple):
+            continue
+        seen.add(id(value))
+        items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+        waiting += [((*keys, key), inner) for key, inner in reversed(items)]
+        if isinstance(value, Mapping):
+            tensors = {k: t for k, t in items if isinstance(k, str) and isinstance(t, Tensor)}
+            if tensors:
+                yield ".".join(map(str, keys)) or SELF, tensors
+
+
+def _has_recurrence(tensors: Mapping[str, Tensor]) -> bool:
+    return any(_RECURRENCE.fullmatch(name) for name in tensors)
+
+
+def _instead(content: object, found: list[str]) -> str:
+    """What the file holds, and how to save what is needed."""
+    advice = "save with torch.save(model.state_dict(), …)"
+    if not isinstance(content, Mapping):
+        kind = type(content).__name__
+        return f"holds a {kind} instead of a state_dict (names to tensors); {advice}"
+    if found:
+        return f"holds no LSTM in any of its dictionaries of tensors ({listed(found)}); {advice}"
+    names = listed([str(name) for name in content]) or "nothing"
+    return f"holds {names} instead of a state_dict (names to tensors); {advice}"

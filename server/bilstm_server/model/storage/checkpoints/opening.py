@@ -1,0 +1,70 @@
+"""Opens what people save: `.pt` with dictionaries in it, `.safetensors`, a hub's folder.
+
+Every file that can't be opened raises a one-line `ModelError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ....errors import ModelError
+from ....quoting import listed
+from ..files import memory_bytes
+from ..weights import read_tensors
+from .folding import fold
+from .hub import read_hub_folder
+from .nested import SELF, Chosen
+from .torch_file import read_torch_file
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint's tensors by name, and what to say of how they were read."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint's tensors into memory of their own, in the order of the file, with each
+    weight that it has in pieces made whole. `key` names one of the dictionaries of a `.pt` file.
+    """
+    chosen = _read(path, key)
+    notes = []
+    if chosen.key != SELF:
+        others = f"; not taken: {listed(chosen.others)}" if chosen.others else ""
+        notes.append(f"took the tensors under {chosen.key!r}{others}")
+    try:
+        tensors, folded = fold(_computing(chosen.tensors))
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if folded:
+        notes.append(
+            f"made of their pieces (weight norm, spectral norm, pruning): {listed(folded)}"
+        )
+    return Checkpoint(tensors, tuple(notes))
+
+
+def _read(path: Path, key: str | None) -> Chosen:
+    most_bytes = memory_bytes()
+    if path.is_dir():
+        tensors = read_hub_folder(path, most_bytes)
+    elif path.suffix == ".safetensors":
+        tensors = read_tensors(path, most_bytes)
+    else:
+        return read_torch_file(path, most_bytes, key)
+    if key is not None:
+        raise ModelError(f"{path}: --key is for files of torch.save, and this has no dictionaries")
+    return Chosen(tensors, SELF, ())
+
+
+def _computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without counters (`num_batches_tracked`, `step`), which no result depends on."""
+    return {
+        key: tensor
+        for key, tensor in tensors.items()
+        if tensor.dim() > 0 or tensor.is_floating_point() or tensor.is_complex()
+    }
