@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ Array = NDArray[Any]
 
 _MOST_CHARACTERS = 64  # of a name
 _LAYER: TypeAdapter[LayerConfig] = TypeAdapter(AnyLayer)
+
+
+class ForeignModel(NamedTuple):
+    """What a file of another framework holds."""
+
+    config: ModelConfig | None  # None: the file has weights alone, named as in a state_dict
+    tensors: dict[str, Tensor]  # by `layer.parameter`
+    notes: tuple[str, ...]  # what its numbers depend on beyond its sequences
 
 
 class Draft:
@@ -120,9 +128,8 @@ class Draft:
         layer = self._layers.get(reference.split(".")[0])
         return list(layer["inputs"]) if layer else []
 
-    def finish(self, results: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The config that gives these results, by name, and the tensors of its layers, by
-        `layer.parameter`. What no output needs is left out.
+    def finish(self, results: Mapping[str, str]) -> ForeignModel:
+        """The model that gives these values, by name. What no output needs is left out.
 
         A single result gets the names that clients know, by what gives it: `logits`, `states` …;
         and the states of the last LSTM are an output too.
@@ -134,23 +141,23 @@ class Draft:
         if lstms := [name for name, kind in self.types.items() if kind == "lstm"]:
             outputs.setdefault("states", lstms[-1].split(".")[0])
         needed = self._needed(outputs.values())
-        config = {
-            "format": 2,
-            "inputs": {name: form for name, form in self.inputs.items() if name in needed},
-            "layers": [layer for name, layer in self._layers.items() if name in needed],
-            "outputs": outputs,
-        }
+        try:
+            config = ModelConfig.model_validate(
+                {
+                    "inputs": {name: form for name, form in self.inputs.items() if name in needed},
+                    "layers": [layer for name, layer in self._layers.items() if name in needed],
+                    "outputs": outputs,
+                }
+            )
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
         tensors = {
             f"{layer}.{parameter}": tensor
             for layer, own in self._tensors.items()
             if layer in needed
             for parameter, tensor in own.items()
         }
-        try:
-            ModelConfig.model_validate(config)
-        except ValidationError as error:
-            raise ValueError(first_problem(error)) from error
-        return config, tensors
+        return ForeignModel(config, tensors, tuple(self.notes))
 
     def _known_outputs(self, name: str, reference: str) -> dict[str, str]:
         """The names that every client knows for the model's only result, or else its own."""

@@ -162,3 +162,24 @@ def write_named(path: Path, config: Mapping[str, Any] | None, layers: Sequence[L
             for name, array in layer.named:
                 own[name] = array
     return path
+
+
+def write_nested(
+    folder: Path, config: Mapping[str, Any], outer: Sequence[Layer], inner: Sequence[Layer]
+) -> list[Path]:
+    """Files of a model with a model `inner` inside, in both layouts."""
+    numbered = write_keras(folder / "model.keras", config, outer)
+    weights = io.BytesIO(zipfile.ZipFile(numbered).read("model.weights.h5"))
+    with h5py.File(weights, "a") as file:
+        fill_numbered(file.create_group("layers/sequential"), inner)
+    with zipfile.ZipFile(numbered, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    named = write_named(folder / "model.h5", config, outer)
+    with h5py.File(named, "a") as file:
+        own = file.create_group("model_weights/inner")
+        arrays = dict(pair for layer in inner for pair in layer.named)
+        own.attrs["weight_names"] = [name.encode() for name in arrays]
+        for name, array in arrays.items():
+            own[name] = array
+    return [numbered, named]

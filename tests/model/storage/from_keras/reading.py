@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from bilstm_server.errors import ModelError
-from bilstm_server.model.config import ModelConfig
 from bilstm_server.model.graph import SequenceEncoder
 from bilstm_server.model.kernels import RaggedBatch
 from bilstm_server.model.storage.from_keras import read_keras
@@ -20,9 +19,10 @@ Outputs = Mapping[str, np.ndarray]
 
 
 def load(path: Path) -> SequenceEncoder:
-    config, tensors = read_keras(path)
-    encoder = SequenceEncoder(ModelConfig.model_validate(config))
-    encoder.load_state_dict(tensors)
+    model = read_keras(path)
+    assert model.config is not None
+    encoder = SequenceEncoder(model.config)
+    encoder.load_state_dict(model.tensors)
     return encoder.eval()
 
 

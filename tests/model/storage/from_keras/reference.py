@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 Config = Mapping[str, Any]
 
 
@@ -18,7 +18,7 @@ def sigmoid(x: Array) -> Array:
 
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return np.asarray(e / e.sum(-1, keepdims=True))
 
 
 FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -88,13 +88,13 @@ def run_conv(config: Config, variables: Sequence[Array], x: Array) -> Array:
 
 def run_batch_norm(config: Config, variables: Sequence[Array], x: Array) -> Array:
     gamma, beta, mean, variance = variables
-    return (x - mean) / np.sqrt(variance + config["epsilon"]) * gamma + beta
+    return np.asarray((x - mean) / np.sqrt(variance + config["epsilon"]) * gamma + beta)
 
 
 def run_layer_norm(config: Config, variables: Sequence[Array], x: Array) -> Array:
     centered = x - x.mean(-1, keepdims=True)
     deviation = np.sqrt((centered**2).mean(-1, keepdims=True) + config["epsilon"])
-    return centered / deviation * variables[0] + variables[1]
+    return np.asarray(centered / deviation * variables[0] + variables[1])
 
 
 def run_dense(config: Config, variables: Sequence[Array], x: Array) -> Array:

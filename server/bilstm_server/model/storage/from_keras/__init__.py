@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from ....errors import ModelError
-from ..drafts import Draft
+from ..drafts import Draft, ForeignModel
 from .files import open_file
 from .loose import read_state_dict
 from .model import Model
 from .weights import open_weights
 
 
-def read_keras(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """Read a `.keras` file, or an `.h5` one: the config of its model, in the second format, and its
-    tensors by `layer.parameter`. A file of weights alone has no config (None), and its tensors are
-    named as in a state_dict.
+def read_keras(path: Path) -> ForeignModel:
+    """Read a `.keras` or `.h5` file: its model's config, and tensors by `layer.parameter`.
 
-    What the model's numbers depend on beyond its sequences is told by `UserWarning`s. Raises
-    `ModelError` for what can't be served; the file's code is never executed.
+    A file of weights alone has no config, and its tensors are named as in a state_dict.
+
+    Raises `ModelError` for what can't be served; nothing in the file is executed.
     """
     draft = Draft()
     with open_file(path) as (entry, file):
         try:
             if entry is None:
-                return None, read_state_dict(file)
-            results = Model(entry, open_weights(file), draft).convert()
-            config, tensors = draft.finish(results)
+                return ForeignModel(None, read_state_dict(file), ())
+            return draft.finish(Model(entry, open_weights(file), draft).convert())
         except ValueError as error:
             raise ModelError(f"{path}: {error}") from error
-    for note in draft.notes:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    return config, tensors

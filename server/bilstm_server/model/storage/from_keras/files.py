@@ -41,8 +41,10 @@ def open_file(path: Path) -> Iterator[tuple[Settings | None, h5py.File]]:
         except OSError as error:
             raise ModelError(f"{path}: is no file of Keras's; {_SAVE}") from error
         with opened as hdf5:
-            if content is None:
-                content = hdf5.attrs.get("model_config")
+            try:
+                content = hdf5.attrs.get("model_config") if content is None else content
+            except (KeyError, OSError, RuntimeError, TypeError) as error:
+                raise ModelError(f"{path}: is a damaged file of Keras's; {_SAVE}") from error
             yield None if content is None else _parse(content, path), hdf5
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..drafts import Array
 from .lstms import parameters
-from .weights import open_group, read_array, read_names
+from .weights import open_group, read_array, read_names, reading
 
 # Keras's names of a layer's variables, in its order, by the group that has them in Keras 3.
 _VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -72,13 +72,15 @@ def _numbered(file: h5py.File) -> Iterator[_Layer]:
     """The variables of each layer and cell of Keras 3's layout, which are numbered: their layer's
     class tells which is which."""
     groups: list[str] = []
-    file.visit(groups.append)  # each once, and none behind a link
+    with reading():
+        file.visit(groups.append)  # each once, and none behind a link
     for path in groups:
         *outer, last = path.split("/")
-        if last != "vars" or not outer or "optimizer" in outer or not len(open_group(file, path)):
+        if last != "vars" or not outer or "optimizer" in outer:
             continue
-        kind = re.sub(r"_\d+$", "", outer[-1])
-        count = len(open_group(file, path))
+        kind, count = re.sub(r"_\d+$", "", outer[-1]), len(open_group(file, path))
+        if not count:
+            continue
         names = _VARIABLES.get(kind, ())
         if count > len(names) or (kind.endswith("normalization") and count < len(names)):
             raise ValueError(f"{path}: has {count} variables of a kind that is not served")

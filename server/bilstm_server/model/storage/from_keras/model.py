@@ -55,6 +55,8 @@ class Model:
         self._draft = draft
         self._prefix = prefix
         self._layers = {layer.name: layer for layer in self._read_layers()}
+        if not self._layers:
+            raise ValueError("has no layers")
         self._results: dict[Place, Sequence[str]] = {}
 
     def convert(self, given: Sequence[str] | None = None) -> dict[str, str]:

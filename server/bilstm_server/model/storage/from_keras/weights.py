@@ -7,12 +7,14 @@ their order, the older one (`lstm_1/lstm_1/lstm_cell/kernel:0`) by their names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import h5py
 import numpy as np
 
+from ....quoting import one_line
 from ..drafts import Array
 
 # Where Keras 3 keeps a wrapper's variables: in the layers inside, one after the other.
@@ -49,7 +51,9 @@ class NumberedWeights:
         arrays = []
         for part in _PARTS.get(kind, ("",)):
             variables = open_group(layer, f"{part}/vars".lstrip("/"))
-            arrays += [read_array(variables, key) for key in sorted(variables, key=_as_number)]
+            with reading():
+                keys = sorted(variables, key=_as_number)
+            arrays += [read_array(variables, key) for key in keys]
         return arrays
 
     def inside(self, name: str, kind: str, number: int) -> NumberedWeights:
@@ -80,13 +84,23 @@ class NamedWeights:
         return NamedWeights(group, read_names(group, "weight_names"))
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Say so where HDF5 finds the file damaged, for which it has many types of errors."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, TypeError) as error:
+        raise ValueError(f"the file is damaged: {one_line(str(error))}") from error
+
+
 def open_weights(file: h5py.Group) -> Weights:
     """The weights in a file, whichever layout it has."""
-    if "model_weights" in file:
+    with reading():
+        has_names = "layer_names" in file.attrs or "layer_names0" in file.attrs
+        is_whole = "model_weights" in file
+    if is_whole:
         return NamedWeights(open_group(file, "model_weights"))
-    if "layer_names" in file.attrs or "layer_names0" in file.attrs:
-        return NamedWeights(file)
-    return NumberedWeights(file)
+    return NamedWeights(file) if has_names else NumberedWeights(file)
 
 
 def snake_case(kind: str) -> str:
@@ -109,31 +123,31 @@ def read_array(group: h5py.Group, path: str) -> Array:
     found = _entry(group, path)
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"the file has no dataset {path} for it")
-    if found.dtype.kind not in "fiu" or found.is_virtual or found.external is not None:
-        raise ValueError(f"{path} is no array of numbers in this file")
-    if found.id.get_storage_size() != found.nbytes:
-        raise ValueError(f"{path} is compressed or incomplete; save the model with Keras anew")
-    return np.asarray(found[()])
+    with reading():
+        if found.dtype.kind not in "fiu" or found.is_virtual or found.external is not None:
+            raise ValueError(f"{path} is no array of numbers in this file")
+        if found.id.get_storage_size() != found.nbytes:
+            raise ValueError(f"{path} is compressed or incomplete; save the model with Keras anew")
+        return np.asarray(found[()])
 
 
 def _entry(group: h5py.Group, path: str) -> object:
     """What is under a path, unless a link on the way leads elsewhere."""
     found: object = group
     for name in path.split("/"):
-        if not isinstance(found, h5py.Group) or not isinstance(
-            found.get(name, getlink=True), h5py.HardLink
-        ):
+        if not isinstance(found, h5py.Group):
             return None
-        found = found[name]
+        with reading():
+            if not isinstance(found.get(name, getlink=True), h5py.HardLink):
+                return None
+            found = found[name]
     return found
 
 
 def read_names(group: h5py.Group, attribute: str) -> list[str]:
     """A list of names, which Keras splits where it is long: `weight_names0`, `weight_names1` …"""
-    if attribute in group.attrs:
-        parts = [group.attrs[attribute]]
-    else:
-        parts = []
+    with reading():
+        parts = [group.attrs[attribute]] if attribute in group.attrs else []
         while (numbered := f"{attribute}{len(parts)}") in group.attrs:
             parts.append(group.attrs[numbered])
     names = [name for part in parts for name in np.atleast_1d(part).tolist()]
