@@ -25,7 +25,6 @@ from tests.model.storage.from_keras.test_functional import call, entry, function
 
 LAYERS = [lstm(3, 4), dense(4, 2)]
 CONFIG = sequential(LAYERS, [None, None, 3])
-ENTRY = json.dumps(entry(LAYERS[0]))
 
 
 def kernel(file: h5py.File) -> tuple[h5py.Group, str]:
@@ -201,7 +200,7 @@ def _bytes_of_a_model() -> bytes:
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_any_damage(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """A file that is cut short, or with one byte changed, is read or refused, and raises nothing else."""
+    """A file that is cut short, or has one byte changed, is read or refused, and no more."""
     content = bytearray(_bytes_of_a_model())
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):

@@ -38,12 +38,12 @@ def open_file(path: Path) -> Iterator[tuple[Settings | None, h5py.File]]:
         file.seek(0)
         try:
             opened = h5py.File(weights, "r")
-        except OSError as error:
+        except Exception as error:  # of many types, whatever the damage
             raise ModelError(f"{path}: is no file of Keras's; {_SAVE}") from error
         with opened as hdf5:
             try:
                 content = hdf5.attrs.get("model_config") if content is None else content
-            except (KeyError, OSError, RuntimeError, TypeError) as error:
+            except Exception as error:
                 raise ModelError(f"{path}: is a damaged file of Keras's; {_SAVE}") from error
             yield None if content is None else _parse(content, path), hdf5
 

@@ -89,7 +89,7 @@ def reading() -> Iterator[None]:
     """Say so where HDF5 finds the file damaged, for which it has many types of errors."""
     try:
         yield
-    except (KeyError, OSError, RuntimeError, TypeError) as error:
+    except Exception as error:
         raise ValueError(f"the file is damaged: {one_line(str(error))}") from error
 
 
@@ -124,10 +124,13 @@ def read_array(group: h5py.Group, path: str) -> Array:
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"the file has no dataset {path} for it")
     with reading():
-        if found.dtype.kind not in "fiu" or found.is_virtual or found.external is not None:
-            raise ValueError(f"{path} is no array of numbers in this file")
-        if found.id.get_storage_size() != found.nbytes:
-            raise ValueError(f"{path} is compressed or incomplete; save the model with Keras anew")
+        is_plain = found.dtype.kind in "fiu" and not found.is_virtual and found.external is None
+        is_whole = found.id.get_storage_size() == found.nbytes
+    if not is_plain:
+        raise ValueError(f"{path} is no array of numbers in this file")
+    if not is_whole:
+        raise ValueError(f"{path} is compressed or incomplete; save the model with Keras anew")
+    with reading():
         return np.asarray(found[()])
 
 
