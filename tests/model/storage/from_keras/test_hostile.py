@@ -123,10 +123,7 @@ def archive(path: Path, config: Any, compression: int = zipfile.ZIP_STORED) -> P
         ('{"class_name": "Sequential", "config": {}}', "layers is missing"),
         ('{"class_name": "Sequential", "config": {"layers": []}}', "has no layers"),
         ('{"class_name": "Sequential", "config": {"layers": [1]}}', "its config is a int"),
-        (
-            '{"class_name": "Functional", "config": {"layers": [%s]}}' % ENTRY,
-            "no list of its inputs",
-        ),
+        (json.dumps(functional([entry(LAYERS[0])], None, None)), "no list of its inputs"),
     ],
 )
 def test_a_config(config: str, said: str, tmp_path: Path) -> None:

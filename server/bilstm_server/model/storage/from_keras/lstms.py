@@ -71,7 +71,7 @@ def bidirectional(call: Call) -> Sequence[str]:
 
 def _merge(call: Call, both: str, units: int) -> list[str]:
     """Join the two directions' columns as `merge_mode` says."""
-    mode = call.settings.content("merge_mode")
+    mode = call.settings.word("merge_mode") if "merge_mode" in call.settings else None
     if mode == "concat":
         return [both]
     if mode in _MERGES:

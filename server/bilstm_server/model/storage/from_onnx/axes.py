@@ -13,6 +13,10 @@ from math import prod
 SEQUENCES, STEPS = "sequences", "steps"
 
 
+class Misread(ValueError):
+    """The axes of the model's inputs are not what they were taken for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dim:
     """A size that is known only when sequences come: how many there are, or their steps, or rows of

@@ -16,7 +16,6 @@ from ..drafts import Array
 from .axes import Dim
 from .nodes import Node
 
-_MOST_NUMBERS = 2**28  # in what one node makes
 _END = 2**31  # and beyond: "to the end", in Slice
 
 _Function = Callable[[Node], "Array | list[Array]"]
@@ -27,7 +26,7 @@ def fold(node: Node) -> list[Array] | None:
     function = _FUNCTIONS.get(node.kind)
     if function is None:
         return None
-    _bound(sum(array.size for array in node.inputs if isinstance(array, np.ndarray)))
+    node.bound(sum(array.size for array in node.inputs if isinstance(array, np.ndarray)))
     try:
         results = function(node)
     except (ArithmeticError, IndexError, TypeError) as error:
@@ -73,20 +72,20 @@ def _constant(node: Node) -> Array:
 
 def _constant_of_shape(node: Node) -> Array:
     value = np.asarray(node.attribute("value", np.zeros(1, np.float32)))
-    return np.full(_broadcast_sizes(node.numbers(0)), value.flatten()[0])
+    return np.full(_broadcast_sizes(node, 0), value.flatten()[0])
 
 
 def _expand(node: Node) -> Array:
-    x, shape = node.numbers(0), _broadcast_sizes(node.numbers(1))
+    x, shape = node.numbers(0), _broadcast_sizes(node, 1)
     shape = np.broadcast_shapes(x.shape, shape)
-    _bound(prod(shape))
+    node.bound(prod(shape))
     return np.broadcast_to(x, shape)
 
 
-def _broadcast_sizes(array: Array) -> tuple[int, ...]:
+def _broadcast_sizes(node: Node, place: int) -> tuple[int, ...]:
     """A shape with 1 for what comes with the sequences: numbers are the same for each of them."""
-    shape = tuple(1 if isinstance(size, Dim) else size for size in sizes(array))
-    _bound(prod(shape))
+    shape = tuple(1 if isinstance(size, Dim) else size for size in sizes(node.numbers(place)))
+    node.bound(prod(shape))
     return shape
 
 
@@ -159,14 +158,14 @@ def _range(node: Node) -> Array:
     start, stop, step = (node.numbers(place).item() for place in range(3))
     if any(isinstance(bound, Dim) for bound in (start, stop, step)):
         raise ValueError("counts steps, which is not served")
-    _bound(abs((stop - start) / step))
+    node.bound(abs((stop - start) / step))
     return np.arange(start, stop, step)
 
 
 def _arithmetic(function: Callable[[Any, Any], Any]) -> _Function:
     def compute(node: Node) -> Array:
         x, y = node.numbers(0), node.numbers(1)
-        _bound(prod(np.broadcast_shapes(x.shape, y.shape)))
+        node.bound(prod(np.broadcast_shapes(x.shape, y.shape)))
         return np.asarray(function(x, y))
 
     return compute
@@ -174,11 +173,6 @@ def _arithmetic(function: Callable[[Any, Any], Any]) -> _Function:
 
 def _divide(x: Array, y: Array) -> Array:
     return x // y if x.dtype.kind in "iu" else x / y
-
-
-def _bound(numbers: float) -> None:
-    if numbers > _MOST_NUMBERS:
-        raise ValueError(f"makes {numbers:,.0f} numbers, expected at most {_MOST_NUMBERS:,}")
 
 
 _KINDS = {6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}  # of TensorProto.DataType

@@ -57,9 +57,11 @@ def _with_data(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
         or not path.resolve().is_relative_to(folder.resolve())
     ):
         raise ValueError(f"tensor {tensor.name} is in {location}, outside of the model's folder")
-    size = prod(tensor.dims) * _KINDS[tensor.data_type]
+    size, offset = prod(tensor.dims) * _KINDS[tensor.data_type], entries.get("offset", "0")
+    if not offset.isdecimal() or size < 0:
+        raise ValueError(f"tensor {tensor.name} is in no place of {location}")
     with open_regular(path, memory_bytes()) as file:
-        file.seek(int(entries.get("offset", 0)))
+        file.seek(min(int(offset), os.fstat(file.fileno()).st_size))
         data = file.read(min(size, os.fstat(file.fileno()).st_size))
     if len(data) != size:
         raise ValueError(f"tensor {tensor.name} has {size:,} bytes, and {location} ends before")

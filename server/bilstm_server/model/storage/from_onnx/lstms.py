@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..drafts import Array
-from .axes import SEQUENCES, STEPS, Axis, Rows, columns
+from .axes import SEQUENCES, STEPS, Axis, Misread, Rows, columns
 from .nodes import Node
 
 _GATES = (0, 2, 3, 1)
@@ -56,7 +56,7 @@ def _input(node: Node) -> Rows:
         or not (sequences.rows == (SEQUENCES,) or (not sequences.rows and sequences.size == 1))
         or [axis.rows for axis in rest] != [()]
     ):
-        raise ValueError("reads no [steps, sequences, columns]")
+        raise Misread("reads no [steps, sequences, columns]")
     return x
 
 

@@ -25,6 +25,7 @@ class Node:
     outputs: int
     opset: int
     draft: Draft
+    most_numbers: int  # that it may make of numbers of the file
 
     def rows(self, place: int = 0) -> Rows:
         """An input that is a value of the graph."""
@@ -49,6 +50,13 @@ class Node:
 
     def attribute(self, name: str, default: Any) -> Any:
         return self.attributes.get(name, default)
+
+    def bound(self, numbers: float) -> None:
+        """Refuse to make so many numbers, before they are made."""
+        if numbers > self.most_numbers:
+            raise ValueError(
+                f"makes {numbers:,.0f} numbers, expected at most {self.most_numbers:,}"
+            )
 
     def number(self, name: str, default: float) -> float:
         """An attribute of float32, as people write it."""

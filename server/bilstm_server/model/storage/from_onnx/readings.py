@@ -14,7 +14,7 @@ import numpy as np
 from ....quoting import quoted
 from ..drafts import Draft
 from .arithmetic import ARITHMETIC
-from .axes import SEQUENCES, STEPS, Axis, Rows
+from .axes import SEQUENCES, STEPS, Axis, Misread, Rows
 from .constants import fold
 from .graph import Entry, Graph, Input
 from .layouts import LAYOUTS
@@ -24,6 +24,9 @@ from .products import PRODUCTS
 
 _CONVERTERS = {**LAYOUTS, **ARITHMETIC, **PRODUCTS, "LSTM": lstm}
 _MOST_READINGS = 256
+# What nodes make of the file's numbers is at most so many times as much, or so many numbers.
+_MOST_TIMES = 16
+_FEW_NUMBERS = 2**24
 _COLUMNS = ""
 
 Roles = tuple[str, ...]  # of each axis of an input
@@ -50,15 +53,16 @@ def read_graph(graph: Graph) -> Result:
     """Convert the graph in the first way in which it can be. Raises `ValueError` with what stopped
     the way that went furthest.
     """
-    reached, reason = -1, ValueError("has no inputs")
+    reached, reason = (-1, False), ValueError("has no inputs")
     ways = product(*[_possible_roles(entry) for entry in graph.inputs])
     for roles in islice(ways, _MOST_READINGS):
         reading = _Reading(graph, roles)
         try:
             return reading.convert()
         except ValueError as error:
-            if reading.done > reached:
-                reached, reason = reading.done, error
+            how_far = (reading.done, not isinstance(error, Misread))
+            if how_far > reached:
+                reached, reason = how_far, error
     raise reason
 
 
@@ -86,6 +90,8 @@ class _Reading:
         self._draft = Draft()
         self._tensors: dict[str, Tensor] = dict(graph.numbers)
         self.done = 0  # nodes
+        in_file = sum(array.size for array in graph.numbers.values())
+        self._numbers_left = max(_FEW_NUMBERS, _MOST_TIMES * in_file)
         for entry, own in zip(graph.inputs, roles, strict=True):
             self._tensors[entry.name] = self._add_input(entry, own)
 
@@ -116,19 +122,27 @@ class _Reading:
         if (follower := self._bias_behind(entry)) is not None:
             bias, output = follower
             inputs, outputs = (*inputs, bias), (output,)
+        place = f"node {quoted(entry.name)} ({entry.kind})"
+        if unknown := [name for name in inputs if name and name not in self._tensors]:
+            raise ValueError(f"{place}: reads {quoted(unknown[0])}, which nothing gives")
         node = Node(
             entry.name,
             entry.kind,
             entry.attributes,
-            [self._tensors[name] if name else None for name in inputs],
+            [self._tensors.get(name) for name in inputs],
             len(outputs),
             self._graph.opset,
             self._draft,
+            self._numbers_left,
         )
         try:
             results = _results(node)
         except ValueError as error:
-            raise ValueError(f"node {quoted(entry.name)} ({entry.kind}): {error}") from error
+            raise type(error)(f"{place}: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"{place}: has attributes or inputs that its kind has not") from error
+        made = sum(tensor.size for tensor in results if isinstance(tensor, np.ndarray))
+        self._numbers_left = max(self._numbers_left - made, 0)
         self._tensors |= zip(outputs, results, strict=False)
 
     def _bias_behind(self, entry: Entry) -> tuple[str, str] | None:
