@@ -15,10 +15,7 @@ from .refusals import Place, Refusal
 
 WINDOWS = ("conv1d", "max_pool1d", "avg_pool1d")
 
-ROWS = (
-    "embedding linear layer_norm group_norm rms_norm batch_norm activation prelu softmax concat add "
-    "multiply scale sum_directions columns permute reduce normalize dot argmax"
-).split()
+ROWS = ["embedding", "linear", "layer_norm", "group_norm", "rms_norm", "batch_norm", "activation", "prelu", "softmax", "concat", "add", "multiply", "scale", "sum_directions", "columns", "permute", "reduce", "normalize", "dot", "argmax"]
 
 
 def end(graph: Graph, slot: int, row: int, place: Place) -> int:

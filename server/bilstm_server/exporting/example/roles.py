@@ -89,9 +89,7 @@ def _choices(path: Path, leaf: Any, size: int, batch: int) -> Iterator[Part]:
             yield Part(path, _role(path, leaf), time, _batch_axis(leaf, time, batch))
         if not axes:
             yield Part(path, Role.FIXED)
-    elif type(leaf) is int and leaf == size and "len" in "".join(path).lower():
-        yield Part(path, Role.LENGTHS)
-    elif isinstance(leaf, list | tuple) and len(leaf) == batch and max(leaf) <= size:
+    elif (type(leaf) is int and leaf == size and "len" in "".join(path).lower()) or (isinstance(leaf, list | tuple) and len(leaf) == batch and max(leaf) <= size):
         yield Part(path, Role.LENGTHS)
     else:
         yield Part(path, Role.FIXED)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..rows import Aligned

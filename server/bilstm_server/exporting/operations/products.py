@@ -8,7 +8,7 @@ import torch
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
 from ..rows import Aligned, is_stepwise
-from ..trace import Call, Numbers, numbers, operation
+from ..trace import Call, Numbers, operation
 from .numbers import Operand, affine, combine
 from .over_steps import weighted_sum
 

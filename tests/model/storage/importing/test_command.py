@@ -102,7 +102,7 @@ def test_model_in_the_way(tmp_path: Path, failing: Failing) -> None:
     again = ["import", str(other), "--out", str(out), "--pooling", "last", "--overwrite"]
     assert cli.main(again) == 0
     torch.testing.assert_close(
-        load_model(out).lstm.state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
+        load_model(out).lstms[0].state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
     )
 
 

@@ -26,8 +26,9 @@ def unserved(left: Sequence[Found], around: tuple[str, str] | None = None) -> st
         )
     names = [name for module in left for name in module.shapes]
     return (
-        f"{len(names)} more tensors would be left out, and the results might differ: "
-        f"{some(names)}; {EXPORT}, and --no-head --ignore-unused serves the LSTM's states alone"
+        f"{len(names)} more tensor{'s' * (len(names) > 1)} would be left out, and the results "
+        f"might differ: {some(names)}; {EXPORT}, and --no-head --ignore-unused serves the LSTM's "
+        "states alone"
     )
 
 
