@@ -40,13 +40,13 @@ class Scores:
 
 def has_scores(module: nn.Module) -> bool:
     """Whether the module owns a square matrix that is named after transitions."""
-    return any(True for _ in _matrices(module))
+    return any(_is_matrix(name, tensor.shape) for name, tensor in _tensors(module))
 
 
 def scores_of(module: nn.Module, tags: int) -> Iterator[Scores]:
     """What the module's parameters may mean for so many tags, the likelier first."""
     own = _own(module)
-    for matrix in _matrices(module):
+    for matrix in [array for name, array in own.items() if _is_matrix(name, array.shape)]:
         for transitions in (matrix, matrix.T):
             if len(matrix) == tags:
                 yield from _with_vectors(own, transitions, tags)
@@ -56,19 +56,16 @@ def scores_of(module: nn.Module, tags: int) -> Iterator[Scores]:
 
 
 def _own(module: nn.Module) -> dict[str, Array]:
+    return {name: tensor.detach().cpu().double().numpy() for name, tensor in _tensors(module)}
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     found = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-    found |= {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
-    return {
-        name: tensor.detach().cpu().double().numpy()
-        for name, tensor in found.items()
-        if isinstance(tensor, Tensor)
-    }
+    yield from (found | {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}).items()
 
 
-def _matrices(module: nn.Module) -> Iterator[Array]:
-    for name, array in _own(module).items():
-        if array.ndim == 2 and array.shape[0] == array.shape[1] > 1 and "trans" in name.lower():
-            yield array
+def _is_matrix(name: str, shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] > 1 and "trans" in name.lower()
 
 
 def _with_vectors(own: dict[str, Array], transitions: Array, tags: int) -> Iterator[Scores]:
