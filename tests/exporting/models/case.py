@@ -18,6 +18,7 @@ class Case:
     make: Callable[[], nn.Module]
     example: Callable[[], Any]
     arguments: dict[str, Any] = field(default_factory=dict)  # of `convert`
+    lengths: tuple[int, ...] = (1, 2, 7, 23)  # that the module itself takes
     refused: str = ""  # words that must be in the refusal
 
 

@@ -57,7 +57,7 @@ def read_example(
 
 
 def _tried(caller: Caller, run: Run, steps: int) -> list[tuple[int, int]] | Exception:
-    return _observe(lambda: run(caller.call(caller.sample(steps, seed=steps))[0]))
+    return _observe(lambda: run(caller.call(caller.sample(steps, seed=steps)).bound))
 
 
 def _are_lone(seen: list[Any]) -> bool:
