@@ -22,9 +22,9 @@ class Folded(nn.Module):
         self.first = parametrizations.weight_norm(nn.Linear(6, 5))
         self.conv = parametrizations.spectral_norm(nn.Conv1d(5, 5, 3, padding="same"))
         self.lstm = nn.LSTM(5, 4, batch_first=True)
-        prune.l1_unstructured(self.lstm, "weight_hh_l0", 0.5)
+        prune.l1_unstructured(self.lstm, "weight_hh_l0", 0.5)  # type: ignore[no-untyped-call]
         self.fc = nn.Linear(4, 3)
-        prune.random_unstructured(self.fc, "weight", 0.4)
+        prune.random_unstructured(self.fc, "weight", 0.4)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.first(x).transpose(1, 2)).transpose(1, 2)
