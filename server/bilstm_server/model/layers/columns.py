@@ -100,7 +100,8 @@ class Permute(RowLayer):
 
 
 class ReduceConfig(_ArrayConfig):
-    """The row as an array of `shape`, its `axis` reduced to one number."""
+    """The row as an array of `shape`, its `axis` reduced to one number: `function` is sum, mean,
+    max, min, prod or logsumexp."""
 
     type: Literal["reduce"] = "reduce"
     axis: NonNegativeInt
