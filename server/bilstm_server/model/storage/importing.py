@@ -22,6 +22,7 @@ from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
 from .chain.found import find_modules
 from .chain.graph import Graph, draw
+from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
 from .chain.table import table
 from .chain.written import written_chain
@@ -113,6 +114,7 @@ def read_checkpoint(
     tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        found, tensors = read_initial_states(found, tensors)
         if said.crf is not None:
             found, tensors = read_matrix(found, tensors, said.crf)
         chain = find_chain(found, said) if said.chain is None else written_chain(found, said)

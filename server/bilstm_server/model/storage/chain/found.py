@@ -49,7 +49,7 @@ _CRFS: tuple[dict[str, str], ...] = (
 _NORM = re.compile(r"(^|[._\d])(ln|norm|layer_?norm|layernorm)(?![a-z])", re.IGNORECASE)
 _OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|\.)(gn|in|bn)\d*$", re.IGNORECASE)
 _SIDEWAYS = re.compile(
-    r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway",
+    r"attn|attention|highway|(^|[._\d])(att|gates?)([._\d]|$)",
     re.IGNORECASE,
 )
 _INSTANCE_NORM = re.compile(r"inst|(^|\.)in\d*$", re.IGNORECASE)
@@ -76,9 +76,9 @@ class Found:
 
     @property
     def weight(self) -> str:
-        """The name of its first tensor in the file, and its shape, for errors."""
-        name, shape = next(iter(self.shapes.items()))
-        return f"{name} is {list(shape)}"
+        """The name of its weight in the file, and its shape, for errors."""
+        name = self.parameters.get("weight") or next(iter(self.shapes))
+        return f"{name} is {list(self.shapes[name])}"
 
     @property
     def is_affine(self) -> bool:
@@ -130,6 +130,8 @@ def _recurrence(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
             problem = problem or f"no {prefix}{key} in it"
         elif len(shape) != 2:
             problem = problem or f"{prefix}{key} is {list(shape)}, expected a matrix"
+        elif not all(shape):
+            problem = problem or f"{prefix}{key} is {list(shape)}: hidden_size must be 1 at least"
     if problem:
         return Found(name, "unserved", shapes, parameters=parameters, problem=problem)
     for gates, whose in _OTHER_GATES.items():
@@ -174,8 +176,9 @@ def _plain(name: str, prefix: str, own: Mapping[str, Shape]) -> Found:
         "attention's, or a gate's"
     )
     doubt = doubt or ""
-    mean = own.get("running_mean", own.get("running_var"))
-    if mean is not None and own.keys() <= {"weight", "bias", "running_mean", "running_var"}:
+    mean = own.get("running_mean", ())
+    statistics = {"running_mean", "running_var"}
+    if len(mean) == 1 and statistics <= own.keys() <= statistics | {"weight", "bias"}:
         if _INSTANCE_NORM.search(name):
             problem = f"{name} is a norm over the steps of a sequence, which is not served"
             return Found(name, "unserved", shapes, problem=problem)

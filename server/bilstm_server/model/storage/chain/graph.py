@@ -20,6 +20,7 @@ from .links import (
     Joined,
     Link,
     Module,
+    Word,
 )
 from .selecting import common_prefix
 
@@ -49,6 +50,9 @@ def draw(chain: Chain, found: Sequence[Found]) -> Graph:
     drawing = _Drawing(common_prefix(found), chain)
     for link in chain.links:
         drawing.follow(link)
+    last = chain.links[-1]
+    if isinstance(last, Word) and last.word in ACTIVATIONS:
+        drawing.give("probabilities" if last.word == "sigmoid" else last.word)
     end = drawing.value
     for name, links in chain.heads.items():
         drawing.value = end
@@ -115,6 +119,7 @@ class _Drawing:
             self.give("logits")
         elif found.kind == "crf":
             self.give("labels")
+            self.graph.outputs["score"] = f"{self.value}.score"
         elif "logits" in self.graph.outputs:  # a norm behind the last linear layer
             self.give("logits")
 
@@ -129,8 +134,6 @@ class _Drawing:
             self.give(word)
         elif word in ACTIVATIONS:
             self.value = self._add(word, ACTIVATIONS[word], self.value)
-            if "logits" in self.graph.outputs:
-                self.give("logits")
         else:
             self.value = self._add(word, ENDINGS[word], self.value)
             self.give(_RESULTS[word])

@@ -17,6 +17,7 @@ class Parts:
 
     body: list[Found]
     lstms: list[Found]
+    in_order: list[Found]  # LSTMs whose order was said
     heads: dict[str, list[Found]]  # by the prefix that was said
     embeddings: list[Found]  # that were said to be ones
     crf: Found | None
@@ -45,7 +46,8 @@ def partition(found: Sequence[Found], said: Said) -> Parts:
             body.append(module)
         elif module not in taken and module.kind != "crf":
             left.append(module)
-    return Parts(body, lstms, heads, embeddings, crfs[0] if crfs else None, left)
+    in_order = lstms if said.lstm_prefixes else []
+    return Parts(body, lstms, in_order, heads, embeddings, crfs[0] if crfs else None, left)
 
 
 _BODY = ("linear", "matrix", "layer_norm", "batch_norm")

@@ -18,6 +18,8 @@ def table(graph: Graph, config: ModelConfig) -> list[str]:
             reads = " + ".join(config.values[name].describe() for name in layer.inputs)
             gives = config.values[layer.name].describe()
             source = graph.sources.get(layer.name, "")
-            rows.append((source, entry.get("function") or entry["type"], reads, gives))
+            name = entry.get("function") or entry["type"]
+            learned = ", initial states" if entry.get("initial_states") else ""
+            rows.append((source, name + learned, reads, gives))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
