@@ -1,4 +1,5 @@
-"""Writes the tables of docs/settings.md and docs/metrics.md from the code.
+"""Writes the tables of docs/settings.md and docs/metrics.md, and docs/config.schema.json, from the
+code.
 
 python docs/tables.py [--check]
 """
@@ -6,6 +7,7 @@ python docs/tables.py [--check]
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from bilstm_server.metrics import Metrics
 from bilstm_server.metrics.tallies import Family
+from bilstm_server.model.config import ModelConfig
 from bilstm_server.settings import Settings
 
 DOCS = Path(__file__).parent
@@ -29,6 +32,9 @@ def main() -> int:
         for name, table in (("settings", _settings()), ("metrics", _metrics()))
         if not _is_current(path := DOCS / f"{name}.md", name, table, write=not check)
     ]
+    schema = DOCS / "config.schema.json"
+    if not _has_text(schema, _config_schema(), write=not check):
+        stale.append(schema)
     if stale and check:
         names = " and ".join(f"docs/{path.name}" for path in stale)
         print(f"{names} are out of date: run docs/tables.py", file=sys.stderr)
@@ -38,11 +44,16 @@ def main() -> int:
 
 def _is_current(path: Path, name: str, table: str, *, write: bool) -> bool:
     """Whether the page has this table; if it has not, `write` puts it there."""
-    text = path.read_text(encoding="utf-8")
-    current = _replace(text, name, table)
-    if write and current != text:
-        path.write_text(current, encoding="utf-8")
-    return current == text
+    text = _replace(path.read_text(encoding="utf-8"), name, table)
+    return _has_text(path, text, write=write)
+
+
+def _has_text(path: Path, text: str, *, write: bool) -> bool:
+    """Whether this is what the file has; if it is not, `write` puts it there."""
+    is_current = path.exists() and path.read_text(encoding="utf-8") == text
+    if write and not is_current:
+        path.write_text(text, encoding="utf-8")
+    return is_current
 
 
 def _replace(text: str, name: str, table: str) -> str:
@@ -77,6 +88,17 @@ def _metric(value: MetricWrapperBase | Family[Any]) -> str:
     suffix = "_total" if family.type == "counter" else ""
     labels = ", ".join(f"`{label}`" for label in labelnames)
     return f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+
+
+def _config_schema() -> str:
+    schema = ModelConfig.model_json_schema()
+    # Left out they have a meaning of their own: the first format, and no layer at all.
+    schema["required"].append("format")
+    for definition in schema["$defs"].values():
+        if "type" in definition["properties"]:
+            definition["required"].append("type")
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | schema, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from bilstm_client import (
 )
 from bilstm_client._streams import patience
 from tests.client.clients import AnyClient, AwaitedClient, Connect
+from tests.client.graphs import serve_graphs
 from tests.support.fake_streams import FakeServer, serving
 from tests.support.servers import RunningServer
 
@@ -37,6 +38,21 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
 @pytest.fixture
 def client(connect: Connect, server: RunningServer) -> AnyClient:
     return connect(server.target)
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of models with inputs and outputs of their own, with small limits."""
+    running = serve_graphs(
+        tmp_path_factory.mktemp("graphs"), max_request_sequences=8, max_message_bytes=300_000
+    )
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def graph_client(connect: Connect, graphs: RunningServer) -> AnyClient:
+    return connect(graphs.target)
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """A fake server of EncodeStream, for tests that must decide when it answers, and when it breaks.
 
-It is a real gRPC server that encodes nothing: a sequence's states are the sums of its steps so far.
+It is a real gRPC server that encodes nothing: a sequence's states are the sums of its steps so far,
+its labels are the numbers of its steps, and its `halves` those of every second one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,16 @@ INPUT_SIZE = 5
 def sums(x: Array) -> Array:
     """What the fake makes of a sequence."""
     return np.cumsum(x, axis=0, dtype=np.float32)
+
+
+INFOS = {
+    "states": pb.OutputInfo(name="states", per_step=True, width=INPUT_SIZE),
+    "final": pb.OutputInfo(name="final", width=INPUT_SIZE),
+    "labels": pb.OutputInfo(name="labels", per_step=True, ids=2, labels=["even", "odd"]),
+    "halves": pb.OutputInfo(
+        name="halves", per_step=True, ids=100, windows=[pb.Window(add=-1, stride=2)]
+    ),
+}
 
 
 @dataclass
@@ -114,7 +125,9 @@ class FakeServer(grpc.GenericRpcHandler):
         arrived: SimpleQueue[pb.EncodeStreamRequest | None] = SimpleQueue()
         threading.Thread(target=self._read, args=(requests, arrived)).start()
         check(0, script.replies)
-        yield pb.EncodeStreamResponse(opened=pb.StreamOpened(model="fake", version=version))
+        opened = pb.StreamOpened(model="fake", version=version)
+        opened.outputs.extend(INFOS[name] for name in call.options.output_names)
+        yield pb.EncodeStreamResponse(opened=opened)
         sent = 1
         for chunk in self._answers(call.options, counted()):
             assert self.answers.wait(HANGS_AFTER_SECONDS)
@@ -184,8 +197,10 @@ class FakeServer(grpc.GenericRpcHandler):
         for start in range(0, len(states), self.reply_steps):
             part = states[start : start + self.reply_steps]
             last = start + len(part) == len(states)
-            encoding = pb.Encoding(states=tensors.encode(part))
-            if last and pb.OUTPUT_FINAL in options.outputs:
+            encoding = pb.Encoding(named=_rows(options.output_names, start, start + len(part)))
+            if not options.output_names or "states" in options.output_names:
+                encoding.states.CopyFrom(tensors.encode(part))
+            if last and (pb.OUTPUT_FINAL in options.outputs or "final" in options.output_names):
                 encoding.final.CopyFrom(tensors.encode(states[-1]))
             yield pb.EncodingChunk(
                 id=sequence_id,
@@ -218,6 +233,14 @@ class FakeServer(grpc.GenericRpcHandler):
                 if chunk.last:
                     yield pb.EncodingChunk(id=chunk.id, first_step=done, last=True)
                     x, done = x[:0], 0
+
+
+def _rows(names: Iterable[str], start: int, stop: int) -> Iterator[pb.NamedTensor]:
+    """The labels and halves of these steps, of those that were asked for."""
+    steps = np.arange(start, stop, dtype="<i4")
+    rows = {"labels": steps % 2, "halves": steps[steps % 2 == 0] % 100}
+    for name in rows.keys() & set(names):
+        yield pb.NamedTensor(name=name, tensor=tensors.encode(rows[name]))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..client import Client
 from ..errors import InvalidInput
 from ..types import Encoding
-from .files import FileError, SequenceFile
+from .files import FileError, SequenceFile, input_in
 from .report import Report, reporting
 from .result_files import (
     RESULT_SUFFIX,
@@ -95,8 +95,8 @@ class _Job:
             return self._client.encode_batch(batch.values(), **self._wanted.options)
         except InvalidInput as error:
             expected = error.expected.replace("encode_stream", "--stream")  # the method's flag
-            if place := re.match(r"sequences\[(\d+)\](?:\.(\w+)\.)?", error.field):
-                name = list(batch)[int(place[1])] or place[2] or ""
+            if place := re.match(r"sequences\[(\d+)\]", error.field):
+                name = list(batch)[int(place[1])] or input_in(error.field, file.inputs)
                 raise FileError(f"{file.place(name)}: {expected}") from error
             if error.field == "sequences":
                 raise FileError(f"{file.path}: {expected}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..client import Client
 from ..errors import InvalidInput, NotAnArray, NotSaved, SequenceFailure
 from ..types import Encoding, Progress
 from .destinations import Destination, OneTable, ResultFiles
-from .files import FileError
+from .files import FileError, input_in
 from .folders import (
     Place,
     SourceFile,
@@ -223,13 +223,14 @@ def _showing_waits() -> Iterator[None]:
 def _file_error(place: Place, error: SequenceFailure) -> FileError:
     if isinstance(error, NotSaved):
         return unwritable(place.file.states, error)
-    return FileError(f"{place}: {_reason(error)}")
+    return FileError(f"{place}: {_reason(error, place.file.inputs)}")
 
 
-def _reason(error: SequenceFailure) -> str:
+def _reason(error: SequenceFailure, inputs: Collection[str]) -> str:
     """Without the place in the stream, which is not the caller's."""
     if isinstance(error, NotAnArray):
         return str(error).partition(": ")[2]
     if isinstance(error, InvalidInput) and error.field.startswith("sequences["):
-        return error.expected
+        name = input_in(error.field, inputs)
+        return f"{name}: {error.expected}" if name else error.expected
     return str(error)

@@ -81,6 +81,13 @@ class SequenceFile:
         return _place(self.path, name)
 
 
+def input_in(field: str, inputs: Collection[str]) -> str:
+    """Which of the model's inputs a field such as `sequences[3].features.shape` is of; "" if none
+    of these."""
+    parts = field.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in inputs else ""
+
+
 @contextmanager
 def open_arrays(path: Path) -> Iterator[dict[str, OpenArray]]:
     """The file's arrays by name, each to be opened."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..model.layers.values import Value
 from . import elements
+from .crf import decoding
 from .example.calls import Caller, InputPart
 from .example.structure import Path
 from .recorder import recording
@@ -58,7 +59,7 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
         rows = np.arange(steps).reshape(-1, *[1] * (view.dim() - 1))
         columns = np.arange(view[0].numel()).reshape(tuple(view.shape[1:]))
         trace.origins.write(view, elements.make(slot, rows, columns))
-    with evaluating(module), recording(trace):
+    with evaluating(module), recording(trace), decoding(module, trace):
         result = returned(module, arguments, outputs)
     results: dict[Path, Result | Refusal] = {}
     constants = []
@@ -67,7 +68,8 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
             try:
                 found = result_of(trace, leaf)
             except Refusal as refusal:
-                found = refusal
+                results[path] = refusal
+                continue
             if found is None:
                 constants.append(path)
             else:

@@ -172,6 +172,32 @@ ENCODINGS: dict[str, list[pb.Encoding]] = {
 }
 
 
+ROWS = pb.OutputInfo(name="labels", per_step=True, ids=3)
+HALVES = pb.OutputInfo(name="labels", per_step=True, ids=3, windows=[pb.Window(add=-1, stride=2)])
+SPARSE = pb.OutputInfo(name="labels", per_step=True, ids=3, sparse=True)
+NAMED: dict[str, tuple[pb.OutputInfo, int, bool]] = {  # rows, and whether that can be
+    "a row for each step": (ROWS, 7, True),
+    "a row less": (ROWS, 6, False),
+    "a row for every second step": (HALVES, 4, True),
+    "a row of those less": (HALVES, 3, False),
+    "some of the rows": (SPARSE, 3, True),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_rows(case: str, lied_to: AnyClient, liar: Liar) -> None:
+    """An output has as many rows as the reply itself says that it has of such a sequence."""
+    info, rows, is_good = NAMED[case]
+    named = pb.Encoding(named=[pb.NamedTensor(name="labels", tensor=tensor(4, [rows], 4 * rows))])
+    response = pb.EncodeResponse(encodings=[named], outputs=[info])
+    liar.answer = Answer([response.SerializeToString()])
+    if is_good:
+        assert lied_to.encode(X, outputs="labels").labels.shape == (rows,)
+    else:
+        with pytest.raises(ServerError, match=f"labels of shape \\[{rows}\\], not of"):
+            lied_to.encode(X, outputs="labels")
+
+
 @pytest.mark.parametrize("case", ENCODINGS)
 def test_reply(case: str, lied_to: AnyClient, liar: Liar) -> None:
     """A reply that contradicts itself, or what was asked, is a ServerError that says how."""
@@ -227,6 +253,8 @@ CHUNKS: dict[str, list[pb.EncodingChunk]] = {
     "other type": [states(1, 2, last=False), states(6, 2, first_step=1, data_type=2)],
     "other outputs": [pb.EncodingChunk(encoding=BROKEN_FINAL, last=True)],
     "nothing of what was asked": [pb.EncodingChunk(last=True)],
+    "steps that it has not": [states(8, 2)],
+    "more steps at the end": [states(7, 2, last=False), states(1, 2, first_step=7)],
     "an error of no error": [error(code=0)],
     "an error of no code": [error(code=99, retry_delay=Duration(seconds=2**62))],
 }

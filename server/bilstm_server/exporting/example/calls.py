@@ -16,13 +16,13 @@ from .structure import Path, leaves, mapped
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleCall:
     """What the owner's module is called with."""
 
     arguments: inspect.BoundArguments
 
     @classmethod
-    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Example:
+    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> ExampleCall:
         """Of the arguments of `module(*example, **kwargs)`, or of `module(example)`."""
         args = example if type(example) is tuple else (example,)
         try:
@@ -37,7 +37,7 @@ class Example:
 
     def with_tree(self, tree: Mapping[str, Any]) -> inspect.BoundArguments:
         """Other arguments in the same places."""
-        return inspect.BoundArguments(self.arguments.signature, dict(tree))  # type: ignore[arg-type]
+        return inspect.BoundArguments(self.arguments.signature, dict(tree))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class InputPart:
 class Caller:
     """Makes the module's arguments for one sequence."""
 
-    example: Example
+    example: ExampleCall
     guess: Guess
     fixed: set[tuple[Path, int]] = field(default_factory=set)
     """Columns of integers that are the same at each step, as those of masks are."""
@@ -84,7 +84,7 @@ class Caller:
         for given in self.inputs:
             own = self._steps(self._part(given.path))
             if given.column is not None:
-                ids = own[:, given.column].unique()
+                ids = torch.unique(own[:, given.column])
                 drawn[given.name] = ids[torch.randint(len(ids), (steps,), generator=generator)]
                 continue
             rows = own[torch.randint(len(own), (steps,), generator=generator)]
@@ -93,7 +93,9 @@ class Caller:
             drawn[given.name] = rows
         return drawn
 
-    def call(self, inputs: Mapping[str, Tensor]) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
+    def call(
+        self, inputs: Mapping[str, Tensor]
+    ) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
         """The arguments for one sequence, and of each input the tensor in them that has it."""
         steps = len(next(iter(inputs.values())))
         by_path: dict[Path, dict[int | None, Tensor]] = {}

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..refusals import ExportError, Refusal
-from .calls import Caller, Example
+from .calls import Caller, ExampleCall
 from .roles import guesses
 from .structure import mapped
 
-LENGTHS = ((11, 14, 17), (37, 42, 47), (113, 122, 131), (1009, 1026, 1043))
+LENGTHS = ((11, 13, 17), (37, 41, 47), (113, 127, 131), (1009, 1021, 1031))
 """Numbers of steps to record: of the first three that the module takes."""
 
 Run = Callable[[Any], Any]
 
 
 def read_example(
-    module: nn.Module, example: Example, lengths: Any, run: Run
+    module: nn.Module, example: ExampleCall, lengths: Any, run: Run
 ) -> tuple[Caller, tuple[int, ...]]:
     """How the module is called for one sequence, and numbers of steps that it takes."""
     first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
@@ -38,7 +38,7 @@ def read_example(
         for guess in guesses(example.tree, lengths, sizes, batch):
             caller = Caller(example, guess)
             for several in LENGTHS:
-                seen = [_observe(lambda n=n: run(caller.call(caller.sample(n, n))[0])) for n in several[:2]]
+                seen = [_tried(caller, run, steps) for steps in several[:2]]
                 failed = next((s for s in seen if isinstance(s, Exception)), None)
                 if failed is None:
                     break
@@ -54,6 +54,10 @@ def read_example(
         "example: the module takes no other number of steps along any axis of it; say the "
         f"sequence's with lengths=…{f' ({type(problem).__name__}: {problem})' if problem else ''}"
     )
+
+
+def _tried(caller: Caller, run: Run, steps: int) -> list[tuple[int, int]] | Exception:
+    return _observe(lambda: run(caller.call(caller.sample(steps, seed=steps))[0]))
 
 
 def _are_lone(seen: list[Any]) -> bool:
@@ -94,9 +98,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self._seen = seen
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             if isinstance(args[1], Tensor) and len(args) == 9 and args[1].dim() == 1:
                 self._seen.append((int(args[1][0]), len(args[1])))

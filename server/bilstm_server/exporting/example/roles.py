@@ -69,7 +69,9 @@ def guesses(arguments: Any, lengths: Any, sizes: Sequence[int], batch: int) -> I
             yield Guess(size, *(taken or (size, 0)), tuple(parts))
 
 
-def _sizes(found: list[tuple[Path, Any]], given: list[int] | None, sizes: Sequence[int]) -> list[int]:
+def _sizes(
+    found: list[tuple[Path, Any]], given: list[int] | None, sizes: Sequence[int]
+) -> list[int]:
     axes = [size for _, leaf in found if isinstance(leaf, Tensor) for size in leaf.shape]
     known = [] if given is None else [size for size in sorted(set(axes)) if size >= max(given)]
     if given is not None:
@@ -85,18 +87,27 @@ def _choices(path: Path, leaf: Any, size: int, batch: int) -> Iterator[Part]:
             yield Part(path, Role.LENGTHS)
             return
         axes = [axis for axis, n in enumerate(leaf.shape) if n == size]
-        for time in sorted(axes, key=lambda axis: (leaf.dim() > 1 and axis == 0 and size == batch, axis)):
+        for time in sorted(
+            axes, key=lambda axis: (leaf.dim() > 1 and axis == 0 and size == batch, axis)
+        ):
             yield Part(path, _role(path, leaf), time, _batch_axis(leaf, time, batch))
         if not axes:
             yield Part(path, Role.FIXED)
-    elif (type(leaf) is int and leaf == size and "len" in "".join(path).lower()) or (isinstance(leaf, list | tuple) and len(leaf) == batch and max(leaf) <= size):
+    elif (type(leaf) is int and leaf == size and "len" in "".join(path).lower()) or (
+        isinstance(leaf, list | tuple) and len(leaf) == batch and max(leaf) <= size
+    ):
         yield Part(path, Role.LENGTHS)
     else:
         yield Part(path, Role.FIXED)
 
 
 def _is_lengths(path: Path, leaf: Tensor, size: int, batch: int) -> bool:
-    if leaf.is_floating_point() or leaf.dtype == torch.bool or leaf.dim() > 2 or leaf.numel() != batch:
+    if (
+        leaf.is_floating_point()
+        or leaf.dtype == torch.bool
+        or leaf.dim() > 2
+        or leaf.numel() != batch
+    ):
         return False
     if not bool(((leaf >= 1) & (leaf <= size)).all()):
         return False

@@ -28,7 +28,16 @@ def finite(call: Call) -> Elements:
     return np.array(CONSTANT)
 
 
-@operation("logical_not", "bitwise_not", "logical_and", "logical_or", "bitwise_and", "bitwise_or", "any", "all")
+@operation(
+    "logical_not",
+    "bitwise_not",
+    "logical_and",
+    "logical_or",
+    "bitwise_and",
+    "bitwise_or",
+    "any",
+    "all",
+)
 def logical(call: Call) -> Elements:
     """Logic of what depends on the sequence."""
     call.check_all()

@@ -1,4 +1,4 @@
-"""Functions of torch's that are one layer, or lead out of torch: seen before they are taken apart."""
+"""Functions of torch's that are one layer or lead out of torch, before they are taken apart."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from .lstm import lstm
 
 Leaf = Callable[[Trace, Any, Any, Any], Any]
 
+_BEFORE = "has no layer, an LSTM has; serve the part of the model before it"
+
 _REFUSED = {
-    "gru": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_tanh": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_relu": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "gru": f"a GRU {_BEFORE}",
+    "rnn_tanh": f"a plain RNN {_BEFORE}",
+    "rnn_relu": f"a plain RNN {_BEFORE}",
     "lstm_cell": "an LSTM written step by step has no layer; put its weights into an nn.LSTM",
-    "gru_cell": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_tanh_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_relu_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "gru_cell": f"a GRU {_BEFORE}",
+    "rnn_tanh_cell": f"a plain RNN {_BEFORE}",
+    "rnn_relu_cell": f"a plain RNN {_BEFORE}",
 }
 
 

@@ -82,10 +82,18 @@ def group_norm(call: Call) -> tuple[Elements | None, ...]:
         fallback if tensor is None else numbers(tensor).reshape(shape)
         for tensor, fallback in ((call.fixed("weight"), 1.0), (call.fixed("bias"), 0.0))
     )
-    return affine(call, Operand(made.reshape(where.shape), np.zeros(where.shape)), factor, shift).where, None, None
+    return (
+        affine(
+            call, Operand(made.reshape(where.shape), np.zeros(where.shape)), factor, shift
+        ).where,
+        None,
+        None,
+    )
 
 
-def _norm(call: Call, layer: str, aligned: Aligned, weight: Tensor | None, bias: Tensor | None) -> int:
+def _norm(
+    call: Call, layer: str, aligned: Aligned, weight: Tensor | None, bias: Tensor | None
+) -> int:
     source = value_of(call.graph, aligned.columns.reshape(-1), call.place)
     tensors = {"weight": weight, "bias": bias}
     fields: dict[str, Any] = {"eps": float(call["eps"])}

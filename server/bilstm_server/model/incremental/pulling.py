@@ -59,7 +59,6 @@ class Values:
         self._device = encoder.device
         self._inputs = {name: index for index, name in enumerate(encoder.config.inputs)}
         self._read_steps: ReadSteps | None = read_steps
-        self._steps = steps
         self._rows = {
             grid: int(grid.rows(np.array([steps]))[0])
             for grid in {value.grid for value in self._forms.values()}

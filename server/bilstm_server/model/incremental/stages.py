@@ -6,7 +6,7 @@ no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ..config import STATE, ModelConfig
@@ -74,6 +74,15 @@ class LstmStage:
         own = self.lstm.gives if self.holds else self.lstm.gives[1:]
         return (*own, *(name for node in self.poolings for name in node.gives))
 
+    @property
+    def times(self) -> int:
+        """How often it goes through the sequence."""
+        return self.config.num_layers
+
+    def key(self, layer: int = 0) -> Hashable:
+        """What sequences at this layer have in common, whatever else is asked of them."""
+        return self.lstm.name, layer
+
 
 @dataclass(frozen=True, slots=True)
 class SweepStage:
@@ -90,6 +99,15 @@ class SweepStage:
         """What is held of it in the end."""
         return (*self.outputs, *(name for node in self.wholes for name in node.gives))
 
+    @property
+    def times(self) -> int:
+        """How often it goes through the sequence."""
+        return 1
+
+    def key(self) -> Hashable:
+        """What sequences at this sweep have in common."""
+        return self.grid, self.gives
+
 
 Stage = LstmStage | SweepStage
 
@@ -99,7 +117,7 @@ class Plan:
     """The stages of a sequence, in order."""
 
     stages: tuple[Stage, ...]
-    keeps: tuple[frozenset[str], ...]  # after each stage, what will still be read or is asked for
+    keeps: tuple[frozenset[str], ...]  # after each stage, what will still be read
     ending: Route  # to the outputs that have one row for the sequence, when all stages are done
 
 
@@ -143,7 +161,7 @@ class _Planner:
             stages += self._lstm_stages(level)
         ending = self._route(name for name in self._wanted if not self._values[name].per_step)
         keeps = []
-        later = {*self._wanted, *ending.roots}
+        later = set(ending.roots)
         for stage in reversed(stages):
             keeps.append(frozenset(later))
             later |= stage.route.roots

@@ -78,7 +78,6 @@ class DepthwiseConv1d(WindowLayer):
     def forward(self, windows: Tensor) -> Tensor:
         """[rows, kernel * D] -> [rows, width]"""
         x = wide(windows).view(len(windows), self.window.kernel, self._width, 1)
-        # [width, 1, kernel] -> [kernel, D, width / D]
         weight = self.weight.view(self._width, -1, self.window.kernel).permute(2, 0, 1)
-        y = total(x * weight).flatten(1)
+        y = total(x * weight.contiguous()).flatten(1)  # [kernel, D, width / D]
         return rounded(y if self.bias is None else y + self.bias, windows.dtype)

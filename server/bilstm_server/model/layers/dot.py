@@ -29,7 +29,7 @@ class DotConfig(LayerConfig):
         x, query = inputs
         if x.width != query.width:
             raise ValueError(f"reads values of one width, got {x.width} and {query.width}")
-        parts_of(x, self.heads)
+        parts_of(x, self.heads, "heads")
         return {"": together(inputs).of_width(self.heads)}
 
     def build(self, *inputs: Value) -> Dot:

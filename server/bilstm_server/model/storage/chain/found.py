@@ -49,7 +49,7 @@ _CRFS: tuple[dict[str, str], ...] = (
 _NORM = re.compile(r"(^|[._\d])(ln|norm|layer_?norm|layernorm)(?![a-z])", re.IGNORECASE)
 _OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|\.)(gn|in|bn)\d*$", re.IGNORECASE)
 _SIDEWAYS = re.compile(
-    r"attn|attention|(^|[._\d])att([._\d]|$)|gate|highway",
+    r"attn|attention|highway|(^|[._\d])(att|gates?)([._\d]|$)",
     re.IGNORECASE,
 )
 _INSTANCE_NORM = re.compile(r"inst|(^|\.)in\d*$", re.IGNORECASE)
