@@ -122,7 +122,7 @@ class Graph:
         if id(tensor) in self._digests:
             return self._digests[id(tensor)]
         array = _plain(tensor).numpy()
-        return array.shape, array.dtype.str, hashlib.blake2b(memoryview(array)).hexdigest()
+        return array.shape, array.dtype.str, hashlib.blake2b(array.data).hexdigest()
 
     def _append(self, slot: Slot) -> int:
         self.slots.append(slot)
