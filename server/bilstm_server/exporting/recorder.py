@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from . import operations
 from .elements import Elements
+from .operations.own_lstm import own_lstms
 from .refusals import Refusal
 from .trace import HANDLERS, Call, Trace
 
@@ -24,7 +25,7 @@ _FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_"
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record the operations of torch's within, until it ends or `paused`."""
-    with torch.no_grad(), _Operations(trace), _Functions(trace):
+    with torch.no_grad(), _Operations(trace), _Functions(trace), own_lstms(trace):
         yield
 
 
@@ -39,6 +40,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, trace: Trace):
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not: it takes seconds to import, and nothing compiles here."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -134,8 +140,14 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaf = operations.leaf_of(func)
-        if leaf is None or self._trace.is_paused:
+        trace = self._trace
+        if trace.is_paused:
             return func(*args, **kwargs)
-        with self._trace.paused():
-            return leaf(self._trace, args, kwargs, func(*args, **kwargs))
+        rewrite = operations.rewrite_of(func)
+        if rewrite is not None and any(map(trace.depends, tree_iter((args, kwargs)))):
+            return rewrite(*args, **kwargs)
+        leaf = operations.leaf_of(func)
+        if leaf is None:
+            return func(*args, **kwargs)
+        with trace.paused():
+            return leaf(trace, args, kwargs, func(*args, **kwargs))

@@ -17,7 +17,7 @@ from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
-from .steps import covers, end, is_stepwise
+from .steps import covers, end, is_stepwise, trimmed
 from .symbols import SymbolicFloat, SymbolicInt, where_of
 from .trace import Numbers, Trace, numbers
 
@@ -95,13 +95,14 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     raise_refusal(graph, where)
     stepwise = is_stepwise(graph, where)
     rows = np.where(stepwise, elements.row_of(where), 0)
-    axes = [axis for axis in range(where.ndim) if (np.diff(rows, axis=axis) != 0).any()]
+    changes = [
+        float((np.diff(rows, axis=axis) != 0).mean()) if where.shape[axis] > 1 else 0.0
+        for axis in range(where.ndim)
+    ]
     known = numbers(tensor)
-    if not axes:
+    if not any(changes):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
-    if len(axes) > 1 or not stepwise.any():
-        raise Refusal("has steps along more than one axis, and can't be served", place)
-    (axis,) = axes
+    axis = int(np.argmax(changes))
     if is_ends(trace, where):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
     count = _count(rows, axis)
@@ -125,6 +126,8 @@ def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
     if any(graph.value(slot).ids for slot in slots):
         if steps.shape[1] > 1 or len(slots) > 1:
             raise Refusal("has several labels for a step; name them one by one", place)
+        steps = trimmed(graph, steps, place)
+        slots = elements.slots_in(steps)
         found = covers(graph, steps)
         if found:
             return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)

@@ -78,10 +78,20 @@ def align(graph: Graph, fibres: Elements, place: Place, keys: Elements) -> Align
     else:
         lowest = np.zeros(len(fibres), np.int64)
     keyed = np.column_stack([elements.without_row(fibres), keys])
-    unique, groups = np.unique(keyed, axis=0, return_inverse=True)
-    groups = groups.reshape(-1)
+    unique, groups = _unique(keyed)
     _check_positions(unique, groups, lowest, place)
     return Aligned(unique[:, :-1], unique[:, -1], lowest, groups)
+
+
+def _unique(keyed: Elements) -> tuple[Elements, Elements]:
+    """The rows that differ, and which of them each is: by column, but as they come where an
+    operand joins several values."""
+    unique, first, which = np.unique(keyed, axis=0, return_index=True, return_inverse=True)
+    slots = elements.slot_of(unique[:, :-1])
+    if (slots == slots[0]).all():
+        return unique, which.reshape(-1)
+    order = np.argsort(first)
+    return unique[order], np.argsort(order)[which.reshape(-1)]
 
 
 def _check_positions(unique: Elements, groups: Elements, rows: Elements, place: Place) -> None:
@@ -133,6 +143,11 @@ def _several(
     ends = _ends(graph, fibres, place)
     if ends is not None:
         return ends, np.zeros(len(fibres), np.int64)
+    fibres, stepwise = _one_end(graph, fibres, stepwise, place)
+    rows = elements.row_of(fibres)
+    first = rows[np.arange(len(fibres)), stepwise.argmax(axis=1)]
+    if (rows == first[:, None])[stepwise].all():
+        return fibres, first
     windows = windows_of(graph, fibres, place)
     if windows is None:
         raise Refusal(
@@ -141,6 +156,21 @@ def _several(
             place,
         )
     return windows
+
+
+def _one_end(
+    graph: Graph, fibres: Elements, stepwise: np.ndarray, place: Place
+) -> tuple[Elements, np.ndarray]:
+    """The fibres, with operands of which all read the last step, or the first one, as such of
+    sequences: a query, say."""
+    result = fibres.copy()
+    for column in range(fibres.shape[1]):
+        rows = np.unique(elements.row_of(fibres[:, column]))
+        if len(rows) == 1 and stepwise[:, column].all() and len(fibres) > 1:
+            its = _ends(graph, fibres[:, [column]], place)
+            if its is not None:
+                result[:, [column]] = its
+    return result, is_stepwise(graph, result)
 
 
 def _ends(graph: Graph, fibres: Elements, place: Place) -> Elements | None:

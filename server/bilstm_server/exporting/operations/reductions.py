@@ -23,7 +23,7 @@ _NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf}
 class Fibres:
     """An operand's numbers by what an operation reduces: [results, reduced]."""
 
-    def __init__(self, call: Call, operand: Operand, dims: Any):
+    def __init__(self, operand: Operand, dims: Any):
         shape = operand.where.shape
         axes = _axes(dims, len(shape))
         kept = [axis for axis in range(len(shape)) if axis not in axes]
@@ -65,6 +65,8 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
     if whole.columns.shape[1] > 1:
         of_step = call.row_wise(whole.columns, lambda aligned: _reduce(call, name, aligned))
         whole = Whole(of_step, whole.order)
+    if name == "prod":
+        raise call.refusal("has no layer over steps")
     return pooled(call, name, whole)
 
 
@@ -82,14 +84,14 @@ def _reduce(call: Call, name: str, aligned: Aligned) -> int:
 
 def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Elements:
     operand = Operand.of(call, call["self"]) if operand is None else operand
-    fibres = Fibres(call, operand, dims)
+    fibres = Fibres(operand, dims)
     result = call.result[0] if isinstance(call.result, tuple) else call.result
     return reduced(call, name, fibres.where, fibres.numbers).reshape(tuple(result.shape))
 
 
-@operation("sum", "mean")
+@operation("sum", "mean", "prod")
 def total(call: Call) -> Elements:
-    """The sum or mean over some axes."""
+    """The sum, mean or product over some axes."""
     return _of(call, call.name, call.get("dim"))
 
 
@@ -133,7 +135,7 @@ def first_of_all(call: Call) -> tuple[Elements | None, ...]:
 
 
 def _argmax(call: Call, dim: Any) -> Elements:
-    fibres = Fibres(call, Operand.of(call, call["self"]), dim)
+    fibres = Fibres(Operand.of(call, call["self"]), dim)
     call.check_values(fibres.where)
     if whole_of(call, fibres.where) is not None:
         raise call.refusal("the step with the largest number has no layer; leave it to the client")
@@ -169,7 +171,7 @@ def _argmax_layer(call: Call, aligned: Aligned) -> int:
 @operation("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
 def softmax(call: Call) -> Elements:
     """The softmax over columns, or over the steps."""
-    fibres = Fibres(call, Operand.of(call, call["self"]), call["dim"])
+    fibres = Fibres(Operand.of(call, call["self"]), call["dim"])
     where = fibres.where
     call.check_values(where)
     is_log = "log" in call.name
@@ -180,8 +182,7 @@ def softmax(call: Call) -> Elements:
     if whole is not None:
         if whole.columns.shape[1] > 1:
             raise call.refusal("is over steps and columns at once, which has no layer")
-        made = softmax_steps(call, whole)
-        made = function(call, "log", Operand(made, np.zeros(made.shape))).where if is_log else made
+        made = softmax_steps(call, whole, is_log)
     else:
         made = call.row_wise(
             kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed]
@@ -225,12 +226,12 @@ def _kept(where: Elements) -> Operand:
 def log_sum_exp(call: Call) -> Elements:
     """log(Σ exp(x))"""
     x = Operand.of(call, call["self"])
-    fibres = Fibres(call, x, call["dim"])
+    fibres = Fibres(x, call["dim"])
     whole = whole_of(call, fibres.where)
     if whole is not None and whole.columns.shape[1] == 1:
         return pooled(call, "logsumexp", whole).reshape(tuple(call.result.shape))
-    exponentials = function(call, "exp", x)
-    return function(call, "log", _kept(_of(call, "sum", call["dim"], exponentials))).where
+    made = reduced(call, "logsumexp", fibres.where, fibres.numbers)
+    return made.reshape(tuple(call.result.shape))
 
 
 @operation("var", "std", "var_mean", "std_mean")
@@ -238,7 +239,7 @@ def variance(call: Call) -> Elements | tuple[Elements | None, ...]:
     """The mean square of what differs from the mean, or its root."""
     x, dims = Operand.of(call, call["self"]), call.get("dim")
     call.check_all()
-    fibres = Fibres(call, x, dims)
+    fibres = Fibres(x, dims)
     correction = float(call.get("correction", 1)) if call.get("unbiased", True) else 0.0
     is_root = "std" in call.name
     result = call.result[0] if isinstance(call.result, tuple) else call.result
@@ -265,10 +266,3 @@ def _spread(
         call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction)
     )
     return function(call, "sqrt", made).where if is_root else made.where
-
-
-@operation("prod")
-def prod(call: Call) -> Elements:
-    """Products over an axis have no layer."""
-    call.check_all()
-    raise call.refusal("has no layer; a sum of logarithms has")
