@@ -32,11 +32,6 @@ def recording(trace: Trace) -> Iterator[None]:
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what every function of torch's is made of: some hundred operations."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from importing its compiler, which takes seconds, to keep it out."""
-        return False
-
     def __init__(self, trace: Trace):
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace

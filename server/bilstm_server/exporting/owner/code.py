@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from ..quoting import quoted
-from .raised import owners_code
-from .refusals import ExportError
+from ...quoting import quoted
+from ..raised import owners_code
+from ..refusals import ExportError
 
 NOTHING = object()  # where a factory gives no example
 
