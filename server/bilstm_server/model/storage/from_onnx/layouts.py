@@ -120,6 +120,8 @@ def sliced(node: Node) -> Rows:
         axis = x.axes[place]
         if axis.rows == (STEPS,) and part in (slice(-1, None, 1), slice(0, 1, 1)):
             x = take_step(node, x, place, -1 if part.start else 0, keeps=True)
+        elif axis.rows == (STEPS,) and part == slice(-1, None, -1):
+            x = x.with_axes(x.axes, node.add("reverse_steps", x.value))
         elif axis.rows or part.step != 1:  # steps other than one end, or columns with gaps
             raise ValueError("takes some of the steps or sequences, which is not served")
         else:

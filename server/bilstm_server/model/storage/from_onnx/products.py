@@ -96,8 +96,7 @@ def pool(node: Node) -> Rows:
     window, size = _window(node, kernel, steps)
     if node.kind == "MaxPool":
         return Rows(node.add("max_pool1d", x.value, **window), (*x.axes[:2], size))
-    if max(window["padding"]) and not node.attribute("count_include_pad", 0):
-        raise ValueError("leaves padding out of its means, which is not served")
+    window["count_include_pad"] = bool(node.attribute("count_include_pad", 0))
     return Rows(node.add("avg_pool1d", x.value, **window), (*x.axes[:2], size))
 
 
