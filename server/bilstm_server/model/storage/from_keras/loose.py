@@ -40,8 +40,10 @@ _Layer = tuple[str, dict[str, Array]]  # where it is in the file, and its variab
 def read_state_dict(file: h5py.File) -> dict[str, Tensor]:
     """Read all layers' tensors, named `layer.parameter`. Raises `ValueError` for a layer whose
     variables are of no known kind."""
+    with reading():
+        has_names = "layer_names" in file.attrs
     tensors: dict[str, Tensor] = {}
-    for path, arrays in _named(file) if "layer_names" in file.attrs else _numbered(file):
+    for path, arrays in _named(file) if has_names else _numbered(file):
         suffix = "_reverse" if re.search("(^|/)backward_", path) else ""
         layer = re.sub(
             "/((forward|backward)_)?(lstm_cell|lstm|layer|cell)(_\\d+)?(?=/|$)", "", path
