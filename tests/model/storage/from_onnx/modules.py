@@ -75,11 +75,12 @@ class Products(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(3, 5, batch_first=True)
+        self.bias = nn.Parameter(torch.randn(1))
 
     def forward(self, x: Tensor) -> Any:
         y, (h, _) = self.lstm(x)
-        weights = torch.bmm(y, h[-1].unsqueeze(2)).softmax(1)
-        return torch.bmm(weights.transpose(1, 2), y).squeeze(1)
+        weights = (torch.bmm(y, h[-1].unsqueeze(2)) + self.bias).softmax(1)
+        return torch.bmm(weights.transpose(1, 2), y).squeeze(1) + self.bias
 
 
 class Directions(nn.Module):

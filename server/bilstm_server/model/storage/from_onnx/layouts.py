@@ -17,6 +17,22 @@ def identity(node: Node) -> Rows:
     return node.rows()
 
 
+def dropout(node: Node) -> Rows:
+    training = node.optional(2)
+    if training is not None and training.any():
+        raise ValueError("drops numbers in inference too, which is not served")
+    return node.rows()
+
+
+def cast(node: Node) -> Rows:
+    """To another type of floats; ids stay ids."""
+    x = node.rows()
+    value = node.draft.values.get(x.value)
+    if value is not None and not value.ids and node.attribute("to", 1) not in _FLOATS:
+        raise ValueError("makes whole numbers or truth values of floats, which is not served")
+    return x
+
+
 def shape(node: Node) -> Array:
     """`Shape`: numbers of the file, and what comes with the sequences."""
     axes = node.rows().axes[node.attribute("start", 0) : node.attribute("end", None)]
@@ -64,8 +80,8 @@ def squeeze(node: Node) -> Rows:
     if wanted is None:
         raise ValueError("squeezes all axes of size 1, and must name them")
     places = {x.place(axis) for axis in wanted}
-    if any(x.axes[place].size != 1 for place in places):
-        raise ValueError("squeezes an axis whose size is not 1")
+    if any(x.axes[place].size != 1 or STEPS in x.axes[place].rows for place in places):
+        raise ValueError("squeezes an axis of steps, or one whose size is not 1")
     return x.with_axes([axis for i, axis in enumerate(x.axes) if i not in places])
 
 
@@ -115,9 +131,9 @@ def split(node: Node) -> list[Rows]:
 def sliced(node: Node) -> Rows:
     x = node.rows()
     for place, part in slices(node, len(x.axes)):
-        if part in (slice(0, None, 1), slice(None, None, 1)):
-            continue
         axis = x.axes[place]
+        if part.start == 0 and part.step == 1 and part.stop in (None, axis.size):
+            continue
         if axis.rows == (STEPS,) and part in (slice(-1, None, 1), slice(0, 1, 1)):
             x = take_step(node, x, place, -1 if part.start else 0, keeps=True)
         elif axis.rows == (STEPS,) and part == slice(-1, None, -1):
@@ -177,10 +193,11 @@ def _embed(node: Node) -> Rows:
     return Rows(value, (*ids.axes, *columns(table.shape[1])))
 
 
+_FLOATS = (1, 10, 11, 16)  # of TensorProto.DataType
 LAYOUTS: Mapping[str, Callable[[Node], Tensor | list[Rows]]] = {
-    "Cast": identity,
+    "Cast": cast,
     "Concat": concat,
-    "Dropout": identity,
+    "Dropout": dropout,
     "Expand": expand,
     "Flatten": reshaped,
     "Gather": gather,

@@ -143,6 +143,8 @@ def _window(node: Node, kernel: int, steps: Axis) -> tuple[dict[str, Any], Axis]
 def batch_norm(node: Node) -> Rows:
     """`BatchNormalization`: x [B, D] or [B, D, T]; scale, bias, mean and variance [D]"""
     x = node.rows()
+    if node.attribute("training_mode", 0):
+        raise ValueError("has the mean of its batch in inference too, which is not served")
     weight, bias, mean, variance = (node.numbers(place) for place in range(1, 5))
     if len(x.axes) < 2 or x.axes[1].rows or prod(x.columns) != x.axes[1].size:
         raise ValueError("is of another axis than that of all columns")
