@@ -143,12 +143,13 @@ class Learned(nn.Module):
 class Packed(nn.Module):
     """A packed sequence, and the last state."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_sorted: bool) -> None:
         super().__init__()
+        self.is_sorted = is_sorted
         self.lstm = nn.LSTM(3, 5, bidirectional=True, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        packed = pack_padded_sequence(x, lengths, batch_first=True)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.is_sorted)
         y, (h, _) = self.lstm(packed)
         return pad_packed_sequence(y, batch_first=True)[0], h.transpose(0, 1).reshape(-1, 10)
 

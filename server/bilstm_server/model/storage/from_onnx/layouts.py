@@ -11,6 +11,7 @@ from ..drafts import Array
 from .axes import SEQUENCES, STEPS, Axis, Dim, Rows, columns, reshape
 from .constants import sizes, slices, split_sizes
 from .nodes import Node, Tensor
+from .packing import invert, is_order, sort
 
 
 def identity(node: Node) -> Rows:
@@ -150,9 +151,12 @@ def gather(node: Node) -> Tensor:
     """Rows of a table by ids, a step, or columns."""
     if isinstance(node.inputs[0], np.ndarray):
         return _embed(node)
-    x, index = node.rows(), node.numbers(1)
+    x = node.rows()
     place = x.place(node.attribute("axis", 0))
     axis = x.axes[place]
+    if axis.rows == (SEQUENCES,) and is_order(node, node.inputs[1]):
+        return x
+    index = node.numbers(1)
     if index.size != 1:
         raise ValueError("gathers several columns, steps or sequences, which is not served")
     at, keeps = int(index.item()), index.ndim > 0
@@ -203,10 +207,12 @@ LAYOUTS: Mapping[str, Callable[[Node], Tensor | list[Rows]]] = {
     "Gather": gather,
     "Identity": identity,
     "Reshape": reshaped,
+    "ScatterElements": invert,
     "Shape": shape,
     "Slice": sliced,
     "Split": split,
     "Squeeze": squeeze,
+    "TopK": sort,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
