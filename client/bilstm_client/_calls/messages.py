@@ -8,7 +8,7 @@ from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..models import InputInfo, Limits, Model, OutputInfo
-from ..types import Array, Encoding, State, Timing
+from ..types import OUTPUTS, Array, Encoding, State, Timing
 from .options import OUTPUT_NAMES, EncodeOptions
 from .status import broken_reply, seconds_of
 
@@ -34,12 +34,13 @@ def encoding(
     in_chunks: Collection[str] = (),
 ) -> Encoding:
     """The message's results, as the caller's own arrays. Outputs that have come in parts are given
-    as `rows`, or went out in chunks."""
-    arrays = {
-        name: own(tensor)
-        for name, tensor in tensors_of(message).items()
-        if name not in in_chunks and name not in (rows or {})
-    } | dict(rows or {})
+    as `rows`, or went out in chunks. Their order is not the server's."""
+    given = dict(rows or {})
+    for name, tensor in tensors_of(message).items():
+        if name not in in_chunks and name not in given:
+            given[name] = own(tensor)
+    order = dict.fromkeys((*OUTPUTS, *infos, *given))
+    arrays = {name: given[name] for name in order if name in given}
     state = None
     if message.HasField("state"):
         state = State(own(message.state.hidden), own(message.state.cell))
@@ -57,8 +58,8 @@ def encoding(
 def tensors_of(message: pb.Encoding) -> dict[str, pb.Tensor]:
     """The message's tensors by the names of the outputs that they are: all but the state's."""
     present = {field.name for field, _ in message.ListFields()} - {"state", "named"}
-    tensors = {name: getattr(message, name) for name in present}
-    return tensors | {named.name: named.tensor for named in message.named}
+    fields = {name: getattr(message, name) for name in present}
+    return fields | {named.name: named.tensor for named in message.named}
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:

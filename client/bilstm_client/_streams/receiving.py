@@ -66,11 +66,11 @@ def _new_rows(entry: Entry, chunk: pb.EncodingChunk, infos: Infos) -> dict[str, 
     """The chunk's rows, read-only, less those that came before the connection broke."""
     new = {}
     first_step = steps = chunk.first_step
-    for name, tensor in messages.tensors_of(chunk.encoding).items():
-        info = infos.get(name)
-        if info is None or not info.per_step:
+    found = messages.tensors_of(chunk.encoding)
+    for name, info in infos.items():
+        if not info.per_step or name not in found:
             continue
-        rows = _decoded(entry, name, tensor)
+        rows = _decoded(entry, name, found[name])
         before = entry.sent.counts.get(name, 0)
         if not info.windows and not info.sparse:
             if first_step != before:
