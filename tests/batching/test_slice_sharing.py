@@ -34,8 +34,8 @@ AFTER_A_BATCH = SliceTime(1e-9, 0.0)  # one slice, too
 class Run:
     """A long sequence of one layer, with so many units of steps."""
 
-    layer = 0
-    layers = (None,)
+    stage = ("lstm", 0)
+    stages = 1
 
     def __init__(self, number: int, units: int):
         self.number = number

@@ -35,8 +35,8 @@ SLICE_SECONDS = 0.001
 class Run:
     """A long sequence of one layer, of which each slice computes one token."""
 
-    layer = 0
-    layers = (None,)
+    stage = ("lstm", 0)
+    stages = 1
 
     def __init__(self, number: int, tokens: int):
         self.number = number

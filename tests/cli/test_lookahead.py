@@ -11,8 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from bilstm_server.cli.main import main
-from bilstm_server.model import RaggedBatch, load_model
-from bilstm_server.model.incremental.live import encode_blocks
+from bilstm_server.model import (
+    ModelConfig,
+    RaggedBatch,
+    SequenceEncoder,
+    load_model,
+    save_model,
+)
+from bilstm_server.model.incremental.live import Carried, encode_blocks
 from tests.support.servers import write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,14 +52,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[list[str
 def deviations(folder: Path, x: Array, block: int, lookahead: int) -> list[float]:
     """Largest and root mean square, of forward and of backward."""
     encoder, steps = load_model(folder), torch.from_numpy(x)
-    carried, found = None, []
+    carried: Carried | None = None
+    found = []
     for start in range(0, len(x), block):
         stop = min(start + block, len(x))
         rows = steps[start : stop + lookahead]
         context = len(rows) - (stop - start)
-        y, [carried] = encode_blocks(encoder, rows, [stop - start], [context], [carried])
-        found.append(y)
-    exact = encoder(steps, RaggedBatch([len(x)]), None, ["states"]).states
+        y, [carried] = encode_blocks(encoder, [rows], [stop - start], [context], [carried])
+        found.append(y["states"])
+    exact = encoder(steps, RaggedBatch([len(x)]), None, ["states"])["states"]
     halves = (torch.cat(found) - exact).double().chunk(2, dim=1)
     return [float(n) for half in halves for n in (half.abs().max(), half.square().mean().sqrt())]
 
@@ -186,6 +193,71 @@ def test_one_direction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     file = save(tmp_path / "x.npy", floats(3))
     assert main(["lookahead", str(file), "--model", str(folder)]) == 1
     assert "has one direction" in capsys.readouterr().err
+
+
+def save_graph(folder: Path, **config: Any) -> Path:
+    torch.manual_seed(0)
+    save_model(SequenceEncoder(ModelConfig.model_validate(config)), folder)
+    return folder
+
+
+def test_without_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model without states the first output of floats that a live stream has is measured, and
+    all its columns together."""
+    folder = save_graph(
+        tmp_path / "tagger",
+        inputs={"features": {"width": 5}},
+        layers=[
+            {"name": "lstm", "type": "lstm", "hidden_size": 6},
+            {"name": "mean", "type": "mean"},
+            {"name": "linear", "type": "linear", "inputs": ["lstm"], "width": 4},
+        ],
+        outputs={"mean": "mean", "emissions": "linear", "states_too": "lstm"},
+    )
+    file = save(tmp_path / "x.npy", floats(50))
+    chosen = ("--model", folder, "--block-steps", 8, "--lookahead-steps", "0,50")
+    head, *lines = run(capsys, file, *chosen)
+    assert head == ["look-ahead", "largest", "rms"]
+    approximate, exact = (float(line[1]) for line in lines)
+    assert approximate > 1e-3
+    assert exact < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("graph", "problem"),
+    [
+        (
+            {
+                "inputs": {"tokens": {"ids": 5}, "features": {"width": 5}},
+                "layers": [
+                    {"name": "lstm", "type": "lstm", "inputs": ["features"], "hidden_size": 6}
+                ],
+                "outputs": {"states": "lstm"},
+            },
+            "reads tokens, features, and files have sequences for one input only",
+        ),
+        (
+            {
+                "inputs": {"features": {"width": 5}},
+                "layers": [
+                    {"name": "lstm", "type": "lstm", "hidden_size": 6},
+                    {"name": "mean", "type": "mean"},
+                ],
+                "outputs": {"mean": "mean"},
+            },
+            "has no output of floats that a live stream has",
+        ),
+    ],
+    ids=["several inputs", "nothing live"],
+)
+def test_other_models(
+    graph: dict[str, Any], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that can't be measured ends the command with one line that says why."""
+    folder = save_graph(tmp_path / "model", **graph)
+    file = save(tmp_path / "x.npy", floats(3))
+    assert main(["lookahead", str(file), "--model", str(folder)]) == 1
+    assert capsys.readouterr().err == f"bilstm-server: {folder}: {problem}\n"
 
 
 @pytest.mark.parametrize(

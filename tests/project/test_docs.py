@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,34 @@ def test_docs_import(tmp_path: Path) -> None:
     assert run(measured, tmp_path)
     (benchmark,) = blocks("docs/sizing.md", "sh")
     assert "--max-batch-tokens" in run(f"{benchmark} --seconds 0.1 --batch-seconds 0.01", tmp_path)
+
+
+def test_docs_proof(tmp_path: Path) -> None:
+    """The table, the chain and the proof of docs/models.md are those of such modules."""
+    module = torch.nn.Module()
+    module.lstm = torch.nn.LSTM(4, 5, bidirectional=True, batch_first=True)
+    module.fc = torch.nn.Linear(10, 2)
+    torch.save(module.state_dict(), tmp_path / "classifier.pt")
+    sequences = [torch.randn(steps, 4) for steps in (1, 5, 9)]
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    (program,) = (code for code in blocks("docs/models.md", "python") if "arrays" in code)
+    own = {
+        "numpy": np,
+        "sequences": sequences,
+        "module": lambda x: module.fc(module.lstm(x)[0][:, -1]),
+    }
+    exec(program.replace("expect.npz", str(tmp_path / "expect.npz")), own)
+    first, chain, proven = (b for b in blocks("docs/models.md", "sh") if "server import" in b)
+    assert blocks("docs/models.md", "text")[0] in run(first.splitlines()[0], tmp_path)
+    assert "proven by 3 sequences" in run(f"{proven} --overwrite", tmp_path)
+    assert "with more than 1e-4 no model is written" in " ".join(page.split())
+    tagger = torch.nn.Module()
+    tagger.words, tagger.lstm = torch.nn.Embedding(9, 3), torch.nn.LSTM(6, 4)
+    tagger.norm, tagger.hidden = torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)
+    tagger.tags = torch.nn.Linear(3, 2)
+    torch.save(tagger.state_dict(), tmp_path / "tagger.pt")
+    command = ["bash", "-euc", f"cd {shlex.quote(str(tmp_path))}; {chain}"]
+    assert subprocess.run(command, env=ENVIRONMENT).returncode == 0
 
 
 def test_docs_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

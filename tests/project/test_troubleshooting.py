@@ -122,8 +122,9 @@ class Classifier(nn.Module):
     "saved",
     [
         Classifier().state_dict(),
-        Classifier("rnn").state_dict(),
+        Classifier(value=nn.Linear(10, 1)).state_dict(),
         Classifier(conv=nn.Conv1d(3, 4, 3)).state_dict(),
+        Classifier().state_dict() | {"scale": torch.ones(3)},
         Classifier(),
     ],
 )

@@ -52,7 +52,8 @@ def _error(entry: Entry, message: pb.SequenceError) -> EncoderError:
     error = sequence_error(message, entry.index)
     if isinstance(error, InvalidInput) and error.field.endswith(".data_type"):
         name = error.field.removeprefix(entry.name).removesuffix("data_type").strip(".")
-        if shape := entry.sent.features.get(name):
+        shape = entry.sent.features.get(name)
+        if shape is not None:
             error = no_token_ids(error, shape)
     error.key = entry.key
     error.index = entry.index

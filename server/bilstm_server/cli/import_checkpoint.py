@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import tempfile
 from pathlib import Path
 
+from ..errors import ModelError
+from ..exporting.expected import read_examples
+from ..exporting.proof import prove
 from ..model.storage.chain.links import ACTIVATIONS, POOLINGS, Said
 from ..model.storage.folder import write_folder
-from ..model.storage.importing import UNPROVEN, Imported, check_folder, read_checkpoint
+from ..model.storage.importing import Imported, check_folder, read_checkpoint
 from ..quoting import one_line
 from .commands import Commands, DefaultsFormatter
 from .output import say
@@ -35,10 +39,19 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add(
         "checkpoint",
         type=Path,
-        help="what to read: a .pt of torch.save, a .safetensors, or a hub's folder of them",
+        help="what to read: a .pt of torch.save, a .safetensors, or a hub's folder of them; or a "
+        ".keras, .h5 or .onnx file, most of which say themselves what their layers read",
     )
     add("--out", type=Path, required=True, help="model folder to write")
     add("--overwrite", action="store_true", help="replace a model that is in the folder already")
+    add(
+        "--expect",
+        type=Path,
+        metavar="FILE",
+        help="an .npz of examples to prove the model by: arrays inputs.NAME.0, outputs.NAME.0, "
+        "inputs.NAME.1 and so on, of sequences and what the module gives for each alone; nothing "
+        "is written if the largest difference is more than 1e-4",
+    )
     add(
         "--key",
         metavar="KEY",
@@ -161,15 +174,26 @@ def _run(parsed: argparse.Namespace) -> int:
     imported = read_checkpoint(
         parsed.checkpoint, said, key=parsed.key, labels=labels, version=parsed.model_version
     )
-    write_folder(imported.config, imported.tensors, parsed.out)
-    _report(imported, parsed.out)
-    return 0
-
-
-def _report(imported: Imported, folder: Path) -> None:
     for line in (*imported.notes, *imported.table):
         say(one_line(line))
     say(f"outputs: {', '.join(imported.config.output_names)}")
-    say(UNPROVEN)
-    source = shlex.quote(f"{folder.resolve().name}={folder}")
+    say(_proven(imported, parsed.expect) if parsed.expect else imported.unproven)
+    write_folder(imported.config, imported.tensors, parsed.out)
+    source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
     say(f"serve it with: bilstm-server serve --model {source}")
+    return 0
+
+
+def _proven(imported: Imported, expected: Path) -> str:
+    """Hold the model against its owner's examples. Raises `ModelError` if it gives others."""
+    examples = read_examples(expected, imported.config)
+    with tempfile.TemporaryDirectory(prefix="bilstm-") as folder:
+        write_folder(imported.config, imported.tensors, Path(folder))
+        proof = prove(Path(folder), examples)
+    say(proof.table())
+    if not proof.holds:
+        raise ModelError(
+            f"{expected}: the model gives other outputs, by {proof.largest:.1e}, so that something "
+            "stands between its layers that no tensor tells; see the table, and --chain"
+        )
+    return f"proven by {len(examples)} sequences: the largest difference is {proof.largest:.1e}"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..model.incremental import lookahead
+from ..model.incremental.samples import read_sequences
 from .commands import Commands, DefaultsFormatter, add_settings, positive
 from .output import say
 
@@ -18,7 +19,8 @@ def add(commands: Commands) -> None:
         description="Encode sample sequences whole and live, block by block, and print how far the "
         "live states are from the exact ones for each number of steps to look ahead: the largest "
         "difference, and the root mean square (rms) of all, in the forward direction's half and in "
-        "the backward one's.",
+        "the backward one's. Of a model without states it takes the first output that has a row "
+        "for each step.",
         formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)
@@ -43,7 +45,8 @@ def _lookaheads(text: str) -> list[int]:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    encoder = lookahead.load_encoder(parsed.model, parsed.device, parsed.dtype, parsed.kernel)
-    sequences = lookahead.read_sequences(parsed.files, encoder.config)
-    say(lookahead.table(encoder, sequences, parsed.block_steps, parsed.lookahead_steps))
+    subject = lookahead.load_subject(parsed.model, parsed.device, parsed.dtype, parsed.kernel)
+    (config,) = subject.encoder.config.inputs.values()
+    sequences = read_sequences(parsed.files, config)
+    say(lookahead.table(subject, sequences, parsed.block_steps, parsed.lookahead_steps))
     return 0

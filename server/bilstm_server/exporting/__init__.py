@@ -6,5 +6,7 @@ It runs the owner's code, on the owner's machine; nothing here is part of servin
 from __future__ import annotations
 
 from .converting import Converted, convert
+from .refusals import ExportError
+from .saving import export
 
-__all__ = ["Converted", "convert"]
+__all__ = ["Converted", "ExportError", "convert", "export"]

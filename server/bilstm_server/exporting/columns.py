@@ -22,9 +22,13 @@ def value_of(graph: Graph, columns: Elements, place: Place) -> int:
         return _selection(graph, columns, place)
     cuts = np.flatnonzero(np.diff(slots)) + 1
     runs = np.split(columns, cuts)
-    if len(runs) > _MOST_PIECES:
-        return _selection(graph, columns, place)
-    values = [_columns_of_one(graph, run, place) for run in runs]
+    distinct = list(dict.fromkeys(slots.tolist()))
+    if len(runs) > len(distinct):
+        return _columns_of_one(graph, *_joined(graph, columns, distinct, place), place)
+    values = [
+        _columns_of_one(graph, int(slots[at]), elements.column_of(run), place)
+        for at, run in zip([0, *cuts], runs, strict=True)
+    ]
     return values[0] if len(values) == 1 else _concat(graph, values, place)
 
 
@@ -33,9 +37,18 @@ def repeated(columns: Elements) -> Elements:
     return columns[:1] if (columns == columns[0]).all() else columns
 
 
-def _columns_of_one(graph: Graph, columns: Elements, place: Place) -> int:
-    slot = int(elements.slot_of(columns)[0])
-    index = elements.column_of(columns)
+def _joined(
+    graph: Graph, columns: Elements, slots: list[int], place: Place
+) -> tuple[int, Elements]:
+    """All values of which there are columns as one, and these columns in it."""
+    widths = [graph.value(slot).width for slot in slots]
+    index = elements.column_of(columns).copy()
+    for slot, start in zip(slots, np.cumsum([0, *widths[:-1]]), strict=True):
+        index[elements.slot_of(columns) == slot] += start
+    return _concat(graph, slots, place) if len(slots) > 1 else slots[0], index
+
+
+def _columns_of_one(graph: Graph, slot: int, index: Elements, place: Place) -> int:
     width = graph.value(slot).width
     if len(index) == width and (index == np.arange(width)).all():
         return slot
@@ -43,16 +56,15 @@ def _columns_of_one(graph: Graph, columns: Elements, place: Place) -> int:
     if len(index) == stop - start and len(np.unique(index)) == len(index):
         part = _slice(graph, slot, start, stop, place)
         form = _permutation(index - start)
-        if form is None:
-            return _selection(graph, columns, place)
-        shape, order = form
-        if order == sorted(order):
-            return part
-        like = graph.like(part, width=len(index))
-        return graph.add("permute", [part], like, place, shape=shape, order=order).slot
+        if form is not None:
+            shape, order = form
+            if order == sorted(order):
+                return part
+            like = graph.like(part, width=len(index))
+            return graph.add("permute", [part], like, place, shape=shape, order=order).slot
     pieces = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
     if len(pieces) > _MOST_PIECES:
-        return _selection(graph, columns, place)
+        return _selection(graph, elements.make(slot, 0, index), place)
     values = [_slice(graph, slot, int(p[0]), int(p[-1]) + 1, place) for p in pieces]
     return values[0] if len(values) == 1 else _concat(graph, values, place)
 
@@ -70,7 +82,7 @@ def _concat(graph: Graph, values: list[int], place: Place) -> int:
 
 
 def _permutation(index: Elements) -> tuple[list[int], list[int]] | None:
-    """The shape and the order of axes that make arange(n) this permutation, outermost axis first."""
+    """The shape and the order of its axes that make arange(n) this permutation."""
     sizes: list[int] = []
     strides: list[int] = []
     rest = index

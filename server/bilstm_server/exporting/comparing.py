@@ -44,7 +44,7 @@ def check_recorded(recordings: Sequence[Recording]) -> None:
         )
     if not first.results:
         raise ExportError(
-            "the module returns no tensor that depends on its inputs; say what to serve with outputs="
+            "the module returns no tensor that depends on its inputs; say what to serve: outputs="
         )
     for other in recordings[1:]:
         if list(other.results) != list(first.results):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..model.config import KNOWN, STATE, ModelConfig
 from ..quoting import first_problem
 from .comparing import Graphed, check_equal, check_recorded
-from .example.calls import Caller, Example
+from .example.calls import Caller, ExampleCall
 from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
@@ -22,7 +22,7 @@ from .naming import default_name, joined_name, named_layers, sorted_nodes
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
-from .simplify import Simplifier
+from .rules import simplified
 
 Labels = Mapping[str, Sequence[str]] | Sequence[str] | None
 
@@ -44,9 +44,9 @@ class Converted:
         floats, or [T] of ids. Outputs are as they are served: [rows, width] or [width] of floats,
         [rows] or [1] of integers."""
         count = len(next(iter(inputs.values())))
-        arguments, _ = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
+        arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
         with evaluating(self.module), torch.no_grad():
-            result = returned(self.module, arguments, self.outputs)
+            result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
         for name, (path, found) in self.results.items():
@@ -77,7 +77,7 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    given = Example.of(module, example, kwargs)
+    given = ExampleCall.of(module, example, kwargs)
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
             module, given, lengths, lambda arguments: returned(module, arguments, outputs)
@@ -106,9 +106,12 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
 
 def _graphed(recording: Recording) -> Graphed:
     graph = recording.trace.graph
-    slots = {path: result.slot for path, result in recording.results.items() if isinstance(result, Result)}
-    simplifier = Simplifier(graph, slots.values())
-    slots = {path: simplifier.value(slot) for path, slot in slots.items()}
+    slots = {
+        path: result.slot
+        for path, result in recording.results.items()
+        if isinstance(result, Result)
+    }
+    slots = simplified(graph, slots)
     nodes = sorted_nodes(graph, slots.values())
     names = {slot: given.name for slot, given in recording.inputs.items()}
     layers, references, tensors = named_layers(graph, nodes, names)

@@ -1,8 +1,9 @@
 """Where one number of a tensor comes from, as an integer: a value of the graph, a row and a column.
 
-Every tensor of a recording that depends on an input has such an integer for each of its numbers. What
-only moves numbers (views, transposes, concatenation, indexing, padding) moves these integers alike,
-so that no bookkeeping of shapes is needed; what computes reads them, and sees what it is given.
+Every tensor of a recording that depends on an input has such an integer for each of its numbers.
+What only moves numbers (views, transposes, concatenation, indexing, padding) moves these integers
+alike, so that no bookkeeping of shapes is needed; what computes reads them, and sees what it is
+given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The graph of one recording: values, and the layers that give them. Knows no operation of torch."""
+"""The graph of one recording: values, and the layers that give them. Knows no torch operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Node:
     gives: dict[str, int]  # values by the name of the part, "" for the layer's own
     fields: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
 
     @property
     def slot(self) -> int:
@@ -70,7 +70,7 @@ class Graph:
 
     def add(
         self,
-        type: str,
+        kind: str,
         inputs: Sequence[int],
         gives: Value | Mapping[str, Value],
         place: Place,
@@ -80,10 +80,10 @@ class Graph:
         """A layer; the one that is there if an equal one is."""
         tensors = tensors or {}
         digests = tuple((name, _digest(tensor)) for name, tensor in sorted(tensors.items()))
-        key = (type, tuple(inputs), json.dumps(fields, sort_keys=True), digests)
+        key = (kind, tuple(inputs), json.dumps(fields, sort_keys=True), digests)
         if key not in self._nodes:
             kept = {name: _kept(tensor) for name, tensor in tensors.items()}
-            node = Node(type, tuple(inputs), {}, fields, kept, place)
+            node = Node(kind, tuple(inputs), {}, fields, kept, place)
             values = {"": gives} if isinstance(gives, Value) else gives
             for part, value in values.items():
                 node.gives[part] = self._append(Slot(value, node=node))

@@ -26,6 +26,14 @@ _NAMES = {
 }
 
 
+# Layers that only put columns where another reads them.
+_FORMS = {"columns", "concat", "permute", "scale", "last", "first", "splice", "reverse_steps"}
+
+
+# What modules of torch's become, beside layers that bring their input into its form.
+_MAIN = {"LSTM": "lstm", "Linear": "linear", "Embedding": "embedding", "Conv1d": "conv1d"}
+
+
 def sorted_nodes(graph: Graph, outputs: Iterable[int]) -> list[Node]:
     """The layers that these values need, each behind those that it reads."""
     found: dict[int, Node] = {}
@@ -97,8 +105,8 @@ def _name_of(node: Node) -> str:
     path = re.sub(r"\W+", "_", module).strip("_")
     if not path:
         return node.type
-    own_kinds = {"lstm": "LSTM", "linear": "Linear", "embedding": "Embedding", "conv1d": "Conv1d"}
-    is_own = node.place.is_leaf and node.place.kind == own_kinds.get(node.type, node.place.kind)
+    is_own = node.place.is_leaf and _MAIN.get(node.place.kind, node.type) == node.type
+    is_own = is_own and node.type not in _FORMS
     return path if is_own else f"{path}_{node.type}"
 
 

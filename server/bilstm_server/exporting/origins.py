@@ -28,7 +28,7 @@ class Origins:
 
     def of(self, tensor: Tensor) -> Elements:
         """The elements of a tensor, in its shape."""
-        return self.tensor(tensor).numpy()  # type: ignore[no-any-return]
+        return self.tensor(tensor).numpy()
 
     def tensor(self, tensor: Tensor) -> Tensor:
         """As `of`, as a tensor [same shape, same strides] of its own."""

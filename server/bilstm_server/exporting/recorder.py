@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from . import operations
 from .elements import Elements
+from .operations.own_lstm import own_lstms
 from .refusals import Refusal
 from .trace import HANDLERS, Call, Trace
 
@@ -25,29 +25,23 @@ _FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_"
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record the operations of torch's within, until it ends or `paused`."""
-    with torch.no_grad(), _Operations(trace) as inner, _Functions(trace, inner):
+    with torch.no_grad(), _Operations(trace), _Functions(trace), own_lstms(trace):
         yield
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what every function of torch's is made of: some hundred operations."""
 
     def __init__(self, trace: Trace):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
-        self.is_paused = False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.is_paused:
+        if self._trace.is_paused:
             return func(*args, **kwargs)
-        self.is_paused = True
-        try:
+        with self._trace.paused():
             return self._run(func, args, kwargs)
-        finally:
-            self.is_paused = False
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         trace = self._trace
@@ -66,8 +60,12 @@ class _Operations(TorchDispatchMode):
             return result
         place = trace.places.here()
         trace.count(place)
-        results = list(written.values()) or list(result if isinstance(result, tuple | list) else [result])
-        call = Call(trace, name.removesuffix("_") if written else name, arguments, result, func, place)
+        results = list(written.values()) or list(
+            result if isinstance(result, tuple | list) else [result]
+        )
+        call = Call(
+            trace, name.removesuffix("_") if written else name, arguments, result, func, place
+        )
         fresh = [
             isinstance(tensor, Tensor) and (written or tensor.untyped_storage()._cdata not in given)
             for tensor in results
@@ -82,7 +80,9 @@ class _Operations(TorchDispatchMode):
 def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | None]:
     try:
         if random:
-            raise call.refusal("gives random numbers, others each time; dropout that runs in eval, perhaps")
+            raise call.refusal(
+                "gives random numbers, others each time; dropout that runs in eval, perhaps"
+            )
         found = HANDLERS.get(call.name, operations.unknown)(call)
         return list(found) if isinstance(found, tuple) else [found]
     except Refusal as refusal:
@@ -95,8 +95,11 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """All arguments by name, defaults too."""
     names = [argument.name for argument in func._schema.arguments]
-    bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return bound | dict(zip(names, args, strict=False)) | kwargs
+    bound: dict[str, Any] = {
+        a.name: a.default_value for a in func._schema.arguments if a.has_default_value()
+    }
+    bound |= dict(zip(names, args, strict=False))
+    return bound | dict(kwargs)
 
 
 def _written(func: Any, arguments: dict[str, Any]) -> dict[str, Tensor]:
@@ -121,26 +124,14 @@ def _copy(trace: Trace, tensor: Tensor) -> Tensor:
 class _Functions(TorchFunctionMode):
     """Sees the functions of torch's that are one layer, or lead out of torch."""
 
-    def __init__(self, trace: Trace, inner: _Operations):
+    def __init__(self, trace: Trace):
         super().__init__()
         self._trace = trace
-        self._inner = inner
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         leaf = operations.leaf_of(func)
-        if leaf is None or self._inner.is_paused:
+        if leaf is None or self._trace.is_paused:
             return func(*args, **kwargs)
-        self._inner.is_paused = True
-        try:
-            result = func(*args, **kwargs)
-            return leaf(self._trace, args, kwargs, result)
-        finally:
-            self._inner.is_paused = False
-
-
-def constant_like(shape: tuple[int, ...]) -> Elements:
-    """Elements of a tensor that depends on no input."""
-    return np.full(shape, -1)
+        with self._trace.paused():
+            return leaf(self._trace, args, kwargs, func(*args, **kwargs))

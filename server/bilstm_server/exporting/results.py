@@ -15,10 +15,11 @@ from .columns import value_of
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
-from .rows import align, is_stepwise, one_grid, raise_refusal
-from .steps import covers, end, one_row, trimmed
+from .rows import align, raise_refusal
+from .splicing import reversed_steps, steps_of
+from .steps import covers, end, is_stepwise
 from .symbols import SymbolicFloat, SymbolicInt, where_of
-from .trace import Trace, numbers
+from .trace import Numbers, Trace, numbers
 
 Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[str, Any]] | None
 
@@ -38,7 +39,9 @@ def named(result: Any, outputs: Outputs) -> Iterator[tuple[Path, Any]]:
     parts = list(result.values()) if isinstance(result, Mapping) else result
     parts = list(parts) if isinstance(parts, list | tuple) else [parts]
     if len(outputs) != len(parts):
-        raise ExportError(f"outputs: expected a name or None for each of {len(parts)} results, got {len(outputs)}")
+        raise ExportError(
+            f"outputs: expected a name or None for each of {len(parts)} results, got {len(outputs)}"
+        )
     for name, part in zip(outputs, parts, strict=True):
         if name is not None:
             yield from _walk(part, (name,))
@@ -50,16 +53,18 @@ def _walk(result: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield name, leaf
 
 
-@dataclass(frozen=True)
 class _Listed:
     """Lists of numbers, as a tensor."""
 
-    tensor: Tensor
-    where: Elements
+    def __init__(self, tensor: Tensor, where: Elements):
+        self.tensor = tensor
+        self.where = where
 
 
 def _lists_as_tensors(value: Any) -> Any:
-    if isinstance(value, SymbolicInt | SymbolicFloat) or (isinstance(value, list | tuple) and value):
+    if isinstance(value, SymbolicInt | SymbolicFloat) or (
+        isinstance(value, list | tuple) and value
+    ):
         where = where_of(value)
         if where is not None:
             return _Listed(torch.tensor(value), where)
@@ -81,39 +86,55 @@ class Result:
 
 def result_of(trace: Trace, leaf: Any) -> Result | None:
     """The value of one tensor that the module returns; None if it depends on no input."""
-    tensor, where = (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
+    tensor, where = (
+        (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
+    )
     if (where == CONSTANT).all():
         return None
     graph, place = trace.graph, Place("", "an output")
     raise_refusal(graph, where)
     stepwise = is_stepwise(graph, where)
     rows = np.where(stepwise, elements.row_of(where), 0)
-    axes = [axis for axis in range(where.ndim) if (np.diff(rows, axis=axis) != 0).any()]
+    changes = [
+        float((np.diff(rows, axis=axis) != 0).mean()) if where.shape[axis] > 1 else 0.0
+        for axis in range(where.ndim)
+    ]
     known = numbers(tensor)
-    if not axes:
+    if not any(changes):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
-    if len(axes) > 1 or not stepwise.any():
-        raise Refusal("has steps along more than one axis, and can't be served", place)
-    (axis,) = axes
-    slots = [slot for slot in elements.slots_in(where) if graph.value(slot).per_step]
-    steps = np.moveaxis(where, axis, 0)
+    axis = int(np.argmax(changes))
     if is_ends(trace, where):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
-    steps = trimmed(graph, one_grid(graph, steps.reshape(len(steps), -1), place), place)
-    slots = [slot for slot in elements.slots_in(steps) if graph.value(slot).per_step]
-    count = graph.rows(slots[0])
-    if len(steps) % count:
-        raise Refusal("leaves out steps, and can't be served", place)
-    steps = steps.reshape(count, -1)
+    count = _count(rows, axis)
+    steps = np.moveaxis(where, axis, 0).reshape(count, -1)
     its = np.moveaxis(np.broadcast_to(known, where.shape), axis, 0).reshape(count, -1)
-    steps = _with_numbers(trace, steps, its)
-    direction, columns = covers(graph, steps), one_row(steps)
-    if direction < 0:
-        raise Refusal("is in reversed order of steps; reverse it in the client", place)
-    if not direction or columns is None:
-        raise Refusal("leaves out steps, or has them in another order, and can't be served", place)
+    slot = _steps(trace, steps, its, place)
     before = [size for size in where.shape[:axis] if size > 1]
-    return Result(_value(trace, columns, place), axis, bool(before))
+    return Result(slot, axis, bool(before))
+
+
+def _count(rows: Elements, axis: int) -> int:
+    """How many steps lie along an axis, on which columns may lie within each."""
+    along = np.moveaxis(rows, axis, 0).reshape(rows.shape[axis], -1)[:, 0]
+    return int((np.diff(along) != 0).sum()) + 1
+
+
+def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
+    """The value of elements [steps, K]."""
+    graph = trace.graph
+    slots = elements.slots_in(steps)
+    if any(graph.value(slot).ids for slot in slots):
+        if steps.shape[1] > 1 or len(slots) > 1:
+            raise Refusal("has several labels for a step; name them one by one", place)
+        found = covers(graph, steps)
+        if found:
+            return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)
+    else:
+        of_step = steps_of(graph, steps, known, place)
+        if of_step is not None:
+            slot = value_of(graph, of_step.columns, place)
+            return reversed_steps(graph, slot, place) if of_step.is_reversed else slot
+    raise Refusal("leaves out steps, or has them in another order, and can't be served", place)
 
 
 def is_ends(trace: Trace, where: Elements) -> bool:
@@ -142,18 +163,12 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     return end(graph, slot, int(aligned.rows[0]), place) if graph.value(slot).per_step else slot
 
 
-def _value(trace: Trace, columns: Elements, place: Place) -> int:
-    if any(trace.graph.value(slot).ids for slot in elements.slots_in(columns)):
-        if len(columns) > 1:
-            raise Refusal("has several labels for a step; name them one by one", place)
-        return int(elements.slot_of(columns)[0])
-    return value_of(trace.graph, columns, place)
-
-
 def _with_numbers(trace: Trace, fibres: Elements, known: Any) -> Elements:
     fibres = fibres.copy()
     for number in np.unique(known[fibres == CONSTANT]):
-        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(trace.graph.number(float(number)), 0, 0)
+        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(
+            trace.graph.number(float(number)), 0, 0
+        )
     return fibres
 
 

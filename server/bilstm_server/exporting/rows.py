@@ -17,7 +17,8 @@ from . import elements
 from .elements import CONSTANT, Elements
 from .graph import Graph
 from .refusals import Place, Refusal
-from .steps import end, trimmed
+from .splicing import windows_of
+from .steps import end, is_stepwise, one_grid
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,24 @@ def align(graph: Graph, fibres: Elements, place: Place, keys: Elements) -> Align
         lowest = np.where(stepwise, rows, np.iinfo(np.int64).max).min(axis=1)
         highest = np.where(stepwise, rows, -1).max(axis=1)
         if (lowest != highest).any():
-            fibres, lowest = _ends(graph, fibres, stepwise, place), np.zeros_like(lowest)
+            fibres, lowest = _several(graph, fibres, stepwise, place)
     else:
         lowest = np.zeros(len(fibres), np.int64)
     keyed = np.column_stack([elements.without_row(fibres), keys])
-    unique, groups = np.unique(keyed, axis=0, return_inverse=True)
-    groups = groups.reshape(-1)
+    unique, groups = _unique(keyed)
     _check_positions(unique, groups, lowest, place)
     return Aligned(unique[:, :-1], unique[:, -1], lowest, groups)
+
+
+def _unique(keyed: Elements) -> tuple[Elements, Elements]:
+    """The rows that differ, and which of them each is: by column, but as they come where an
+    operand joins several values."""
+    unique, first, which = np.unique(keyed, axis=0, return_index=True, return_inverse=True)
+    slots = elements.slot_of(unique[:, :-1])
+    if (slots == slots[0]).all():
+        return unique, which.reshape(-1)
+    order = np.argsort(first)
+    return unique[order], np.argsort(order)[which.reshape(-1)]
 
 
 def _check_positions(unique: Elements, groups: Elements, rows: Elements, place: Place) -> None:
@@ -102,7 +113,9 @@ def check(graph: Graph, fibres: Elements, place: Place) -> None:
     raise_refusal(graph, fibres)
     for slot in elements.slots_in(fibres):
         if graph.value(slot).ids:
-            raise Refusal("computes with ids as if they were numbers; only an embedding reads them", place)
+            raise Refusal(
+                "computes with ids as if they were numbers; only an embedding reads them", place
+            )
 
 
 def raise_refusal(graph: Graph, fibres: Elements) -> None:
@@ -113,30 +126,8 @@ def raise_refusal(graph: Graph, fibres: Elements) -> None:
             raise refusal
 
 
-def is_stepwise(graph: Graph, fibres: Elements) -> np.ndarray:
-    """Which of the elements belong to values that have a row for each step."""
-    result = np.zeros(fibres.shape, bool)
-    slots = elements.slot_of(fibres)
-    for slot in elements.slots_in(fibres):
-        if graph.value(slot).per_step:
-            result |= slots == slot
-    return result
-
-
-def one_grid(graph: Graph, fibres: Elements, place: Place) -> Elements:
-    """The fibres with values of one number of rows: some have lost steps at their ends."""
-    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
-    if len({graph.value(slot).grid for slot in slots}) <= 1:
-        return fibres
-    fibres = trimmed(graph, fibres, place)
-    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
-    if len({graph.value(slot).grid for slot in slots}) > 1:
-        raise Refusal("joins values whose numbers of steps are not the same", place)
-    return fibres
-
-
 def _kinds(graph: Graph, fibres: Elements) -> Iterator[np.ndarray]:
-    """The fibres that have an element of a step, then the others, without those of numbers alone."""
+    """The fibres that have an element of a step, then the others; not those of numbers alone."""
     stepwise = is_stepwise(graph, fibres).any(axis=1)
     computed = (fibres != CONSTANT).any(axis=1)
     for part in (computed & stepwise, computed & ~stepwise):
@@ -144,21 +135,37 @@ def _kinds(graph: Graph, fibres: Elements) -> Iterator[np.ndarray]:
             yield part
 
 
-def _ends(graph: Graph, fibres: Elements, stepwise: np.ndarray, place: Place) -> Elements:
-    """Elements of first and last steps as such of sequences."""
-    fibres = fibres.copy()
+def _several(
+    graph: Graph, fibres: Elements, stepwise: np.ndarray, place: Place
+) -> tuple[Elements, Elements]:
+    """Fibres that read several steps as such of one row, and the rows: of first and last steps as
+    those of sequences, of neighbours as windows."""
+    ends = _ends(graph, fibres, place)
+    if ends is not None:
+        return ends, np.zeros(len(fibres), np.int64)
+    windows = windows_of(graph, fibres, place)
+    if windows is None:
+        raise Refusal(
+            "mixes different steps, which only an LSTM, a convolution, a pooling or an attention "
+            "with one query does here",
+            place,
+        )
+    return windows
+
+
+def _ends(graph: Graph, fibres: Elements, place: Place) -> Elements | None:
+    """Elements of first and last steps as such of sequences; None if there are others."""
+    result = fibres.copy()
     rows = elements.row_of(fibres)
-    for slot in elements.slots_in(fibres[stepwise]):
+    for slot in elements.slots_in(fibres):
+        if not graph.value(slot).per_step:
+            continue
         mine = elements.slot_of(fibres) == slot
         last = graph.rows(slot) - 1
         if not np.isin(rows[mine], (0, last)).all():
-            raise Refusal(
-                "mixes different steps, which only an LSTM, a convolution, a pooling or an "
-                "attention with one query does here",
-                place,
-            )
+            return None
         for row in {0, last} & set(rows[mine].tolist()):
             chosen = mine & (rows == row)
             made = elements.make(end(graph, slot, row, place), 0, elements.column_of(fibres))
-            fibres[chosen] = made[chosen]
-    return fibres
+            result[chosen] = made[chosen]
+    return result

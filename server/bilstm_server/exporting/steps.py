@@ -13,12 +13,35 @@ from .elements import CONSTANT, Elements
 from .graph import Graph, Node
 from .refusals import Place, Refusal
 
-WINDOWS = ("conv1d", "max_pool1d", "avg_pool1d")
+WINDOWS = ("conv1d", "max_pool1d", "avg_pool1d", "splice")
 
-ROWS = (
-    "embedding linear layer_norm group_norm rms_norm batch_norm activation prelu softmax concat add "
-    "multiply scale sum_directions columns permute reduce normalize dot argmax"
-).split()
+# Layers whose result at a step depends on that step alone.
+ROWS = frozenset(
+    {
+        "embedding",
+        "linear",
+        "layer_norm",
+        "group_norm",
+        "rms_norm",
+        "batch_norm",
+        "activation",
+        "prelu",
+        "softmax",
+        "concat",
+        "add",
+        "subtract",
+        "divide",
+        "multiply",
+        "scale",
+        "sum_directions",
+        "columns",
+        "permute",
+        "reduce",
+        "normalize",
+        "dot",
+        "argmax",
+    }
+)
 
 
 def end(graph: Graph, slot: int, row: int, place: Place) -> int:
@@ -32,7 +55,7 @@ def end(graph: Graph, slot: int, row: int, place: Place) -> int:
 
 
 def trimmed(graph: Graph, fibres: Elements, place: Place) -> Elements:
-    """The elements in values that have no other steps than those used, where these are neighbours."""
+    """The elements in values that have only the steps that are used, where these are neighbours."""
     fibres = fibres.copy()
     for slot in elements.slots_in(fibres):
         if not graph.value(slot).per_step:
@@ -44,9 +67,7 @@ def trimmed(graph: Graph, fibres: Elements, place: Place) -> Elements:
         if whole or len(rows) == 1 or len(rows) != stop - start:
             continue
         narrow = without_ends(graph, slot, start, graph.rows(slot) - stop, place)
-        moved = elements.make(
-            narrow, elements.row_of(fibres) - start, elements.column_of(fibres)
-        )
+        moved = elements.make(narrow, elements.row_of(fibres) - start, elements.column_of(fibres))
         fibres[mine] = moved[mine]
     return fibres
 
@@ -123,3 +144,25 @@ def one_row(steps: Elements) -> Elements | None:
     columns = elements.without_row(steps)
     same = (columns == columns[0]).all() and not (columns == CONSTANT).any()
     return columns[0] if same else None
+
+
+def is_stepwise(graph: Graph, fibres: Elements) -> np.ndarray:
+    """Which of the elements belong to values that have a row for each step."""
+    result = np.zeros(fibres.shape, bool)
+    slots = elements.slot_of(fibres)
+    for slot in elements.slots_in(fibres):
+        if graph.value(slot).per_step:
+            result |= slots == slot
+    return result
+
+
+def one_grid(graph: Graph, fibres: Elements, place: Place) -> Elements:
+    """The fibres with values of one number of rows: some have lost steps at their ends."""
+    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
+    if len({graph.value(slot).grid for slot in slots}) <= 1:
+        return fibres
+    fibres = trimmed(graph, fibres, place)
+    slots = [slot for slot in elements.slots_in(fibres) if graph.value(slot).per_step]
+    if len({graph.value(slot).grid for slot in slots}) > 1:
+        raise Refusal("joins values whose numbers of steps are not the same", place)
+    return fibres

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,11 +39,21 @@ class Trace:
     """Where the code took one way or another by numbers of the sequence."""
     lines: dict[tuple[str, int], int] = field(default_factory=dict)
     """How often each line of code has called an operation on what depends on an input."""
+    is_paused: bool = False
 
     @classmethod
     def of(cls, module: nn.Module, steps: int) -> Trace:
         """A recording of the module that has not begun."""
         return cls(Graph(steps), Places(module))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Record nothing within."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
 
     def depends(self, value: Any) -> bool:
         """Whether this is a tensor of which a number depends on an input."""
@@ -51,6 +62,11 @@ class Trace:
     def elements(self, value: Any) -> Elements:
         """Where the numbers of a tensor come from; a number comes from nowhere."""
         return self.origins.of(value) if isinstance(value, Tensor) else np.array(CONSTANT)
+
+    def note(self, note: str) -> None:
+        """Something that the owner should know, once."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     def refuse(self, refusal: Refusal, shape: tuple[int, ...]) -> Elements:
         """Elements of what could not be computed."""
@@ -155,5 +171,5 @@ class Call:
 def numbers(value: Any) -> Numbers:
     """The numbers of a tensor, or of a number, in float64."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().double().numpy()  # type: ignore[no-any-return]
+        return value.detach().cpu().double().numpy()
     return np.array(value, np.float64)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bilstm_server.model import Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.bilstm import States
-from bilstm_server.model.incremental.slices import ReadSteps, SlicedRun, advance
+from bilstm_server.model.incremental.pulling import ReadSteps
+from bilstm_server.model.incremental.slices import SlicedRun, advance
 from tests.model.incremental import encoders
 
 EVERY = frozenset({"states", "final", "mean", "max", "logits", "state"})

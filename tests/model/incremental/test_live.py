@@ -21,7 +21,12 @@ from bilstm_server.model.incremental.live import encode_blocks
 from bilstm_server.model.incremental.live_lstm import LiveState
 from bilstm_server.model.kernels import NAMES
 from tests.model.incremental import encoders, slicing
-from tests.model.incremental.encoders import VOCABULARY, draw_inputs, draw_state
+from tests.model.incremental.encoders import (
+    VOCABULARY,
+    draw_inputs,
+    draw_state,
+    graph_of,
+)
 from tests.model.incremental.living import Live, encode_live, initial_states
 from tests.support.lstms import architectures, assert_close, examples, seeds
 
@@ -168,6 +173,94 @@ def test_one_direction_is_exact(layers: int) -> None:
     assert torch.equal(states_of(encoder, live._replace(lookahead=7)), exact)
 
 
+FEATURES = {"x": {"width": 5}}
+CONV = {"type": "conv1d", "width": 4, "kernel": 5}
+ONE_WAY = {"type": "lstm", "hidden_size": 6, "bidirectional": False}
+
+
+def differing(encoder: SequenceEncoder, output: str, block: int, lookahead: int) -> list[int]:
+    """The steps of a live sequence of 30 that are not as they are in the whole one."""
+    live = Live(draw_inputs(encoder, 30), block, lookahead)
+    exact = slicing.whole(encoder, live.inputs, [output])[output]
+    actual = encode_live(encoder, [live], [output])[0][output]
+    return (actual != exact).any(dim=1).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 30])
+def test_windows_of_the_past(block: int) -> None:
+    """Windows that reach back only are exact without a context, where they reach back over several
+    blocks too, and so is an LSTM of one direction behind them."""
+    layers = (
+        {"name": "conv", **CONV, "padding": [4, 0]},
+        {"name": "dilated", **CONV, "padding": [8, 0], "dilation": 2},
+        {"name": "lstm", **ONE_WAY},
+    )
+    encoder = graph_of("cpu", FEATURES, *layers)
+    assert differing(encoder, "lstm", block, 0) == []
+
+
+def test_windows_of_what_follows() -> None:
+    """Windows that reach on are exact where the context has as many steps as all of them together,
+    and with fewer not at the ends of blocks; an LSTM carries that on."""
+    layers = (
+        {"name": "first", **CONV, "padding": "same"},
+        {"name": "second", **CONV, "padding": [1, 3]},
+        {"name": "lstm", **ONE_WAY},
+    )
+    encoder = graph_of("cpu", FEATURES, *layers)
+    assert differing(encoder, "lstm", 10, 5) == []
+    assert differing(encoder, "second", 10, 5) == []
+    assert differing(encoder, "second", 10, 4) == [9, 19]
+    assert differing(encoder, "second", 10, 3) == [8, 9, 18, 19]
+    assert differing(encoder, "second", 10, 0)[:6] == [5, 6, 7, 8, 9, 10]
+    assert differing(encoder, "lstm", 10, 4) == list(range(9, 30))
+
+
+def test_largest_of_windows() -> None:
+    """What lies behind a context is padding also for windows of maxima."""
+    encoder = graph_of(
+        "cpu",
+        FEATURES,
+        {"name": "largest", "type": "max_pool1d", "kernel": 3, "padding": "same"},
+        {"name": "lstm", **ONE_WAY},
+    )
+    assert differing(encoder, "largest", 7, 1) == []
+    short = differing(encoder, "largest", 7, 0)
+    assert short
+    assert set(short) <= {6, 13, 20, 27}
+
+
+def test_backwards() -> None:
+    """An LSTM that goes from the end begins anew at each context's end, from its learned states."""
+    lstm = {"type": "lstm", "hidden_size": 6, "bidirectional": False, "initial_states": True}
+    encoder = graph_of("cpu", FEATURES, {"name": "lstm", **lstm, "reverse": True})
+    live = Live(draw_inputs(encoder, 30), 10, 4)
+    actual = encode_live(encoder, [live], ["lstm"])[0]["lstm"]
+    for start, stop, end in live.cuts():
+        part = [x[start:end] for x in live.inputs]
+        expected = slicing.whole(encoder, part, ["lstm"])["lstm"]
+        assert torch.equal(actual[start:stop], expected[: stop - start])
+
+
+def test_context_is_not_read() -> None:
+    """What nothing of the block depends on is not computed: NaNs in it change nothing."""
+    encoder = graph_of(
+        "cpu",
+        FEATURES,
+        {"name": "conv", **CONV, "padding": [4, 0]},
+        {"name": "lstm", **ONE_WAY, "num_layers": 2},
+        {"name": "linear", "type": "linear", "width": 3},
+    )
+    (x,) = draw_inputs(encoder, 20)
+    sick = x.clone()
+    sick[10:] = torch.nan
+    outputs = ["conv", "lstm", "linear"]
+    expected, _ = encode_blocks(encoder, [x[:10]], [10], [0], [None], None, outputs)
+    actual, carried = encode_blocks(encoder, [sick], [10], [10], [None], None, outputs)
+    slicing.assert_same_bits(actual, expected)
+    assert all(tensor.isfinite().all() for own in carried[0].values() for tensor in own)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @every_kernel
 def test_carry(kernel: str, dtype: torch.dtype) -> None:
@@ -182,3 +275,24 @@ def test_carry(kernel: str, dtype: torch.dtype) -> None:
         for state in carry:
             assert state.dtype == torch.promote_types(dtype, torch.float32)
             assert state.untyped_storage().nbytes() == state.numel() * state.itemsize
+
+
+@pytest.mark.parametrize("block", [2, 9])
+def test_carried_rows(block: int) -> None:
+    """Of rows that windows reach back to is carried what there is, as a copy; and nothing of other
+    layers."""
+    layers = (
+        {"name": "conv", **CONV, "padding": [4, 0]},
+        {"name": "ahead", **CONV, "padding": [0, 4]},
+        {"name": "linear", "type": "linear", "width": 3},
+        {"name": "lstm", **ONE_WAY, "reverse": True},
+    )
+    encoder = graph_of("cpu", FEATURES, *layers)
+    (x,) = draw_inputs(encoder, 2 * block)
+    _, carries = encode_blocks(encoder, [x], [block] * 2, [0, 0], [None, None], None, ["lstm"])
+    for carried, own in zip(carries, torch.split(x, block), strict=True):
+        assert carried.keys() == {"conv"}
+        rows = carried["conv"]
+        assert isinstance(rows, Tensor)
+        assert torch.equal(rows, own[-4:])
+        assert rows.untyped_storage().nbytes() == rows.numel() * rows.itemsize

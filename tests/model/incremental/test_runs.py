@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any, cast
 
 import pytest
 from torch import Tensor
 
 from bilstm_server.model.incremental.slices import SLICE_UNIT, SlicedRun, advance
-from tests.model.incremental.encoders import draw_inputs
+from bilstm_server.model.layers.interface import Accumulator, WholeLayer
+from tests.model.incremental.encoders import draw_inputs, graph_of
 from tests.model.incremental.slicing import (
     EVERY,
     assert_same_bits,
@@ -85,6 +87,45 @@ def test_failure_moves_no_run() -> None:
     finish(runs, [64])
     for run, x in zip(runs, xs, strict=True):
         assert_same_bits(run.encodings(), whole(encoder, x))
+
+
+def test_failure_within_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a layer that reads the whole sequence fails, those that had read the same steps do not
+    read them again, also if the next attempt has fewer."""
+    encoder = graph_of(
+        "cpu",
+        {"x": {"width": 5}},
+        {"name": "lstm", "type": "lstm", "hidden_size": 6},
+        {"name": "scores", "type": "linear", "width": 2},
+        {"name": "attention", "type": "attention", "inputs": ["lstm", "scores"]},
+        {"name": "weights", "type": "softmax_steps", "inputs": ["scores"]},
+    )
+    outputs = ["attention", "weights"]
+    xs = [draw_inputs(encoder, 300) for _ in range(2)]
+    runs = [run_of(encoder, x, outputs) for x in xs]
+    while runs[0].tokens_left > 300:
+        advance(runs, 300)
+    advance(runs, 64)
+    left = [run.tokens_left for run in runs]
+    softmax = cast(WholeLayer, encoder.get_submodule("weights"))
+    accumulator = type(softmax.sliced(1, encoder.dtype))
+    add: Any = accumulator.add
+    added = 0
+
+    def failing(self: Accumulator, start: int, *rows: Tensor) -> None:
+        nonlocal added
+        added += 1
+        if added == 2:
+            raise MemoryError
+        add(self, start, *rows)
+
+    monkeypatch.setattr(accumulator, "add", failing)
+    with pytest.raises(MemoryError):
+        advance(runs, 192)
+    assert [run.tokens_left for run in runs] == left
+    finish(runs, [64])
+    for run, x in zip(runs, xs, strict=True):
+        assert_same_bits(run.encodings(), whole(encoder, x, outputs))
 
 
 def test_runs_that_do_not_go_together() -> None:

@@ -214,6 +214,8 @@ for _word, _reduce in {
     "mean": torch.mean,
     "max": torch.amax,
     "min": torch.amin,
+    "prod": torch.prod,
+    "logsumexp": torch.logsumexp,
 }.items():
     case(
         _word,
@@ -272,6 +274,7 @@ case("no correction", lambda s, x: x.std(0, correction=0), type="std", correctio
 case("logsumexp", lambda s, x: x.logsumexp(0), type="logsumexp")
 case("reverse_steps", lambda s, x: x.flip(0), type="reverse_steps")
 case("softmax_steps", lambda s, x: x.softmax(0), type="softmax_steps")
+case("log", lambda s, x: x.log_softmax(0), type="softmax_steps", log=True)
 case(
     "weighted_sum",
     lambda s, x, w: (w.t() @ x).flatten(),

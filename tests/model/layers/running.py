@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +17,32 @@ from .cases import Case
 Sequences = list[list[Tensor]]  # by input: [T, width] of each sequence
 
 
-def graph_of(
-    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True
-) -> SequenceEncoder:
-    """A model of the case's layer, named `layer`, with random parameters. Its outputs are the
-    parts."""
-    torch.manual_seed(0)
-    inputs = {f"x{index}": {"width": width} for index, width in enumerate(case.widths)}
+def config_of(case: Case) -> dict[str, Any]:
+    """A model of the case's layer, named `layer`. Its outputs are the layer's parts."""
     layers = [{"type": "lstm", "name": "lstm", "inputs": ["x0"], "hidden_size": 1}]
     reads = []
     for index in range(len(case.widths)):
         if index in case.per_sequence:
             layers.append({"type": "last", "name": f"last{index}", "inputs": [f"x{index}"]})
         reads.append(f"last{index}" if index in case.per_sequence else f"x{index}")
-    config = {
+    return {
         "format": 2,
-        "inputs": inputs,
+        "inputs": {f"x{index}": {"width": width} for index, width in enumerate(case.widths)},
         "layers": [*layers, {"name": "layer", "inputs": reads} | case.layer],
         "outputs": {f"y{part}": f"layer.{part}" if part else "layer" for part in case.parts},
     }
-    encoder = SequenceEncoder(ModelConfig.model_validate(config)).to(dtype)
+
+
+def graph_of(
+    case: Case, dtype: torch.dtype = torch.float32, *, frozen: bool = True, device: str = "cpu"
+) -> SequenceEncoder:
+    """The model of `config_of`, with random parameters."""
+    torch.manual_seed(0)
+    encoder = SequenceEncoder(ModelConfig.model_validate(config_of(case))).to(dtype)
     with torch.no_grad():
         for name, tensor in encoder.state_dict().items():
             tensor.uniform_(0.5, 1.5) if name.endswith("running_var") else tensor.normal_(0, 0.5)
+    encoder.to(device)
     return encoder.freeze(choose_kernel("auto", encoder.device).kernel) if frozen else encoder
 
 
@@ -62,8 +66,9 @@ def compute(encoder: SequenceEncoder, sequences: Sequences) -> list[tuple[Tensor
     """Encode the sequences as one batch: the parts of each."""
     lengths = [len(x) for x in sequences[0]]
     config = encoder.config
-    batch = RaggedBatch(lengths)
-    results = encoder([torch.cat(x) for x in sequences], batch, outputs=config.outputs)
+    batch = RaggedBatch(lengths, encoder.device)
+    inputs = [torch.cat(x).to(encoder.device) for x in sequences]
+    results = encoder(inputs, batch, outputs=config.outputs)
     parts = []
     for name, value in config.output_values.items():
         rows = value.grid.rows(batch.lengths).tolist() if value.per_step else [1] * len(lengths)

@@ -6,7 +6,6 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bilstm_server.errors import ModelError
-from bilstm_server.model import (
-    ModelConfig,
-    RaggedBatch,
-    SequenceEncoder,
-    load_model,
-    save_model,
-)
+from bilstm_server.model import RaggedBatch
 from bilstm_server.model.kernels import choose_kernel
 from bilstm_server.model.layers.crf import Crf, CrfConfig
 from bilstm_server.model.layers.values import EVERY_STEP, Grid, Thinning, Value
@@ -209,57 +201,6 @@ def test_gradient() -> None:
         taken[before, after] += 1
     assert layer.transitions.grad is not None
     assert torch.equal(layer.transitions.grad, taken)
-
-
-# -- in a model ----------------------------------------------------------------------------------
-
-
-def tagger() -> SequenceEncoder:
-    layers = [
-        {"type": "lstm", "name": "lstm", "hidden_size": 6},
-        {"type": "linear", "name": "emissions", "width": 5},
-        {"type": "crf", "name": "crf"},
-    ]
-    outputs = {"logits": "emissions", "labels": "crf", "score": "crf.score"}
-    config = {"inputs": {"x": {"width": 3}}, "layers": layers, "outputs": outputs}
-    return SequenceEncoder(ModelConfig.model_validate(config)).eval()
-
-
-@torch.inference_mode()
-def test_in_a_model(tmp_path: Path) -> None:
-    """A model has the labels and the score as outputs, and keeps transitions of minus infinity in
-    its folder: they are not taken."""
-    encoder = tagger()
-    encoder.state_dict()["crf.transitions"][1:, 0] = -torch.inf
-    save_model(encoder, tmp_path)
-    loaded = load_model(tmp_path).freeze(choose_kernel("auto", CPU).kernel)
-    lengths = [4, 60, 1]
-    found = loaded(torch.randn(65, 3), RaggedBatch(lengths), outputs=["logits", "labels", "score"])
-    judge = encoder.get_submodule("crf")
-    assert isinstance(judge, Crf)
-    sequences = torch.split(found["logits"], lengths)
-    labels = [own.tolist() for own in torch.split(found["labels"], lengths)]
-    assert list(zip(labels, found["score"].flatten().tolist(), strict=True)) == decode_padded(
-        judge, sequences
-    )
-    assert all(not before or after for own in labels for before, after in itertools.pairwise(own))
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [
-        ("crf.transitions", torch.inf),
-        ("crf.transitions", torch.nan),
-        ("emissions.bias", -torch.inf),
-    ],
-)
-def test_infinities(name: str, number: float, tmp_path: Path) -> None:
-    """What forbids nothing is refused: any other infinity, NaN, and minus infinity elsewhere."""
-    encoder = tagger()
-    encoder.state_dict()[name].view(-1)[1] = number
-    save_model(encoder, tmp_path)
-    with pytest.raises(ModelError, match=f"{name} holds NaN or infinity"):
-        load_model(tmp_path)
 
 
 # -- what a config says --------------------------------------------------------------------------

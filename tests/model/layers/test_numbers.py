@@ -11,7 +11,10 @@ from .running import compute, graph_of, inferred, judged, sequences_for
 LENGTHS = (7, 5, 64, 150, 9)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -64,3 +67,16 @@ def test_gradients(case: Case) -> None:
     by_sequence = zip(*sequences, strict=True)
     theirs = gradients([judged(case, layer, inputs) for inputs in by_sequence])
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@every_case
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu(case: Case) -> None:
+    """A GPU computes what a CPU does."""
+    sequences = sequences_for(case, LENGTHS)
+    ours = inferred(graph_of(case, device="cuda"), sequences)
+    for parts, expected in zip(ours, inferred(graph_of(case), sequences), strict=True):
+        for part, own in zip(parts, expected, strict=True):
+            tolerance = 1e-5 * float(own.double().nan_to_num(0, 0, 0).abs().max().clamp(min=1))
+            torch.testing.assert_close(part.cpu(), own, rtol=1e-5, atol=tolerance, equal_nan=True)

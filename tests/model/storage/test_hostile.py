@@ -205,7 +205,8 @@ def test_tied_tensors_are_no_attack(tmp_path: Path) -> None:
     state = lstm.state_dict()
     tied = {f"lstm.{name}": state[name[:-1] + "0"] for name in state}
     (tmp_path / "model.pt").write_bytes(saved(tied))
-    assert import_checkpoint(tmp_path / "model.pt", tmp_path / "out").num_layers == 6
+    config = import_checkpoint(tmp_path / "model.pt", tmp_path / "out")
+    assert [lstm.num_layers for lstm in config.lstms] == [6]
 
 
 def large_samples(path: Path) -> Path:

@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..refusals import ExportError
 from .roles import Guess, Part, Role
-from .structure import Path, leaves, mapped
+from .structure import Path, leaves, mapped, name_of
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleCall:
     """What the owner's module is called with."""
 
     arguments: inspect.BoundArguments
 
     @classmethod
-    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> Example:
+    def of(cls, module: nn.Module, example: Any, kwargs: Mapping[str, Any] | None) -> ExampleCall:
         """Of the arguments of `module(*example, **kwargs)`, or of `module(example)`."""
         args = example if type(example) is tuple else (example,)
         try:
@@ -37,7 +38,17 @@ class Example:
 
     def with_tree(self, tree: Mapping[str, Any]) -> inspect.BoundArguments:
         """Other arguments in the same places."""
-        return inspect.BoundArguments(self.arguments.signature, dict(tree))  # type: ignore[arg-type]
+        return inspect.BoundArguments(self.arguments.signature, dict(tree))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the module is called with, and the tensors in it: of each input, and of what is fixed
+    although it is not zero."""
+
+    bound: inspect.BoundArguments
+    inputs: dict[str, Tensor]
+    fixed: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,20 @@ class InputPart:
 class Caller:
     """Makes the module's arguments for one sequence."""
 
-    example: Example
+    example: ExampleCall
     guess: Guess
     fixed: set[tuple[Path, int]] = field(default_factory=set)
     """Columns of integers that are the same at each step, as those of masks are."""
+
+    @property
+    def fixed_numbers(self) -> list[Path]:
+        """Tensors without steps that are not zero: numbers of the example alone."""
+        paths = {part.path for part in self.guess.parts if part.role is Role.FIXED}
+        return [
+            path
+            for path, leaf in leaves(self.example.tree)
+            if path in paths and isinstance(leaf, Tensor) and bool((leaf != 0).any())
+        ]
 
     @property
     def inputs(self) -> list[InputPart]:
@@ -84,7 +105,7 @@ class Caller:
         for given in self.inputs:
             own = self._steps(self._part(given.path))
             if given.column is not None:
-                ids = own[:, given.column].unique()
+                ids = torch.unique(own[:, given.column])
                 drawn[given.name] = ids[torch.randint(len(ids), (steps,), generator=generator)]
                 continue
             rows = own[torch.randint(len(own), (steps,), generator=generator)]
@@ -93,8 +114,8 @@ class Caller:
             drawn[given.name] = rows
         return drawn
 
-    def call(self, inputs: Mapping[str, Tensor]) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
-        """The arguments for one sequence, and of each input the tensor in them that has it."""
+    def call(self, inputs: Mapping[str, Tensor]) -> Arguments:
+        """The arguments for one sequence."""
         steps = len(next(iter(inputs.values())))
         by_path: dict[Path, dict[int | None, Tensor]] = {}
         for given in self.inputs:
@@ -110,8 +131,11 @@ class Caller:
             made[path] = self._filled(part, value, by_path.get(path, {}), steps)
             return made[path]
 
-        arguments = self.example.with_tree(mapped(self.example.tree, leaf))
-        return arguments, {given.name: made[given.path] for given in self.inputs}
+        tree = mapped(self.example.tree, leaf)
+        fixed = self.fixed_numbers
+        tensors = {given.name: made[given.path] for given in self.inputs}
+        unnamed = {name_of(path): its for path, its in leaves(tree) if path in fixed}
+        return Arguments(self.example.with_tree(tree), tensors, unnamed)
 
     def columns(self, given: InputPart, tensor: Tensor) -> Tensor:
         """Where an input is in its tensor: a view [steps, width] of floats, or [steps] of ids."""
@@ -175,6 +199,8 @@ class Caller:
 def _length(value: Any, steps: int) -> Any:
     if isinstance(value, Tensor):
         return torch.full_like(value[:1] if value.dim() else value, steps)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value[:1], steps)
     return type(value)([steps]) if isinstance(value, list | tuple) else steps
 
 

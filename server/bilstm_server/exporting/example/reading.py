@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..refusals import ExportError, Refusal
-from .calls import Caller, Example
+from .calls import Caller, ExampleCall
 from .roles import guesses
 from .structure import mapped
 
-LENGTHS = ((11, 14, 17), (37, 42, 47), (113, 122, 131), (1009, 1026, 1043))
+LENGTHS = ((11, 13, 17), (37, 41, 47), (113, 127, 131), (1009, 1021, 1031))
 """Numbers of steps to record: of the first three that the module takes."""
+
+_FEWEST_STEPS = 7  # of each LSTM, which strides before it have left
 
 Run = Callable[[Any], Any]
 
 
 def read_example(
-    module: nn.Module, example: Example, lengths: Any, run: Run
+    module: nn.Module, example: ExampleCall, lengths: Any, run: Run
 ) -> tuple[Caller, tuple[int, ...]]:
     """How the module is called for one sequence, and numbers of steps that it takes."""
     first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
@@ -38,16 +40,14 @@ def read_example(
         for guess in guesses(example.tree, lengths, sizes, batch):
             caller = Caller(example, guess)
             for several in LENGTHS:
-                seen = [_observe(lambda n=n: run(caller.call(caller.sample(n, n))[0])) for n in several[:2]]
+                seen = [_tried(caller, run, steps) for steps in several[:2]]
                 failed = next((s for s in seen if isinstance(s, Exception)), None)
-                if failed is None:
-                    break
-                problem = failed
-            else:
-                continue
-            if _are_lone(seen):
-                return caller, several
-            runnable = runnable or (caller, several)
+                if failed is not None:
+                    problem = failed
+                elif _are_lone(seen):
+                    return caller, several
+                else:
+                    runnable = runnable or (caller, several)
     if runnable is not None:
         return runnable
     raise ExportError(
@@ -56,13 +56,18 @@ def read_example(
     )
 
 
+def _tried(caller: Caller, run: Run, steps: int) -> list[tuple[int, int]] | Exception:
+    return _observe(lambda: run(caller.call(caller.sample(steps, seed=steps)).bound))
+
+
 def _are_lone(seen: list[Any]) -> bool:
-    """Whether the first LSTM had one sequence each time, of another number of steps."""
+    """Whether the LSTMs had one sequence each time, of some steps and of another number."""
     firsts = [calls[0] for calls in seen if calls]
     return (
         len(firsts) == len(seen)
         and all(batch == 1 for batch, _ in firsts)
         and len({steps for _, steps in firsts}) == len(firsts)
+        and all(steps >= _FEWEST_STEPS for calls in seen for _, steps in calls)
     )
 
 
@@ -94,9 +99,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self._seen = seen
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             if isinstance(args[1], Tensor) and len(args) == 9 and args[1].dim() == 1:
                 self._seen.append((int(args[1][0]), len(args[1])))

@@ -35,10 +35,10 @@ def mapped(value: Any, function: Callable[[Path, Any], Any], path: Path = ()) ->
             whole[key] = made[str(key)]  # type: ignore[index]
         return whole
     if dataclasses.is_dataclass(value):
-        whole = copy.copy(value)
+        copied = copy.copy(value)
         for name, part in made.items():
-            object.__setattr__(whole, name, part)
-        return whole
+            object.__setattr__(copied, name, part)
+        return copied
     if hasattr(value, "_fields"):
         return type(value)(*made.values())
     return type(value)(made.values())

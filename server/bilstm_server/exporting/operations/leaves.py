@@ -1,4 +1,4 @@
-"""Functions of torch's that are one layer, or lead out of torch: seen before they are taken apart."""
+"""Functions of torch's that are one layer or lead out of torch, before they are taken apart."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from ..refusals import Refusal
 from ..symbols import symbols_of, where_of
 from ..trace import Trace
 from .lookups import one_hot as _one_hot
-from .lstm import lstm
+from .lstm import Arguments, lstm
 
 Leaf = Callable[[Trace, Any, Any, Any], Any]
 
+_BEFORE = "has no layer, an LSTM has; serve the part of the model before it"
+
 _REFUSED = {
-    "gru": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_tanh": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_relu": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "gru": f"a GRU {_BEFORE}",
+    "rnn_tanh": f"a plain RNN {_BEFORE}",
+    "rnn_relu": f"a plain RNN {_BEFORE}",
     "lstm_cell": "an LSTM written step by step has no layer; put its weights into an nn.LSTM",
-    "gru_cell": "a GRU has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_tanh_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
-    "rnn_relu_cell": "a plain RNN has no layer, which an LSTM has; serve the part of the model before it",
+    "gru_cell": f"a GRU {_BEFORE}",
+    "rnn_tanh_cell": f"a plain RNN {_BEFORE}",
+    "rnn_relu_cell": f"a plain RNN {_BEFORE}",
 }
 
 
@@ -47,7 +49,7 @@ def _refused(name: str, trace: Trace, args: Any, result: Any) -> Any:
 
 
 def _lstm(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
-    lstm(trace, args, result)
+    lstm(trace, Arguments.of(args), result)
     return result
 
 

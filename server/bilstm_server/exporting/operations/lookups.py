@@ -41,7 +41,9 @@ def looked_up(call: Call, indices: Tensor, table: Tensor | None) -> Elements:
     call.check_values(where)
     assert table is not None
     table = table.reshape(len(table), -1)
-    return embedded(call.trace, where, table, call.place, call.result).reshape(tuple(call.result.shape))
+    return embedded(call.trace, where, table, call.place, call.result).reshape(
+        tuple(call.result.shape)
+    )
 
 
 def embedded(trace: Trace, where: Elements, table: Tensor, place: Any, result: Tensor) -> Elements:
@@ -56,7 +58,9 @@ def embedded(trace: Trace, where: Elements, table: Tensor, place: Any, result: T
             raise Refusal(f"looks up {value.ids} ids in a table of {rows} rows", place)
         trace.ids[slot] = min(trace.ids.get(slot, rows), rows)
         like = trace.graph.like(slot, width=width)
-        layer = trace.graph.add("embedding", [slot], like, place, {"weight": table}, width=width).slot
+        layer = trace.graph.add(
+            "embedding", [slot], like, place, {"weight": table}, width=width
+        ).slot
         mine = elements.slot_of(where) == slot
         at = elements.row_of(where)[mine]
         made[mine] = elements.make(layer, at[:, None], np.arange(width))

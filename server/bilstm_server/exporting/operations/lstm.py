@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..refusals import Place, Refusal
-from ..rows import one_grid, raise_refusal
-from ..steps import covers, one_row, trimmed
-from ..trace import Trace
+from ..rows import raise_refusal
+from ..splicing import reversed_steps, steps_of
+from ..trace import Numbers, Trace, numbers
 
 
 class Arguments(NamedTuple):
@@ -40,9 +39,8 @@ class Arguments(NamedTuple):
         return cls(x, states, weights, biases, layers, directions, batch_first, False)
 
 
-def lstm(trace: Trace, args: Sequence[Any], result: tuple[Tensor, Tensor, Tensor]) -> None:
+def lstm(trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor]) -> None:
     """Make the layer, if anything that the LSTM reads depends on an input."""
-    call = Arguments.of(args)
     place = trace.places.here()
     trace.count(place)
     if not any(map(trace.depends, (call.x, *call.states, *call.weights))):
@@ -58,7 +56,7 @@ def lstm(trace: Trace, args: Sequence[Any], result: tuple[Tensor, Tensor, Tensor
 def _lstm(
     trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor], place: Place
 ) -> tuple[Elements, ...]:
-    where = trace.elements(call.x)
+    where, known = trace.elements(call.x), numbers(call.x)
     raise_refusal(trace.graph, where)
     if any(map(trace.depends, call.weights)):
         raise Refusal("the LSTM's weights depend on the sequence, which has no layer", place)
@@ -71,29 +69,36 @@ def _lstm(
                 place,
             )
     if call.is_packed:
-        where = where[:, None]
+        where, known = where[:, None], known[:, None]
     elif call.batch_first:
-        where = where.transpose(1, 0, 2)
+        where, known = where.transpose(1, 0, 2), known.transpose(1, 0, 2)
     outputs, hidden, cells = zip(
-        *(_one(trace, call, where[:, b], b, place) for b in range(where.shape[1])), strict=True
+        *(_one(trace, call, where[:, b], known[:, b], b, place) for b in range(where.shape[1])),
+        strict=True,
     )
     output = np.stack(outputs, axis=1)
-    output = output[:, 0] if call.is_packed else output.transpose(1, 0, 2) if call.batch_first else output
+    output = (
+        output[:, 0]
+        if call.is_packed
+        else output.transpose(1, 0, 2)
+        if call.batch_first
+        else output
+    )
     return output, np.stack(hidden, axis=1), np.stack(cells, axis=1)
 
 
 def _one(
-    trace: Trace, call: Arguments, steps: Elements, b: int, place: Place
+    trace: Trace, call: Arguments, steps: Elements, known: Numbers, b: int, place: Place
 ) -> tuple[Elements, Elements, Elements]:
     """One sequence [steps, D]: its outputs, and the rows of its final states."""
     graph = trace.graph
-    steps = trimmed(graph, one_grid(graph, steps, place), place)
-    direction, columns = covers(graph, steps), one_row(steps)
-    if not direction or columns is None:
+    found = steps_of(graph, steps, known, place)
+    if found is None:
         raise Refusal(_why(trace, steps), place)
-    if direction < 0 and call.bidirectional:
-        raise Refusal("reads the steps reversed, in both directions: put it before the reversal", place)
-    source = value_of(graph, columns, place)
+    source = value_of(graph, found.columns, place)
+    direction = -1 if found.is_reversed else 1
+    if found.is_reversed and call.bidirectional:
+        source, direction = reversed_steps(graph, source, place), 1
     rows = call.num_layers * (2 if call.bidirectional else 1)
     h_0, c_0 = (state[:, b] for state in call.states)
     tensors = _parameters(call)
@@ -124,7 +129,13 @@ def _one(
 
 def _said(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are not as they would be unsaid."""
-    unsaid = {"num_layers": 1, "bias": True, "bidirectional": True, "reverse": False, "initial_states": False}
+    unsaid = {
+        "num_layers": 1,
+        "bias": True,
+        "bidirectional": True,
+        "reverse": False,
+        "initial_states": False,
+    }
     return {name: value for name, value in fields.items() if unsaid.get(name) != value}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
 
@@ -23,6 +24,7 @@ _MOVED = {
     "repeat": ("self",),
     "repeat_interleave": ("self",),
     "index_select": ("self",),
+    "index": ("self",),
     "gather": ("self",),
     "constant_pad_nd": ("self", "value"),
     "masked_fill": ("self", "value"),
@@ -87,8 +89,10 @@ operation(*_MOVED)(move)
 @operation("copy")
 def copy(call: Call) -> Elements:
     """Numbers of one tensor written into another."""
-    return np.broadcast_to(converted(call, call.elements("src"), call["self"].dtype, call["src"].dtype),
-                           tuple(call["self"].shape))
+    return np.broadcast_to(
+        converted(call, call.elements("src"), call["self"].dtype, call["src"].dtype),
+        tuple(call["self"].shape),
+    )
 
 
 @operation("_to_copy")
@@ -97,8 +101,20 @@ def to_copy(call: Call) -> Elements:
     return converted(call, call.elements("self"), call.result.dtype, call["self"].dtype)
 
 
-@operation("fill", "zero", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
-           "new_ones", "new_full", "new_empty", "new_empty_strided", "resize")
+@operation(
+    "fill",
+    "zero",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_empty_strided",
+    "resize",
+)
 def fixed(call: Call) -> Elements:
     """Numbers that are given in the code. Of the tensors only the form matters."""
     value = call.get("value")
@@ -109,9 +125,12 @@ def fixed(call: Call) -> Elements:
 
 def converted(call: Call, where: Elements, to: torch.dtype, of: torch.dtype) -> Elements:
     """The elements after a change of dtype: floats stay floats, and ids stay ids."""
-    if to.is_floating_point == of.is_floating_point and to != torch.bool:
+    is_ids = any(call.graph.value(slot).ids for slot in elements.slots_in(where))
+    if to.is_floating_point and not is_ids:
         return where
-    if to == torch.bool and not of.is_floating_point:
+    if not to.is_floating_point and not of.is_floating_point and to != torch.bool:
+        return where
+    if to == torch.bool and is_ids:
         from .comparisons import compared
 
         return compared(call, where, numbers_of(call), 0, "ne")

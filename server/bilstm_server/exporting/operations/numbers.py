@@ -100,7 +100,8 @@ def mean_of_sum(call: Call, where: Elements, pairs: Numbers) -> Elements | None:
 
 
 def combine(call: Call, layer: str, a: Operand, b: Operand) -> Operand:
-    """a + b or a b, where both may depend on inputs; `layer` is add or multiply."""
+    """a + b, a - b, a b or a / b, where both may depend on inputs. The layer is add, subtract,
+    multiply or divide."""
     where_a, where_b = np.broadcast_arrays(a.where, b.where)
     values_a, values_b = np.broadcast_arrays(a.numbers, b.numbers)
     shape = where_a.shape
@@ -109,25 +110,39 @@ def combine(call: Call, layer: str, a: Operand, b: Operand) -> Operand:
     )
     result = np.full(where_a.shape, CONSTANT)
     with np.errstate(all="ignore"):
-        values = values_a + values_b if layer == "add" else values_a * values_b
+        values = _NUMPY[layer](values_a, values_b)
     fixed_a, fixed_b = where_a == CONSTANT, where_b == CONSTANT
-    for one, known, alive in (
-        (where_a, values_b, ~fixed_a & fixed_b),
-        (where_b, values_a, fixed_a & ~fixed_b),
+    for one, known, alive, is_first in (
+        (where_a, values_b, ~fixed_a & fixed_b, True),
+        (where_b, values_a, fixed_a & ~fixed_b, False),
     ):
         if alive.any():
             operand = Operand(one[alive], np.zeros(int(alive.sum())))
-            made = (
-                affine(call, operand, shift=known[alive])
-                if layer == "add"
-                else affine(call, operand, factor=known[alive])
-            )
+            made = _with_fixed(call, layer, operand, known[alive], is_first)
             result[alive], values[alive] = made.where, made.numbers
     both = ~fixed_a & ~fixed_b
     if both.any():
         pairs = np.column_stack([where_a[both], where_b[both]])
         result[both] = call.row_wise(pairs, lambda aligned: _joined(call, layer, aligned))[:, 0]
     return Operand(result.reshape(shape), values.reshape(shape))
+
+
+_NUMPY = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+
+
+def _with_fixed(call: Call, layer: str, x: Operand, known: Numbers, is_first: bool) -> Operand:
+    """x and fixed numbers, in this order or in the other."""
+    match layer:
+        case "add":
+            return affine(call, x, shift=known)
+        case "subtract":
+            return affine(call, x, shift=-known) if is_first else affine(call, x, -1.0, known)
+        case "multiply":
+            return affine(call, x, factor=known)
+    if is_first:
+        with np.errstate(divide="ignore"):
+            return affine(call, x, factor=1 / known)
+    return affine(call, function(call, "reciprocal", x), factor=known)
 
 
 def _joined(call: Call, layer: str, aligned: Aligned) -> int:
@@ -139,7 +154,7 @@ def _joined(call: Call, layer: str, aligned: Aligned) -> int:
     return call.graph.add(layer, inputs, like, call.place).slot
 
 
-def function(call: Call, name: str, x: Operand, **parameters: float) -> Operand:
+def function(call: Call, name: str, x: Operand, **parameters: Any) -> Operand:
     """A function of each number; those that are fixed have no numbers after it."""
 
     def emit(aligned: Aligned) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import elements
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import is_stepwise, one_grid
-from ..steps import trimmed
+from ..steps import is_stepwise, one_grid, trimmed
 from ..trace import Call
 
 
@@ -47,12 +47,13 @@ def whole_of(call: Call, fibres: Elements) -> Whole | None:
     return Whole(by_step[:, 0], rows)
 
 
-def pooled(call: Call, layer: str, whole: Whole) -> Elements:
+def pooled(call: Call, layer: str, whole: Whole, **fields: Any) -> Elements:
     """What a pooling of each of the fibres gives: [F]. Each must have one column."""
     columns, groups = np.unique(whole.columns[:, 0], return_inverse=True)
     source = value_of(call.graph, columns, call.place)
     value = call.graph.value(source)
-    slot = call.graph.add(layer, [source], value.per_sequence(value.width), call.place).slot
+    like = value.per_sequence(value.width)
+    slot = call.graph.add(layer, [source], like, call.place, **fields).slot
     return elements.make(slot, 0, groups.reshape(-1))
 
 
@@ -68,16 +69,16 @@ def softmax_steps(call: Call, whole: Whole) -> Elements:
 def weighted_sum(call: Call, left: Elements, right: Elements) -> Elements | None:
     """Sums over the steps of products of [batch, M, steps] and [batch, N, steps]: [batch, M, N].
     None if the last axis is not all steps of both."""
-    both = [whole_of(call, side.reshape(-1, side.shape[2])) for side in (left, right)]
-    if both[0] is None or both[1] is None:
+    one, two = (whole_of(call, side.reshape(-1, side.shape[2])) for side in (left, right))
+    if one is None or two is None:
         return None
-    one, two = both
     if one.columns.shape[1] != 1 or two.columns.shape[1] != 1:
         return None
     if (one.order != one.order[0]).any() or (two.order != one.order[0]).any():
         return None
     columns = [
-        whole.columns.reshape(side.shape[:2]) for whole, side in zip((one, two), (left, right), strict=True)
+        whole.columns.reshape(side.shape[:2])
+        for whole, side in zip((one, two), (left, right), strict=True)
     ]
     weights = _weights_side(call, columns)
     made = _sums(call, columns[1 - weights], columns[weights])  # [batch, weights, values]
@@ -110,6 +111,6 @@ def _sum(call: Call, values: Elements, weights: Elements, split: bool = False) -
     inputs = [value_of(call.graph, columns, call.place) for columns in (values, weights)]
     width = len(values) * (1 if split else len(weights))
     like = call.graph.value(inputs[0]).per_sequence(width)
-    fields = {"split": True} if split else {}
+    fields: dict[str, Any] = {"split": True} if split else {}
     slot = call.graph.add("weighted_sum", inputs, like, call.place, **fields).slot
     return elements.make(slot, 0, np.arange(width))

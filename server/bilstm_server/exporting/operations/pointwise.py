@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..rows import Aligned
@@ -36,7 +35,17 @@ def plain(call: Call) -> Elements:
     return apply(call, _FUNCTIONS[call.name], call.elements("self"))
 
 
-@operation("elu", "celu", "leaky_relu", "hardtanh", "softplus", "softshrink", "hardshrink", "gelu", "threshold")
+@operation(
+    "elu",
+    "celu",
+    "leaky_relu",
+    "hardtanh",
+    "softplus",
+    "softshrink",
+    "hardshrink",
+    "gelu",
+    "threshold",
+)
 def parametrized(call: Call) -> Elements:
     """A function with parameters."""
     where = call.elements("self")
@@ -102,7 +111,9 @@ def clamp(call: Call) -> Elements:
     bounds = {}
     for name in ("min", "max"):
         if call.get(name) is not None:
-            found = np.unique(numbers(call.fixed(name) if isinstance(call[name], torch.Tensor) else call[name]))
+            found = np.unique(
+                numbers(call.fixed(name) if isinstance(call[name], torch.Tensor) else call[name])
+            )
             if len(found) != 1:
                 raise call.refusal("has a layer only for bounds that are one number")
             if np.isfinite(found[0]):
@@ -111,7 +122,7 @@ def clamp(call: Call) -> Elements:
     return apply(call, "clamp", where, **bounds) if bounds else where
 
 
-@operation("maximum", "minimum", "max", "min", "fmax", "fmin")
+@operation("maximum", "minimum", "fmax", "fmin")
 def extreme(call: Call) -> Elements:
     """The larger of two numbers, of which one is fixed."""
     bound = other_number(call)
@@ -140,18 +151,20 @@ def negative(call: Call) -> Elements:
 
 @operation("add", "sub", "subtract", "rsub")
 def add(call: Call) -> Elements:
-    """x + alpha y, x - alpha y, alpha y - x"""
+    """x + alpha y, x - alpha y; the reversed y - alpha x"""
     a, b = Operand.of(call, call["self"]), Operand.of(call, call["other"])
     if call.name == "rsub":
         a, b = b, a
-    scale = float(call.get("alpha", 1)) * (1 if call.name == "add" else -1)
-    return combine(call, "add", a, affine(call, b, factor=scale)).where
+    scaled = affine(call, b, factor=float(call.get("alpha", 1)))
+    return combine(call, "add" if call.name == "add" else "subtract", a, scaled).where
 
 
 @operation("mul", "multiply")
 def multiply(call: Call) -> Elements:
     """x y"""
-    return combine(call, "multiply", Operand.of(call, call["self"]), Operand.of(call, call["other"])).where
+    return combine(
+        call, "multiply", Operand.of(call, call["self"]), Operand.of(call, call["other"])
+    ).where
 
 
 @operation("div", "divide", "true_divide")
@@ -160,17 +173,9 @@ def divide(call: Call) -> Elements:
     if call.get("rounding_mode"):
         call.check_all()
         raise call.refusal("rounds numbers, which has no layer")
-    return quotient(call, Operand.of(call, call["self"]), Operand.of(call, call["other"])).where
-
-
-def quotient(call: Call, x: Operand, y: Operand) -> Operand:
-    """x / y"""
-    with np.errstate(all="ignore"):
-        inverse = Operand(y.where, 1 / y.numbers)
-    if not y.is_fixed:
-        where = function(call, "reciprocal", y).where
-        inverse = Operand(where, inverse.numbers)
-    return combine(call, "multiply", x, inverse)
+    return combine(
+        call, "divide", Operand.of(call, call["self"]), Operand.of(call, call["other"])
+    ).where
 
 
 @operation("pow", "float_power")
@@ -202,7 +207,7 @@ def _power(call: Call, exponent: float) -> Elements:
 def add_product(call: Call) -> Elements:
     """self + value tensor1 tensor2, or tensor1 / tensor2."""
     one, two = (Operand.of(call, call[name]) for name in ("tensor1", "tensor2"))
-    joined = combine(call, "multiply", one, two) if call.name == "addcmul" else quotient(call, one, two)
+    joined = combine(call, "multiply" if call.name == "addcmul" else "divide", one, two)
     scaled = affine(call, joined, factor=float(call.get("value", 1)))
     return combine(call, "add", Operand.of(call, call["self"]), scaled).where
 
@@ -211,13 +216,17 @@ def add_product(call: Call) -> Elements:
 def interpolate(call: Call) -> Elements:
     """self + weight (end - self)"""
     start = Operand.of(call, call["self"])
-    step = combine(call, "add", Operand.of(call, call["end"]), affine(call, start, factor=-1.0))
-    return combine(call, "add", start, combine(call, "multiply", Operand.of(call, call["weight"]), step)).where
+    step = combine(call, "subtract", Operand.of(call, call["end"]), start)
+    return combine(
+        call, "add", start, combine(call, "multiply", Operand.of(call, call["weight"]), step)
+    ).where
 
 
 @operation("glu")
 def gate(call: Call) -> Elements:
     """The first half times the sigmoid of the second."""
     where = call.elements("self")
-    first, second = (Operand(part, np.zeros(part.shape)) for part in np.split(where, 2, axis=call["dim"]))
+    first, second = (
+        Operand(part, np.zeros(part.shape)) for part in np.split(where, 2, axis=call["dim"])
+    )
     return combine(call, "multiply", first, function(call, "sigmoid", second)).where

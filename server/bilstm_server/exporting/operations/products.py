@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import Aligned, is_stepwise
-from ..trace import Call, Numbers, numbers, operation
+from ..rows import Aligned
+from ..steps import is_stepwise
+from ..trace import Call, Numbers, operation
 from .numbers import Operand, affine, combine
 from .over_steps import weighted_sum
 
 
-@operation("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm", "addbmm", "linear", "inner")
+@operation(
+    "mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm", "addbmm", "linear", "inner"
+)
 def product(call: Call) -> Elements:
     """All of them as products of matrices [batch, M, K] and [batch, K, N], and something added."""
     match call.name:
@@ -36,7 +41,13 @@ def product(call: Call) -> Elements:
             raise call.refusal("has no layer")
     left, right = Operand.of(call, a), Operand.of(call, b)
     left, right = _matrices(left, a.dim() == 1, 0), _matrices(right, b.dim() == 1, 1)
-    bias = call.get("bias") if call.name == "linear" else call.get("self") if "add" in call.name else None
+    bias = (
+        call.get("bias")
+        if call.name == "linear"
+        else call.get("self")
+        if "add" in call.name
+        else None
+    )
     shape = tuple(call.result.shape)
     if right.is_fixed and _is_vector(call, bias, right.numbers.shape[2]):
         vector = None if bias is None else call["beta"] * bias if "add" in call.name else bias
@@ -63,7 +74,9 @@ def _is_vector(call: Call, bias: object, width: int) -> bool:
     """Whether what is added is nothing, or one fixed vector for all rows."""
     if bias is None:
         return True
-    return isinstance(bias, torch.Tensor) and not call.trace.depends(bias) and bias.shape == (width,)
+    return (
+        isinstance(bias, torch.Tensor) and not call.trace.depends(bias) and bias.shape == (width,)
+    )
 
 
 def _matrices(x: Operand, is_vector: bool, side: int) -> Operand:
@@ -82,10 +95,12 @@ def _swap(x: Operand) -> Operand:
 
 
 def _linear(call: Call, x: Operand, weights: Numbers, bias: torch.Tensor | None) -> Elements:
-    """x [batch, M, K] times fixed weights [batch or 1, K, N]: a linear layer for each that differs."""
+    """x [batch, M, K] times fixed weights [batch or 1, K, N]: a layer for each that differs."""
     batch, rows, depth = x.where.shape
     if depth == 1 and bias is None:  # an outer product
-        return combine(call, "multiply", x, Operand(np.full(weights.shape, CONSTANT), weights)).where
+        return combine(
+            call, "multiply", x, Operand(np.full(weights.shape, CONSTANT), weights)
+        ).where
     weights = np.broadcast_to(weights, (batch, *weights.shape[1:]))
     distinct, which = _distinct(weights)
     result = np.full((batch, rows, weights.shape[2]), CONSTANT)
@@ -123,7 +138,7 @@ def linear(
         if bias is not None:
             tensors["bias"] = bias
         width = len(weight)
-        fields = {"width": width, "bias": bias is not None}
+        fields: dict[str, Any] = {"width": width, "bias": bias is not None}
         if aligned.number > 1:
             fields["groups"] = aligned.number
         like = call.graph.like(source, width=aligned.number * width)
@@ -165,6 +180,6 @@ def _dot(call: Call, aligned: Aligned) -> int:
     depth = aligned.columns.shape[1] // 2
     sides = (aligned.columns[:, :depth], aligned.columns[:, depth:])
     inputs = [value_of(call.graph, side.reshape(-1), call.place) for side in sides]
-    fields = {"heads": aligned.number} if aligned.number > 1 else {}
+    fields: dict[str, Any] = {"heads": aligned.number} if aligned.number > 1 else {}
     like = call.graph.like(*inputs, width=aligned.number)
     return call.graph.add("dot", inputs, like, call.place, **fields).slot

@@ -23,7 +23,7 @@ _NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf}
 class Fibres:
     """An operand's numbers by what an operation reduces: [results, reduced]."""
 
-    def __init__(self, call: Call, operand: Operand, dims: Any):
+    def __init__(self, operand: Operand, dims: Any):
         shape = operand.where.shape
         axes = _axes(dims, len(shape))
         kept = [axis for axis in range(len(shape)) if axis not in axes]
@@ -59,9 +59,9 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
         return fibres[:, 0]
     whole = whole_of(call, fibres)
     if whole is None:
-        return call.row_wise(fibres, lambda aligned: _reduce(call, name, aligned), known=known)[:, 0]
-    if name == "min":
-        raise call.refusal("has no layer over steps; the maximum of the negated numbers has one")
+        return call.row_wise(fibres, lambda aligned: _reduce(call, name, aligned), known=known)[
+            :, 0
+        ]
     if whole.columns.shape[1] > 1:
         of_step = call.row_wise(whole.columns, lambda aligned: _reduce(call, name, aligned))
         whole = Whole(of_step, whole.order)
@@ -70,7 +70,8 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
 
 def _reduce(call: Call, name: str, aligned: Aligned) -> int:
     groups, size = aligned.columns.shape
-    columns, fields = aligned.columns.reshape(-1), {"shape": [groups, size], "axis": 1}
+    columns = aligned.columns.reshape(-1)
+    fields: dict[str, Any] = {"shape": [groups, size], "axis": 1}
     across = aligned.columns.T.reshape(-1)
     if groups > 1 and (np.diff(across) == 1).all():
         columns, fields = across, {"shape": [size, groups], "axis": 0}
@@ -81,7 +82,7 @@ def _reduce(call: Call, name: str, aligned: Aligned) -> int:
 
 def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Elements:
     operand = Operand.of(call, call["self"]) if operand is None else operand
-    fibres = Fibres(call, operand, dims)
+    fibres = Fibres(operand, dims)
     result = call.result[0] if isinstance(call.result, tuple) else call.result
     return reduced(call, name, fibres.where, fibres.numbers).reshape(tuple(result.shape))
 
@@ -132,13 +133,17 @@ def first_of_all(call: Call) -> tuple[Elements | None, ...]:
 
 
 def _argmax(call: Call, dim: Any) -> Elements:
-    fibres = Fibres(call, Operand.of(call, call["self"]), dim)
+    fibres = Fibres(Operand.of(call, call["self"]), dim)
     call.check_values(fibres.where)
     if whole_of(call, fibres.where) is not None:
         raise call.refusal("the step with the largest number has no layer; leave it to the client")
     result = call.result[1] if isinstance(call.result, tuple) else call.result
     made = [
-        call.row_wise(fibres.where[mine], lambda aligned: _argmax_layer(call, aligned), known=fibres.numbers[mine])
+        call.row_wise(
+            fibres.where[mine],
+            lambda aligned: _argmax_layer(call, aligned),
+            known=fibres.numbers[mine],
+        )
         for mine in by_columns(fibres.where)
     ]
     where = np.full(len(fibres.where), CONSTANT)
@@ -164,7 +169,7 @@ def _argmax_layer(call: Call, aligned: Aligned) -> int:
 @operation("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
 def softmax(call: Call) -> Elements:
     """The softmax over columns, or over the steps."""
-    fibres = Fibres(call, Operand.of(call, call["self"]), call["dim"])
+    fibres = Fibres(Operand.of(call, call["self"]), call["dim"])
     where = fibres.where
     call.check_values(where)
     is_log = "log" in call.name
@@ -178,7 +183,9 @@ def softmax(call: Call) -> Elements:
         made = softmax_steps(call, whole)
         made = function(call, "log", Operand(made, np.zeros(made.shape))).where if is_log else made
     else:
-        made = call.row_wise(kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed])
+        made = call.row_wise(
+            kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed]
+        )
     result = np.full(where.shape, CONSTANT)
     result[:, ~fixed] = made
     return fibres.whole(result)
@@ -199,7 +206,9 @@ def norm(call: Call) -> Elements:
     order = call.get("ord", call.get("p", 2))
     x = Operand.of(call, call["self"])
     if order == 2:
-        return function(call, "sqrt", _kept(_of(call, "sum", call.get("dim"), function(call, "square", x)))).where
+        return function(
+            call, "sqrt", _kept(_of(call, "sum", call.get("dim"), function(call, "square", x)))
+        ).where
     if order == 1:
         return _of(call, "sum", call.get("dim"), function(call, "abs", x))
     if order == np.inf:
@@ -214,43 +223,48 @@ def _kept(where: Elements) -> Operand:
 
 @operation("logsumexp")
 def log_sum_exp(call: Call) -> Elements:
-    """log(Σ exp(x)), of numbers as they are."""
-    x = function(call, "exp", Operand.of(call, call["self"]))
-    return function(call, "log", _kept(_of(call, "sum", call["dim"], x))).where
+    """log(Σ exp(x))"""
+    x = Operand.of(call, call["self"])
+    fibres = Fibres(x, call["dim"])
+    whole = whole_of(call, fibres.where)
+    if whole is not None and whole.columns.shape[1] == 1:
+        return pooled(call, "logsumexp", whole).reshape(tuple(call.result.shape))
+    exponentials = function(call, "exp", x)
+    return function(call, "log", _kept(_of(call, "sum", call["dim"], exponentials))).where
 
 
 @operation("var", "std", "var_mean", "std_mean")
 def variance(call: Call) -> Elements | tuple[Elements | None, ...]:
     """The mean square of what differs from the mean, or its root."""
-    x = Operand.of(call, call["self"])
-    dims = call.get("dim")
-    count = Fibres(call, x, dims).where.shape[1]
-    correction = call.arguments.get("correction")
-    correction = float(1 if correction is None else correction)
+    x, dims = Operand.of(call, call["self"]), call.get("dim")
+    call.check_all()
+    fibres = Fibres(x, dims)
+    correction = float(call.get("correction", 1)) if call.get("unbiased", True) else 0.0
+    is_root = "std" in call.name
     result = call.result[0] if isinstance(call.result, tuple) else call.result
-    mean = _of(call, "mean", dims)
+    whole = whole_of(call, fibres.where)
+    if whole is not None and whole.columns.shape[1] == 1 and correction == int(correction):
+        layer = "std" if is_root else "variance"
+        where = pooled(call, layer, whole, correction=int(correction))
+    else:
+        where = _spread(call, x, dims, fibres.where.shape[1], correction, is_root)
+    where = where.reshape(tuple(result.shape))
+    return (where, _of(call, "mean", dims)) if isinstance(call.result, tuple) else where
+
+
+def _spread(
+    call: Call, x: Operand, dims: Any, count: int, correction: float, is_root: bool
+) -> Elements:
+    """Variance over columns: the mean square of what differs from the mean."""
     shape = list(x.where.shape)
     for axis in _axes(dims, len(shape)):
         shape[axis] = 1
-    apart = combine(call, "add", x, affine(call, _kept(mean.reshape(shape)), factor=-1.0))
-    squares = function(call, "square", apart)
-    made = _kept(_of(call, "mean", dims, squares))
-    if correction:
-        made = _corrected(call, made, count, correction)
-    if "std" in call.name:
-        made = function(call, "sqrt", made)
-    where = made.where.reshape(tuple(result.shape))
-    return (where, mean) if isinstance(call.result, tuple) else where
-
-
-def _corrected(call: Call, made: Operand, count: int, correction: float) -> Operand:
-    nodes = [call.graph.slots[slot].node for slot in elements.slots_in(made.where)]
-    if any(node is not None and node.type == "mean" for node in nodes):
-        raise call.refusal(
-            "divides by one less than the number of steps, which has no layer; "
-            "with unbiased=False (correction=0) it has"
-        )
-    return affine(call, made, factor=count / (count - correction))
+    mean = _kept(_of(call, "mean", dims).reshape(shape))
+    squares = function(call, "square", combine(call, "subtract", x, mean))
+    made = affine(
+        call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction)
+    )
+    return function(call, "sqrt", made).where if is_root else made.where
 
 
 @operation("prod")
@@ -258,4 +272,3 @@ def prod(call: Call) -> Elements:
     """Products over an axis have no layer."""
     call.check_all()
     raise call.refusal("has no layer; a sum of logarithms has")
-

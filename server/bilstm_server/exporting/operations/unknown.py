@@ -6,7 +6,7 @@ from ..elements import Elements
 from ..trace import Call
 
 _HINTS = {
-    "scaled_dot_product": "attention between all pairs of steps has no layer; serve the part before it",
+    "scaled_dot_product": "attention between all pairs of steps has no layer; serve up to it",
     "cumsum": "a running sum over steps has no layer",
     "sort": "sorting has no layer; leave it to the client",
     "topk": "the largest few have no layer; leave it to the client",

@@ -14,8 +14,8 @@ from ...model.layers.values import Window
 from .. import elements
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
-from ..rows import one_grid
-from ..steps import covers, fields_of, one_row, trimmed
+from ..splicing import steps_of
+from ..steps import fields_of
 from ..trace import Call, Numbers, numbers, operation
 from .products import linear
 from .reductions import reduced
@@ -41,16 +41,14 @@ def frames_of(call: Call, where: Elements, known: Numbers) -> Frames | None:
     if not len(inner):
         return None
     start, stop = int(inner[0]), int(inner[-1]) + 1
-    steps = where[:, start:stop].T
-    steps = trimmed(call.graph, one_grid(call.graph, steps, call.place), call.place)
-    direction, columns = covers(call.graph, steps), one_row(steps)
-    if not direction or columns is None:
+    found = steps_of(call.graph, where[:, start:stop].T, known[:, start:stop].T, call.place)
+    if found is None:
         return None
     outer = np.unique(known[:, fixed])
     if len(outer) > 1:
         raise call.refusal("is padded with different numbers, which has no layer")
     padding = float(outer[0]) if len(outer) else None
-    return Frames(columns, start, where.shape[1] - stop, padding, direction < 0)
+    return Frames(found.columns, start, where.shape[1] - stop, padding, found.is_reversed)
 
 
 @operation("convolution", "_convolution", "conv1d", "mkldnn_convolution")
@@ -66,7 +64,11 @@ def convolution(call: Call) -> Elements:
     weight = weight.reshape(*weight.shape[:2], -1)
     length = where.shape[-1] if where.ndim == 3 else int(np.prod(where.shape[2:]))
     result = []
-    for one, its in zip(where.reshape(*where.shape[:2], length), known.reshape(*where.shape[:2], length), strict=True):
+    for one, its in zip(
+        where.reshape(*where.shape[:2], length),
+        known.reshape(*where.shape[:2], length),
+        strict=True,
+    ):
         frames = frames_of(call, one, its)
         if frames is None:
             return _of_columns(call, where, weight, bias)
@@ -91,17 +93,27 @@ def _conv_options(call: Call, weight: Tensor) -> tuple[int, int, int] | None:
 
 
 def _at(values: Any, axis: int) -> int:
-    return int(values[axis] if len(values) > 1 else values[0]) if isinstance(values, list | tuple) else int(values)
+    return (
+        int(values[axis] if len(values) > 1 else values[0])
+        if isinstance(values, list | tuple)
+        else int(values)
+    )
 
 
-def _conv1d(call: Call, frames: Frames, weight: Tensor, bias: Tensor | None, options: tuple[int, int, int]) -> Elements:
+def _conv1d(
+    call: Call, frames: Frames, weight: Tensor, bias: Tensor | None, options: tuple[int, int, int]
+) -> Elements:
     """[width, length of the result]"""
     stride, padding, dilation = options
     if frames.is_reversed:
-        raise call.refusal("a convolution of reversed steps has no layer; put it before the reversal")
+        raise call.refusal(
+            "a convolution of reversed steps has no layer; put it before the reversal"
+        )
     if frames.padding not in (None, 0.0):
         raise call.refusal(f"is padded with {frames.padding:g}; only zeros have a layer")
-    window = Window(weight.shape[2], stride, dilation, frames.left + padding, frames.right + padding)
+    window = Window(
+        weight.shape[2], stride, dilation, frames.left + padding, frames.right + padding
+    )
     source = value_of(call.graph, frames.columns, call.place)
     tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
     fields: dict[str, Any] = {"width": len(weight), "bias": bias is not None} | fields_of(window)
@@ -143,7 +155,14 @@ def _of_columns(call: Call, where: Elements, weight: Tensor, bias: Tensor | None
     return made.reshape(tuple(call.result.shape))
 
 
-@operation("max_pool2d_with_indices", "max_pool1d", "max_pool2d", "max_pool1d_with_indices", "avg_pool2d", "avg_pool1d")
+@operation(
+    "max_pool2d_with_indices",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool1d_with_indices",
+    "avg_pool2d",
+    "avg_pool1d",
+)
 def pool(call: Call) -> Elements | tuple[Elements | None, ...]:
     """The maximum or mean of windows."""
     name = "max" if "max" in call.name else "mean"
@@ -152,18 +171,25 @@ def pool(call: Call) -> Elements | tuple[Elements | None, ...]:
     lead = int(np.prod(where.shape[:-2])) if "2d" in call.name else int(np.prod(where.shape[:-1]))
     sizes = where.shape[-2:] if "2d" in call.name else (1, where.shape[-1])
     if sizes[0] != 1:
-        raise call.refusal("pools over two axes, which has no layer; serve the rest from its features on")
+        raise call.refusal(
+            "pools over two axes, which has no layer; serve the rest from its features on"
+        )
     size, stride, padding, dilation = (
         _at(call.get(key) or default, 1 if "2d" in call.name else 0)
         for key, default in (
             ("kernel_size", 1), ("stride", call["kernel_size"]), ("padding", 0), ("dilation", 1),
         )
     )  # fmt: skip
-    if call.get("ceil_mode", False) and (sizes[1] + 2 * padding - dilation * (size - 1) - 1) % stride:
+    if (
+        call.get("ceil_mode", False)
+        and (sizes[1] + 2 * padding - dilation * (size - 1) - 1) % stride
+    ):
         raise call.refusal("ceil_mode has no layer where a window is not whole")
     window = Window(size, stride, dilation, padding, padding)
     made = _pooled(call, name, where.reshape(lead, -1), known.reshape(lead, -1), window)
-    made = made.reshape(tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape))
+    made = made.reshape(
+        tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape)
+    )
     return (made, None) if isinstance(call.result, tuple) else made
 
 
@@ -175,7 +201,10 @@ def _pooled(call: Call, name: str, where: Elements, known: Numbers, window: Wind
         if window.left:
             raise call.refusal("pools columns with padding, which has no layer")
         at = np.arange(count)[:, None] * window.stride + np.arange(window.kernel) * window.dilation
-        fibres, its = (array[:, at].reshape(-1, window.kernel) for array in (where, known))
+        fibres, its = (
+            where[:, at].reshape(-1, window.kernel),
+            known[:, at].reshape(-1, window.kernel),
+        )
         return reduced(call, name, fibres, its).reshape(len(where), count)
     if frames.left or frames.right or frames.is_reversed:
         raise call.refusal("pools steps beside padding or in reversed order, which has no layer")
@@ -192,7 +221,13 @@ def _pooled(call: Call, name: str, where: Elements, known: Numbers, window: Wind
     return elements.make(slot, np.arange(call.graph.rows(slot)), np.arange(width)[:, None])
 
 
-@operation("adaptive_max_pool2d", "adaptive_max_pool1d", "_adaptive_avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+@operation(
+    "adaptive_max_pool2d",
+    "adaptive_max_pool1d",
+    "_adaptive_avg_pool2d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+)
 def adaptive(call: Call) -> Elements | tuple[Elements | None, ...]:
     """The maximum or mean of all; of parts that depend on the length there is no layer."""
     where, known = call.elements("self"), numbers(call["self"])
@@ -203,5 +238,7 @@ def adaptive(call: Call) -> Elements | tuple[Elements | None, ...]:
     count = int(np.prod(where.shape[-axes:]))
     name = "max" if "max" in call.name else "mean"
     made = reduced(call, name, where.reshape(-1, count), known.reshape(-1, count))
-    made = made.reshape(tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape))
+    made = made.reshape(
+        tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape)
+    )
     return (made, None) if isinstance(call.result, tuple) else made

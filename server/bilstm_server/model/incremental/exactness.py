@@ -61,8 +61,8 @@ def _reaches(config: ModelConfig, outputs: Collection[str]) -> Sequence[tuple[_R
 
 
 def _of_lstm(x: _Reach, lstm: LstmConfig) -> tuple[_Reach, _Reach]:
-    # What is carried forward comes from blocks within the sequence; and so that it is told in one
-    # sentence, what begins at the end is called exact only where the other direction is.
+    # What is carried forward comes from blocks within the sequence. What begins at the end counts
+    # as exact where that is: a rule that is easy to know, if not the widest one.
     carried, begun = _Reach(x.within, x.within), _Reach(inf, x.within)
     if not lstm.bidirectional:
         return (begun, begun) if lstm.reverse else (carried, carried)

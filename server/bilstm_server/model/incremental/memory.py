@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable
 from math import ceil, prod
 from typing import NamedTuple
 
-from ..config import ModelConfig
+from ..config import STATE, ModelConfig
 from .stages import LstmStage, Stage, plan_stages
 
 _ID_BYTES = 8
+_WIDE_BYTES = 4  # of numbers that are added up
 
 
 class HeldBytes(NamedTuple):
@@ -27,16 +28,19 @@ def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> 
     """
     plan = plan_stages(config, outputs)
     count = _Counter(config, itemsize)
+    wanted = {config.outputs[name] for name in outputs if name != STATE}
+    inputs = plan.inputs
     most = [0.0, 0.0]  # without and with inputs
-    held = frozenset(config.inputs)
-    for stage, keeps in zip(plan.stages, plan.keeps, strict=True):
-        kept = held & keeps
+    held, found = inputs, frozenset[str]()
+    for stage, done in zip(plan.stages, plan.done, strict=True):
         for read, more in count.moments(stage):
-            now = held if read else kept
-            has_inputs = not now.isdisjoint(config.inputs)
-            most[has_inputs] = max(most[has_inputs], count.of(now) + more)
-        held = (held | set(stage.gives)) & keeps
-    most[0] = max(most[0], count.of(held))
+            now = held if read else held.difference(done)
+            total = count.of((now - inputs) | found) + more
+            has_inputs = not now.isdisjoint(inputs)
+            most[has_inputs] = max(most[has_inputs], total)
+        held = held.union(stage.gives).difference(done)
+        found |= wanted.intersection(stage.gives)
+    most[0] = max(most[0], count.of((held - inputs) | found))
     alone, beside = map(ceil, most)
     return HeldBytes(beside, alone)
 
@@ -49,14 +53,15 @@ class _Counter:
         self._itemsize = itemsize
 
     def of(self, references: Iterable[str]) -> float:
-        """Those of values that are no inputs."""
-        return sum(map(self._of, set(references) - self._config.inputs.keys()))
+        """Those of these values."""
+        return sum(map(self._of, references))
 
     def moments(self, stage: Stage) -> list[tuple[bool, float]]:
         """Whether what the stage reads is still held, and what the stage itself holds then."""
         if not isinstance(stage, LstmStage):
-            inputs = (reference for node in stage.wholes for reference in node.reads)
-            return [(True, sum(map(self._of, inputs)) + self.of(stage.gives))]
+            read = (reference for node in stage.wholes for reference in node.reads)
+            wide = max(1.0, _WIDE_BYTES / self._itemsize)
+            return [(True, wide * self.of(read) + self.of(stage.gives))]
         y, layers = self._of(stage.lstm.name), stage.config.num_layers
         if layers == 1:
             return [(True, y * stage.holds)]

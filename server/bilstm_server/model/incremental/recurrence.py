@@ -1,5 +1,5 @@
-"""An LSTM on its way through one long sequence, layer by layer. In each the forward direction goes
-on from the first step, the backward one from the last.
+"""Long sequences on their way through an LSTM, layer by layer: in each the forward direction from
+the first step on, the backward one from the last.
 
 States are carried without rounding, so that with the cpu kernel the results have the same bits as
 the whole sequence's.
@@ -28,8 +28,8 @@ SLICE_UNIT = SEGMENT_STEPS  # steps
 
 
 class Recurrence:
-    """It holds a layer's input and output [T, K*P] in host memory, and the top layer's output only
-    where something else than a pooling reads it."""
+    """One sequence's way through an LSTM. It holds a layer's input and output [T, K*P] in host
+    memory, and the top layer's output only where something else than a pooling reads it."""
 
     def __init__(
         self, encoder: SequenceEncoder, stage: LstmStage, values: Values, hx: States | None
@@ -58,7 +58,7 @@ class Recurrence:
     @property
     def key(self) -> Hashable:
         """What runs have in common that share a slice."""
-        return key_of(self._stage, self.layer)
+        return self._stage.key(self.layer)
 
     @property
     def tokens_left(self) -> int:
@@ -160,11 +160,6 @@ class Recurrence:
     def _turned(self, rows: Tensor) -> Tensor:
         """The only direction of a `reverse` LSTM reads and gives the last step first."""
         return rows.flip(0) if self.lstm.config.reverse else rows
-
-
-def key_of(stage: LstmStage, layer: int) -> Hashable:
-    """What recurrences at this layer have in common."""
-    return (stage.lstm.name, layer)
 
 
 class _Slice(NamedTuple):

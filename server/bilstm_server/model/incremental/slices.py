@@ -15,13 +15,12 @@ from torch import Tensor
 from ..bilstm import States
 from ..config import STATE
 from ..graph import SequenceEncoder
-from . import recurrence, sweep
 from .pulling import ReadSteps, Values
 from .recurrence import SLICE_UNIT, Recurrence, run_together
-from .stages import LstmStage, Stage, plan_stages
+from .stages import LstmStage, plan_stages
 from .sweep import Sweep, sweep_together
 
-__all__ = ["SLICE_UNIT", "ReadSteps", "SlicedRun", "advance"]
+__all__ = ["SLICE_UNIT", "SlicedRun", "advance"]
 
 
 class SlicedRun:
@@ -50,9 +49,12 @@ class SlicedRun:
         self._outputs = tuple(outputs)
         self._hx = hx
         self._plan = plan_stages(encoder.config, outputs)
-        self._values = Values(encoder, outputs, read_steps, steps)
+        modules = {step.config.name: step.module for step in encoder.plan(frozenset(outputs))}
+        self._values = Values(encoder, modules, self._plan.inputs, read_steps, steps)
         self._index = 0  # of the stage that runs, or is to begin
         self._running: Recurrence | Sweep | None = None
+        self._wanted = {encoder.config.outputs[name] for name in outputs if name != STATE}
+        self._found: dict[str, Tensor] = {}  # of what is wanted
         self._state: States | None = None  # of the LSTM that ran last
 
     @property
@@ -65,21 +67,22 @@ class SlicedRun:
         """What is computed next. Runs of one encoder can advance together where it is equal."""
         if self._running is not None and not self._running.done:
             return self._running.key
-        return None if self.done else _first_key(self._plan.stages[self._next])
+        return None if self.done else self._plan.stages[self._next].key()
 
     @property
     def stages(self) -> int:
         """How often the sequence is gone through: once for each layer of an LSTM, and each
         sweep."""
-        return sum(map(_times, self._plan.stages))
+        return sum(stage.times for stage in self._plan.stages)
 
     @property
     def tokens_left(self) -> int:
         """The tokens that are still to do: rows of stages."""
         running = 0 if self._running is None else self._running.tokens_left
-        first = self._index + (self._running is not None)
-        return running + sum(map(self._tokens, self._plan.stages[first:]))
+        later = self._plan.stages[self._index + (self._running is not None) :]
+        return running + sum(stage.times * self._values.rows(stage.grid) for stage in later)
 
+    @torch.inference_mode()
     def encodings(self) -> dict[str, Tensor]:
         """What `SequenceEncoder.forward` returns for a batch of this one sequence, in host memory.
         Raises `ValueError` until done."""
@@ -87,7 +90,7 @@ class SlicedRun:
             raise ValueError("the sequence is not encoded yet")
         self._conclude()
         ending = self._values.pull(self._plan.ending, 0, 1)
-        found = self._values.held | {name: row.cpu() for name, row in ending.items()}
+        found = self._found | {name: row.cpu() for name, row in ending.items()}
         references = self.encoder.config.outputs
         encodings = {name: found[references[name]] for name in self._outputs if name != STATE}
         if STATE in self._outputs:
@@ -111,36 +114,24 @@ class SlicedRun:
     def let_go(self) -> None:
         """Let go of what nothing reads any more."""
         if self._running is not None and not self._running.reads_values:
-            self._values.keep(self._plan.keeps[self._index])
+            self._values.drop(self._plan.done[self._index])
 
     def _conclude(self) -> None:
-        """Keep the results of the stage that is done."""
+        """Take over the results of the stage if it is done."""
         if self._running is None or not self._running.done:
             return
         results = self._running.results()
         if isinstance(self._running, Recurrence):
             self._state = self._running.state()
+        self._found |= {name: results[name] for name in self._wanted & results.keys()}
         self._values.held |= results
-        self._values.keep(self._plan.keeps[self._index])
+        self._values.drop(self._plan.done[self._index])
         self._running = None
         self._index += 1
 
     @property
     def _next(self) -> int:
         return self._index + (self._running is not None and self._running.done)
-
-    def _tokens(self, stage: Stage) -> int:
-        return _times(stage) * self._values.rows(stage.grid)
-
-
-def _times(stage: Stage) -> int:
-    return stage.config.num_layers if isinstance(stage, LstmStage) else 1
-
-
-def _first_key(stage: Stage) -> Hashable:
-    if isinstance(stage, LstmStage):
-        return recurrence.key_of(stage, 0)
-    return sweep.key_of(stage)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A sweep over all rows of one long sequence on one grid, from the first to the last."""
+"""Sweeps over all rows of long sequences on one grid, from the first to the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .stages import Node, SweepStage
 
 
 class Sweep:
-    """It holds what its layers accumulate, and its outputs, in host memory."""
+    """One sequence's way through a sweep. It holds in host memory what its layers accumulate, and
+    its outputs."""
 
     def __init__(self, encoder: SequenceEncoder, stage: SweepStage, values: Values):
         self._stage = stage
@@ -32,7 +33,7 @@ class Sweep:
     @property
     def key(self) -> Hashable:
         """What runs have in common that share a slice."""
-        return key_of(self._stage)
+        return self._stage.key()
 
     @property
     def tokens_left(self) -> int:
@@ -99,11 +100,6 @@ class _Reader:
 
     def results(self) -> dict[str, Tensor]:
         return dict(zip(self._node.gives, self._accumulator.result(), strict=False))
-
-
-def key_of(stage: SweepStage) -> Hashable:
-    """What sweeps of this stage have in common."""
-    return (stage.grid, *stage.gives)
 
 
 def sweep_together(sweeps: Sequence[Sweep], rows: int) -> None:

@@ -22,6 +22,11 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def arrays(rows: Tensor, *sizes: int) -> Tensor:
+    """Each row as an array of these sizes, of which one may be -1: [rows, D] -> [rows, *sizes]"""
+    return torch.unflatten(rows, 1, sizes)
+
+
 def fold(function: Fold, x: Tensor) -> Tensor:
     """Reduce [rows, n, …] to [rows, …], n at least 1: pairwise, halves with each other."""
     count = x.shape[1]
@@ -47,3 +52,20 @@ def largest(x: Tensor) -> Tensor:
 def smallest(x: Tensor) -> Tensor:
     """The minimum of [rows, n, …] over n; NaN where there is one."""
     return fold(torch.minimum, x) + 0.0  # as above
+
+
+def product(x: Tensor) -> Tensor:
+    """The product of [rows, n, …] over n."""
+    return fold(torch.mul, x)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of [rows, n, …] over n."""
+    return total(x) / x.shape[1]
+
+
+def logsumexp(x: Tensor) -> Tensor:
+    """The logarithm of the sum of the exponentials of [rows, n, …] over n."""
+    peak = largest(x.detach())
+    peak = peak.masked_fill(peak.isinf(), 0.0)  # infinity minus infinity would be no number
+    return torch.log(total(torch.exp(x - peak.unsqueeze(1)))) + peak

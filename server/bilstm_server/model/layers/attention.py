@@ -33,7 +33,7 @@ class _WeightingConfig(WholeConfig):
         """The form of the sums. Raises `ValueError` unless x can be weighted so."""
         together((steps(x), steps(weights)))
         if self.split:
-            parts_of(x, weights.width)
+            parts_of(x, weights.width, "heads")
         return x.per_sequence(x.width * (1 if self.split else weights.width))
 
 
@@ -81,7 +81,7 @@ class WeightedSum(WholeLayer):
 
     def segment_sums(self, x: Tensor, weights: Tensor, segments: Segments) -> Tensor:
         """[N, D], [N, heads] -> [segments, heads * D or D]"""
-        return segments.reduce("sum", weighted(wide(x), wide(weights), self._split))
+        return segments.weighted_sums(wide(x), wide(weights), self._split)
 
     def sliced(self, steps: int, dtype: torch.dtype) -> _SlicedSum:
         return _SlicedSum(self, steps, dtype)
@@ -117,16 +117,16 @@ class Attention(WholeLayer):
     def reduce(self, x: Tensor, scores: Tensor, segments: Segments) -> tuple[Softmax, Tensor]:
         """The softmax, and the sums by its exponentials [segments, heads * D or D]."""
         softmax = Softmax.of(scores, segments)
-        products = weighted(wide(x), softmax.exponentials, self._split)
-        return softmax, segments.reduce("sum", products)
+        return softmax, segments.weighted_sums(wide(x), softmax.exponentials, self._split)
 
     def join(
         self, softmax: Softmax, sums: Tensor, segments: Segments, dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """What `forward` gives."""
-        # The sums have each head's columns side by side, split or not.
-        y = weighted(sums.double(), softmax.factors(segments), split=True)
-        return rounded(segments.join("sum", y), dtype), softmax.weights(segments, dtype)
+        factors = softmax.factors(segments)
+        by_head = sums.view(*factors.shape, -1)  # whether they are split or not
+        y = segments.join("sum", (by_head * factors.unsqueeze(2)).flatten(1))
+        return rounded(y, dtype), softmax.weights(segments, dtype)
 
     def sliced(self, steps: int, dtype: torch.dtype) -> _SlicedAttention:
         return _SlicedAttention(self, steps, dtype)
@@ -147,10 +147,3 @@ class _SlicedAttention:
         softmaxes, sums = zip(*self._slices, strict=True)
         softmax = Softmax.joined(list(softmaxes))
         return self._layer.join(softmax, torch.cat(sums), self._segments, self._dtype)
-
-
-def weighted(x: Tensor, weights: Tensor, split: bool) -> Tensor:
-    """Each head's weight times the row [rows, D] -> [rows, heads * D], or with `split` times its
-    own part of the row: [rows, D] -> [rows, D]"""
-    parts = x.reshape(len(x), weights.shape[1] if split else 1, -1)
-    return (weights.unsqueeze(2) * parts).flatten(1)

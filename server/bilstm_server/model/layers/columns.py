@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import largest, smallest, total, wide
+from .arithmetic import arrays, largest, logsumexp, mean, product, smallest, total, wide
 from .interface import LayerConfig, RowLayer, Size
 from .values import Value, floats
 
@@ -96,15 +96,16 @@ class Permute(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, D] -> [rows, D]"""
-        return rows.reshape(-1, *self._shape).permute(self._order).reshape(len(rows), -1)
+        return arrays(rows, *self._shape).permute(self._order).flatten(1)
 
 
 class ReduceConfig(_ArrayConfig):
-    """The row as an array of `shape`, its `axis` reduced to one number."""
+    """The row as an array of `shape`, its `axis` reduced to one number: `function` is sum, mean,
+    max, min, prod or logsumexp."""
 
     type: Literal["reduce"] = "reduce"
     axis: NonNegativeInt
-    function: Literal["sum", "mean", "max", "min"]
+    function: Literal["sum", "mean", "max", "min", "prod", "logsumexp"]
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -121,6 +122,16 @@ class ReduceConfig(_ArrayConfig):
         return Reduce(self)
 
 
+_FUNCTIONS = {
+    "sum": total,
+    "mean": mean,
+    "max": largest,
+    "min": smallest,
+    "prod": product,
+    "logsumexp": logsumexp,
+}
+
+
 class Reduce(RowLayer):
     """See `ReduceConfig`."""
 
@@ -128,20 +139,12 @@ class Reduce(RowLayer):
         super().__init__()
         before, after = config.shape[: config.axis], config.shape[config.axis + 1 :]
         self._shape = (prod(before), config.shape[config.axis], prod(after))
-        self._function = config.function
+        self._function = _FUNCTIONS[config.function]
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, D] -> [rows, D / shape[axis]]"""
-        x = wide(rows).reshape(len(rows), *self._shape).transpose(1, 2)
-        if self._function == "max":
-            y = largest(x)
-        elif self._function == "min":
-            y = smallest(x)
-        else:
-            y = total(x)
-        if self._function == "mean":
-            y = y / self._shape[1]
-        return rounded(y.reshape(len(rows), -1), rows.dtype)
+        x = arrays(wide(rows), *self._shape).transpose(1, 2)
+        return rounded(self._function(x).flatten(1), rows.dtype)
 
 
 class SumDirectionsConfig(LayerConfig):

@@ -44,8 +44,10 @@ def _softplus(x: Tensor, *, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
 
 def _mish(x: Tensor) -> Tensor:
-    """x tanh(softplus(x))"""
-    return x * torch.tanh(_softplus(x))
+    """x tanh(log(1 + exp(x))) = x n / (n + 2), where n is exp(x) (exp(x) + 2)"""
+    exponential = torch.exp(x.clamp(max=20))
+    n = exponential * (exponential + 2)
+    return x * (n / (n + 2))
 
 
 def _elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..kernels import to_device
 
@@ -41,6 +42,19 @@ class Segments:
         width]"""
         return _reduce(function, rows, self.steps)
 
+    def weighted_sums(self, rows: Tensor, weights: Tensor, split: bool) -> Tensor:
+        """Add the rows of each segment, each times its weights, in the order of steps: [N, D], [N,
+        heads] -> [segments, heads * D]; or with `split`, where each head weights its own part of
+        the row, [segments, D]."""
+        count, heads = weights.shape
+        parts = rows.reshape(count * heads, -1) if split else rows
+        index = torch.arange(count, device=rows.device)[None, :].expand(heads, -1)
+        if split:
+            index = index * heads + torch.arange(heads, device=rows.device)[:, None]
+        steps = np.tile(self.steps, heads)
+        sums = _add(parts, steps, index.reshape(-1), weights.t().reshape(-1))
+        return sums.view(heads, len(self.steps), -1).transpose(0, 1).flatten(1)
+
     def join(self, function: Function, segments: Tensor) -> Tensor:
         """Reduce the rows of each sequence's segments to one: [segments, width] -> [B, width]. Sums
         are of float64, or thousands of them would lose digits."""
@@ -57,11 +71,21 @@ class Segments:
 
 
 def _reduce(function: Function, rows: Tensor, counts: np.ndarray) -> Tensor:
-    """Reduce runs of so many rows to one row each, from its first row on. A sum of zeros is 0.0,
-    also of a single -0.0.
-    """
+    """Reduce runs of so many rows to one row each, from its first row on."""
+    if function == "sum":
+        return _add(rows, counts, torch.arange(len(rows), device=rows.device))
     lengths = to_device(counts, rows.device)
     return torch.segment_reduce(rows, function, lengths=lengths, unsafe=True)
+
+
+def _add(rows: Tensor, counts: np.ndarray, index: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Add runs of so many of the rows that `index` names, each times its weight, from the first one
+    on. A sum of zeros is 0.0, also of a single -0.0.
+
+    It is the bits of `torch.segment_reduce`, many times faster.
+    """
+    starts = to_device(counts.cumsum() - counts, rows.device)
+    return F.embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weights)
 
 
 def _repeat(rows: Tensor, counts: np.ndarray) -> Tensor:

@@ -21,9 +21,10 @@ from .values import Value, steps
 
 
 class SoftmaxStepsConfig(WholeConfig):
-    """The softmax of each column over the steps of its sequence."""
+    """The softmax of each column over the steps of its sequence, or its logarithm."""
 
     type: Literal["softmax_steps"] = "softmax_steps"
+    log: bool = False
 
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, heads] -> [N, heads]"""
@@ -31,7 +32,7 @@ class SoftmaxStepsConfig(WholeConfig):
         return {"": scores}
 
     def build(self, *inputs: Value) -> SoftmaxSteps:
-        return SoftmaxSteps()
+        return LogSoftmaxSteps() if self.log else SoftmaxSteps()
 
 
 class LogSumExpConfig(WholeConfig):
@@ -54,6 +55,7 @@ class Softmax(NamedTuple):
     maxima: Tensor  # [segments, heads]
     sums: Tensor  # [segments, heads]
     exponentials: Tensor  # [N, heads]
+    scores: Tensor  # [N, heads]
 
     @classmethod
     def of(cls, scores: Tensor, segments: Segments) -> Softmax:
@@ -61,7 +63,7 @@ class Softmax(NamedTuple):
         scores = wide(scores)
         maxima = segments.reduce("max", scores)
         exponentials = torch.exp(scores - segments.to_rows(_finite(maxima)))
-        return cls(maxima, segments.reduce("sum", exponentials), exponentials)
+        return cls(maxima, segments.reduce("sum", exponentials), exponentials, scores)
 
     @classmethod
     def joined(cls, slices: list[Softmax]) -> Softmax:
@@ -87,10 +89,11 @@ class Softmax(NamedTuple):
         factors = self.factors(segments).to(self.exponentials.dtype)
         return rounded(self.exponentials * segments.to_rows(factors), dtype)
 
-    def logsumexp(self, segments: Segments, dtype: torch.dtype) -> Tensor:
-        """The logarithm of the sum of the exponentials of the scores themselves: [B, heads]"""
+    def logsumexp(self, segments: Segments) -> Tensor:
+        """The logarithm of the sum of the exponentials of the scores themselves: [B, heads] of
+        float64"""
         _, sums, largest = self.totals(segments)
-        return rounded(torch.log(sums) + largest, dtype)
+        return torch.log(sums) + largest
 
 
 def _finite(maxima: Tensor) -> Tensor:
@@ -114,12 +117,21 @@ class SoftmaxSteps(WholeLayer):
         return _Sliced(self, steps, dtype)
 
 
+class LogSoftmaxSteps(SoftmaxSteps):
+    """See `SoftmaxStepsConfig`."""
+
+    def join(self, softmax: Softmax, segments: Segments, dtype: torch.dtype) -> Tensor:
+        """What `forward` gives: [N, heads]"""
+        totals = softmax.logsumexp(segments).to(softmax.scores.dtype)
+        return rounded(softmax.scores - segments.to_rows(segments.to_segments(totals)), dtype)
+
+
 class LogSumExp(SoftmaxSteps):
     """See `LogSumExpConfig`."""
 
     def join(self, softmax: Softmax, segments: Segments, dtype: torch.dtype) -> Tensor:
         """What `forward` gives: [B, D]"""
-        return softmax.logsumexp(segments, dtype)
+        return rounded(softmax.logsumexp(segments), dtype)
 
 
 class _Sliced:

@@ -94,11 +94,11 @@ def floats(value: Value) -> Value:
     return value
 
 
-def parts_of(value: Value, count: int) -> int:
+def parts_of(value: Value, count: int, name: str = "groups") -> int:
     """The columns of each of so many equal parts of a row. Raises `ValueError` if there are none
-    such."""
+    such; `name` is what the parts are."""
     if value.width % count:
-        raise ValueError(f"groups: {count} do not divide {value.width} floats")
+        raise ValueError(f"{name}: {count} do not divide {value.width} floats")
     return value.width // count
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ...errors import ModelError

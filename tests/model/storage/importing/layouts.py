@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class Layout:
     make: Callable[[], nn.Module]
     inputs: Mapping[str, int]  # by the config's names: ids, or if negative the width of floats
     outputs: Callable[..., Outputs]  # (module, *inputs) -> by the config's names
-    flags: Mapping[str, object] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
     wrapped: Callable[[dict[str, Tensor]], object] = dict
 
     def module(self, seed: int = 0) -> nn.Module:
@@ -31,7 +32,9 @@ class Layout:
             for name, tensor in module.state_dict().items():
                 if name.endswith("running_var"):
                     tensor.uniform_(0.5, 1.5)
-                elif tensor.is_floating_point() and "transitions" not in name:
+                elif (
+                    tensor.is_floating_point() and "crf." not in name and "transitions" not in name
+                ):
                     tensor.add_(torch.randn_like(tensor) * 0.3)
         return module.eval()
 
@@ -55,8 +58,8 @@ class Modules(nn.Module):
             self.add_module(name, module)
 
 
-def lstm(width: int, hidden: int, layers: int = 1, **options: object) -> nn.LSTM:
-    return nn.LSTM(width, hidden, layers, batch_first=True, **({"bidirectional": True} | options))  # type: ignore[arg-type]
+def lstm(width: int, hidden: int, layers: int = 1, **options: Any) -> nn.LSTM:
+    return nn.LSTM(width, hidden, layers, batch_first=True, **({"bidirectional": True} | options))
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:
@@ -92,6 +95,20 @@ def _summed_directions(m: nn.Module, ids: Tensor) -> Outputs:
     y = run(m.lstm, m.embed(ids))  # type: ignore[arg-type, operator]
     both = y[:, :5] + y[:, 5:]
     return {"states": both, "logits": m.dense(both.mean(0))}  # type: ignore[operator]
+
+
+class LearnedStates(Modules):
+    """Initial states that are learned, with a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__(lstm=lstm(3, 5, 2, proj_size=4), out=nn.Linear(8, 2))
+        self.h_init = nn.Parameter(torch.zeros(4, 1, 4))
+        self.c_init = nn.Parameter(torch.zeros(4, 1, 5))
+
+
+def _learned(m: nn.Module, x: Tensor) -> Outputs:
+    y, (h_n, _) = m.lstm(x[None], (m.h_init, m.c_init))  # type: ignore[operator]
+    return {"states": y[0], "logits": m.out(torch.cat([h_n[-2], h_n[-1]], 1))[0]}  # type: ignore[operator]
 
 
 # -- taggers ------------------------------------------------------------------------------------
@@ -218,6 +235,9 @@ LAYOUTS: dict[str, Layout] = {
         {"features": -3},
         _deep_head,
         {"pooling": "final", "head_activation": "relu"},
+    ),
+    "learned initial states": Layout(
+        LearnedStates, {"features": -3}, _learned, {"pooling": "final"}
     ),
     "norms before and behind": Layout(
         lambda: Modules(

@@ -1,7 +1,6 @@
 """What `bilstm-server import` can't read off names and shapes: it asks, and does not guess.
 
-The judge is the module itself: whatever it computes otherwise than by its LSTM and one linear layer
-is refused or left out, and said.
+What may be left out is judged by the module itself: its states must stay its own.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilstm_client import Client, InvalidInput
 from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
-from bilstm_server.model import ModelConfig, Pooling, import_checkpoint
-from tests.support.servers import RunningServer, settings
+from bilstm_server.model import Pooling, RaggedBatch, import_checkpoint, load_model
 
 Import = Callable[..., tuple[int, str]]
 
@@ -47,19 +44,25 @@ def importing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Import:
         torch.save(tensors, tmp_path / "model.pt")
         out = ("--out", str(tmp_path / "out"))
         code = cli.main(["import", str(tmp_path / "model.pt"), *out, *flags])
-        said = capsys.readouterr().err
-        assert said.count("\n") == (1 if said else 0)
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == code
         assert (tmp_path / "out").exists() == (code == 0)
-        return code, said
+        return code, captured.err or captured.out
 
     return run
 
 
-def config_in(folder: Path) -> ModelConfig:
-    return ModelConfig.model_validate_json((folder / "out" / "config.json").read_bytes())
+def assert_own_states(module: Module, folder: Path) -> None:
+    """What is served gives the states of the module's LSTM, and nothing of a head."""
+    encoder = load_model(folder / "out")
+    assert encoder.config.output_names == ("states", "final", "mean", "max", "state")
+    x = torch.randn(6, WIDTH)
+    with torch.no_grad():
+        states = encoder(x, RaggedBatch(np.array([6])))["states"]
+        torch.testing.assert_close(states, module.lstm(x[None])[0][0], rtol=0, atol=1e-5)
 
 
-# -- what the head reads ----------------------------------------------------------------------
+# -- what the head reads ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -71,7 +74,9 @@ def test_head_without_pooling(bidirectional: bool, importing: Import) -> None:
     assert "no tensor tells what the head (fc.) reads; say it with --pooling: last (output" in said
     assert ("final (torch.cat((h_n[-2], h_n[-1]), 1))" in said) == bidirectional
     assert ("which is h_n[-1]" in said) == (not bidirectional)
-    assert "mean (output.mean(1)) or max (output.max(1).values)" in said
+    assert "mean (output.mean(1)), max (output.max(1).values), sum (output.sum(1))" in said
+    assert "or with --per-step, where it reads each step" in said
+    assert "if it reads something else, bilstm-server export takes" in said
 
 
 def test_head_without_pooling_in_code(tmp_path: Path) -> None:
@@ -80,15 +85,33 @@ def test_head_without_pooling_in_code(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--pooling"):
         import_checkpoint(tmp_path / "model.pt", tmp_path / "out")
     config = import_checkpoint(tmp_path / "model.pt", tmp_path / "out", pooling=Pooling.FINAL)
-    assert config.head is not None
-    assert config.head.pooling == "final"
+    assert config.outputs["logits"] == "fc"
+    assert [layer.name for layer in config.needed(["logits"])] == ["lstm", "final", "fc"]
 
 
-def test_pooling_without_head(importing: Import) -> None:
-    """What is said of a head that is not there is not passed over."""
-    code, said = importing(Module().lstm, "--lstm-prefix", "", "--pooling", "last")
+@pytest.mark.parametrize(
+    "flags", [("--pooling", "last"), ("--per-step",), ("--head-activation", "relu")]
+)
+@pytest.mark.parametrize("no_head", [(), ("--no-head",)])
+def test_said_of_no_head(
+    flags: tuple[str, ...], no_head: tuple[str, ...], importing: Import
+) -> None:
+    """What is said of a head that is not there, or is left out, is not passed over."""
+    module = Module() if no_head else Module().lstm
+    code, said = importing(module, *flags, *no_head)
     assert code == 1
-    assert "--pooling last, but no head under the prefix 'fc.'" in said
+    assert f"{' '.join(flags)}, but no head" in said
+
+
+def test_pooling_of_each_step(importing: Import) -> None:
+    """A head can't read one row of a sequence and one of each step."""
+    crf = nn.Module()
+    for name, shape in (("transitions", (5, 5)), ("start_transitions", (5,))):
+        setattr(crf, name, nn.Parameter(torch.zeros(shape)))
+    crf.end_transitions = nn.Parameter(torch.zeros(5))
+    code, said = importing(Module(crf=crf), "--pooling", "last")
+    assert code == 1
+    assert "--pooling last gives one row for a sequence, and the CRF reads one for each" in said
 
 
 HEADS: dict[str, tuple[nn.Module, str]] = {
@@ -97,8 +120,12 @@ HEADS: dict[str, tuple[nn.Module, str]] = {
     "mean, max and last": (nn.Linear(6 * HIDDEN, CLASSES), "several vectors joined"),
     "something else": (nn.Linear(7, CLASSES), "fc.weight is [5, 7], expected [5, 8]"),
     "several layers": (
-        nn.Sequential(nn.Linear(2 * HIDDEN, 8), nn.ReLU(), nn.Linear(8, CLASSES)),
-        "the head has several layers (fc.0.weight, fc.2.weight), and only one nn.Linear is served",
+        nn.Sequential(nn.Linear(2 * HIDDEN, 6), nn.ReLU(), nn.Linear(6, CLASSES)),
+        "no tensor tells which activation stands behind fc.0; say it with --head-activation: none,",
+    ),
+    "a norm at an unknown place": (
+        nn.ModuleDict({"a": nn.BatchNorm1d(2 * HIDDEN), "b": nn.Linear(2 * HIDDEN, CLASSES)}),
+        "no tensor tells whether fc.a stands before the pooling or behind it",
     ),
 }
 
@@ -106,68 +133,84 @@ HEADS: dict[str, tuple[nn.Module, str]] = {
 @pytest.mark.parametrize("case", HEADS)
 def test_other_heads(case: str, importing: Import, tmp_path: Path) -> None:
     """A head that reads otherwise is refused with what it may be; it can be left out."""
-    module = Module()
+    module = Module().eval()
     module.fc, words = HEADS[case]
-    code, said = importing(module, "--pooling", "last")
+    code, said = importing(module, "--pooling", "mean")
     assert code == 1
     assert words in said
-    code, said = importing(module, "--ignore-unused")
-    assert code == 0
-    assert "no logits: fc." in said
-    assert config_in(tmp_path).head is None
+    assert importing(module, "--no-head")[0] == 0
+    assert_own_states(module, tmp_path)
 
 
-def test_one_layer_of_several(importing: Import, tmp_path: Path) -> None:
-    """The last layer of several is no head, though it is as wide, once the first is left out."""
-    module = Module(norm=nn.Linear(8, 8))
-    flags = ("--pooling", "last")
-    assert "norm.weight" in importing(module, *flags)[1]
-    code, said = importing(module, *flags, "--ignore-unused")
-    assert code == 0
-    assert "no logits: norm.weight, norm.bias may stand between the LSTM and the head (fc.)" in said
-    assert config_in(tmp_path).head is None
+def test_place_of_an_activation(importing: Import, tmp_path: Path) -> None:
+    """An activation stands behind a norm, or before it, as the numbers of a Sequential tell; or
+    else it is asked.
+    """
+    flags = ("--pooling", "mean", "--head-activation", "tanh", "--overwrite")
+
+    def layers(**numbers: int) -> list[str]:
+        modules = {
+            "linear": nn.Linear(2 * HIDDEN, 6),
+            "norm": nn.BatchNorm1d(6),
+            "out": nn.Linear(6, CLASSES),
+        }
+        module = Module()
+        module.fc = nn.Module()
+        for name, number in numbers.items():
+            module.fc.add_module(str(number), modules[name])
+        code, said = importing(module, *flags)
+        if code:
+            assert "whether tanh stands before fc.1 or behind it" in said or numbers["norm"] == 2
+            return []
+        types = [line.split()[0] for line in said.splitlines() if line.startswith(" ")]
+        names = [line.split()[0] for line in said.splitlines() if line.startswith(("fc", " "))]
+        assert "tanh" in types
+        return names
+
+    assert layers(linear=0, norm=1, out=3) == ["mean", "fc.0", "fc.1", "tanh", "fc.3"]
+    assert layers(linear=0, norm=2, out=3) == ["mean", "fc.0", "tanh", "fc.2", "fc.3"]
+    (tmp_path / "out" / "config.json").unlink()
+    (tmp_path / "out" / "model.safetensors").unlink()
+    (tmp_path / "out").rmdir()
+    assert layers(linear=0, norm=1, out=2) == []
+    assert layers(linear=0, norm=2, out=4) == []
 
 
 def test_dropout(importing: Import, tmp_path: Path) -> None:
     """Dropout has no tensors, and does nothing when it is served."""
-    code, said = importing(Module(drop=nn.Dropout(0.5)), "--pooling", "final")
-    assert (code, said) == (0, "")
-    assert config_in(tmp_path).head is not None
+    assert importing(Module(drop=nn.Dropout(0.5)), "--pooling", "final")[0] == 0
 
 
-# -- what is left out -------------------------------------------------------------------------
+# -- what is left out ---------------------------------------------------------------------------
 
 BEHIND: dict[str, dict[str, Any]] = {
     "LayerNorm": {"norm": nn.LayerNorm(2 * HIDDEN)},
     "BatchNorm without weights": {"norm": nn.BatchNorm1d(2 * HIDDEN, affine=False)},
     "attention": {"attention": nn.Linear(2 * HIDDEN, 1)},
-    "a CRF": {"crf": nn.ParameterDict({"transitions": torch.ones(CLASSES, CLASSES)})},
-    "a decoder": {"decoder": nn.LSTM(2 * HIDDEN, 6)},
+    "a vector": {"attention": nn.ParameterDict({"u": torch.ones(2 * HIDDEN)})},
+    "a matrix of a CRF": {"crf": nn.ParameterDict({"transitions": torch.ones(CLASSES, CLASSES)})},
 }
 
 
 @pytest.mark.parametrize("case", BEHIND)
 def test_no_logits(case: str, importing: Import, tmp_path: Path) -> None:
-    """Where a tensor may stand between the LSTM and the head, or behind, there are no logits, and
-    the states are the module's own."""
+    """What stands behind the LSTM is left out with the head only, and the states are the module's
+    own."""
     module = Module(**BEHIND[case]).eval()
-    assert importing(module, "--pooling", "last")[0] == 1
-    code, said = importing(module, "--pooling", "last", "--ignore-unused")
-    assert code == 0
-    assert said.startswith(f"bilstm-server: {tmp_path / 'model.pt'}: no logits: ")
-    server = RunningServer(settings(model=[("m", tmp_path / "out")]))
-    try:
-        with Client(server.target) as client:
-            x = torch.randn(6, WIDTH)
-            states = client.encode(x.numpy()).states
-            with pytest.raises(InvalidInput, match="logits"):
-                client.encode(x.numpy(), outputs=["logits"])
-    finally:
-        server.close()
-    with torch.inference_mode():
-        expected = module.lstm(x[None])[0][0]
-    assert states is not None
-    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-5)
+    for flags in ((), ("--ignore-unused",)):
+        code, said = importing(module, "--pooling", "mean", *flags)
+        assert code == 1
+        assert next(iter(BEHIND[case])) in said
+    assert importing(module, "--no-head", "--ignore-unused")[0] == 0
+    assert_own_states(module, tmp_path)
+
+
+def test_ignored_beside_a_head(importing: Import) -> None:
+    """What is left out beside a head would change its logits, and is refused."""
+    code, said = importing(Module(**BEHIND["a vector"]), "--pooling", "last", "--ignore-unused")
+    assert code == 1
+    assert "--ignore-unused would leave out attention.u, and such a model would give other" in said
+    assert "pass --no-head, too" in said
 
 
 class Parameters(nn.Module):
@@ -178,45 +221,91 @@ class Parameters(nn.Module):
 
 
 BEFORE: dict[str, dict[str, Any]] = {
-    "LayerNorm": {"norm": nn.LayerNorm(WIDTH)},
-    "BatchNorm without weights": {"norm": nn.BatchNorm1d(WIDTH, affine=False)},
-    "a linear layer": {"project": nn.Linear(7, WIDTH)},
-    "several": {"project": nn.Sequential(nn.Linear(7, 9), nn.Linear(9, WIDTH))},
     "a convolution": {"conv": nn.Conv1d(7, WIDTH, 5)},
     "a convolution of images": {"conv": nn.Conv2d(1, 16, 3)},
-    "another embedding": {"words": nn.Embedding(11, WIDTH)},
     "positions": {"positions": Parameters(table=torch.ones(1, 50, WIDTH))},
-    "an LSTM": {"lower": nn.LSTM(7, WIDTH)},
     "a cell": {"lower": nn.GRUCell(7, WIDTH)},
-    "the other direction": {"back": nn.LSTM(WIDTH, HIDDEN)},
     "a scale": {"input": Parameters(scale=torch.ones(1), shift=torch.ones(()))},
-    "initial states": {"initial": Parameters(h=torch.ones(4, HIDDEN), c=torch.ones(4, HIDDEN))},
+    "initial states": {"initial": Parameters(a=torch.ones(4, HIDDEN), b=torch.ones(4, HIDDEN))},
 }
 
 
 @pytest.mark.parametrize("case", BEFORE)
 def test_before_the_lstm(case: str, importing: Import) -> None:
     """What may stand before the LSTM can't be left out: even the states would be others."""
-    module = Module(**BEFORE[case])
-    for flags in ((), ("--ignore-unused",)):
-        code, said = importing(module, "--pooling", "last", *flags)
-        assert code == 1
-        assert f"{next(iter(BEFORE[case]))}." in said
-    assert "may stand before the LSTM (its input is 3 wide, its states 4)" in said
-
-
-def test_a_head_before_the_lstm(importing: Import) -> None:
-    """What is named as the head and is none is not left out if it may stand before the LSTM."""
-    module = Module()
-    module.fc = nn.Linear(7, WIDTH)
-    code, said = importing(module, "--ignore-unused")
+    code, said = importing(Module(**BEFORE[case]), "--no-head", "--ignore-unused")
     assert code == 1
-    assert "fc.weight, fc.bias may stand before the LSTM" in said
+    assert f"{next(iter(BEFORE[case]))}." in said
+    assert "may stand before lstm (its input is 3 wide, its states 4)" in said
 
 
-@pytest.mark.parametrize("other", [nn.LSTM(WIDTH, HIDDEN), nn.GRU(8, 2)])
-def test_several_recurrences(other: Any, importing: Import) -> None:
-    """Which of several recurrences is meant is asked."""
-    code, said = importing(Module(other=other), "--pooling", "last")
+KEPT: dict[str, tuple[dict[str, Any], str]] = {
+    "a linear layer": (
+        {"project": nn.Linear(7, WIDTH)},
+        "no tensor tells which activation stands behind project; say it with --chain",
+    ),
+    "several": (
+        {"project": nn.Sequential(nn.Linear(7, 9), nn.Linear(9, WIDTH))},
+        "no tensor tells which activation stands behind project.0, project.1",
+    ),
+    "one as wide before as behind": (
+        {"project": nn.Linear(2 * HIDDEN, WIDTH)},
+        "no tensor tells whether project stands before the LSTM or behind it; say it with --chain",
+    ),
+    "two embeddings": (
+        {"words": nn.Embedding(11, 2), "case": nn.Embedding(2, 1)},
+        "no tensor tells in which order words, case are joined; say it with --chain",
+    ),
+    "an embedding beside something": (
+        {"words": nn.Embedding(11, 2)},
+        "lstm reads 3 numbers, and words gives 2: no tensor tells what the others are; say it "
+        "with --chain 'words+features:1, lstm",
+    ),
+    "an LSTM": (
+        {"lower": nn.LSTM(7, WIDTH)},
+        "no tensor tells how lower, lstm are connected: each reads the one before, or the outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_asked_without_a_head(case: str, importing: Import) -> None:
+    """Without a head, too, it is asked what stands before the LSTM and how."""
+    around, words = KEPT[case]
+    code, said = importing(Module(**around), "--no-head")
     assert code == 1
-    assert "holds several recurrences ('lstm.', 'other.'), and one is served" in said
+    assert words in said
+
+
+def test_norm_before_the_lstm(importing: Import) -> None:
+    """A norm before the LSTM stays where the head is left out."""
+    code, said = importing(Module(norm=nn.LayerNorm(WIDTH)), "--no-head")
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines()[1:3]] == ["norm", "lstm"]
+
+
+def test_without_the_embedding(importing: Import, tmp_path: Path) -> None:
+    """With --no-embedding callers send its vectors."""
+    code, _ = importing(Module(words=nn.Embedding(11, WIDTH)), "--no-head", "--no-embedding")
+    assert code == 0
+    assert load_model(tmp_path / "out").config.inputs["features"].width == WIDTH
+
+
+def test_no_embedding_to_leave_out(importing: Import) -> None:
+    """An embedding that is not there can't be left out."""
+    code, said = importing(Module(), "--no-head", "--no-embedding")
+    assert code == 1
+    assert "--no-embedding, but no embedding in it" in said
+
+
+@pytest.mark.parametrize("other", [nn.LSTM(WIDTH, HIDDEN), nn.LSTM(2 * HIDDEN, 6)])
+def test_other_recurrences(other: nn.Module, importing: Import, tmp_path: Path) -> None:
+    """An LSTM that is not named beside one that is must be taken out of the file, unless it stands
+    behind and the head is left out."""
+    module = Module(other=other)
+    code, said = importing(module, "--pooling", "last", "--lstm-prefix", "lstm.")
+    assert code == 1
+    assert "holds more recurrences (other): name all that are in the chain with" in said
+    flags = ("--lstm-prefix", "lstm.", "--no-head", "--ignore-unused")
+    code, said = importing(module, *flags)
+    assert code == (1 if other.input_size == WIDTH else 0), said

@@ -14,11 +14,8 @@ import pytest
 import torch
 
 from bilstm_server.cli import main as cli
-from bilstm_server.model import (
-    Pooling,
-    import_checkpoint,
-    load_model,
-)
+from bilstm_server.model import Pooling, import_checkpoint, load_model
+from bilstm_server.model.storage.chain.links import POOLINGS
 from tests.model.storage.files import saved
 from tests.model.storage.importing.checkpoints import Failing, classifier, good_pt, write
 
@@ -73,7 +70,7 @@ def test_unknown_pooling(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["import", "model.pt", "--out", "out", "--pooling", "median"])
     said = capsys.readouterr().err.splitlines()[-1]
     assert "--pooling" in said
-    assert all(repr(pooling.value) in said for pooling in Pooling)
+    assert all(repr(pooling) in said for pooling in POOLINGS)
 
 
 # -- files that are no checkpoint: one line, exit code 1 -----------------------------------------
@@ -102,7 +99,7 @@ def test_model_in_the_way(tmp_path: Path, failing: Failing) -> None:
     again = ["import", str(other), "--out", str(out), "--pooling", "last", "--overwrite"]
     assert cli.main(again) == 0
     torch.testing.assert_close(
-        load_model(out).lstm.state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
+        load_model(out).lstms[0].state_dict(), classifier(1).lstm.state_dict(), rtol=0, atol=0
     )
 
 

@@ -154,7 +154,7 @@ def test_folder_of_one_file(tmp_path: Path) -> None:
 
 def sharded(folder: Path, **files: dict[str, Tensor]) -> Path:
     folder.mkdir()
-    index = {}
+    index: dict[str, str] = {}
     for name, tensors in files.items():
         safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
         index |= dict.fromkeys(tensors, f"{name}.safetensors")

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from bilstm_client import Client
 from bilstm_server.cli import main as cli
-from bilstm_server.model import (
-    Pooling,
-)
+from bilstm_server.model.storage.chain.links import POOLINGS
 from tests.model.storage.importing.checkpoints import Classifier, classifier, write
 from tests.support.servers import RunningServer, settings
 
@@ -145,8 +143,8 @@ def test_empty_lstm_prefix_beside_a_head(serve_imported: Callable[..., Client]) 
     assert_same_logits(client, model)
 
 
-@pytest.mark.parametrize("pooling", Pooling)
-def test_poolings(pooling: Pooling, serve_imported: Callable[..., Client]) -> None:
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_poolings(pooling: str, serve_imported: Callable[..., Client]) -> None:
     """The head reads the outputs as --pooling says."""
     model = classifier()
     client = serve_imported(model.state_dict(), pooling=pooling)
@@ -156,10 +154,12 @@ def test_poolings(pooling: Pooling, serve_imported: Callable[..., Client]) -> No
             out = model.outputs(x.unsqueeze(0))[0]
             width = model.width
             pooled = {
-                Pooling.LAST: out[-1],
-                Pooling.FINAL: torch.cat([out[-1, :width], out[0, width:]]),
-                Pooling.MEAN: out.mean(0),
-                Pooling.MAX: out.max(0).values,
+                "last": out[-1],
+                "first": out[0],
+                "final": torch.cat([out[-1, :width], out[0, width:]]),
+                "mean": out.mean(0),
+                "max": out.max(0).values,
+                "sum": out.sum(0),
             }[pooling]
             np.testing.assert_allclose(served, model.fc(pooled), rtol=0, atol=1e-5)
 
@@ -174,10 +174,10 @@ def test_labels_and_version(serve_imported: Callable[..., Client]) -> None:
 
 
 def test_ignored_tensors(serve_imported: Callable[..., Client]) -> None:
-    """With --ignore-unused, counters are left out, and the head stays."""
+    """Counters are left out, and the head stays."""
     model = classifier()
     others = {"optimizer.step": torch.tensor(3)}
-    assert_same_logits(serve_imported(model.state_dict() | others, "--ignore-unused"), model)
+    assert_same_logits(serve_imported(model.state_dict() | others), model)
 
 
 def test_tied_weights(serve_imported: Callable[..., Client]) -> None:

@@ -69,7 +69,9 @@ def arrange_body(parts: Parts, said: Said) -> tuple[Arranged, list[Found]]:
     for module in arranged.order:
         if module not in parts.lstms and module.reads in reachable(nodes, arranged.order[-1].gives):
             others = [other for other in arranged.order if other is not module]
-            if any(way[-1] in parts.lstms for way in _orders(others, arranged.width, parts.lstms)):
+            if any(
+                way[-1] in parts.lstms for way in _orders(others, arranged.width, parts.in_order)
+            ):
                 raise ValueError(
                     f"no tensor tells whether {module} stands before the LSTM or behind it; say "
                     "it with --chain"
@@ -104,15 +106,15 @@ def _ways(
         embeddings = [m for m, embeds in zip(modules, flags, strict=True) if embeds]
         order = [m for m, embeds in zip(modules, flags, strict=True) if not embeds]
         way = Arranged([*parts.embeddings, *embeddings], [m for m in order if m not in droppable])
-        for found in _orders(way.order, way.width, parts.lstms):
+        for found in _orders(way.order, way.width, parts.in_order):
             yield Arranged(way.embeddings, found)
 
 
 def _orders(
-    modules: Sequence[Found], width: int | None, lstms: Sequence[Found]
+    modules: Sequence[Found], width: int | None, in_order: Sequence[Found]
 ) -> list[list[Found]]:
     try:
-        return orders(modules, width, lstms)
+        return orders(modules, width, in_order)
     except TooMany as error:
         raise ValueError(
             "no tensor tells the order of its layers, of which many are equally wide; say it with "
@@ -125,11 +127,11 @@ def _only(ways: Sequence[Arranged], parts: Parts, said: Said) -> Arranged:
         raise ValueError(_unfit(parts, said))
     if len(ways) > 1:
         one, other = ways[:2]
-        if either := [m for m in parts.body if (m in one.embeddings) != (m in other.embeddings)]:
+        both = [*one.embeddings, *other.embeddings]
+        if either := [m for m in both if both.count(m) == 1]:
             raise ValueError(words.embedding_or_linear(either))
-        in_file = [module for module in parts.body if module in one.order]
         problem = words.several_orders(one.order, other.order)
-        proposed = words.proposal(one.embeddings, in_file, said)
+        proposed = words.proposal(one.embeddings, one.order, said)
         raise ValueError(f"{problem}; say it with {proposed}")
     return ways[0]
 

@@ -93,23 +93,18 @@ def _doubts(modules: Sequence[Found]) -> list[str]:
 
 def _asked_of_body(arranged: Arranged, said: Said) -> list[str]:
     """What is open of all up to the last LSTM."""
-    body, tail = arranged.split()
+    body, _ = arranged.split()
     asked = _doubts(body)
     if len(arranged.embeddings) > 1 and said.embedding:
         names = some(arranged.embeddings)
         asked.append(f"no tensor tells in which order {names} are joined; say it with --chain")
     if affine := [module for module in body if module.is_affine]:
         asked.append(words.activations(affine, in_head=False))
-    lstms = [module for module in body if module.kind == "lstm"]
-    ways = ["each reads the one before"]
-    if any(module.reads == module.gives for module in lstms):
-        ways.append("what each reads is added to what it gives (residual)")
-    if not tail:
-        ways.append("the outputs of all are joined (joined, behind the last one)")
-    if len(lstms) > 1 and len(ways) > 1 and not said.lstm_prefixes:
+    if ways := words.connections(arranged.order, said):
         asked.append(
-            f"no tensor tells how {some(lstms)} are connected: {', or '.join(ways)}; say it with "
-            "--lstm-prefix for each, in order, if each reads the one before, or with --chain"
+            f"no tensor tells how {some(m for m in body if m.kind == 'lstm')} are connected: "
+            f"{', or '.join(ways)}; say it with --lstm-prefix for each, in order, if each reads "
+            "the one before, or with --chain"
         )
     return asked
 

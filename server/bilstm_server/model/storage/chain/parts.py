@@ -17,6 +17,7 @@ class Parts:
 
     body: list[Found]
     lstms: list[Found]
+    in_order: list[Found]  # LSTMs whose order was said
     heads: dict[str, list[Found]]  # by the prefix that was said
     embeddings: list[Found]  # that were said to be ones
     crf: Found | None
@@ -45,14 +46,17 @@ def partition(found: Sequence[Found], said: Said) -> Parts:
             body.append(module)
         elif module not in taken and module.kind != "crf":
             left.append(module)
-    return Parts(body, lstms, heads, embeddings, crfs[0] if crfs else None, left)
+    in_order = lstms if said.lstm_prefixes else []
+    return Parts(body, lstms, in_order, heads, embeddings, crfs[0] if crfs else None, left)
 
 
 _BODY = ("linear", "matrix", "layer_norm", "batch_norm")
 
 
 def _lstms(found: Sequence[Found], said: Said) -> list[Found]:
-    recurrences = [m for m in found if m.kind == "lstm" or (m.kind == "unserved" and m.recurrent)]
+    recurrences = [
+        m for m in found if m.kind == "lstm" or (m.kind == "unserved" and m.is_recurrent)
+    ]
     if said.lstm_prefixes:
         prefixes = said.lstm_prefixes
         chosen = [exactly(recurrences, found, prefix, "--lstm-prefix") for prefix in prefixes]

@@ -57,9 +57,9 @@ def exactly(candidates: Sequence[Found], modules: Sequence[Found], prefix: str, 
 
 def _near(modules: Sequence[Found], prefix: str) -> str:
     """The prefix that was perhaps meant, or else what there is."""
-    if any(_prefix_of(module) == f"{prefix}." for module in modules):
+    if any(_prefix_of(module).startswith(f"{prefix}.") for module in modules):
         return f"did you mean {f'{prefix}.'!r}?"
-    names = [name for module in modules for name in module.shapes]
+    names = [name for module in modules if module.kind != "lstm" for name in module.shapes]
     return f"it has: {some([name for name in names if name.startswith(prefix)] or names)}"
 
 

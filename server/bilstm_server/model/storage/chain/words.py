@@ -5,10 +5,12 @@ Sentences name modules and tensors as the file does, and the flag that answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from ..weights import some
 from .found import Found
+from .gaps import gaps
 from .links import ACTIVATIONS, POOLINGS, Said
 
 EXPORT = "bilstm-server export takes such a model from its module"
@@ -19,15 +21,16 @@ def unserved(left: Sequence[Found], around: tuple[str, str] | None = None) -> st
     if problem := next((module.problem for module in left if module.problem), ""):
         place = f" (it stands between {around[0]} and {around[1]})" if around else ""
         return f"{problem}{place}; {EXPORT}"
-    if recurrent := [module for module in left if module.recurrent]:
+    if recurrent := [module for module in left if module.is_recurrent]:
         return (
             f"holds more recurrences ({some(recurrent)}): name all that are in the chain with "
             "--lstm-prefix, in their order; take those that are in none out of the file"
         )
     names = [name for module in left for name in module.shapes]
     return (
-        f"{len(names)} more tensors would be left out, and the results might differ: "
-        f"{some(names)}; {EXPORT}, and --no-head --ignore-unused serves the LSTM's states alone"
+        f"{len(names)} more tensor{'s' * (len(names) > 1)} would be left out, and the results "
+        f"might differ: {some(names)}; {EXPORT}, and --no-head --ignore-unused serves the LSTM's "
+        "states alone"
     )
 
 
@@ -143,6 +146,22 @@ def embedding_or_linear(either: Sequence[Found]) -> str:
     )
 
 
+def connections(order: Sequence[Found], said: Said) -> list[str]:
+    """The ways in which several LSTMs may be connected; none if there is one only, or if their
+    owner said that each reads the one before."""
+    lstms = [module for module in order if module.kind == "lstm"]
+    ways = []
+    if any(module.reads == module.gives for module in lstms):
+        ways.append("what each reads is added to what it gives (residual)")
+    if order and order[-1] is lstms[-1]:
+        ways.append("the outputs of all are joined (joined, behind the last one)")
+    if any(re.search("decod", module.name, re.IGNORECASE) for module in lstms):
+        ways.append(f"a decoder reads something else ({EXPORT})")
+    if len(lstms) < 2 or said.lstm_prefixes or not ways:
+        return []
+    return ["each reads the one before", *ways]
+
+
 def proposal(embeddings: Sequence[Found], order: Sequence[Found], said: Said) -> str:
     """The whole chain as --chain takes it, with words to replace where no tensor tells."""
     width = sum(module.reads for module in embeddings)
@@ -151,11 +170,15 @@ def proposal(embeddings: Sequence[Found], order: Sequence[Found], said: Said) ->
         parts.append(f"features:{order[0].reads - width}")
     links = ["+".join(parts)] if parts else []
     last = max((i for i, module in enumerate(order) if module.kind == "lstm"), default=0)
-    affine = [module for module in order if module.is_affine]
+    open_gaps = {str(gap.linear): gap for gap in gaps(order, True)}
     for i, module in enumerate(order):
         links.append(str(module))
-        if i == last and affine and affine[-1] in order[last:] and not said.per_step:
+        if i == last and connections(order, said):
+            links.append("CONNECTION")
+        if i == last and any(m.is_affine for m in order[last:]) and not said.per_step:
             links.append(said.pooling or "POOLING")
-        if module in affine[:-1] or (affine and module is affine[-1] and i < last):
-            links.append("ACTIVATION")
+        if gap := open_gaps.get(str(module)):
+            is_said = said.head_activation is not None and i > last and gap.behind
+            links.append(str(said.head_activation) if is_said else "ACTIVATION")
+    links = [link for link in links if link != "none"]
     return f"--chain {', '.join(links)!r} (with your words for those in capitals, or without them)"

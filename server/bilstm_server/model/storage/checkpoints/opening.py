@@ -5,6 +5,7 @@ Every file that can't be opened raises a one-line `ModelError`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,13 @@ def _read(path: Path, key: str | None) -> Chosen:
         return read_torch_file(path, most_bytes, key)
     if key is not None:
         raise ModelError(f"{path}: --key is for files of torch.save, and this has no dictionaries")
-    return Chosen(tensors, SELF, ())
+    return Chosen(dict(sorted(tensors.items(), key=_natural)), SELF, ())
+
+
+def _natural(named: tuple[str, Tensor]) -> list[tuple[int, str]]:
+    """Where a tensor stands in a list of all, as one would write it: 2 before 10."""
+    words = re.split(r"([0-9]{1,9})", named[0])
+    return [(int(word), "") if i % 2 else (-1, word) for i, word in enumerate(words)]
 
 
 def _computing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

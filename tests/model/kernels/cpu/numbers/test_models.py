@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from bilstm_server.model import ModelConfig, Pooling, RaggedBatch, SequenceEncoder
+from bilstm_server.model import PlainConfig, Pooling, RaggedBatch, SequenceEncoder
 from bilstm_server.model.kernels.cpu.kernel import CpuKernel
 from tests.model.kernels.cpu.numbers.drawn import every_dtype, same_bits, threads
 from tests.support.lstms import (
@@ -99,18 +99,20 @@ def test_forward_mode(kernel: CpuKernel) -> None:
 def test_every_output(kernel: CpuKernel, dtype: torch.dtype, pooling: Pooling) -> None:
     """Every output of a whole model has the same bits for a sequence alone and in a batch."""
     torch.manual_seed(0)
-    config = ModelConfig.model_validate(
-        {"input_size": 9, "hidden_size": 33, "head": {"num_classes": 10, "pooling": pooling}}
-    )
-    encoder = SequenceEncoder(config, dtype=dtype).freeze(kernel)
+    head = {"num_classes": 10, "pooling": pooling}
+    given = {"input_size": 9, "hidden_size": 33, "head": head}
+    config = PlainConfig.model_validate(given).graph()
+    encoder = SequenceEncoder(config).to(dtype).freeze(kernel)
     sequences = [torch.randn(1 + index % 9, 9, dtype=dtype) for index in range(33)]
 
     def encode(chosen: Sequence[Tensor]) -> list[list[Tensor]]:
         lengths = [len(sequence) for sequence in chosen]
         with torch.inference_mode():
-            found = encoder(torch.cat(list(chosen)), RaggedBatch(lengths), None, frozenset(Output))
-        pooled = (found.final, found.mean, found.max, found.logits)
-        rows = [torch.split(found.states, lengths), *pooled, *(s.unbind(1) for s in found.state)]
+            found = encoder(
+                torch.cat(list(chosen)), RaggedBatch(lengths), None, config.output_names
+            )
+        states = (found.pop(name).unbind(1) for name in ("hidden", "cell"))
+        rows = [torch.split(found.pop("states"), lengths), *states, *found.values()]
         return [list(own) for own in zip(*rows, strict=True)]
 
     for sequence, together in zip(sequences, encode(sequences), strict=True):

@@ -1,0 +1,99 @@
+"""`export`: a live module becomes a model folder that was proven to give the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError
+from ..model.storage.folder import CONFIG, write_folder
+from .converting import Converted, Labels, convert
+from .proof import TOLERANCE, Example, Proof, lengths_to_prove, prove
+from .refusals import ExportError
+from .results import Outputs
+
+_FEWEST_TO_PROVE = 7  # steps that the module must take
+
+
+def export(
+    module: nn.Module,
+    folder: str | Path,
+    *,
+    example: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    lengths: Any = None,
+    outputs: Outputs = None,
+    labels: Labels = None,
+    version: int = 1,
+    overwrite: bool = False,
+) -> Proof:
+    """Write a module as a model folder, and prove that what is served is what the module gives.
+
+    The module is called as `module(*example, **kwargs)`, or `module(example)` if that is no tuple,
+    in eval mode, with lone sequences of several lengths made from the example's steps. What it
+    computes becomes layers; its code is not part of the folder. Masks and lengths are no inputs:
+    the server pads nothing.
+
+    Args:
+        folder: where to write; one that holds a model is refused unless `overwrite`.
+        example: arguments for one sequence, as a batch of one or without a batch. Of a batch of
+            several, the longest is taken.
+        lengths: the number of steps, or those of the sequences of a padded batch, where the
+            example has no lengths itself.
+        outputs: what to serve. Left out: all tensors that the module returns, named by what they
+            are or by their keys. A list names the results in order, None leaves one out. A function
+            gets the module and the tuple of arguments, and returns tensors by name: so that
+            `module.crf.decode(…)`, say, is served too.
+        labels: names of the classes: of all outputs that have so many, or by output.
+        version: of the model, as clients see it.
+
+    Returns how far every output was from the module's. Raises `ExportError` in one line for what
+    can't be served: with the module and its line, and what can be done.
+    """
+    folder = Path(folder)
+    if version < 1:
+        raise ModelError(f"version must be 1 or more, got {version}")
+    if (folder / CONFIG).exists() and not overwrite:
+        raise ModelError(f"{folder}: holds a model already; choose another or pass overwrite=True")
+    converted = convert(
+        module,
+        example,
+        kwargs=kwargs,
+        lengths=lengths,
+        outputs=outputs,
+        labels=labels,
+        version=version,
+    )
+    with tempfile.TemporaryDirectory() as unproven:
+        write_folder(converted.config, converted.tensors, Path(unproven))
+        proof = prove(Path(unproven), list(examples_of(converted)))
+    if not proof.holds:
+        raise ExportError(
+            f"what would be served differs from what the module gives by {proof.largest:.1e}, more "
+            f"than {TOLERANCE:.0e}: please report it with the module"
+        )
+    write_folder(converted.config, converted.tensors, folder)
+    for note in converted.notes:
+        print(note)
+    print(proof.table())
+    return proof
+
+
+def examples_of(converted: Converted) -> Iterator[Example]:
+    """Sequences of several lengths, drawn from the example's steps, and what the module gives."""
+    for steps in lengths_to_prove(converted.config.min_steps):
+        inputs = converted.sample(steps, seed=steps)
+        try:
+            outputs = converted.run(inputs)
+        except Exception:  # of the owner's code, which may need several steps
+            if steps >= _FEWEST_TO_PROVE:
+                raise
+            continue
+        yield Example(
+            {name: tensor.numpy() for name, tensor in inputs.items()},
+            {name: tensor.numpy() for name, tensor in outputs.items()},
+        )
