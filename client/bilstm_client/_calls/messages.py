@@ -97,6 +97,8 @@ def output_info(message: pb.OutputInfo) -> OutputInfo:
         labels=tuple(message.labels),
         windows=tuple((window.add, max(window.stride, 1)) for window in message.windows),
         sparse=message.sparse,
+        unsliceable=message.unsliceable,
+        not_live=message.not_live,
     )
 
 
