@@ -165,9 +165,9 @@ def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions, inf
 def _encoding(
     entry: Entry, chunk: pb.EncodingChunk, infos: Infos, *rows: Any, **in_chunks: Any
 ) -> Encoding:
-    timing = messages.timing(chunk.timing)
+    timing, names = messages.timing(chunk.timing), messages.label_names(infos)
     try:
-        return messages.encoding(chunk.encoding, timing, infos, *rows, **in_chunks)
+        return messages.encoding(chunk.encoding, timing, names, *rows, **in_chunks)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
 
