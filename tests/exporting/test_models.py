@@ -25,7 +25,7 @@ from .models import (
 from .models.case import Case, seeded
 
 KINDS = (attention, calls, classifiers, crfs, others, speech, taggers, windows)
-CASES = [case for kind in KINDS for case in kind.CASES]
+CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
 def named(cases: list[Case]) -> list[object]:

@@ -21,6 +21,10 @@ def simplified(graph: Graph, outputs: Mapping[Key, int]) -> dict[Key, int]:
     slots = dict(outputs)
     for rules in _RULES:
         rewriting = Rewriting(graph, slots.values(), rules)
+        for slot in sorted(
+            rewriting.readers
+        ):  # in order, or a deep graph would be a deep recursion
+            rewriting.value(slot)
         slots = {key: rewriting.value(slot) for key, slot in slots.items()}
     return slots
 
