@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ModelError
 from ..model.storage.folder import CONFIG, write_folder
 from .converting import Converted, Labels, convert
-from .proof import TOLERANCE, Example, Proof, lengths_to_prove, prove
+from .proof import Example, Proof, lengths_to_prove, prove
 from .refusals import ExportError
 from .results import Outputs
 
@@ -71,10 +71,12 @@ def export(
     with tempfile.TemporaryDirectory() as unproven:
         write_folder(converted.config, converted.tensors, Path(unproven))
         proof = prove(Path(unproven), list(examples_of(converted)))
-    if not proof.holds:
+    wrong = next((its for its in proof.differences if not its.is_right), None)
+    if wrong is not None:
         raise ExportError(
-            f"what would be served differs from what the module gives by {proof.largest:.1e}, more "
-            f"than {TOLERANCE:.0e}: please report it with the module"
+            f"{wrong.output} would not be what the module gives ({wrong.way}; off by "
+            f"{wrong.largest:.1e}, {wrong.wrong_ids} ids): what it computes depends on the length "
+            "of a sequence or on its numbers, in a way that no recording showed"
         )
     write_folder(converted.config, converted.tensors, folder)
     for note in converted.notes:

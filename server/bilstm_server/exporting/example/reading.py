@@ -51,8 +51,8 @@ def read_example(
     if runnable is not None:
         return runnable
     raise ExportError(
-        "example: the module takes no other number of steps along any axis of it; say the "
-        f"sequence's with lengths=…{f' ({type(problem).__name__}: {problem})' if problem else ''}"
+        "example: give one of several steps, of which the module takes any number"
+        f"{f' ({type(problem).__name__}: {problem})' if problem else ''}"
     )
 
 
