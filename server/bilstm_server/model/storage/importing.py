@@ -8,8 +8,9 @@ user's own file does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -20,6 +21,7 @@ from ..config import ModelConfig
 from ..graph import SequenceEncoder
 from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
+from .chain.found import Found
 from .chain.graph import Graph, draw
 from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
@@ -28,12 +30,15 @@ from .chain.table import table
 from .chain.written import written_chain
 from .checkpoints.opening import open_checkpoint
 from .folder import CONFIG, write_folder
+from .foreign import is_foreign, read_foreign
 from .weights import check_tensors
 
 UNPROVEN = (
     "not proven: no tensor tells whether something without weights stands between these layers (an "
     "activation, a sum, a scale) or behind them, nor the eps of a norm"
 )
+
+_KERAS_EPS = 1e-3  # of its norms, unless their owner changed it
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Imported:
     config: ModelConfig
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
-    table: Sequence[str]  # the chain that was found, a line for each layer
+    table: Sequence[str]  # its layers, a line for each
+    unproven: str = ""  # what can't be known without examples
 
 
 def import_checkpoint(
@@ -111,41 +117,89 @@ def read_checkpoint(
     """Read the model off a checkpoint, and write nothing. See `import_checkpoint`."""
     if version < 1:
         raise ModelError(f"--model-version must be 1 or more, got {version}")
-    tensors, notes = open_checkpoint(checkpoint, key)
+    if not is_foreign(checkpoint):
+        tensors, notes = open_checkpoint(checkpoint, key)
+    elif key is not None:
+        raise ModelError(f"{checkpoint}: --key is for files of torch.save")
+    else:
+        whole, tensors, notes = read_foreign(checkpoint)
+        if whole is not None:
+            return _whole(checkpoint, whole, tensors, notes, said, labels, version)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        if is_foreign(checkpoint):
+            found = [_with_eps(module, _KERAS_EPS) for module in found]
         found, tensors = read_initial_states(found, tensors)
         if said.crf is not None:
             found, tensors = read_matrix(found, tensors, said.crf)
         chain = find_chain(found, said) if said.chain is None else written_chain(found, said)
         graph = draw(chain, found)
-        config = _config(graph, labels, version)
+        config = _config(graph.inputs, graph.layers, graph.outputs, labels, version)
     except ValidationError as error:
         raise ModelError(f"{checkpoint}: {first_problem(error)}") from error
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(graph, config))
+    return Imported(config, own, notes, table(config, graph.sources), UNPROVEN)
 
 
-def _config(graph: Graph, labels: Sequence[str], version: int) -> ModelConfig:
-    named = [output for output in ("logits", "labels") if output in graph.outputs]
+def _whole(
+    checkpoint: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    notes: Sequence[str],
+    said: Said,
+    labels: Sequence[str],
+    version: int,
+) -> Imported:
+    """A file of another framework that says how its layers compute."""
+    if said != Said():
+        raise ModelError(
+            f"{checkpoint}: says itself how its layers compute; pass no flag that says it"
+        )
+    data = config.model_dump(exclude_none=True)
+    try:
+        named = _config(data["inputs"], data["layers"], data["outputs"], labels, version)
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise ModelError(f"{checkpoint}: {reason}") from error
+    layers = {layer.name: layer.name for layer in config.layers}
+    return Imported(named, tensors, notes, table(named, layers))
+
+
+def _config(
+    inputs: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
+    outputs: Mapping[str, str],
+    labels: Sequence[str],
+    version: int,
+) -> ModelConfig:
+    """The config with names of the classes, and the best class as an output if there are any.
+
+    Raises `ValueError` if there is nothing that they name, or the graph can't be.
+    """
+    named = [output for output in ("logits", "labels") if output in outputs]
     if labels and not named:
         raise ValueError("--labels, but no head whose classes they name")
-    layers, outputs = list(graph.layers), dict(graph.outputs)
     if labels and "labels" not in outputs:
-        layers.append({"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]})
-        outputs["labels"] = "labels"
+        layers = [*layers, {"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]}]
+        outputs = {**outputs, "labels": "labels"}
         named.append("labels")
     return ModelConfig.model_validate(
         {
             "version": version,
-            "inputs": graph.inputs,
+            "inputs": inputs,
             "layers": layers,
             "outputs": outputs,
             "labels": dict.fromkeys(named, tuple(labels)) if labels else {},
         }
     )
+
+
+def _with_eps(module: Found, eps: float) -> Found:
+    if module.kind not in ("layer_norm", "batch_norm"):
+        return module
+    return replace(module, fields={**module.fields, "eps": eps})
 
 
 def _own_tensors(
