@@ -1,5 +1,5 @@
-"""Writes the tables of docs/settings.md and docs/metrics.md, and docs/config.schema.json, from the
-code.
+"""Writes the tables of docs/settings.md, docs/metrics.md and docs/layers.md from the code, and
+docs/config.schema.json.
 
 python docs/tables.py [--check]
 """
@@ -10,14 +10,19 @@ import argparse
 import json
 import re
 import sys
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
+from pydantic.fields import FieldInfo
 
 from bilstm_server.metrics import Metrics
 from bilstm_server.metrics.tallies import Family
 from bilstm_server.model.config import ModelConfig
+from bilstm_server.model.layers import LAYER_TYPES
+from bilstm_server.model.layers.functions import FUNCTIONS
+from bilstm_server.model.layers.interface import LayerConfig
 from bilstm_server.settings import Settings
 
 DOCS = Path(__file__).parent
@@ -27,9 +32,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     check = parser.parse_args().check
+    tables = {"settings": _settings(), "metrics": _metrics(), "layers": _layers()}
     stale = [
         path
-        for name, table in (("settings", _settings()), ("metrics", _metrics()))
+        for name, table in tables.items()
         if not _is_current(path := DOCS / f"{name}.md", name, table, write=not check)
     ]
     schema = DOCS / "config.schema.json"
@@ -88,6 +94,27 @@ def _metric(value: MetricWrapperBase | Family[Any]) -> str:
     suffix = "_total" if family.type == "counter" else ""
     labels = ", ".join(f"`{label}`" for label in labelnames)
     return f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+
+
+def _layers() -> str:
+    rows = ["| Type | What it is | Shapes | Fields |", "| --- | --- | --- | --- |"]
+    for layer in sorted(LAYER_TYPES, key=_type_of):
+        words = [" ".join((getdoc(text) or "").split()) for text in (layer, layer.gives)]
+        own = layer.model_fields.keys() - LayerConfig.model_fields.keys() - {"type"}
+        fields = [_layer_field(*item) for item in layer.model_fields.items() if item[0] in own]
+        rows.append(f"| `{_type_of(layer)}` | {words[0]} | {words[1]} | {', '.join(fields)} |")
+    functions = ", ".join(f"`{name}`" for name in sorted(FUNCTIONS))
+    return "\n".join([*rows, "", f"The functions of `activation` are {functions}."]) + "\n"
+
+
+def _type_of(layer: type[LayerConfig]) -> str:
+    return str(layer.model_fields["type"].default)
+
+
+def _layer_field(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return f"`{name}`"
+    return f"`{name}` = {json.dumps(field.default)}"
 
 
 def _config_schema() -> str:

@@ -141,10 +141,11 @@ class ModelConfig(Strict):
 
     @cached_property
     def state(self) -> StateShape | None:
-        """The LSTM's state, which a caller may give and ask for: of a model with one LSTM."""
-        if len(self.lstms) != 1:
+        """The LSTM's state, which a caller may give and ask for: of a model with one LSTM, which
+        begins with the first step and has no initial states of its own."""
+        lstm, *others = self.lstms
+        if others or lstm.reverse or lstm.initial_states:
             return None
-        (lstm,) = self.lstms
         return StateShape(lstm.state_rows, lstm.state_size, lstm.hidden_size, lstm.num_directions)
 
     @cached_property

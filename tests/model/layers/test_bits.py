@@ -100,6 +100,18 @@ def test_how_rows_lie(name: str) -> None:
     assert_same_bits(by_column, together)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WHOLE])
+def test_no_rows(name: str) -> None:
+    """A block without a row for the layer, as a stream may have it, gives none."""
+    case, encoder = CASES[name], frozen(name, "float32")
+    layer = encoder.get_submodule("layer")
+    columns = [width + getattr(layer, "marks_steps", False) for width in case.widths]
+    rows = [torch.empty(0, case.layer.get("kernel", 1) * width) for width in columns]
+    with torch.inference_mode():
+        none = layer(*rows)
+    assert none.shape == (0, *inferred(encoder, sequences_for(case, [9]))[0][0].shape[1:])
+
+
 @pytest.mark.parametrize("name", WHOLE)
 @examples(15)
 @given(st.integers(1, 300), st.sets(st.integers(1, 4)), st.sampled_from(list(DTYPES)), seeds)

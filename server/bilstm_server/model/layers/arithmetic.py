@@ -22,6 +22,11 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def arrays(rows: Tensor, *sizes: int) -> Tensor:
+    """Each row as an array of these sizes, of which one may be -1: [rows, D] -> [rows, *sizes]"""
+    return torch.unflatten(rows, 1, sizes)
+
+
 def fold(function: Fold, x: Tensor) -> Tensor:
     """Reduce [rows, n, …] to [rows, …], n at least 1: pairwise, halves with each other."""
     count = x.shape[1]

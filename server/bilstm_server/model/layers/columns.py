@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import largest, logsumexp, mean, product, smallest, total, wide
+from .arithmetic import arrays, largest, logsumexp, mean, product, smallest, total, wide
 from .interface import LayerConfig, RowLayer, Size
 from .values import Value, floats
 
@@ -96,11 +96,12 @@ class Permute(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, D] -> [rows, D]"""
-        return rows.reshape(-1, *self._shape).permute(self._order).reshape(len(rows), -1)
+        return arrays(rows, *self._shape).permute(self._order).flatten(1)
 
 
 class ReduceConfig(_ArrayConfig):
-    """The row as an array of `shape`, its `axis` reduced to one number."""
+    """The row as an array of `shape`, its `axis` reduced to one number: `function` is sum, mean,
+    max, min, prod or logsumexp."""
 
     type: Literal["reduce"] = "reduce"
     axis: NonNegativeInt
@@ -142,8 +143,8 @@ class Reduce(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, D] -> [rows, D / shape[axis]]"""
-        x = wide(rows).reshape(len(rows), *self._shape).transpose(1, 2)
-        return rounded(self._function(x).reshape(len(rows), -1), rows.dtype)
+        x = arrays(wide(rows), *self._shape).transpose(1, 2)
+        return rounded(self._function(x).flatten(1), rows.dtype)
 
 
 class SumDirectionsConfig(LayerConfig):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import total, wide
+from .arithmetic import arrays, total, wide
 from .interface import Size, WindowLayer
 from .products import Matrix, Product, parameters
 from .values import Value, parts_of
@@ -62,7 +62,7 @@ class Conv1d(Product, WindowLayer):
         """[rows, kernel * D] -> [rows, width]"""
         if self._groups == 1:
             return self.multiply(windows)
-        parts = windows.view(len(windows), self.window.kernel, self._groups, -1).unbind(2)
+        parts = arrays(windows, self.window.kernel, self._groups, -1).unbind(2)
         return torch.cat([self.multiply(x.flatten(1), g) for g, x in enumerate(parts)], dim=1)
 
 
@@ -77,7 +77,7 @@ class DepthwiseConv1d(WindowLayer):
 
     def forward(self, windows: Tensor) -> Tensor:
         """[rows, kernel * D] -> [rows, width]"""
-        x = wide(windows).view(len(windows), self.window.kernel, self._width, 1)
+        x = arrays(wide(windows), self.window.kernel, self._width, 1)
         weight = self.weight.view(self._width, -1, self.window.kernel).permute(2, 0, 1)
         y = total(x * weight.contiguous()).flatten(1)  # [kernel, D, width / D]
         return rounded(y if self.bias is None else y + self.bias, windows.dtype)

@@ -9,7 +9,7 @@ from pydantic import FiniteFloat
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import total, wide
+from .arithmetic import arrays, total, wide
 from .interface import LayerConfig, RowLayer, Size
 from .values import Value, parts_of, together
 
@@ -47,5 +47,5 @@ class Dot(RowLayer):
     def forward(self, *rows: Tensor) -> Tensor:
         """[rows, heads * D], [rows, heads * D] -> [rows, heads]"""
         x, query = rows
-        products = (wide(x) * wide(query)).view(len(x), self._heads, -1)
+        products = arrays(wide(x) * wide(query), self._heads, -1)
         return rounded(total(products.transpose(1, 2)) * self._scale, x.dtype)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from .arithmetic import arrays
 from .interface import LayerConfig, RowLayer, Size
 from .products import Matrix, Product, parameters
 from .values import Value, floats, parts_of
@@ -45,4 +46,5 @@ class Linear(Product, RowLayer):
         """[rows, groups * D] -> [rows, groups * width]"""
         if self._groups == 1:
             return self.multiply(rows)
-        return self.multiply(rows.reshape(len(rows) * self._groups, -1)).view(len(rows), -1)
+        parts = arrays(rows, self._groups, -1).flatten(0, 1)
+        return self.multiply(parts).view(len(rows), self._groups * len(self.weight))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import rounded
-from .arithmetic import total, wide
+from .arithmetic import arrays, total, wide
 from .interface import LayerConfig, RowLayer, Size
 from .values import Value, floats, parts_of
 
@@ -59,7 +59,7 @@ class LayerNorm(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * D]"""
-        x = wide(rows).reshape(len(rows), *self._shape)
+        x = arrays(wide(rows), *self._shape)
         y = F.layer_norm(x, self._shape[1:], eps=self._eps)
         return rounded(_affine(y, self.weight, self.bias).flatten(1), rows.dtype)
 
@@ -89,7 +89,7 @@ class GroupNorm(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * D]"""
-        x = wide(rows).reshape(len(rows), *self._shape)
+        x = arrays(wide(rows), *self._shape)
         y = F.layer_norm(x, self._shape[1:], eps=self._eps).flatten(1)
         return rounded(_affine(y, self.weight, self.bias), rows.dtype)
 
@@ -116,7 +116,7 @@ class RmsNorm(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * D]"""
-        x = wide(rows).reshape(len(rows), *self._shape)
+        x = arrays(wide(rows), *self._shape)
         squares = _parts_total(x * x) / self._shape[1]
         y = x / (squares + self._eps).sqrt()
         return rounded(_affine(y, self.weight, None).flatten(1), rows.dtype)
@@ -186,7 +186,7 @@ class Normalize(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * D]"""
-        x = wide(rows).reshape(len(rows), self._groups, -1)
+        x = arrays(wide(rows), self._groups, -1)
         length = _parts_total(x * x).sqrt().clamp(min=self._eps)
         return rounded((x / length).flatten(1), rows.dtype)
 

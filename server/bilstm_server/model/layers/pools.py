@@ -14,7 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import largest, total, wide
+from .arithmetic import arrays, largest, total, wide
 from .interface import WindowLayer
 from .values import Value, Window
 from .windowed import WindowConfig
@@ -55,7 +55,7 @@ class MaxPool1d(WindowLayer):
 
     def forward(self, windows: Tensor) -> Tensor:
         """[rows, kernel * D] -> [rows, D]"""
-        return largest(windows.view(len(windows), self.window.kernel, -1))
+        return largest(arrays(windows, self.window.kernel, -1))
 
 
 class AvgPool1dConfig(_PoolConfig):
@@ -79,7 +79,7 @@ class AvgPool1d(WindowLayer):
 
     def forward(self, windows: Tensor) -> Tensor:
         """[rows, kernel * D] -> [rows, D], or of marked ones [rows, kernel * (D + 1)]"""
-        sums = total(wide(windows).view(len(windows), self.window.kernel, -1))
+        sums = total(arrays(wide(windows), self.window.kernel, -1))
         if self.marks_steps:
             return rounded(sums[:, :-1] / sums[:, -1:], windows.dtype)
         return rounded(sums / self.window.kernel, windows.dtype)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..kernels import rounded
-from .arithmetic import wide
+from .arithmetic import arrays, wide
 from .interface import LayerConfig, RowLayer, Size
 from .values import Value, floats, parts_of
 
@@ -40,6 +40,6 @@ class Softmax(RowLayer):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[rows, groups * D] -> [rows, groups * D]"""
-        x = wide(rows.reshape(len(rows) * self._groups, -1))
-        y = x.log_softmax(1) if self._log else x.softmax(1)
-        return rounded(y.view(len(rows), -1), rows.dtype)
+        x = arrays(wide(rows), self._groups, -1)
+        y = x.log_softmax(2) if self._log else x.softmax(2)
+        return rounded(y.flatten(1), rows.dtype)

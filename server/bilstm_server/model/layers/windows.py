@@ -14,6 +14,8 @@ from .values import Window
 def gather_windows(x: Tensor, batch: RaggedBatch, layer: WindowLayer) -> tuple[Tensor, np.ndarray]:
     """The rows of each window of each sequence, one after the other: [N, width] -> [rows, kernel *
     width], and how many rows each sequence has."""
+    if layer.window == Window():
+        return x, batch.lengths
     index, counts = window_rows(batch.lengths, layer.window)
     return take_windows(x, to_device(index, x.device), layer), counts
 
@@ -24,7 +26,7 @@ def take_windows(x: Tensor, index: Tensor, layer: WindowLayer) -> Tensor:
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     padding = x.new_full((1, x.shape[1]), layer.padding_value)
     padded = torch.cat([x, padding])
-    return padded.index_select(0, index.flatten()).view(len(index), -1)
+    return padded.index_select(0, index.flatten()).view(len(index), index.shape[1] * x.shape[1])
 
 
 def window_rows(lengths: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:

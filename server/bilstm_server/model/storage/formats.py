@@ -15,9 +15,10 @@ SAVE = "save with torch.save(model.state_dict(), …) or as safetensors"
 ZIP_START = b"PK"
 TORCH_STARTS = (ZIP_START, b"\x80\x02")
 
+_KERAS = "as Keras writes it; name it {}"
 _STARTS = {
     b"\x93NUMPY": f"a NumPy array; {SAVE}",
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file; if Keras wrote it, name it .h5",
+    b"\x89HDF\r\n\x1a\n": f"an HDF5 file, {_KERAS.format('.h5')}",
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
     b"\x1f\x8b": "compressed; unpack it first",
     b"BZh": "compressed; unpack it first",
@@ -40,7 +41,7 @@ def is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32
 
 
-def other_format(start: bytes) -> str | None:
+def other_format(start: bytes, path: Path) -> str | None:
     """What a file with these first bytes is, if it is known to be none of torch.save's."""
     return next((words for known, words in _STARTS.items() if start.startswith(known)), None)
 
@@ -50,7 +51,7 @@ def other_archive(names: Sequence[str], path: Path) -> str | None:
     if any(name.endswith(".npy") for name in names):
         return f"an archive of NumPy arrays (.npz); {SAVE}"
     if "model.weights.h5" in names:
-        return "an archive as Keras writes it; name it .keras"
+        return f"an archive, {_KERAS.format('.keras')}"
     if any(name.endswith("/constants.pkl") for name in names):
         return _TORCHSCRIPT.format(path=repr(path.name))
     return None

@@ -37,6 +37,7 @@ UNPROVEN = (
     "not proven: no tensor tells whether something without weights stands between these layers (an "
     "activation, a sum, a scale) or behind them, nor the eps of a norm"
 )
+UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
 
 _KERAS_EPS = 1e-3  # of its norms, unless their owner changed it
 
@@ -49,7 +50,7 @@ class Imported:
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
     table: Sequence[str]  # its layers, a line for each
-    unproven: str = ""  # what can't be known without examples
+    unproven: str = UNPROVEN  # what remains to be proven, in words
 
 
 def import_checkpoint(
@@ -117,14 +118,16 @@ def read_checkpoint(
     """Read the model off a checkpoint, and write nothing. See `import_checkpoint`."""
     if version < 1:
         raise ModelError(f"--model-version must be 1 or more, got {version}")
-    if not is_foreign(checkpoint):
-        tensors, notes = open_checkpoint(checkpoint, key)
-    elif key is not None:
-        raise ModelError(f"{checkpoint}: --key is for files of torch.save")
+    if is_foreign(checkpoint):
+        if key is not None:
+            raise ModelError(f"{checkpoint}: --key is for files of torch.save")
+        own_config, tensors, notes = read_foreign(checkpoint)
+        if own_config is not None:
+            return _as_the_file_says(
+                checkpoint, own_config, tensors, notes, said, labels=labels, version=version
+            )
     else:
-        whole, tensors, notes = read_foreign(checkpoint)
-        if whole is not None:
-            return _whole(checkpoint, whole, tensors, notes, said, labels, version)
+        tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         if is_foreign(checkpoint):
@@ -140,50 +143,49 @@ def read_checkpoint(
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(config, graph.sources), UNPROVEN)
+    return Imported(config, own, notes, table(config, graph.sources))
 
 
-def _whole(
-    checkpoint: Path,
-    config: ModelConfig,
+def _as_the_file_says(
+    path: Path,
+    own: ModelConfig,
     tensors: Mapping[str, Tensor],
     notes: Sequence[str],
     said: Said,
+    *,
     labels: Sequence[str],
     version: int,
 ) -> Imported:
-    """A file of another framework that says how its layers compute."""
+    """Take a model of another framework, whose file says what its layers read."""
     if said != Said():
-        raise ModelError(
-            f"{checkpoint}: says itself how its layers compute; pass no flag that says it"
-        )
-    data = config.model_dump(exclude_none=True)
+        raise ModelError(f"{path}: says itself what its layers read; leave out the flags for that")
+    layers = [layer.model_dump() for layer in own.layers]
+    inputs = {name: entry.model_dump() for name, entry in own.inputs.items()}
     try:
-        named = _config(data["inputs"], data["layers"], data["outputs"], labels, version)
+        config = _config(inputs, layers, own.outputs, labels, version)
+    except ValidationError as error:
+        raise ModelError(f"{path}: {first_problem(error)}") from error
     except ValueError as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
-        raise ModelError(f"{checkpoint}: {reason}") from error
-    layers = {layer.name: layer.name for layer in config.layers}
-    return Imported(named, tensors, notes, table(named, layers))
+        raise ModelError(f"{path}: {error}") from error
+    names = {layer.name: layer.name for layer in own.layers}
+    return Imported(config, tensors, notes, table(config, names), UNPROVEN_FOREIGN)
 
 
 def _config(
     inputs: Mapping[str, Any],
-    layers: Sequence[Mapping[str, Any]],
-    outputs: Mapping[str, str],
+    given: Sequence[Mapping[str, Any]],
+    given_outputs: Mapping[str, str],
     labels: Sequence[str],
     version: int,
 ) -> ModelConfig:
-    """The config with names of the classes, and the best class as an output if there are any.
-
-    Raises `ValueError` if there is nothing that they name, or the graph can't be.
-    """
-    named = [output for output in ("logits", "labels") if output in outputs]
+    """The config of these layers, with labels where the owner names them."""
+    layers, outputs = list(given), dict(given_outputs)
+    named = [output for output in ("logits", "probabilities", "labels") if output in outputs]
     if labels and not named:
         raise ValueError("--labels, but no head whose classes they name")
-    if labels and "labels" not in outputs:
-        layers = [*layers, {"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]}]
-        outputs = {**outputs, "labels": "labels"}
+    if labels and "labels" not in outputs and "logits" in outputs:
+        layers.append({"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]})
+        outputs["labels"] = "labels"
         named.append("labels")
     return ModelConfig.model_validate(
         {

@@ -1,7 +1,8 @@
-"""Files of other frameworks are imported by the same command, with their layers or without."""
+"""`bilstm-server import` takes files of Keras and ONNX, which say what their layers read."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,76 +12,103 @@ from torch import nn
 
 from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
-from bilstm_server.model import RaggedBatch, import_checkpoint, load_model
-from tests.model.storage.from_keras.files import write_numbered
-from tests.model.storage.from_keras.layers import bidirectional, dense, embedding, layer_norm
-from tests.model.storage.from_onnx.reading import export
+from bilstm_server.model import import_checkpoint, load_model
+from tests.model.storage.conftest import Failing
+from tests.model.storage.from_keras import reading as keras
+from tests.model.storage.from_keras.files import run, sequential, write_keras, write_named, write_numbered
+from tests.model.storage.from_keras.layers import bidirectional, dense, draw, embedding, layer_norm, lstm
+from tests.model.storage.from_onnx import reading as onnx
 
 
-class Tagger(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding = nn.Embedding(20, 6)
-        self.lstm = nn.LSTM(6, 5, bidirectional=True, batch_first=True)
-        self.fc = nn.Linear(10, 4)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.lstm(self.embedding(ids))[0])  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> Path:
-    axes = {"ids": {0: "batch", 1: "steps"}, "logits": {0: "batch", 1: "steps"}}
-    example = torch.zeros(1, 3, dtype=torch.long)
-    names = {"input_names": ["ids"], "output_names": ["logits"]}
-    return export(Tagger(), example, tmp_path / "tagger.onnx", dynamic_axes=axes, **names)
-
-
-def test_onnx(onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An ONNX model is imported with its layers; its classes may be named."""
-    command = ["import", str(onnx_file), "--out", str(tmp_path / "out"), "--model-version", "3"]
-    assert cli.main([*command, "--labels", "a,b,c,d"]) == 0
+def test_a_model_of_keras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A `.keras` file becomes a folder with the owner's labels, and its chain is shown."""
+    layers = [embedding(20, 5, mask_zero=True), bidirectional(5, 4), dense(8, 3, "softmax")]
+    path = write_keras(tmp_path / "model.keras", sequential(layers, [None, 30]), layers)
+    out = tmp_path / "out"
+    assert cli.main(["import", str(path), "--out", str(out), "--labels", "a,b,c"]) == 0
     said = capsys.readouterr().out
-    assert "lstm" in said
-    assert "not proven" not in said
-    encoder = load_model(tmp_path / "out")
-    assert encoder.config.version == 3
-    assert encoder.config.labels == {"logits": tuple("abcd"), "labels": tuple("abcd")}
-    ids = torch.arange(7)
+    assert "input sequence has 30 steps in the file" in said
+    for word in ("embedding", "lstm", "final", "softmax", "not proven: --expect"):
+        assert word in said
+    encoder = load_model(out)
+    assert encoder.config.inputs["sequence"].padding_id == 0
+    assert dict(encoder.config.labels) == dict.fromkeys(
+        ("logits", "probabilities", "labels"), ("a", "b", "c")
+    )
+    ids = np.array([3, 1, 2, 19])
+    keras.close(keras.encode(encoder, ids)["probabilities"], run(layers, ids))
+
+
+def test_a_model_of_onnx(tmp_path: Path) -> None:
+    """An `.onnx` file becomes a folder that gives its numbers."""
+    module = nn.LSTM(3, 4, batch_first=True, bidirectional=True).eval()
+    path = onnx.export(
+        module,
+        (torch.randn(1, 5, 3),),
+        tmp_path / "model.onnx",
+        input_names=["x"],
+        output_names=["y", "h", "c"],
+        dynamic_axes={"x": {0: "batch", 1: "steps"}},
+    )
+    config = import_checkpoint(path, tmp_path / "out", version=3)
+    assert config.version == 3
+    x = torch.randn(8, 3)
     with torch.no_grad():
-        expected = Tagger().eval()(ids[None])[0]
-        given = encoder([ids], RaggedBatch(np.array([7])), outputs=["logits", "labels"])
-    torch.testing.assert_close(given["logits"], expected, rtol=0, atol=1e-5)
-    assert given["labels"].tolist() == expected.argmax(1).tolist()
+        y, (h, _) = module(x[None])
+    outputs = onnx.encode(load_model(tmp_path / "out"), x)
+    onnx.close(outputs["y"], y[0])
+    onnx.close(outputs["h"], h.flatten())
 
 
-def test_onnx_needs_no_words(onnx_file: Path, tmp_path: Path) -> None:
-    """What the file itself says is not said by flags, too."""
-    for said in ({"pooling": "last"}, {"chain": "lstm"}, {"head": False}):
-        with pytest.raises(ModelError, match="says itself how its layers compute"):
-            import_checkpoint(onnx_file, tmp_path / "out", **said)
-    with pytest.raises(ModelError, match="--key is for files of torch"):
-        import_checkpoint(onnx_file, tmp_path / "out", key="model")
-    with pytest.raises(ModelError, match=r"labels\.logits: expected one for each of 4 classes"):
-        import_checkpoint(onnx_file, tmp_path / "out", labels=["a"])
-
-
-def test_weights_of_keras(tmp_path: Path) -> None:
-    """Of Keras's weights alone the chain is found, and asked for, as of torch's; norms have the eps
-    of Keras."""
-    layers = [
-        embedding(20, 3),
-        bidirectional(3, 4, return_sequences=True),
-        layer_norm(8),
-        dense(8, 5),
-    ]
-    path = write_numbered(tmp_path / "model.weights.h5", layers)
-    with pytest.raises(
-        ModelError, match=r"no tensor tells what the head .* reads; say it with --p"
-    ):
+def test_weights_alone_go_the_way_of_checkpoints(tmp_path: Path) -> None:
+    """Weights of Keras without a config are chained by names and shapes, and what they do not tell
+    is asked for."""
+    layers = [embedding(20, 5), lstm(5, 4), dense(4, 3)]
+    path = write_named(tmp_path / "weights.h5", None, layers)
+    with pytest.raises(ModelError, match="--pooling"):
         import_checkpoint(path, tmp_path / "out")
+    import_checkpoint(path, tmp_path / "out", pooling="last")
+    ids = np.array([3, 1, 0, 19])
+    outputs = keras.encode(load_model(tmp_path / "out"), ids)
+    keras.close(outputs["logits"], run(layers, ids))
+
+
+def test_eps_of_keras(tmp_path: Path) -> None:
+    """Norms of which Keras's weights are alone have the eps that Keras gives them."""
+    layers = [embedding(20, 3), bidirectional(3, 4, return_sequences=True), layer_norm(8)]
+    path = write_numbered(tmp_path / "model.weights.h5", [*layers, dense(8, 5)])
     config = import_checkpoint(path, tmp_path / "out", per_step=True)
     dumped = [layer.model_dump() for layer in config.needed(["logits"])]
     assert [layer["type"] for layer in dumped] == ["embedding", "lstm", "layer_norm", "linear"]
     assert dumped[2]["eps"] == 1e-3
+
+
+def test_flags_for_what_the_file_says(tmp_path: Path, failing: Failing) -> None:
+    """Flags that say what layers read are refused where the file says it."""
+    layers = [lstm(3, 4), dense(4, 2)]
+    path = write_keras(tmp_path / "model.keras", sequential(layers, [None, None, 3]), layers)
+    said = failing("import", path, "--out", tmp_path / "out", "--pooling", "mean")
+    assert "says itself what its layers read; leave out the flags for that" in said
+    assert "--key is for files of torch.save" in failing(
+        "import", path, "--out", tmp_path / "out", "--key", "model"
+    )
+    assert "expected one for each of 2 classes" in failing(
+        "import", path, "--out", tmp_path / "out", "--labels", "a,b,c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("m.keras", "h5py", "keras"), ("m.onnx", "onnx", "onnx")]
+)
+def test_without_the_library(
+    name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the library for such files is not installed, the error says what to install."""
+    folder = "bilstm_server.model.storage.from_"
+    for module in [own for own in sys.modules if own.startswith(folder)]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / name).write_bytes(draw(2, 2).tobytes())
+    with pytest.raises(ModelError) as refused:
+        import_checkpoint(tmp_path / name, tmp_path / "out")
+    assert f"reading it needs {package}: pip install 'bilstm[{extra}]'" in str(refused.value)
