@@ -176,6 +176,14 @@ def test_place_of_an_activation(importing: Import, tmp_path: Path) -> None:
     assert layers(linear=0, norm=2, out=4) == []
 
 
+def test_activation_of_one_layer(importing: Import) -> None:
+    """An activation that was said and stands nowhere is not passed over."""
+    code, said = importing(Module(), "--pooling", "last", "--head-activation", "relu")
+    assert code == 1
+    assert "--head-activation relu stands between the linear layers of a head, and there is" in said
+    assert importing(Module(), "--pooling", "last", "--head-activation", "none")[0] == 0
+
+
 def test_dropout(importing: Import, tmp_path: Path) -> None:
     """Dropout has no tensors, and does nothing when it is served."""
     assert importing(Module(drop=nn.Dropout(0.5)), "--pooling", "final")[0] == 0
@@ -211,6 +219,16 @@ def test_ignored_beside_a_head(importing: Import) -> None:
     assert code == 1
     assert "--ignore-unused would leave out attention.u, and such a model would give other" in said
     assert "pass --no-head, too" in said
+
+
+def test_weights_of_an_attention(importing: Import, tmp_path: Path) -> None:
+    """Behind an embedding that gives all that the LSTM reads, no other width can stand."""
+    module = Module(words=nn.Embedding(11, WIDTH), attention=Parameters(w=torch.ones(1, HIDDEN, 1)))
+    assert importing(module, "--no-head", "--ignore-unused")[0] == 0
+    module = Module(words=nn.Embedding(11, WIDTH), attention=Parameters(w=torch.ones(1, WIDTH, 1)))
+    torch.save(module.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ModelError, match=r"attention\.w may stand before lstm"):
+        import_checkpoint(tmp_path / "other.pt", tmp_path / "no", head=False, ignore_unused=True)
 
 
 class Parameters(nn.Module):
