@@ -236,6 +236,12 @@ LAYOUTS: dict[str, Layout] = {
         _deep_head,
         {"pooling": "final", "head_activation": "relu"},
     ),
+    "as many classes as features": Layout(
+        lambda: Modules(lstm=lstm(5, 4), fc=nn.Linear(8, 5)),
+        {"features": -5},
+        lambda m, x: {"logits": m.fc(final(run(m.lstm, x)))},
+        {"pooling": "final"},
+    ),
     "learned initial states": Layout(
         LearnedStates, {"features": -3}, _learned, {"pooling": "final"}
     ),

@@ -295,6 +295,14 @@ def test_asked_without_a_head(case: str, importing: Import) -> None:
     assert words in said
 
 
+def test_head_as_wide_as_the_input(importing: Import, tmp_path: Path) -> None:
+    """A head by its name is left out where it might, by its widths, stand before the LSTM too."""
+    module = Module()
+    module.fc = nn.Linear(2 * HIDDEN, WIDTH)
+    assert importing(module, "--no-head")[0] == 0
+    assert_own_states(module, tmp_path)
+
+
 def test_norm_before_the_lstm(importing: Import) -> None:
     """A norm before the LSTM stays where the head is left out."""
     code, said = importing(Module(norm=nn.LayerNorm(WIDTH)), "--no-head")
