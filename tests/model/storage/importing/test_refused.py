@@ -14,7 +14,7 @@ from torch import nn
 
 from bilstm_server.errors import ModelError
 from bilstm_server.model import import_checkpoint
-from tests.model.storage.importing.layouts import Modules, lstm
+from tests.model.storage.importing.judges import Modules, lstm
 
 
 class Parameters(nn.Module):
