@@ -21,20 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilstm_server.model import (
-    BiLSTM,
-    ModelConfig,
-    Output,
-    Pooling,
-    RaggedBatch,
-    SequenceEncoder,
-    save_model,
-)
-from bilstm_server.model.config import HeadConfig
+from bilstm_server.model import BiLSTM, ModelConfig, RaggedBatch, SequenceEncoder, save_model
 from bilstm_server.settings import SHIPPED_MODEL
 
 SPEAKERS = 9
 HIDDEN, STEPS, BATCH = 64, 300, 64
+OTHER_POOLINGS = ("final", "mean")  # that callers may ask for, too
 PEAK_LR, WEIGHT_DECAY, MAX_GRADIENT = 0.02, 0.01, 1.0
 LABEL_SMOOTHING, DROPOUT = 0.1, 0.2  # dropout: on the pooled vector
 FRAME_NOISE = 0.7  # one draw for each frame and coefficient, in standard deviations
@@ -53,7 +45,7 @@ def main() -> None:
     mean, std = frames.mean(0), frames.std(0)
     started_at = time.perf_counter()
     encoder = fit(train, mean, std)
-    fold_normalisation(encoder.lstm, mean, std)
+    fold_normalisation(encoder.lstms[0], mean, std)
     print(
         f"seed {arguments.seed}: test accuracy {accuracy(encoder, test):.2%}, "
         f"{time.perf_counter() - started_at:.1f} s"
@@ -65,21 +57,29 @@ def main() -> None:
 def fit(train: data.Utterances, mean: Tensor, std: Tensor) -> SequenceEncoder:
     """A classifier of normalised utterances."""
     encoder = SequenceEncoder(
-        ModelConfig(
-            input_size=len(mean),
-            hidden_size=HIDDEN,
-            head=HeadConfig(num_classes=SPEAKERS, pooling=Pooling.MAX),
-            labels=tuple(f"speaker {number}" for number in range(SPEAKERS)),
+        ModelConfig.model_validate(
+            {
+                "inputs": {"features": {"width": len(mean)}},
+                "layers": [
+                    {"name": "lstm", "type": "lstm", "hidden_size": HIDDEN},
+                    {"name": "max", "type": "max"},
+                    {"name": "head", "type": "linear", "width": SPEAKERS},
+                    *({"name": name, "type": name, "inputs": ["lstm"]} for name in OTHER_POOLINGS),
+                ],
+                "outputs": {"states": "lstm", "max": "max", "logits": "head"}
+                | {name: name for name in OTHER_POOLINGS},
+                "labels": {"logits": [f"speaker {number}" for number in range(SPEAKERS)]},
+            }
         )
     )
-    assert encoder.head is not None
+    head = encoder.get_submodule("head")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, STEPS, pct_start=0.2)
     for rows in islice(batches(len(train.sequences)), STEPS):
         x = augment([(torch.from_numpy(train.sequences[i]) - mean) / std for i in rows])
         batch = RaggedBatch([len(train.sequences[i]) for i in rows])
-        pooled = encoder(x, batch, outputs=["max"]).max
-        logits = encoder.head(F.dropout(pooled, DROPOUT))
+        pooled = encoder(x, batch, outputs=["max"])["max"]
+        logits = head(F.dropout(pooled, DROPOUT))
         speakers = torch.from_numpy(train.speakers[rows])
         loss = F.cross_entropy(logits, speakers, label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
@@ -125,7 +125,7 @@ def fold_normalisation(lstm: BiLSTM, mean: Tensor, std: Tensor) -> None:
 def accuracy(encoder: SequenceEncoder, utterances: data.Utterances) -> float:
     x = torch.from_numpy(np.concatenate(utterances.sequences))
     batch = RaggedBatch([len(sequence) for sequence in utterances.sequences])
-    logits = encoder(x, batch, outputs=["logits"]).logits
+    logits = encoder(x, batch, outputs=["logits"])["logits"]
     return float((logits.argmax(1).numpy() == utterances.speakers).mean())
 
 
