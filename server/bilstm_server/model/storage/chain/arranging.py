@@ -133,8 +133,8 @@ def _orders(
         return orders(modules, width, in_order, heads_last=heads_last)
     except TooMany as error:
         raise ValueError(
-            "no tensor tells the order of its layers, of which many are equally wide; say it with "
-            "--chain"
+            "no tensor tells the order of its layers, which are many, or equally wide; say it with "
+            f"--chain, or {words.EXPORT}"
         ) from error
 
 
