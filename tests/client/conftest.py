@@ -15,8 +15,8 @@ from bilstm_client import (
 )
 from bilstm_client._streams import patience
 from tests.client.clients import AnyClient, AwaitedClient, Connect
-from tests.client.graphs import serve_graphs
 from tests.support.fake_streams import FakeServer, serving
+from tests.support.graphs import serve_graphs
 from tests.support.servers import RunningServer
 
 

@@ -11,7 +11,7 @@ import pytest
 from bilstm_client import InputInfo, InvalidInput, NotRequested, OutputInfo
 from tests.client.calls.encodings import calls
 from tests.client.clients import AnyClient
-from tests.client.graphs import IDS, KINDS, TAGS, WIDTH, sentence
+from tests.support.graphs import IDS, KINDS, TAGS, WIDTH, sentence
 from tests.support.servers import RunningServer
 
 X = sentence(7)

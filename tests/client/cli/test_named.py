@@ -16,7 +16,7 @@ from bilstm_client import Client, Encoding
 from bilstm_client.cli.main import main
 from bilstm_client.types import Array
 from tests.client.cli.files import assert_file, names, on_terminal
-from tests.client.graphs import KINDS, TAGS, sentence
+from tests.support.graphs import KINDS, TAGS, sentence
 from tests.support.servers import RunningServer
 
 Run = Callable[..., tuple[int, list[str], list[str]]]

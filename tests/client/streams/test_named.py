@@ -14,7 +14,7 @@ import pytest
 from bilstm_client import Encoding, EncodingChunk, InvalidInput, Live, NotAnArray, NotRequested
 from bilstm_client.types import Array
 from tests.client.clients import AnyClient
-from tests.client.graphs import KINDS, TAGS, sentence
+from tests.support.graphs import KINDS, TAGS, sentence
 
 Sentence = dict[str, Array]
 ROWS = ["states", "labels", "logits", "upos"]

@@ -20,6 +20,8 @@ EXPECTED = {
 }
 
 any_states = st.builds(pb.State, hidden=any_tensors(), cell=any_tensors())
+any_names = st.sampled_from(["tokens", "features", "input", ""])
+any_inputs = st.lists(st.builds(pb.NamedTensor, name=any_names, tensor=any_tensors()), max_size=3)
 any_requests = st.builds(
     pb.EncodeRequest,
     model=st.one_of(st.sampled_from(["", "small", "tokens"]), st.text(max_size=20)),
@@ -28,6 +30,8 @@ any_requests = st.builds(
     outputs=st.lists(enums, max_size=8),
     output_data_type=st.one_of(st.integers(0, 3), enums),
     initial_states=st.lists(any_states, max_size=3),
+    named_sequences=st.lists(st.builds(pb.NamedInputs, inputs=any_inputs), max_size=3),
+    output_names=st.lists(st.sampled_from(["states", "logits", "other", ""]), max_size=3),
 )
 
 
