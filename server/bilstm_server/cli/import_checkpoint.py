@@ -12,7 +12,7 @@ from ..exporting.expected import read_examples
 from ..exporting.proof import prove
 from ..model.storage.chain.links import ACTIVATIONS, POOLINGS, Said
 from ..model.storage.folder import write_folder
-from ..model.storage.importing import UNPROVEN, Imported, check_folder, read_checkpoint
+from ..model.storage.importing import Imported, check_folder, read_checkpoint
 from ..quoting import one_line
 from .commands import Commands, DefaultsFormatter
 from .output import say
@@ -39,7 +39,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add(
         "checkpoint",
         type=Path,
-        help="what to read: a .pt of torch.save, a .safetensors, or a hub's folder of them",
+        help="what to read: a .pt of torch.save, a .safetensors, or a hub's folder of them; or a "
+        ".keras, .h5 or .onnx file, most of which say themselves what their layers read",
     )
     add("--out", type=Path, required=True, help="model folder to write")
     add("--overwrite", action="store_true", help="replace a model that is in the folder already")
@@ -176,7 +177,7 @@ def _run(parsed: argparse.Namespace) -> int:
     for line in (*imported.notes, *imported.table):
         say(one_line(line))
     say(f"outputs: {', '.join(imported.config.output_names)}")
-    say(_proven(imported, parsed.expect) if parsed.expect else UNPROVEN)
+    say(_proven(imported, parsed.expect) if parsed.expect else imported.unproven)
     write_folder(imported.config, imported.tensors, parsed.out)
     source = shlex.quote(f"{parsed.out.resolve().name}={parsed.out}")
     say(f"serve it with: bilstm-server serve --model {source}")

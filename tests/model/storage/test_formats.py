@@ -37,9 +37,9 @@ def torch_script() -> bytes:
 INSTEAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ".npz": ("w.npz", arrays, "an archive of NumPy arrays (.npz)"),
     ".npy": ("w.npy", array, "a NumPy array"),
-    ".keras": ("w.keras", lambda: archive("config.json", "model.weights.h5"), "as Keras writes it"),
-    ".h5": ("w.h5", lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes it"),
-    ".onnx": ("w.onnx", lambda: b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+    ".keras": ("w.pt", lambda: archive("config.json", "model.weights.h5"), "name it .keras"),
+    ".h5": ("w.pt", lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "name it .h5"),
+    ".onnx": ("w.onnx", lambda: b"\x08\x07\x12\x07pytorch", "an ONNX model without nodes"),
     "TorchScript": ("w.pt", torch_script, "torch.jit.load('w.pt', map_location='cpu')"),
     "a pickle": ("w.pkl", lambda: pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
     "JSON": ("index.json", lambda: b'{"weight_map": {}}', "JSON"),

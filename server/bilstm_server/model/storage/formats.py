@@ -15,10 +15,10 @@ SAVE = "save with torch.save(model.state_dict(), …) or as safetensors"
 ZIP_START = b"PK"
 TORCH_STARTS = (ZIP_START, b"\x80\x02")
 
-_KERAS = f"as Keras writes it; nn.LSTM's weights are needed: load them into one, and {SAVE}"
+_KERAS = "as Keras writes it; name it {}"
 _STARTS = {
     b"\x93NUMPY": f"a NumPy array; {SAVE}",
-    b"\x89HDF\r\n\x1a\n": f"an HDF5 file, {_KERAS}",
+    b"\x89HDF\r\n\x1a\n": f"an HDF5 file, {_KERAS.format('.h5')}",
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
     b"\x1f\x8b": "compressed; unpack it first",
     b"BZh": "compressed; unpack it first",
@@ -30,7 +30,6 @@ _STARTS = {
         for protocol in (3, 4, 5)
     },
 }
-_ONNX = f"an ONNX model, whose weights have other names and another order of gates; {SAVE}"
 _TORCHSCRIPT = (
     "a TorchScript archive; save its tensors alone: torch.save(torch.jit.load({path}, "
     "map_location='cpu').state_dict(), 'weights.pt')"
@@ -44,8 +43,6 @@ def is_safetensors(start: bytes) -> bool:
 
 def other_format(start: bytes, path: Path) -> str | None:
     """What a file with these first bytes is, if it is known to be none of torch.save's."""
-    if path.suffix == ".onnx":
-        return _ONNX
     return next((words for known, words in _STARTS.items() if start.startswith(known)), None)
 
 
@@ -54,7 +51,7 @@ def other_archive(names: Sequence[str], path: Path) -> str | None:
     if any(name.endswith(".npy") for name in names):
         return f"an archive of NumPy arrays (.npz); {SAVE}"
     if "model.weights.h5" in names:
-        return f"an archive, {_KERAS}"
+        return f"an archive, {_KERAS.format('.keras')}"
     if any(name.endswith("/constants.pkl") for name in names):
         return _TORCHSCRIPT.format(path=repr(path.name))
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -28,12 +29,14 @@ from .chain.table import table
 from .chain.written import written_chain
 from .checkpoints.opening import open_checkpoint
 from .folder import CONFIG, write_folder
+from .foreign import is_foreign, read_foreign
 from .weights import check_tensors
 
 UNPROVEN = (
     "not proven: no tensor tells whether something without weights stands between these layers (an "
     "activation, a sum, a scale) or behind them, nor the eps of a norm"
 )
+UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Imported:
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
     table: Sequence[str]  # the chain that was found, a line for each layer
+    unproven: str = UNPROVEN  # what remains to be proven, in words
 
 
 def import_checkpoint(
@@ -111,7 +115,16 @@ def read_checkpoint(
     """Read the model off a checkpoint, and write nothing. See `import_checkpoint`."""
     if version < 1:
         raise ModelError(f"--model-version must be 1 or more, got {version}")
-    tensors, notes = open_checkpoint(checkpoint, key)
+    if is_foreign(checkpoint):
+        if key is not None:
+            raise ModelError(f"{checkpoint}: --key is for files of torch.save")
+        own_config, tensors, notes = read_foreign(checkpoint)
+        if own_config is not None:
+            return _as_the_file_says(
+                checkpoint, own_config, tensors, notes, said, labels=labels, version=version
+            )
+    else:
+        tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         found, tensors = read_initial_states(found, tensors)
@@ -119,28 +132,60 @@ def read_checkpoint(
             found, tensors = read_matrix(found, tensors, said.crf)
         chain = find_chain(found, said) if said.chain is None else written_chain(found, said)
         graph = draw(chain, found)
-        config = _config(graph, labels, version)
+        config = _config(graph.inputs, graph.layers, graph.outputs, labels, version)
     except ValidationError as error:
         raise ModelError(f"{checkpoint}: {first_problem(error)}") from error
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(graph, config))
+    return Imported(config, own, notes, table(config, graph.chain, graph.sources))
 
 
-def _config(graph: Graph, labels: Sequence[str], version: int) -> ModelConfig:
-    named = [output for output in ("logits", "labels") if output in graph.outputs]
+def _as_the_file_says(
+    path: Path,
+    own: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    notes: Sequence[str],
+    said: Said,
+    *,
+    labels: Sequence[str],
+    version: int,
+) -> Imported:
+    """Take a model of another framework, whose file says what its layers read."""
+    if said != Said():
+        raise ModelError(f"{path}: says itself what its layers read; leave out the flags for that")
+    layers = [layer.model_dump() for layer in own.layers]
+    inputs = {name: entry.model_dump() for name, entry in own.inputs.items()}
+    try:
+        config = _config(inputs, layers, own.outputs, labels, version)
+    except ValidationError as error:
+        raise ModelError(f"{path}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
+    names = {layer.name: layer.name for layer in own.layers}
+    return Imported(config, tensors, notes, table(config, names, names), UNPROVEN_FOREIGN)
+
+
+def _config(
+    inputs: Mapping[str, Any],
+    given: Sequence[Mapping[str, Any]],
+    given_outputs: Mapping[str, str],
+    labels: Sequence[str],
+    version: int,
+) -> ModelConfig:
+    """The config of these layers, with labels where the owner names them."""
+    layers, outputs = list(given), dict(given_outputs)
+    named = [output for output in ("logits", "probabilities", "labels") if output in outputs]
     if labels and not named:
         raise ValueError("--labels, but no head whose classes they name")
-    layers, outputs = list(graph.layers), dict(graph.outputs)
-    if labels and "labels" not in outputs:
+    if labels and not outputs.keys() & {"labels", "probabilities"}:
         layers.append({"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]})
         outputs["labels"] = "labels"
         named.append("labels")
     return ModelConfig.model_validate(
         {
             "version": version,
-            "inputs": graph.inputs,
+            "inputs": inputs,
             "layers": layers,
             "outputs": outputs,
             "labels": dict.fromkeys(named, tuple(labels)) if labels else {},

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from ...config import ModelConfig
-from .graph import Graph
 
 _HEADER = ("in the file", "layer", "reads", "gives")
 
 
-def table(graph: Graph, config: ModelConfig) -> list[str]:
+def table(config: ModelConfig, chain: Collection[str], sources: Mapping[str, str]) -> list[str]:
     """A line for each layer of the chain: its module in the file, if it has weights, its type, and
     what it reads and gives."""
     rows = [_HEADER]
     for layer in config.layers:
-        if layer.name in graph.chain:
+        if layer.name in chain:
             entry = layer.model_dump()
             reads = " + ".join(config.values[name].describe() for name in layer.inputs)
             gives = config.values[layer.name].describe()
-            source = graph.sources.get(layer.name, "")
+            source = sources.get(layer.name, "")
             name = entry.get("function") or entry["type"]
             learned = ", initial states" if entry.get("initial_states") else ""
             rows.append((source, name + learned, reads, gives))
