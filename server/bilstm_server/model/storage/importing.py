@@ -21,10 +21,10 @@ from ..config import ModelConfig
 from ..graph import SequenceEncoder
 from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
-from .chain.found import find_modules
 from .chain.graph import Graph, draw
 from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
+from .chain.modules import find_modules
 from .chain.table import table
 from .chain.written import written_chain
 from .checkpoints.opening import open_checkpoint

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from bilstm_server.model.storage.chain.found import Found, find_modules
+from bilstm_server.model.storage.chain.found import Found
+from bilstm_server.model.storage.chain.modules import find_modules
 from bilstm_server.model.storage.chain.order import TooMany, longest, orders, precedes
 
 

@@ -127,7 +127,8 @@ def _only(ways: Sequence[Arranged], parts: Parts, said: Said) -> Arranged:
         raise ValueError(_unfit(parts, said))
     if len(ways) > 1:
         one, other = ways[:2]
-        if either := [m for m in parts.body if (m in one.embeddings) != (m in other.embeddings)]:
+        both = [*one.embeddings, *other.embeddings]
+        if either := [m for m in both if both.count(m) == 1]:
             raise ValueError(words.embedding_or_linear(either))
         problem = words.several_orders(one.order, other.order)
         proposed = words.proposal(one.embeddings, one.order, said)

@@ -20,7 +20,6 @@ from .links import (
     Joined,
     Link,
     Module,
-    Word,
 )
 from .selecting import common_prefix
 
@@ -50,15 +49,15 @@ def draw(chain: Chain, found: Sequence[Found]) -> Graph:
     drawing = _Drawing(common_prefix(found), chain)
     for link in chain.links:
         drawing.follow(link)
-    last = chain.links[-1]
-    if isinstance(last, Word) and last.word in ACTIVATIONS:
-        drawing.give("probabilities" if last.word == "sigmoid" else last.word)
-    end = drawing.value
-    for name, links in chain.heads.items():
+    drawing.give_end(has_heads=bool(chain.heads))
+    end, heads = drawing.value, {}
+    for prefix, links in chain.heads.items():
         drawing.value = end
         for link in links:
             drawing.follow(link)
-        drawing.give(_identifier(name.removeprefix(drawing.prefix).rstrip(".")))
+        heads[_identifier(prefix.removeprefix(drawing.prefix).rstrip("."))] = drawing.value
+    if heads:
+        drawing.graph.outputs = heads
     drawing.graph.chain = [layer["name"] for layer in drawing.graph.layers]
     drawing.give_states()
     return drawing.graph
@@ -71,7 +70,6 @@ class _Drawing:
         self.prefix = prefix
         self.graph = Graph()
         self.value = ""
-        self._heads = bool(chain.heads)
         first = chain.links[0]
         parts = first.parts if isinstance(first, Joined) else (first,)
         self._only_table = sum(isinstance(part, Module) and part.embeds for part in parts) == 1
@@ -115,8 +113,8 @@ class _Drawing:
             self._bidirectional = found.fields["bidirectional"]
             self._states = self.value
             self.graph.outputs.clear()
-        elif self._lstms and found.is_affine and not self._heads:
-            self.give("logits")
+        elif self._lstms and found.is_affine:
+            self.graph.outputs = {"logits": self.value}
         elif found.kind == "crf":
             self.give("labels")
             self.graph.outputs["score"] = f"{self.value}.score"
@@ -157,13 +155,20 @@ class _Drawing:
         """Offer the last value to callers under this name."""
         self.graph.outputs[output] = self.value
 
+    def give_end(self, has_heads: bool) -> None:
+        """Offer what the chain ends with, unless heads read it."""
+        outputs = self.graph.outputs
+        if has_heads:
+            outputs.clear()
+        elif not outputs:
+            self._states = self.value  # with a norm behind the LSTM, say
+        elif self.value not in outputs.values():
+            is_sigmoid = self.value.startswith("sigmoid") and "logits" in outputs
+            self.give("probabilities" if is_sigmoid else self.value)
+
     def give_states(self) -> None:
         """Offer the LSTM's states, and vectors of each sequence that are made of them."""
         own = self.graph.outputs
-        if "logits" in own or self._heads:
-            own = {name: value for name, value in own.items() if name not in POOLINGS}
-        elif not own:
-            self._states = self.value  # with a norm behind the LSTM, say
         words = ["mean", "max"]
         if self._states == self._lstms[-1][1]:
             words.insert(0, "final")

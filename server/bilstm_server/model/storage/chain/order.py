@@ -17,7 +17,8 @@ from .found import Found
 
 _EMBEDDING = re.compile(r"emb|lookup|vocab|word|token|char|lut", re.IGNORECASE)
 _LINEAR = re.compile(r"proj|lin|fc|dense|head|out|dec|class|clf|score", re.IGNORECASE)
-_MOST_READINGS = 256
+_MOST_READINGS = 64
+_MOST_MODULES = 256
 _MOST_TRIED = 20_000  # placings of a module, before the order counts as not told
 
 
@@ -32,6 +33,8 @@ def orders(
     number, and those of `in_order` follow each other as there. At most two: then no tensor tells
     which it is. Raises `TooMany`.
     """
+    if len(modules) > _MOST_MODULES:
+        raise TooMany
     if not _may_be_a_trail(modules, width):
         return []
     before = {id(b): [a for a in modules if precedes(a, b)] for b in modules}

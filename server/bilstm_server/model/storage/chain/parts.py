@@ -54,7 +54,9 @@ _BODY = ("linear", "matrix", "layer_norm", "batch_norm")
 
 
 def _lstms(found: Sequence[Found], said: Said) -> list[Found]:
-    recurrences = [m for m in found if m.kind == "lstm" or (m.kind == "unserved" and m.recurrent)]
+    recurrences = [
+        m for m in found if m.kind == "lstm" or (m.kind == "unserved" and m.is_recurrent)
+    ]
     if said.lstm_prefixes:
         prefixes = said.lstm_prefixes
         chosen = [exactly(recurrences, found, prefix, "--lstm-prefix") for prefix in prefixes]

@@ -21,7 +21,7 @@ def unserved(left: Sequence[Found], around: tuple[str, str] | None = None) -> st
     if problem := next((module.problem for module in left if module.problem), ""):
         place = f" (it stands between {around[0]} and {around[1]})" if around else ""
         return f"{problem}{place}; {EXPORT}"
-    if recurrent := [module for module in left if module.recurrent]:
+    if recurrent := [module for module in left if module.is_recurrent]:
         return (
             f"holds more recurrences ({some(recurrent)}): name all that are in the chain with "
             "--lstm-prefix, in their order; take those that are in none out of the file"

@@ -39,7 +39,10 @@ def written_chain(found: Sequence[Found], said: Said) -> Chain:
     if not any(module.kind == "lstm" for module in parser.used):
         raise ValueError("--chain must name an LSTM of the file")
     if left := [module for module in found if module not in parser.used]:
-        has_head = any(module.kind in ("linear", "crf") for module in parser.used)
+        has_head = any(
+            isinstance(link, Module) and (link.found.is_affine or link.found.kind == "crf")
+            for link in links[1:]
+        )
         if not said.ignore_unused:
             raise ValueError(f"--chain leaves out {some(left)}; {words.unserved(left)}")
         if has_head:
