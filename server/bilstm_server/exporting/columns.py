@@ -56,13 +56,12 @@ def _columns_of_one(graph: Graph, slot: int, index: Elements, place: Place) -> i
     if len(index) == stop - start and len(np.unique(index)) == len(index):
         part = _slice(graph, slot, start, stop, place)
         form = _permutation(index - start)
-        if form is None:
-            return _selection(graph, elements.make(slot, 0, index), place)
-        shape, order = form
-        if order == sorted(order):
-            return part
-        like = graph.like(part, width=len(index))
-        return graph.add("permute", [part], like, place, shape=shape, order=order).slot
+        if form is not None:
+            shape, order = form
+            if order == sorted(order):
+                return part
+            like = graph.like(part, width=len(index))
+            return graph.add("permute", [part], like, place, shape=shape, order=order).slot
     pieces = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
     if len(pieces) > _MOST_PIECES:
         return _selection(graph, elements.make(slot, 0, index), place)

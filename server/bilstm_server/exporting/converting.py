@@ -44,9 +44,9 @@ class Converted:
         floats, or [T] of ids. Outputs are as they are served: [rows, width] or [width] of floats,
         [rows] or [1] of integers."""
         count = len(next(iter(inputs.values())))
-        arguments, _ = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
+        arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
         with evaluating(self.module), torch.no_grad():
-            result = returned(self.module, arguments, self.outputs)
+            result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
         for name, (path, found) in self.results.items():

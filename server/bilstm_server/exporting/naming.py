@@ -30,6 +30,10 @@ _NAMES = {
 _FORMS = {"columns", "concat", "permute", "scale", "last", "first", "splice", "reverse_steps"}
 
 
+# What modules of torch's become, beside layers that bring their input into its form.
+_MAIN = {"LSTM": "lstm", "Linear": "linear", "Embedding": "embedding", "Conv1d": "conv1d"}
+
+
 def sorted_nodes(graph: Graph, outputs: Iterable[int]) -> list[Node]:
     """The layers that these values need, each behind those that it reads."""
     found: dict[int, Node] = {}
@@ -101,7 +105,8 @@ def _name_of(node: Node) -> str:
     path = re.sub(r"\W+", "_", module).strip("_")
     if not path:
         return node.type
-    is_own = node.place.is_leaf and node.type not in _FORMS
+    is_own = node.place.is_leaf and _MAIN.get(node.place.kind, node.type) == node.type
+    is_own = is_own and node.type not in _FORMS
     return path if is_own else f"{path}_{node.type}"
 
 

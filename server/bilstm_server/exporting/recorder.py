@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from . import operations
 from .elements import Elements
+from .operations.own_lstm import own_lstms
 from .refusals import Refusal
 from .trace import HANDLERS, Call, Trace
 
@@ -24,7 +25,7 @@ _FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_"
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record the operations of torch's within, until it ends or `paused`."""
-    with torch.no_grad(), _Operations(trace), _Functions(trace):
+    with torch.no_grad(), _Operations(trace), _Functions(trace), own_lstms(trace):
         yield
 
 

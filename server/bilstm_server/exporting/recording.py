@@ -48,19 +48,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Recording:
     """Call the module with a sequence of so many steps, and record it."""
     trace = Trace.of(module, steps)
-    arguments, tensors = caller.call(caller.sample(steps, seed=steps))
+    arguments = caller.call(caller.sample(steps, seed=steps))
+    for name, tensor in arguments.fixed.items():
+        refusal = Refusal(
+            f"the argument {name} has no steps, and is not zero: it can be no input; make it a "
+            "part of the module"
+        )
+        trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
     inputs = {}
     for given in caller.inputs:
         is_ids = given.column is not None
         value = Value(1, ids=_ANY_IDS) if is_ids else Value(given.width)
         slot = trace.graph.input(given.name, value)
         inputs[slot] = given
-        view = caller.columns(given, tensors[given.name])
+        view = caller.columns(given, arguments.inputs[given.name])
         rows = np.arange(steps).reshape(-1, *[1] * (view.dim() - 1))
         columns = np.arange(view[0].numel()).reshape(tuple(view.shape[1:]))
         trace.origins.write(view, elements.make(slot, rows, columns))
     with evaluating(module), recording(trace), decoding(module, trace):
-        result = returned(module, arguments, outputs)
+        result = returned(module, arguments.bound, outputs)
     results: dict[Path, Result | Refusal] = {}
     constants = []
     with torch.no_grad():

@@ -78,7 +78,7 @@ class Places:
             line.f_lineno if line else 0,
             module is not None
             and type(module).__module__.startswith("torch.nn")
-            and not any(module.children()),
+            and all(name == "parametrizations" for name, _ in module.named_children()),
         )
 
 

@@ -95,13 +95,14 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     raise_refusal(graph, where)
     stepwise = is_stepwise(graph, where)
     rows = np.where(stepwise, elements.row_of(where), 0)
-    axes = [axis for axis in range(where.ndim) if (np.diff(rows, axis=axis) != 0).any()]
+    changes = [
+        float((np.diff(rows, axis=axis) != 0).mean()) if where.shape[axis] > 1 else 0.0
+        for axis in range(where.ndim)
+    ]
     known = numbers(tensor)
-    if not axes:
+    if not any(changes):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
-    if len(axes) > 1 or not stepwise.any():
-        raise Refusal("has steps along more than one axis, and can't be served", place)
-    (axis,) = axes
+    axis = int(np.argmax(changes))
     if is_ends(trace, where):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
     count = _count(rows, axis)

@@ -78,10 +78,20 @@ def align(graph: Graph, fibres: Elements, place: Place, keys: Elements) -> Align
     else:
         lowest = np.zeros(len(fibres), np.int64)
     keyed = np.column_stack([elements.without_row(fibres), keys])
-    unique, groups = np.unique(keyed, axis=0, return_inverse=True)
-    groups = groups.reshape(-1)
+    unique, groups = _unique(keyed)
     _check_positions(unique, groups, lowest, place)
     return Aligned(unique[:, :-1], unique[:, -1], lowest, groups)
+
+
+def _unique(keyed: Elements) -> tuple[Elements, Elements]:
+    """The rows that differ, and which of them each is: by column, but as they come where an
+    operand joins several values."""
+    unique, first, which = np.unique(keyed, axis=0, return_index=True, return_inverse=True)
+    slots = elements.slot_of(unique[:, :-1])
+    if (slots == slots[0]).all():
+        return unique, which.reshape(-1)
+    order = np.argsort(first)
+    return unique[order], np.argsort(order)[which.reshape(-1)]
 
 
 def _check_positions(unique: Elements, groups: Elements, rows: Elements, place: Place) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from .graph import Graph, Node
 from .simplify import Rewriting
 from .steps import ROWS
@@ -16,11 +19,7 @@ Key = TypeVar("Key")
 def simplified(graph: Graph, outputs: Mapping[Key, int]) -> dict[Key, int]:
     """The outputs of the graph after all rules."""
     slots = dict(outputs)
-    for rules in (
-        (_sum_of_products, _unit_length, _directions, _bias),
-        (_attention,),
-        (_end_first,),
-    ):
+    for rules in _RULES:
         rewriting = Rewriting(graph, slots.values(), rules)
         slots = {key: rewriting.value(slot) for key, slot in slots.items()}
     return slots
@@ -121,6 +120,53 @@ def _bias(rewriting: Rewriting, node: Node) -> int | None:
     return graph.add("linear", linear.inputs, value, linear.place, tensors, **fields).slot
 
 
+def _scales(rewriting: Rewriting, node: Node) -> int | None:
+    """A factor and a shift after others are one factor and one shift."""
+    if node.type != "scale":
+        return None
+    graph = rewriting.graph
+    before = rewriting.node_of(node.inputs[0], "scale")
+    if before is None or not rewriting.only_use(before.slot):
+        return None
+    first, second = _factor_and_shift(before), _factor_and_shift(node)
+    factor, shift = second[0] * first[0], second[0] * first[1] + second[1]
+    tensors = {"weight": factor.float(), "bias": shift.float()}
+    if (shift == 0).all():
+        del tensors["bias"]
+    elif (factor == 1).all():
+        del tensors["weight"]
+    fields = {name: name in tensors for name in ("weight", "bias")}
+    value = graph.value(node.slot)
+    return graph.add("scale", before.inputs, value, node.place, tensors, **fields).slot
+
+
+def _factor_and_shift(node: Node) -> tuple[Tensor, Tensor]:
+    given = next(iter(node.tensors.values())).double()
+    weight, bias = (node.tensors.get(name) for name in ("weight", "bias"))
+    return (
+        torch.ones_like(given) if weight is None else weight.double(),
+        torch.zeros_like(given) if bias is None else bias.double(),
+    )
+
+
+def _softmax_by_hand(rewriting: Rewriting, node: Node) -> int | None:
+    """e / Σ e with e = exp(s), or exp(s - max s), is the softmax over the steps."""
+    if node.type != "divide":
+        return None
+    e, total = (
+        rewriting.node_of(node.inputs[0], "activation"),
+        rewriting.node_of(node.inputs[1], "sum"),
+    )
+    if e is None or total is None or e.fields["function"] != "exp" or total.inputs[0] != e.slot:
+        return None
+    (scores,) = e.inputs
+    shifted = rewriting.node_of(scores, "subtract")
+    if shifted is not None and rewriting.node_of(shifted.inputs[1], "max") is not None:
+        scores = shifted.inputs[0]
+    value = rewriting.graph.value(node.slot)
+    return rewriting.graph.add("softmax_steps", [scores], value, node.place).slot
+
+
 def _end_first(rewriting: Rewriting, node: Node) -> int | None:
     """last(f(x)) is f(last(x)), where nothing reads another step of f(x)."""
     if node.type not in ("last", "first"):
@@ -152,3 +198,11 @@ def _only_end(rewriting: Rewriting, slot: int, end: str) -> bool:
         reader.type == end or (reader.type in ROWS and _only_end(rewriting, reader.slot, end))
         for reader in rewriting.readers[slot]
     )
+
+
+_RULES = (
+    (_softmax_by_hand, _unit_length, _directions, _bias, _scales),
+    (_sum_of_products,),
+    (_attention,),
+    (_end_first,),
+)

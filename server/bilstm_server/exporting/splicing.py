@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..model.layers.values import Window
 from . import elements
+from .columns import value_of
 from .elements import CONSTANT, Elements
 from .graph import Graph
 from .refusals import Place, Refusal
@@ -31,6 +32,7 @@ def steps_of(
     """What the elements [steps, K] are at each step; None if there is no layer for what they are.
     `known` are the numbers of those that are constant."""
     rows = _with_constant_columns(graph, rows, known)
+    rows = _in_one_direction(graph, rows, place)
     try:
         narrow = trimmed(graph, one_grid(graph, rows, place), place)
     except Refusal:
@@ -39,12 +41,47 @@ def steps_of(
     if direction and columns is not None:
         return Steps(columns, direction < 0)
     spliced = _spliced(graph, rows, known, place)
+    if spliced is None and columns is not None and not is_stepwise(graph, rows).any():
+        spliced = _at_each_step(graph, columns, len(rows), place)
     return None if spliced is None else Steps(spliced)
+
+
+def _at_each_step(graph: Graph, columns: Elements, steps: int, place: Place) -> Elements | None:
+    """Columns of a sequence repeated for each of so many steps: beside those of a value of steps,
+    which are cut off again."""
+    for beside, slot in enumerate(graph.slots):
+        value = slot.value
+        if not value.per_step or value.ids or slot.refusal or graph.rows(beside) != steps:
+            continue
+        own = value_of(graph, columns, place)
+        width = value.width + graph.value(own).width
+        joined = graph.add("concat", [beside, own], graph.like(beside, width=width), place).slot
+        return elements.make(joined, 0, np.arange(value.width, width))
+    return None
 
 
 def reversed_steps(graph: Graph, slot: int, place: Place) -> int:
     """The value with its steps from the last to the first."""
     return graph.add("reverse_steps", [slot], graph.value(slot), place).slot
+
+
+def _in_one_direction(graph: Graph, rows: Elements, place: Place) -> Elements:
+    """The elements in values of one order of steps, where some have the other one."""
+    at = elements.row_of(rows)
+    backward = is_stepwise(graph, rows) & (at == len(rows) - 1 - np.arange(len(rows))[:, None])
+    columns = backward.all(axis=0) & (len(rows) > 1)
+    if not columns.any() or not is_stepwise(graph, rows)[:, ~columns].any():
+        return rows
+    result = rows.copy()
+    for slot in elements.slots_in(rows[:, columns]):
+        if graph.rows(slot) != len(rows):
+            return rows
+        mine = (elements.slot_of(rows) == slot) & columns
+        turned = elements.make(
+            reversed_steps(graph, slot, place), len(rows) - 1 - at, elements.column_of(rows)
+        )
+        result[mine] = turned[mine]
+    return result
 
 
 def _with_constant_columns(graph: Graph, rows: Elements, known: NDArray[np.float64]) -> Elements:

@@ -63,6 +63,11 @@ class Trace:
         """Where the numbers of a tensor come from; a number comes from nowhere."""
         return self.origins.of(value) if isinstance(value, Tensor) else np.array(CONSTANT)
 
+    def note(self, note: str) -> None:
+        """Something that the owner should know, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
     def refuse(self, refusal: Refusal, shape: tuple[int, ...]) -> Elements:
         """Elements of what could not be computed."""
         return np.broadcast_to(elements.make(self.graph.refuse(refusal), 0, 0), shape)

@@ -18,6 +18,7 @@ class Case:
     make: Callable[[], nn.Module]
     example: Callable[[], Any]
     arguments: dict[str, Any] = field(default_factory=dict)  # of `convert`
+    lengths: tuple[int, ...] = (1, 2, 7, 23)  # that the module itself takes
     refused: str = ""  # words that must be in the refusal
 
 
@@ -32,7 +33,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
                 assert module.running_var is not None
                 module.running_var.uniform_(0.5, 1.5)
             for parameter in module.parameters(recurse=False):
-                if parameter.unique().numel() == 1:
+                if bool((parameter == parameter.reshape(-1)[0]).all()):
                     parameter.add_(torch.randn_like(parameter) * 0.3)
     return model.eval()
 

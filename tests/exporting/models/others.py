@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,9 +22,9 @@ class Folded(nn.Module):
         self.first = parametrizations.weight_norm(nn.Linear(6, 5))
         self.conv = parametrizations.spectral_norm(nn.Conv1d(5, 5, 3, padding="same"))
         self.lstm = nn.LSTM(5, 4, batch_first=True)
-        prune.l1_unstructured(self.lstm, "weight_hh_l0", 0.5)
+        prune.l1_unstructured(self.lstm, "weight_hh_l0", 0.5)  # type: ignore[no-untyped-call]
         self.fc = nn.Linear(4, 3)
-        prune.random_unstructured(self.fc, "weight", 0.4)
+        prune.random_unstructured(self.fc, "weight", 0.4)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.first(x).transpose(1, 2)).transpose(1, 2)
@@ -50,7 +51,9 @@ class Mixture(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.LSTM(6, 3, batch_first=True, bidirectional=True) for _ in range(3)])
+        self.layers = nn.ModuleList(
+            [nn.LSTM(6, 3, batch_first=True, bidirectional=True) for _ in range(3)]
+        )
         self.weights = nn.Parameter(torch.randn(3))
         self.gamma = nn.Parameter(torch.tensor(1.3))
 
@@ -129,7 +132,9 @@ class PackedInside(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(6, 4, bidirectional=True)
-        self.fc = nn.Sequential(nn.Linear(8, 6), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(6, 2), nn.LogSoftmax(-1))
+        self.fc = nn.Sequential(
+            nn.Linear(8, 6), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(6, 2), nn.LogSoftmax(-1)
+        )
 
     def forward(self, sequences: list[Tensor]) -> Tensor:
         _, (h, _) = self.lstm(pack_sequence(sequences, enforce_sorted=False))
@@ -184,6 +189,63 @@ class CtcGreedy(nn.Module):
         return {"scores": scores, "best": scores.topk(1, dim=-1)[1].squeeze(-1).tolist()}
 
 
+class Autoencoder(nn.Module):
+    """The final state at each step is what the second LSTM reads; frames are given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(6, 4, batch_first=True)
+        self.decoder = nn.LSTM(4, 5, batch_first=True)
+        self.out = nn.Linear(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, (h, _) = self.encoder(x)
+        z = h.squeeze(0).unsqueeze(1).repeat(1, x.shape[1], 1)
+        return self.out(self.decoder(z)[0])
+
+
+class HandWrittenSoftmax(nn.Module):
+    """exp of what is less than the maximum, by its sum: attention without a softmax (DeepMoji)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6)
+        self.lstm0 = nn.LSTM(6, 4, batch_first=True, bidirectional=True)
+        self.lstm1 = nn.LSTM(8, 4, batch_first=True, bidirectional=True)
+        self.vector = nn.Parameter(torch.randn(22))
+        self.out = nn.Linear(22, 3)
+
+    def forward(self, ids: Tensor, lengths: np.ndarray) -> Tensor:
+        order = np.argsort(-lengths)
+        e = torch.tanh(self.embed(ids.index_select(0, torch.from_numpy(order))))
+        packed = pack_padded_sequence(e, torch.from_numpy(lengths[order].copy()), batch_first=True)
+        a, _ = self.lstm0(packed)
+        b, _ = self.lstm1(a)
+        a, b = (pad_packed_sequence(p, batch_first=True)[0] for p in (a, b))
+        y = torch.cat((b, a, e), dim=2)
+        logits = y.matmul(self.vector)
+        weights = (logits - logits.max()).exp()
+        mask = (torch.arange(y.size(1)) < torch.from_numpy(lengths).unsqueeze(1)).float()
+        weights = weights * mask
+        weights = weights.div(weights.sum(dim=1, keepdim=True))
+        return self.out((y * weights.unsqueeze(-1)).sum(dim=1))
+
+
+class OwnStatistics(nn.Module):
+    """InstanceNorm and GroupNorm over the frames of each sequence; what is zero is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instance = nn.InstanceNorm1d(6, affine=True)
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.group = nn.GroupNorm(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x.abs().sum(-1) != 0).unsqueeze(-1)
+        y, _ = self.lstm(self.instance(x.transpose(1, 2)).transpose(1, 2))
+        return self.group((y * mask).transpose(1, 2)).transpose(1, 2)
+
+
 CASES = [
     Case("folded", Folded, lambda: torch.randn(1, 9, 6)),
     Case("backward_stack", BackwardStack, lambda: torch.randn(1, 9, 6)),
@@ -194,6 +256,9 @@ CASES = [
     Case("packed_inside", PackedInside, lambda: ([torch.randn(9, 6)],)),
     Case("gates", Gates, lambda: torch.randn(1, 9, 6)),
     Case("conditioned", Conditioned, lambda: torch.randn(1, 9, 6)),
+    Case("autoencoder", Autoencoder, lambda: torch.randn(1, 9, 6)),
+    Case("softmax_by_hand", HandWrittenSoftmax, lambda: (ids(1, 9), np.array([9]))),
+    Case("own_statistics", OwnStatistics, lambda: torch.randn(1, 9, 6), lengths=(2, 7, 23)),
     Case("ctc_greedy", CtcGreedy, lambda: torch.randn(1, 9, 6)),
 ]
 CASES[5].arguments["kwargs"] = padded()

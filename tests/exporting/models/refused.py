@@ -23,7 +23,6 @@ class Base(nn.Module):
         self.heads = nn.MultiheadAttention(4, 2, batch_first=True)
         self.positions = nn.Parameter(torch.randn(2000, 6))
         self.transposed = nn.ConvTranspose1d(4, 4, 2, stride=2)
-        self.group = nn.GroupNorm(2, 4)
 
 
 class Gru(Base):
@@ -96,11 +95,6 @@ class Transposed(Base):
         return self.transposed(self.lstm(x)[0].transpose(1, 2))
 
 
-class GroupNorm(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.group(self.lstm(x)[0].transpose(1, 2))
-
-
 class Embedded(nn.Module):
     """No LSTM at all."""
 
@@ -126,6 +120,11 @@ class BestStep(Base):
         return self.fc(self.lstm(x)[0])[..., 0].argmax(1)
 
 
+class Speaker(Base):
+    def forward(self, x: Tensor, speaker: Tensor) -> Tensor:
+        return self.fc(self.lstm(x)[0] + speaker.unsqueeze(1))
+
+
 def frames() -> Tensor:
     """One sequence of floats."""
     return torch.randn(1, 9, 6)
@@ -133,7 +132,7 @@ def frames() -> Tensor:
 
 CASES = [
     Case("gru", Gru, frames, refused="a GRU has no layer"),
-    Case("cell", Cell, frames, refused="put its weights into an nn.LSTM"),
+    Case("cell", Cell, frames, refused="Put its weights into an nn.LSTM"),
     Case("by_hand", ByHand, frames, refused="once for each step"),
     Case("conv2d", Conv2d, frames, refused="conv2d (Conv2d), line"),
     Case("self_attention", SelfAttention, frames, refused="all pairs of steps"),
@@ -143,8 +142,8 @@ CASES = [
     Case("branch", Branch, frames, refused="`if y.mean() > 0:`"),
     Case("decoder", Decoder, frames, refused="a state that depends on the sequence"),
     Case("transposed", Transposed, frames, refused="transposed convolution"),
-    Case("group_norm", GroupNorm, frames, refused="LayerNorm of each step"),
     Case("no_lstm", Embedded, lambda: ids(1, 9), refused="must have an lstm"),
     Case("wrong_axis", WrongAxis, frames, refused="batch_first"),
+    Case("speaker", Speaker, lambda: (frames(), torch.ones(1, 4)), refused="the argument speaker"),
     Case("best_step", BestStep, frames, refused="the step with the largest number"),
 ]

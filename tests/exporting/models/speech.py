@@ -143,6 +143,9 @@ class EventDetector(nn.Module):
 class Voice(nn.Module):
     """Sixteen-bit samples in frames, energies, one direction: voice activity."""
 
+    window: Tensor
+    basis: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(8))

@@ -220,7 +220,7 @@ class ResidualStack(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding.from_pretrained(torch.randn(20, 6))
+        self.words = nn.Embedding.from_pretrained(torch.randn(20, 6))  # type: ignore[no-untyped-call]
         self.project = nn.Linear(8, 8)
         self.rnns = nn.ModuleList([nn.LSTM(8, 4, bidirectional=True) for _ in range(3)])
         self.norms = nn.ModuleList([nn.LayerNorm(8) for _ in range(3)])
@@ -286,14 +286,14 @@ class WeightDrop(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.module = nn.LSTM(5, 4)
-        raw = self.module.weight_hh_l0
+        raw: Any = self.module.weight_hh_l0
         del self.module._parameters["weight_hh_l0"]
         self.module.register_parameter("weight_hh_l0_raw", nn.Parameter(raw.data))
         self.encoder = nn.Embedding(20, 5)
         self.decoder = nn.Linear(4, 20)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        raw = self.module.weight_hh_l0_raw
+        raw: Any = self.module.weight_hh_l0_raw
         self.module.weight_hh_l0 = F.dropout(raw, p=0.5, training=self.training)
         self.module._flat_weights = [
             getattr(self.module, n) for n in self.module._flat_weights_names

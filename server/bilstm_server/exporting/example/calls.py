@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..refusals import ExportError
 from .roles import Guess, Part, Role
-from .structure import Path, leaves, mapped
+from .structure import Path, leaves, mapped, name_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class ExampleCall:
 
 
 @dataclass(frozen=True)
+class Arguments:
+    """What the module is called with, and the tensors in it: of each input, and of what is fixed
+    although it is not zero."""
+
+    bound: inspect.BoundArguments
+    inputs: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class InputPart:
     """An input of the model: where the module takes it from."""
 
@@ -58,6 +69,16 @@ class Caller:
     guess: Guess
     fixed: set[tuple[Path, int]] = field(default_factory=set)
     """Columns of integers that are the same at each step, as those of masks are."""
+
+    @property
+    def fixed_numbers(self) -> list[Path]:
+        """Tensors without steps that are not zero: numbers of the example alone."""
+        paths = {part.path for part in self.guess.parts if part.role is Role.FIXED}
+        return [
+            path
+            for path, leaf in leaves(self.example.tree)
+            if path in paths and isinstance(leaf, Tensor) and bool((leaf != 0).any())
+        ]
 
     @property
     def inputs(self) -> list[InputPart]:
@@ -93,10 +114,8 @@ class Caller:
             drawn[given.name] = rows
         return drawn
 
-    def call(
-        self, inputs: Mapping[str, Tensor]
-    ) -> tuple[inspect.BoundArguments, dict[str, Tensor]]:
-        """The arguments for one sequence, and of each input the tensor in them that has it."""
+    def call(self, inputs: Mapping[str, Tensor]) -> Arguments:
+        """The arguments for one sequence."""
         steps = len(next(iter(inputs.values())))
         by_path: dict[Path, dict[int | None, Tensor]] = {}
         for given in self.inputs:
@@ -112,8 +131,11 @@ class Caller:
             made[path] = self._filled(part, value, by_path.get(path, {}), steps)
             return made[path]
 
-        arguments = self.example.with_tree(mapped(self.example.tree, leaf))
-        return arguments, {given.name: made[given.path] for given in self.inputs}
+        tree = mapped(self.example.tree, leaf)
+        fixed = self.fixed_numbers
+        tensors = {given.name: made[given.path] for given in self.inputs}
+        unnamed = {name_of(path): its for path, its in leaves(tree) if path in fixed}
+        return Arguments(self.example.with_tree(tree), tensors, unnamed)
 
     def columns(self, given: InputPart, tensor: Tensor) -> Tensor:
         """Where an input is in its tensor: a view [steps, width] of floats, or [steps] of ids."""
@@ -177,6 +199,8 @@ class Caller:
 def _length(value: Any, steps: int) -> Any:
     if isinstance(value, Tensor):
         return torch.full_like(value[:1] if value.dim() else value, steps)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value[:1], steps)
     return type(value)([steps]) if isinstance(value, list | tuple) else steps
 
 

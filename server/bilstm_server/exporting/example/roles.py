@@ -8,6 +8,7 @@ from enum import Enum
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,19 +66,19 @@ def guesses(arguments: Any, lengths: Any, sizes: Sequence[int], batch: int) -> I
             count += 1
             if count > _MOST_GUESSES:
                 return
-            taken = _longest(found, parts) if given is None else (steps, sequence)
+            taken = _longest(found, parts, batch, size) if given is None else (steps, sequence)
             yield Guess(size, *(taken or (size, 0)), tuple(parts))
 
 
 def _sizes(
     found: list[tuple[Path, Any]], given: list[int] | None, sizes: Sequence[int]
 ) -> list[int]:
-    axes = [size for _, leaf in found if isinstance(leaf, Tensor) for size in leaf.shape]
+    axes = [n for _, leaf in found if isinstance(leaf, Tensor) for n in leaf.shape if n > 1]
     known = [] if given is None else [size for size in sorted(set(axes)) if size >= max(given)]
     if given is not None:
         return known
     likely = [size for size in sizes if size in axes]
-    return list(dict.fromkeys([*likely, *sorted((s for s in axes if s > 1), reverse=True), *axes]))
+    return list(dict.fromkeys([*likely, *sorted(axes, reverse=True)]))
 
 
 def _choices(path: Path, leaf: Any, size: int, batch: int) -> Iterator[Part]:
@@ -93,12 +94,19 @@ def _choices(path: Path, leaf: Any, size: int, batch: int) -> Iterator[Part]:
             yield Part(path, _role(path, leaf), time, _batch_axis(leaf, time, batch))
         if not axes:
             yield Part(path, Role.FIXED)
-    elif (type(leaf) is int and leaf == size and "len" in "".join(path).lower()) or (
-        isinstance(leaf, list | tuple) and len(leaf) == batch and max(leaf) <= size
-    ):
+    elif _counts_steps(path, leaf, size, batch):
         yield Part(path, Role.LENGTHS)
     else:
         yield Part(path, Role.FIXED)
+
+
+def _counts_steps(path: Path, leaf: Any, size: int, batch: int) -> bool:
+    """Whether a number, a list of them or an array has the lengths of sequences."""
+    if type(leaf) is int:
+        return leaf == size and "len" in "".join(path).lower()
+    if isinstance(leaf, list | tuple | np.ndarray):
+        return len(leaf) == batch and 0 < max(leaf) <= size
+    return False
 
 
 def _is_lengths(path: Path, leaf: Tensor, size: int, batch: int) -> bool:
@@ -115,11 +123,16 @@ def _is_lengths(path: Path, leaf: Tensor, size: int, batch: int) -> bool:
 
 
 def _role(path: Path, leaf: Tensor) -> Role:
-    uniform = leaf.numel() > 0 and bool((leaf == leaf.reshape(-1)[0]).all())
-    words = "_".join(path).lower()
     if leaf.is_floating_point():
-        return Role.MASK if uniform and ("mask" in words or "pad" in words) else Role.FLOATS
+        return Role.MASK if _is_mask(path, leaf) else Role.FLOATS
     return Role.IDS
+
+
+def _is_mask(path: Path, leaf: Tensor) -> bool:
+    """Whether a tensor is named as a mask and has zeros and ones only."""
+    words = "_".join(path).lower()
+    is_named = "mask" in words or "pad" in words
+    return is_named and bool(((leaf == 0) | (leaf == 1)).all())
 
 
 def _batch_axis(leaf: Tensor, time: int, batch: int) -> int | None:
@@ -128,10 +141,20 @@ def _batch_axis(leaf: Tensor, time: int, batch: int) -> int | None:
     return next((axis for axis, n in enumerate(leaf.shape) if axis != time and n == batch), None)
 
 
-def _longest(found: list[tuple[Path, Any]], parts: tuple[Part, ...]) -> tuple[int, int] | None:
-    """The most steps among lengths in the arguments, and which sequence has them."""
+def _longest(
+    found: list[tuple[Path, Any]], parts: tuple[Part, ...], batch: int, size: int
+) -> tuple[int, int] | None:
+    """The most steps by lengths or a mask in the arguments, and which sequence has them."""
     for (_, leaf), part in zip(found, parts, strict=True):
         if part.role is Role.LENGTHS:
-            numbers = torch.as_tensor(leaf).reshape(-1).tolist()
-            return max(numbers), numbers.index(max(numbers))
+            return _most(torch.as_tensor(leaf).reshape(-1).tolist())
+    for (path, leaf), part in zip(found, parts, strict=True):
+        if part.time is not None and part.batch is not None and _is_mask(path, leaf):
+            sequences = leaf.movedim((part.batch, part.time), (0, 1)).reshape(batch, size, -1)
+            ones = sequences[..., 0].sum(dim=1).tolist()
+            return _most([int(n) for n in ones]) if max(ones) else None
     return None
+
+
+def _most(lengths: list[int]) -> tuple[int, int]:
+    return max(lengths), lengths.index(max(lengths))

@@ -58,18 +58,24 @@ def sign(call: Call) -> Elements:
 def compared(call: Call, where: Elements, result: Any, number: float | None, name: str) -> Elements:
     """No elements, if the comparison has one result for all steps, as a mask of padding has."""
     call.check_values(where)
-    slot = _input_of(call, where)
-    if number is None or slot is None or name not in ("eq", "ne", "gt"):
-        raise call.refusal("decides by the numbers of a sequence, which has no layer")
-    if not (result == result.flat[0]).all():
-        raise call.refusal(
-            f"finds the id {number:g} in some steps and not in others; give an example without "
-            "padding, or its lengths"
-        )
-    if name != "gt" or number == 0:
-        call.trace.padding[slot] = int(number)
+    is_alike = bool((result == result.flat[0]).all())
+    ids = _input_of(call, where)
+    tells_padding = name in ("eq", "ne") or (name, number) == ("gt", 0)
+    if ids is not None and number is not None and tells_padding:
+        if not is_alike:
+            raise call.refusal(
+                f"finds the id {number:g} in some steps and not in others; give an example "
+                "without padding, or its lengths"
+            )
+        call.trace.padding[ids] = int(number)
         return np.array(CONSTANT)
-    raise call.refusal("decides by ids, which has no layer")
+    is_floats = not any(call.graph.value(slot).ids for slot in elements.slots_in(where))
+    if is_floats and is_alike and name in ("eq", "ne") and number == 0:
+        call.trace.note(
+            f"{call.place}: takes what is 0 for padding; what is served takes every step as it is."
+        )
+        return np.array(CONSTANT)
+    raise call.refusal("decides by the numbers of a sequence, which has no layer")
 
 
 def _input_of(call: Call, where: Elements) -> int | None:

@@ -13,7 +13,7 @@ from ..refusals import Refusal
 from ..symbols import symbols_of, where_of
 from ..trace import Trace
 from .lookups import one_hot as _one_hot
-from .lstm import lstm
+from .lstm import Arguments, lstm
 
 Leaf = Callable[[Trace, Any, Any, Any], Any]
 
@@ -49,7 +49,7 @@ def _refused(name: str, trace: Trace, args: Any, result: Any) -> Any:
 
 
 def _lstm(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
-    lstm(trace, args, result)
+    lstm(trace, Arguments.of(args), result)
     return result
 
 

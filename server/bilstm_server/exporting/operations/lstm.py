@@ -39,9 +39,8 @@ class Arguments(NamedTuple):
         return cls(x, states, weights, biases, layers, directions, batch_first, False)
 
 
-def lstm(trace: Trace, args: Sequence[Any], result: tuple[Tensor, Tensor, Tensor]) -> None:
+def lstm(trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor]) -> None:
     """Make the layer, if anything that the LSTM reads depends on an input."""
-    call = Arguments.of(args)
     place = trace.places.here()
     trace.count(place)
     if not any(map(trace.depends, (call.x, *call.states, *call.weights))):

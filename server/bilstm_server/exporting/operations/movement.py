@@ -24,6 +24,7 @@ _MOVED = {
     "repeat": ("self",),
     "repeat_interleave": ("self",),
     "index_select": ("self",),
+    "index": ("self",),
     "gather": ("self",),
     "constant_pad_nd": ("self", "value"),
     "masked_fill": ("self", "value"),

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..rows import Aligned
 from ..trace import Call, Numbers, numbers, operation
-from .numbers import Operand, affine
+from .numbers import Operand, affine, combine, function
+from .reductions import Fibres, reduced
 
 
 @operation(
@@ -23,15 +23,12 @@ from .numbers import Operand, affine
 def batch_norm(call: Call) -> tuple[Elements | None, ...]:
     """A factor and a shift for each channel, which is the second axis."""
     mean, variance = call.fixed("running_mean"), call.fixed("running_var")
-    if call.get("training", False) or mean is None or variance is None:
-        call.check_all()
-        raise call.refusal(
-            "normalizes by the mean and variance of the sequence itself; BatchNorm with "
-            "track_running_stats and in eval has a layer"
-        )
     where = call.elements("input")
     eps = float(call["eps"])
     weight, bias = call.fixed("weight"), call.fixed("bias")
+    if call.get("training", False) or mean is None or variance is None:
+        axes = [axis for axis in range(where.ndim) if axis != 1]
+        return _affine(call, _standardized(call, where, axes, eps), weight, bias), None, None
     channels = np.arange(where.shape[1]).reshape(-1, *[1] * (where.ndim - 2))
     channel = np.broadcast_to(channels, where.shape)
 
@@ -69,26 +66,36 @@ def group_norm(call: Call) -> tuple[Elements | None, ...]:
     where = call.elements("input")
     batch, groups = where.shape[0], int(call["group"])
     fibres = where.reshape(batch * groups, -1)
-    rows = elements.row_of(fibres)
-    if (rows != rows[:, :1]).any():
-        call.check_all()
-        raise call.refusal(
-            "takes the mean and variance over the steps as well, which has no layer; LayerNorm of "
-            "each step and BatchNorm have"
-        )
-    made = call.row_wise(fibres, lambda aligned: _norm(call, "layer_norm", aligned, None, None))
+    weight, bias = call.fixed("weight"), call.fixed("bias")
+    made = _standardized(call, fibres, [1], float(call["eps"]))
+    return _affine(call, made.reshape(where.shape), weight, bias), None, None
+
+
+def _standardized(call: Call, where: Elements, axes: list[int], eps: float) -> Elements:
+    """Numbers less their mean along some axes, by their deviation: of steps or of columns."""
+    x = _operand(where)
+    shape = [1 if axis in axes else size for axis, size in enumerate(where.shape)]
+
+    def mean_of(operand: Operand) -> Operand:
+        fibres = Fibres(operand, axes)
+        return _operand(reduced(call, "mean", fibres.where, None).reshape(shape))
+
+    apart = combine(call, "subtract", x, mean_of(x))
+    variance = mean_of(function(call, "square", apart))
+    deviation = function(call, "sqrt", affine(call, variance, shift=eps))
+    return combine(call, "divide", apart, deviation).where
+
+
+def _affine(call: Call, where: Elements, weight: Tensor | None, bias: Tensor | None) -> Elements:
+    """Times a factor and with a shift for each channel, which is the second axis."""
     shape = [1, where.shape[1], *[1] * (where.ndim - 2)]
-    factor, shift = (
-        fallback if tensor is None else numbers(tensor).reshape(shape)
-        for tensor, fallback in ((call.fixed("weight"), 1.0), (call.fixed("bias"), 0.0))
-    )
-    return (
-        affine(
-            call, Operand(made.reshape(where.shape), np.zeros(where.shape)), factor, shift
-        ).where,
-        None,
-        None,
-    )
+    factor = 1.0 if weight is None else numbers(weight).reshape(shape)
+    shift = 0.0 if bias is None else numbers(bias).reshape(shape)
+    return affine(call, _operand(where), factor, shift).where
+
+
+def _operand(where: Elements) -> Operand:
+    return Operand(where, np.zeros(where.shape))
 
 
 def _norm(

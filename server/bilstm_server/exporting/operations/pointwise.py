@@ -122,7 +122,7 @@ def clamp(call: Call) -> Elements:
     return apply(call, "clamp", where, **bounds) if bounds else where
 
 
-@operation("maximum", "minimum", "max", "min", "fmax", "fmin")
+@operation("maximum", "minimum", "fmax", "fmin")
 def extreme(call: Call) -> Elements:
     """The larger of two numbers, of which one is fixed."""
     bound = other_number(call)

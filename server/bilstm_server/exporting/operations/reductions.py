@@ -23,7 +23,7 @@ _NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf}
 class Fibres:
     """An operand's numbers by what an operation reduces: [results, reduced]."""
 
-    def __init__(self, call: Call, operand: Operand, dims: Any):
+    def __init__(self, operand: Operand, dims: Any):
         shape = operand.where.shape
         axes = _axes(dims, len(shape))
         kept = [axis for axis in range(len(shape)) if axis not in axes]
@@ -82,7 +82,7 @@ def _reduce(call: Call, name: str, aligned: Aligned) -> int:
 
 def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Elements:
     operand = Operand.of(call, call["self"]) if operand is None else operand
-    fibres = Fibres(call, operand, dims)
+    fibres = Fibres(operand, dims)
     result = call.result[0] if isinstance(call.result, tuple) else call.result
     return reduced(call, name, fibres.where, fibres.numbers).reshape(tuple(result.shape))
 
@@ -133,7 +133,7 @@ def first_of_all(call: Call) -> tuple[Elements | None, ...]:
 
 
 def _argmax(call: Call, dim: Any) -> Elements:
-    fibres = Fibres(call, Operand.of(call, call["self"]), dim)
+    fibres = Fibres(Operand.of(call, call["self"]), dim)
     call.check_values(fibres.where)
     if whole_of(call, fibres.where) is not None:
         raise call.refusal("the step with the largest number has no layer; leave it to the client")
@@ -169,7 +169,7 @@ def _argmax_layer(call: Call, aligned: Aligned) -> int:
 @operation("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
 def softmax(call: Call) -> Elements:
     """The softmax over columns, or over the steps."""
-    fibres = Fibres(call, Operand.of(call, call["self"]), call["dim"])
+    fibres = Fibres(Operand.of(call, call["self"]), call["dim"])
     where = fibres.where
     call.check_values(where)
     is_log = "log" in call.name
@@ -225,7 +225,7 @@ def _kept(where: Elements) -> Operand:
 def log_sum_exp(call: Call) -> Elements:
     """log(Σ exp(x))"""
     x = Operand.of(call, call["self"])
-    fibres = Fibres(call, x, call["dim"])
+    fibres = Fibres(x, call["dim"])
     whole = whole_of(call, fibres.where)
     if whole is not None and whole.columns.shape[1] == 1:
         return pooled(call, "logsumexp", whole).reshape(tuple(call.result.shape))
@@ -238,7 +238,7 @@ def variance(call: Call) -> Elements | tuple[Elements | None, ...]:
     """The mean square of what differs from the mean, or its root."""
     x, dims = Operand.of(call, call["self"]), call.get("dim")
     call.check_all()
-    fibres = Fibres(call, x, dims)
+    fibres = Fibres(x, dims)
     correction = float(call.get("correction", 1)) if call.get("unbiased", True) else 0.0
     is_root = "std" in call.name
     result = call.result[0] if isinstance(call.result, tuple) else call.result
