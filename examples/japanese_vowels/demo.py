@@ -131,7 +131,7 @@ def _encode_together(
 def _difference(encodings: list[Encoding], sequences: Sequence[NDArray[np.float32]]) -> float:
     """The largest difference of any served output from torch.nn.LSTM's, run here."""
     encoder: SequenceEncoder = load_model(SHIPPED_MODEL.folder)
-    lstm = encoder.lstm.to_torch().eval()
+    lstm = encoder.lstms[0].to_torch().eval()
     found = []
     with torch.inference_mode():
         for encoding, sequence in zip(encodings, sequences, strict=True):

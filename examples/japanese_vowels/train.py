@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import data
 import numpy as np
@@ -21,16 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilstm_server.model import (
-    BiLSTM,
-    ModelConfig,
-    Output,
-    Pooling,
-    RaggedBatch,
-    SequenceEncoder,
-    save_model,
-)
-from bilstm_server.model.config import HeadConfig
+from bilstm_server.model import BiLSTM, ModelConfig, RaggedBatch, SequenceEncoder, save_model
 from bilstm_server.settings import SHIPPED_MODEL
 
 SPEAKERS = 9
@@ -53,7 +45,7 @@ def main() -> None:
     mean, std = frames.mean(0), frames.std(0)
     started_at = time.perf_counter()
     encoder = fit(train, mean, std)
-    fold_normalisation(encoder.lstm, mean, std)
+    fold_normalisation(encoder.lstms[0], mean, std)
     print(
         f"seed {arguments.seed}: test accuracy {accuracy(encoder, test):.2%}, "
         f"{time.perf_counter() - started_at:.1f} s"
@@ -62,24 +54,32 @@ def main() -> None:
     print(f"written to {arguments.out}")
 
 
+def config_of(width: int) -> dict[str, Any]:
+    """What `config.json` will say: a BiLSTM, its poolings, and a head on the maximum."""
+    poolings = ("final", "mean", "max")
+    return {
+        "inputs": {"features": {"width": width}},
+        "layers": [
+            {"name": "lstm", "type": "lstm", "hidden_size": HIDDEN},
+            *({"name": name, "type": name, "inputs": ["lstm"]} for name in poolings),
+            {"name": "head", "type": "linear", "inputs": ["max"], "width": SPEAKERS},
+        ],
+        "outputs": {"states": "lstm", **{name: name for name in poolings}, "logits": "head"},
+        "labels": {"logits": [f"speaker {number}" for number in range(SPEAKERS)]},
+    }
+
+
 def fit(train: data.Utterances, mean: Tensor, std: Tensor) -> SequenceEncoder:
     """A classifier of normalised utterances."""
-    encoder = SequenceEncoder(
-        ModelConfig(
-            input_size=len(mean),
-            hidden_size=HIDDEN,
-            head=HeadConfig(num_classes=SPEAKERS, pooling=Pooling.MAX),
-            labels=tuple(f"speaker {number}" for number in range(SPEAKERS)),
-        )
-    )
-    assert encoder.head is not None
+    encoder = SequenceEncoder(ModelConfig.model_validate(config_of(len(mean))))
+    head = encoder.get_submodule("head")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, STEPS, pct_start=0.2)
     for rows in islice(batches(len(train.sequences)), STEPS):
         x = augment([(torch.from_numpy(train.sequences[i]) - mean) / std for i in rows])
         batch = RaggedBatch([len(train.sequences[i]) for i in rows])
-        pooled = encoder(x, batch, outputs=["max"]).max
-        logits = encoder.head(F.dropout(pooled, DROPOUT))
+        pooled = encoder(x, batch, outputs=["max"])["max"]
+        logits = head(F.dropout(pooled, DROPOUT))
         speakers = torch.from_numpy(train.speakers[rows])
         loss = F.cross_entropy(logits, speakers, label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
@@ -125,7 +125,7 @@ def fold_normalisation(lstm: BiLSTM, mean: Tensor, std: Tensor) -> None:
 def accuracy(encoder: SequenceEncoder, utterances: data.Utterances) -> float:
     x = torch.from_numpy(np.concatenate(utterances.sequences))
     batch = RaggedBatch([len(sequence) for sequence in utterances.sequences])
-    logits = encoder(x, batch, outputs=["logits"]).logits
+    logits = encoder(x, batch, outputs=["logits"])["logits"]
     return float((logits.argmax(1).numpy() == utterances.speakers).mean())
 
 
