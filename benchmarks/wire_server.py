@@ -20,13 +20,25 @@ from bilstm_server.rpc.encoder.streams import outbox
 from bilstm_server.serving import loading
 
 
+class WireRun(SlicedRun):
+    advanced = False
+
+    @property
+    def done(self) -> bool:
+        return self.advanced
+
+
 class WireEngine(Engine):
+    def begin(self, sequence: SequenceInput) -> WireRun:
+        return WireRun(self._encoder, lambda *_: [], sequence.tokens, sequence.outputs)
+
     def advance(self, runs: Sequence[SlicedRun], steps: int) -> None:
         for run in runs:
-            run.done = True
+            assert isinstance(run, WireRun)
+            run.advanced = True
 
     def finish(self, run: SlicedRun, sequence: SequenceInput) -> SequenceOutput:
-        shape = (sequence.tokens, self.config.encoding_size)
+        shape = (sequence.tokens, self.config.output_values["states"].width)
         return SequenceOutput({"states": np.zeros(shape, np.float32)})
 
 

@@ -57,7 +57,9 @@ _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 
 def _wide_model(folder: Path) -> str:
     torch.manual_seed(0)
-    save_model(SequenceEncoder(PlainConfig(input_size=WIDE, hidden_size=16).graph()), folder / "wide")
+    save_model(
+        SequenceEncoder(PlainConfig(input_size=WIDE, hidden_size=16).graph()), folder / "wide"
+    )
     return f"--model=wide={folder / 'wide'}"
 
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import data
 import numpy as np
@@ -27,6 +26,7 @@ from bilstm_server.settings import SHIPPED_MODEL
 
 SPEAKERS = 9
 HIDDEN, STEPS, BATCH = 64, 300, 64
+OTHER_POOLINGS = ("final", "mean")  # that callers may ask for, too
 PEAK_LR, WEIGHT_DECAY, MAX_GRADIENT = 0.02, 0.01, 1.0
 LABEL_SMOOTHING, DROPOUT = 0.1, 0.2  # dropout: on the pooled vector
 FRAME_NOISE = 0.7  # one draw for each frame and coefficient, in standard deviations
@@ -54,24 +54,24 @@ def main() -> None:
     print(f"written to {arguments.out}")
 
 
-def config_of(width: int) -> dict[str, Any]:
-    """What `config.json` will say: a BiLSTM, its poolings, and a head on the maximum."""
-    poolings = ("final", "mean", "max")
-    return {
-        "inputs": {"features": {"width": width}},
-        "layers": [
-            {"name": "lstm", "type": "lstm", "hidden_size": HIDDEN},
-            *({"name": name, "type": name, "inputs": ["lstm"]} for name in poolings),
-            {"name": "head", "type": "linear", "inputs": ["max"], "width": SPEAKERS},
-        ],
-        "outputs": {"states": "lstm", **{name: name for name in poolings}, "logits": "head"},
-        "labels": {"logits": [f"speaker {number}" for number in range(SPEAKERS)]},
-    }
-
-
 def fit(train: data.Utterances, mean: Tensor, std: Tensor) -> SequenceEncoder:
     """A classifier of normalised utterances."""
-    encoder = SequenceEncoder(ModelConfig.model_validate(config_of(len(mean))))
+    encoder = SequenceEncoder(
+        ModelConfig.model_validate(
+            {
+                "inputs": {"features": {"width": len(mean)}},
+                "layers": [
+                    {"name": "lstm", "type": "lstm", "hidden_size": HIDDEN},
+                    {"name": "max", "type": "max"},
+                    {"name": "head", "type": "linear", "width": SPEAKERS},
+                    *({"name": name, "type": name, "inputs": ["lstm"]} for name in OTHER_POOLINGS),
+                ],
+                "outputs": {"states": "lstm", "max": "max", "logits": "head"}
+                | {name: name for name in OTHER_POOLINGS},
+                "labels": {"logits": [f"speaker {number}" for number in range(SPEAKERS)]},
+            }
+        )
+    )
     head = encoder.get_submodule("head")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, STEPS, pct_start=0.2)

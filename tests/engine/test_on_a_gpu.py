@@ -121,9 +121,10 @@ def sliced(engine: Engine, sequence: SequenceInput) -> SequenceOutput:
 
 def blocks(engine: Engine, sequence: SequenceInput) -> list[SequenceOutput]:
     """Two of them, beside the whole sequence in one batch."""
-    steps = sequence.steps_between(0, 12)
-    _, first = engine.run([sequence, BlockInput(steps[:7], 3, None)])
-    second, _ = engine.run([BlockInput(steps[4:], 0, first.carried), sequence])
+    first_steps, then = sequence.steps_between(0, 7), sequence.steps_between(4, 12)
+    states = frozenset({"states"})
+    _, first = engine.run([sequence, BlockInput(first_steps, states, 3, None)])
+    second, _ = engine.run([BlockInput(then, states, 0, first.carried), sequence])
     return [SequenceOutput(output.arrays) for output in (first, second)]
 
 

@@ -69,6 +69,9 @@ class StateShape(NamedTuple):
 class ModelConfig(Strict):
     """A model as a graph of named layers."""
 
+    schema_address: str | None = Field(
+        default=None, alias="$schema", exclude=True, description="For editors; not read."
+    )
     format: Literal[2] = 2
     version: PositiveInt = 1
     inputs: dict[Name, InputConfig] = Field(min_length=1, max_length=16)
@@ -141,10 +144,11 @@ class ModelConfig(Strict):
 
     @cached_property
     def state(self) -> StateShape | None:
-        """The LSTM's state, which a caller may give and ask for: of a model with one LSTM."""
-        if len(self.lstms) != 1:
+        """The LSTM's state, which a caller may give and ask for: of a model with one LSTM, which
+        begins with the first step and has no initial states of its own."""
+        lstm, *others = self.lstms
+        if others or lstm.reverse or lstm.initial_states:
             return None
-        (lstm,) = self.lstms
         return StateShape(lstm.state_rows, lstm.state_size, lstm.hidden_size, lstm.num_directions)
 
     @cached_property

@@ -113,7 +113,10 @@ def check_whole(
 def check_has_state(field: str, config: ModelConfig) -> None:
     """Check that sequences may bring an initial state."""
     if config.state is None:
-        raise InvalidInput(field, "must be empty: the model has several LSTMs, and no one state")
+        raise InvalidInput(
+            field,
+            "must be empty: the model has several LSTMs, or one with learned states or reversed",
+        )
 
 
 def check_state_count(states: int, sequences: int, field: str) -> None:

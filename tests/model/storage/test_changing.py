@@ -97,7 +97,7 @@ def test_a_torn_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"config.json: was changed while it was read"):
         load_model(folder)
     monkeypatch.undo()
-    assert load_model(folder).config.head is not None
+    assert load_model(folder).config.outputs["logits"] == "head"
 
 
 @pytest.mark.parametrize("size", [100, 0])

@@ -56,7 +56,7 @@ def test_save_over_a_model(tmp_path: Path) -> None:
     """A model is saved over another one; nothing else is left in the folder."""
     folder = write_model(tmp_path / "model")
     write_model(folder, seed=1, num_layers=1)
-    assert load_model(folder).config.num_layers == 1
+    assert load_model(folder).config.lstms[0].num_layers == 1
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
 
 

@@ -40,7 +40,7 @@ def own_lstms(trace: Trace) -> Iterator[None]:
             lstm(trace, call, (y, *states))
         return y, states
 
-    BiLSTM._run = recorded  # type: ignore[method-assign]
+    BiLSTM._run = recorded  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -29,16 +29,16 @@ def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> 
     plan = plan_stages(config, outputs)
     count = _Counter(config, itemsize)
     wanted = {config.outputs[name] for name in outputs if name != STATE}
-    inputs = config.inputs.keys()
+    inputs = plan.inputs
     most = [0.0, 0.0]  # without and with inputs
-    held, found = frozenset[str](inputs), frozenset[str]()
-    for stage, keeps in zip(plan.stages, plan.keeps, strict=True):
+    held, found = inputs, frozenset[str]()
+    for stage, done in zip(plan.stages, plan.done, strict=True):
         for read, more in count.moments(stage):
-            now = held if read else held & keeps
+            now = held if read else held.difference(done)
             total = count.of((now - inputs) | found) + more
             has_inputs = not now.isdisjoint(inputs)
             most[has_inputs] = max(most[has_inputs], total)
-        held = (held | set(stage.gives)) & keeps
+        held = held.union(stage.gives).difference(done)
         found |= wanted.intersection(stage.gives)
     most[0] = max(most[0], count.of((held - inputs) | found))
     alone, beside = map(ceil, most)

@@ -5,11 +5,11 @@ Layers of rows and of windows are pure functions of a few rows, so nothing is ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..graph import SequenceEncoder
 from ..kernels import to_device
@@ -48,16 +48,18 @@ class Values:
     def __init__(
         self,
         encoder: SequenceEncoder,
-        outputs: Collection[str],
+        modules: Mapping[str, nn.Module],
+        inputs: Collection[str],
         read_steps: ReadSteps,
         steps: int,
     ):
-        plan = encoder.plan(frozenset(outputs))
-        self.modules = {step.config.name: step.module for step in plan}
+        """`modules` are those of the layers, and `inputs` those of the model that are read."""
+        self.modules = modules
         self.held: dict[str, Tensor] = {}  # in host memory, [rows, width] or [rows] of integers
         self._forms = encoder.config.values
         self._device = encoder.device
         self._inputs = {name: index for index, name in enumerate(encoder.config.inputs)}
+        self._inputs_left = set(inputs)
         self._read_steps: ReadSteps | None = read_steps
         self._rows = {
             grid: int(grid.rows(np.array([steps]))[0])
@@ -72,10 +74,12 @@ class Values:
         """How many rows the sequence has on a grid."""
         return self._rows[grid]
 
-    def keep(self, references: Collection[str]) -> None:
-        """Let go of all that is not among these."""
-        self.held = {name: rows for name, rows in self.held.items() if name in references}
-        if self._inputs.keys().isdisjoint(references):
+    def drop(self, references: Iterable[str]) -> None:
+        """Let go of these, if they are held, and of the sequence itself with the last input."""
+        for reference in references:
+            self.held.pop(reference, None)
+            self._inputs_left.discard(reference)
+        if not self._inputs_left:
             self._read_steps = None
 
     def pull(self, route: Route, start: int, stop: int) -> dict[str, Tensor]:

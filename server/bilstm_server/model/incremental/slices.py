@@ -49,7 +49,8 @@ class SlicedRun:
         self._outputs = tuple(outputs)
         self._hx = hx
         self._plan = plan_stages(encoder.config, outputs)
-        self._values = Values(encoder, outputs, read_steps, steps)
+        modules = {step.config.name: step.module for step in encoder.plan(frozenset(outputs))}
+        self._values = Values(encoder, modules, self._plan.inputs, read_steps, steps)
         self._index = 0  # of the stage that runs, or is to begin
         self._running: Recurrence | Sweep | None = None
         self._wanted = {encoder.config.outputs[name] for name in outputs if name != STATE}
@@ -113,7 +114,7 @@ class SlicedRun:
     def let_go(self) -> None:
         """Let go of what nothing reads any more."""
         if self._running is not None and not self._running.reads_values:
-            self._values.keep(self._plan.keeps[self._index])
+            self._values.drop(self._plan.done[self._index])
 
     def _conclude(self) -> None:
         """Take over the results of the stage if it is done."""
@@ -124,7 +125,7 @@ class SlicedRun:
             self._state = self._running.state()
         self._found |= {name: results[name] for name in self._wanted & results.keys()}
         self._values.held |= results
-        self._values.keep(self._plan.keeps[self._index])
+        self._values.drop(self._plan.done[self._index])
         self._running = None
         self._index += 1
 

@@ -6,7 +6,7 @@ no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..config import STATE, ModelConfig
@@ -117,7 +117,8 @@ class Plan:
     """The stages of a sequence, in order."""
 
     stages: tuple[Stage, ...]
-    keeps: tuple[frozenset[str], ...]  # after each stage, what will still be read
+    done: tuple[tuple[str, ...], ...]  # after each stage, what is held that nothing reads any more
+    inputs: frozenset[str]  # those of the model that are read
     ending: Route  # to the outputs that have one row for the sequence, when all stages are done
 
 
@@ -136,11 +137,14 @@ class _Planner:
         self._wanted = tuple(wanted)
         nodes = _nodes(config, outputs, self._wanted)
         self._lstms = {node.name: node for node in nodes if node.is_lstm}
-        self._fed = [node for node in nodes if self._is_fed(node)]
+        self._fed: dict[str, list[Node]] = {}  # by LSTM
+        for node in filter(self._is_fed, nodes):
+            self._fed.setdefault(node.reads[0], []).append(node)
         self._wholes = [node for node in nodes if node.is_whole and not self._is_fed(node)]
         pulled = (node for node in nodes if not node.is_lstm and not node.is_whole)
         self._pulled = {node.name: node for node in pulled}
         self._order = {name: index for index, name in enumerate(self._pulled)}
+        self._inputs = config.inputs.keys()
         self._levels = dict.fromkeys(config.inputs, 0)
         for node in nodes:
             level = max(self._levels[reference] for reference in node.reads)
@@ -148,6 +152,10 @@ class _Planner:
             self._levels |= dict.fromkeys(node.gives, level + is_higher)
         read = (r for node in nodes if not self._is_fed(node) for r in node.reads)
         self._held = {*read, *self._wanted}
+        self._outputs: dict[int, list[str]] = {}  # that only a sweep gives, by level
+        for name in self._wanted:
+            if self._values[name].per_step and (name in self._pulled or name in self._inputs):
+                self._outputs.setdefault(self._levels[name], []).append(name)
 
     def _is_fed(self, node: Node) -> bool:
         """Whether it takes an LSTM's output as that is computed, some columns at a time."""
@@ -155,43 +163,41 @@ class _Planner:
 
     def plan(self) -> Plan:
         """The stages, from the lowest level to the highest."""
+        lstms = _by_level(self._lstms.values(), self._levels)
+        wholes = _by_level(self._wholes, self._levels)
         stages: list[Stage] = []
         for level in range(1, max(self._levels.values()) + 2):
-            stages += self._sweeps(level)
-            stages += self._lstm_stages(level)
+            stages += self._sweeps(wholes.get(level, []), self._outputs.get(level - 1, []))
+            stages += map(self._lstm_stage, lstms.get(level, []))
         ending = self._route(name for name in self._wanted if not self._values[name].per_step)
-        keeps = []
-        later = set(ending.roots)
-        for stage in reversed(stages):
-            keeps.append(frozenset(later))
-            later |= stage.route.roots
-        return Plan(tuple(stages), tuple(reversed(keeps)), ending)
+        last = {
+            name: i for i, stage in enumerate(stages) for name in (*stage.gives, *stage.route.roots)
+        }
+        last |= dict.fromkeys(ending.roots, len(stages))
+        done: list[list[str]] = [[] for _ in range(len(stages) + 1)]
+        for name, index in last.items():
+            done[index].append(name)
+        inputs = frozenset(last.keys() & self._inputs)
+        return Plan(tuple(stages), tuple(map(tuple, done[:-1])), inputs, ending)
 
-    def _lstm_stages(self, level: int) -> Iterator[LstmStage]:
-        for name, node in self._lstms.items():
-            if self._levels[name] == level:
-                assert isinstance(node.layer, LstmConfig)
-                route, grid = self._route(node.reads), self._values[name].grid
-                poolings = tuple(own for own in self._fed if own.reads[0] == name)
-                yield LstmStage(grid, node, node.layer, route, poolings, name in self._held)
+    def _lstm_stage(self, node: Node) -> LstmStage:
+        assert isinstance(node.layer, LstmConfig)
+        route, grid = self._route(node.reads), self._values[node.name].grid
+        poolings = tuple(self._fed.get(node.name, ()))
+        return LstmStage(grid, node, node.layer, route, poolings, node.name in self._held)
 
-    def _sweeps(self, level: int) -> Iterator[SweepStage]:
-        """Those for what is known at this level, and for outputs of the level below."""
-        wholes: dict[Grid, list[Node]] = {}
-        outputs: dict[Grid, list[str]] = {}
-        for node in self._wholes:
-            if self._levels[node.name] == level:
-                values = (self._values[reference] for reference in node.reads)
-                grid = next(value.grid for value in values if value.per_step)
-                wholes.setdefault(grid, []).append(node)
-        for name in self._wanted:
-            is_computed = name in self._pulled or self._levels[name] == 0
-            if is_computed and self._values[name].per_step and self._levels[name] == level - 1:
-                outputs.setdefault(self._values[name].grid, []).append(name)
-        for grid in dict.fromkeys([*wholes, *outputs]):
-            nodes, own = wholes.get(grid, []), outputs.get(grid, [])
-            route = self._route([*(r for node in nodes for r in node.reads), *own])
-            yield SweepStage(grid, tuple(nodes), tuple(own), route)
+    def _sweeps(self, wholes: Iterable[Node], outputs: Iterable[str]) -> Iterator[SweepStage]:
+        """Those that give these results and these outputs: one for each grid."""
+        by_grid: dict[Grid, tuple[list[Node], list[str]]] = {}
+        for node in wholes:
+            values = (self._values[reference] for reference in node.reads)
+            grid = next(value.grid for value in values if value.per_step)
+            by_grid.setdefault(grid, ([], []))[0].append(node)
+        for name in outputs:
+            by_grid.setdefault(self._values[name].grid, ([], []))[1].append(name)
+        for grid, (nodes, names) in by_grid.items():
+            route = self._route([*(r for node in nodes for r in node.reads), *names])
+            yield SweepStage(grid, tuple(nodes), tuple(names), route)
 
     def _route(self, targets: Iterable[str]) -> Route:
         wanted = tuple(dict.fromkeys(targets))
@@ -211,6 +217,13 @@ class _Planner:
                 ends[name].append(reference)
         layers = [replace(node, done=tuple(ends[node.name])) for node in layers]
         return Route(wanted, tuple(layers), frozenset(seen - self._pulled.keys()))
+
+
+def _by_level(nodes: Iterable[Node], levels: Mapping[str, int]) -> dict[int, list[Node]]:
+    found: dict[int, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(levels[node.name], []).append(node)
+    return found
 
 
 def _nodes(config: ModelConfig, outputs: Collection[str], wanted: Collection[str]) -> list[Node]:

@@ -13,11 +13,11 @@ from torch import nn
 from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
 from bilstm_server.model import import_checkpoint, load_model
-from tests.model.storage.conftest import Failing
 from tests.model.storage.from_keras import reading as keras
 from tests.model.storage.from_keras.files import run, sequential, write_keras, write_named
 from tests.model.storage.from_keras.layers import bidirectional, dense, draw, embedding, lstm
 from tests.model.storage.from_onnx import reading as onnx
+from tests.model.storage.importing.checkpoints import Failing
 
 
 def test_a_model_of_keras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from tests.support.servers import RunningServer
 @pytest.fixture(scope="module")
 def judge(folder: Path) -> nn.LSTM:
     """torch's own, with the weights of `one`."""
-    lstm: nn.LSTM = load_model(folder, torch.device("cpu"), torch.float32).lstm.to_torch()
+    lstm: nn.LSTM = load_model(folder, torch.device("cpu"), torch.float32).lstms[0].to_torch()
     return lstm
 
 
