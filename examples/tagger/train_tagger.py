@@ -88,7 +88,6 @@ def main() -> None:
         labels=TAGS,
         overwrite=True,
     )
-    print(f"serve it with: bilstm-server serve --model tagger={out}")
 
 
 if __name__ == "__main__":
