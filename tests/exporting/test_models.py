@@ -11,10 +11,10 @@ from bilstm_server.exporting import ExportError, convert
 from bilstm_server.model.config import ModelConfig
 
 from .judge import assert_same
-from .models import classifiers, others, refused, speech, taggers
+from .models import classifiers, crfs, others, refused, speech, taggers
 from .models.case import Case, seeded
 
-CASES = [*classifiers.CASES, *taggers.CASES, *speech.CASES, *others.CASES]
+CASES = [*classifiers.CASES, *taggers.CASES, *crfs.CASES, *speech.CASES, *others.CASES]
 
 
 def named(cases: list[Case]) -> list[object]:

@@ -93,5 +93,7 @@ def _same_tensors(name: str, first: Graphed, other: Graphed) -> bool:
         for graph in (first, other)
     )
     return mine.keys() == its.keys() and all(
-        torch.allclose(mine[key], its[key], rtol=1e-6, atol=0, equal_nan=True) for key in mine
+        torch.equal(mine[key], its[key])
+        or torch.allclose(mine[key], its[key], rtol=1e-6, atol=0, equal_nan=True)
+        for key in mine
     )

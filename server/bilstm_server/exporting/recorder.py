@@ -36,6 +36,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not: it takes seconds to import, and nothing compiles here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._trace.is_paused:
@@ -130,8 +135,14 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaf = operations.leaf_of(func)
-        if leaf is None or self._trace.is_paused:
+        trace = self._trace
+        if trace.is_paused:
             return func(*args, **kwargs)
-        with self._trace.paused():
-            return leaf(self._trace, args, kwargs, func(*args, **kwargs))
+        rewrite = operations.rewrite_of(func)
+        if rewrite is not None and any(map(trace.depends, tree_iter((args, kwargs)))):
+            return rewrite(*args, **kwargs)
+        leaf = operations.leaf_of(func)
+        if leaf is None:
+            return func(*args, **kwargs)
+        with trace.paused():
+            return leaf(trace, args, kwargs, func(*args, **kwargs))

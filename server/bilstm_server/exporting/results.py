@@ -17,7 +17,7 @@ from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
-from .steps import covers, end, is_stepwise
+from .steps import covers, end, is_stepwise, trimmed
 from .symbols import SymbolicFloat, SymbolicInt, where_of
 from .trace import Numbers, Trace, numbers
 
@@ -126,6 +126,8 @@ def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
     if any(graph.value(slot).ids for slot in slots):
         if steps.shape[1] > 1 or len(slots) > 1:
             raise Refusal("has several labels for a step; name them one by one", place)
+        steps = trimmed(graph, steps, place)
+        slots = elements.slots_in(steps)
         found = covers(graph, steps)
         if found:
             return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)

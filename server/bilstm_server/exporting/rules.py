@@ -48,13 +48,13 @@ def _sum_of_products(rewriting: Rewriting, node: Node) -> int | None:
 
 def _attention(rewriting: Rewriting, node: Node) -> int | None:
     """weighted_sum(x, softmax_steps(scores)) is attention(x, scores), which has the weights too."""
-    if node.type == "softmax_steps" and _is_attention(rewriting, node):
+    if node.type == "softmax_steps" and not node.fields and _is_attention(rewriting, node):
         readers = rewriting.readers[node.slot]
         return _attention_of(rewriting.graph, readers[0], node).gives["weights"]
     if node.type != "weighted_sum":
         return None
     softmax = rewriting.node_of(node.inputs[1], "softmax_steps")
-    if softmax is None or not _is_attention(rewriting, softmax):
+    if softmax is None or softmax.fields or not _is_attention(rewriting, softmax):
         return None
     return _attention_of(rewriting.graph, node, softmax).slot
 
