@@ -111,7 +111,7 @@ faults: setup ## attack a server over loopback, within ten minutes: what its cal
 
 # Each runs even where the one before misses a target.
 bench: setup $(BENCH) ## the operator against others, a CRF's paths, the server under load, streams, what metrics cost
-	@missed=0; for part in operator viterbi serving streaming overhead; do \
+	@missed=0; for part in operator tagger viterbi serving streaming overhead; do \
 		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated

@@ -1,5 +1,4 @@
-"""Writes the tables of docs/settings.md, docs/metrics.md and docs/layers.md from the code, and
-docs/config.schema.json.
+"""Writes from the code what docs/ has of it: settings, metrics, layers and config.schema.json.
 
 python docs/tables.py [--check]
 """

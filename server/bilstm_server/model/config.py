@@ -69,6 +69,9 @@ class StateShape(NamedTuple):
 class ModelConfig(Strict):
     """A model as a graph of named layers."""
 
+    schema_address: str | None = Field(
+        default=None, alias="$schema", exclude=True, description="For editors; not read."
+    )
     format: Literal[2] = 2
     version: PositiveInt = 1
     inputs: dict[Name, InputConfig] = Field(min_length=1, max_length=16)

@@ -69,6 +69,26 @@ def test_gradients(case: Case) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["softmax_steps", "softmax_steps, log", "attention", "logsumexp"])
+@pytest.mark.parametrize("masked", [slice(0, 64), slice(60, 140), slice(1, 150), slice(0, 150)])
+def test_scores_of_minus_infinity(name: str, masked: slice) -> None:
+    """Steps with the score -inf have no weight, be they a whole segment; if all are, it is NaN."""
+    case = CASES[name]
+    encoder = graph_of(case, torch.float64)
+    sequences = sequences_for(case, (150, 70), torch.float64)
+    sequences[-1][0][masked] = -torch.inf
+    for index, parts in enumerate(inferred(encoder, sequences)):
+        expected = judged(case, encoder.get_submodule("layer"), [x[index] for x in sequences])
+        torch.testing.assert_close(parts, expected, rtol=0, atol=1e-10, equal_nan=True)
+
+
+def test_the_first_of_equal_numbers() -> None:
+    """`argmax` takes the first of several columns with the largest number."""
+    rows = torch.tensor([[1.0, 3.0, 3.0], [0.0, -0.0, -1.0], [2.0, 2.0, 2.0]])
+    layer = graph_of(CASES["argmax"]).get_submodule("layer")
+    assert layer(rows).tolist() == [1, 0, 0]
+
+
 @every_case
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
