@@ -8,7 +8,7 @@ user's own file does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from ..config import ModelConfig
 from ..graph import SequenceEncoder
 from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
-from .chain.found import Found
 from .chain.graph import Graph, draw
 from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
@@ -38,8 +37,6 @@ UNPROVEN = (
     "activation, a sum, a scale) or behind them, nor the eps of a norm"
 )
 UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
-
-_KERAS_EPS = 1e-3  # of its norms, unless their owner changed it
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,6 @@ def read_checkpoint(
         tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        if is_foreign(checkpoint):
-            found = [_with_eps(module, _KERAS_EPS) for module in found]
         found, tensors = read_initial_states(found, tensors)
         if said.crf is not None:
             found, tensors = read_matrix(found, tensors, said.crf)
@@ -196,12 +191,6 @@ def _config(
             "labels": dict.fromkeys(named, tuple(labels)) if labels else {},
         }
     )
-
-
-def _with_eps(module: Found, eps: float) -> Found:
-    if module.kind not in ("layer_norm", "batch_norm"):
-        return module
-    return replace(module, fields={**module.fields, "eps": eps})
 
 
 def _own_tensors(
