@@ -32,11 +32,12 @@ from .folder import CONFIG, write_folder
 from .foreign import is_foreign, read_foreign
 from .weights import check_tensors
 
-UNPROVEN = (
+_UNPROVEN = (
     "not proven: no tensor tells whether something without weights stands between these layers (an "
-    "activation, a sum, a scale) or behind them, nor the eps of a norm"
+    "activation, a sum, a scale) or behind them{norms}; --expect holds them against examples"
 )
-UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
+_NORMS = ", nor the eps of norms, which is taken as torch's own (1e-5)"
+_UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Imported:
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
     table: Sequence[str]  # its layers, a line for each
-    unproven: str = UNPROVEN  # what remains to be proven, in words
+    unproven: str  # what remains to be proven, in words
 
 
 def import_checkpoint(
@@ -138,7 +139,9 @@ def read_checkpoint(
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(config, graph.sources))
+    has_norms = any(module.kind in ("layer_norm", "batch_norm") for module in found)
+    unproven = _UNPROVEN.format(norms=_NORMS if has_norms else "")
+    return Imported(config, own, notes, table(config, graph.sources), unproven)
 
 
 def _as_the_file_says(
@@ -163,7 +166,7 @@ def _as_the_file_says(
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     names = {layer.name: layer.name for layer in own.layers}
-    return Imported(config, tensors, notes, table(config, names), UNPROVEN_FOREIGN)
+    return Imported(config, tensors, notes, table(config, names), _UNPROVEN_FOREIGN)
 
 
 def _config(
