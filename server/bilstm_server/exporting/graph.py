@@ -52,6 +52,7 @@ class Graph:
         self.slots: list[Slot] = []
         self._numbers: dict[float, int] = {}
         self._nodes: dict[tuple[object, ...], Node] = {}
+        self._digests: dict[int, tuple[object, ...]] = {}  # of tensors that are kept
 
     def input(self, name: str, value: Value) -> int:
         """An input of the model."""
@@ -79,10 +80,10 @@ class Graph:
     ) -> Node:
         """A layer; the one that is there if an equal one is."""
         tensors = tensors or {}
-        digests = tuple((name, _digest(tensor)) for name, tensor in sorted(tensors.items()))
+        digests = tuple((name, self._digest(tensor)) for name, tensor in sorted(tensors.items()))
         key = (kind, tuple(inputs), json.dumps(fields, sort_keys=True), digests)
         if key not in self._nodes:
-            kept = {name: _kept(tensor) for name, tensor in tensors.items()}
+            kept = {name: self._keep(tensor) for name, tensor in tensors.items()}
             node = Node(kind, tuple(inputs), {}, fields, kept, place)
             values = {"": gives} if isinstance(gives, Value) else gives
             for part, value in values.items():
@@ -109,17 +110,27 @@ class Graph:
         value = self.value(slot)
         return replace(value.of_width(width), grid=value.grid.through(window))
 
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """The tensor as it is now, whatever becomes of the owner's."""
+        if id(tensor) in self._digests:
+            return tensor
+        kept = _plain(tensor).clone()
+        self._digests[id(kept)] = self._digest(kept)
+        return kept
+
+    def _digest(self, tensor: Tensor) -> tuple[object, ...]:
+        if id(tensor) in self._digests:
+            return self._digests[id(tensor)]
+        array = _plain(tensor).numpy()
+        return array.shape, array.dtype.str, hashlib.blake2b(array.data).hexdigest()
+
     def _append(self, slot: Slot) -> int:
         self.slots.append(slot)
         return len(self.slots) - 1
 
 
-def _kept(tensor: Tensor) -> Tensor:
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor in float32, if it is of floats, on the CPU, and contiguous."""
     tensor = tensor.detach().to("cpu")
     tensor = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _digest(tensor: Tensor) -> tuple[object, ...]:
-    array = _kept(tensor).numpy()
-    return array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).hexdigest()
+    return tensor.contiguous()

@@ -36,6 +36,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not: it takes seconds to import, and nothing compiles here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._trace.is_paused:
@@ -85,11 +90,14 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
             )
         found = HANDLERS.get(call.name, operations.unknown)(call)
         return list(found) if isinstance(found, tuple) else [found]
-    except Refusal as refusal:
-        return [
-            call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
-            for tensor in results
-        ]
+    except Refusal as caught:
+        refusal = caught
+    except Exception as error:  # an operation in a form that was never met
+        refusal = call.refusal(f"could not be read: {type(error).__name__}: {error}")
+    return [
+        call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
+        for tensor in results
+    ]
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -130,8 +138,14 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaf = operations.leaf_of(func)
-        if leaf is None or self._trace.is_paused:
+        trace = self._trace
+        if trace.is_paused:
             return func(*args, **kwargs)
-        with self._trace.paused():
-            return leaf(self._trace, args, kwargs, func(*args, **kwargs))
+        rewrite = operations.rewrite_of(func)
+        if rewrite is not None and any(map(trace.depends, tree_iter((args, kwargs)))):
+            return rewrite(*args, **kwargs)
+        leaf = operations.leaf_of(func)
+        if leaf is None:
+            return func(*args, **kwargs)
+        with trace.paused():
+            return leaf(trace, args, kwargs, func(*args, **kwargs))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from . import elements
-from .columns import value_of
+from .columns import value_of, with_numbers
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
-from .steps import covers, end, is_stepwise
+from .steps import covers, end, is_stepwise, trimmed
 from .symbols import SymbolicFloat, SymbolicInt, where_of
 from .trace import Numbers, Trace, numbers
 
@@ -126,6 +126,8 @@ def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
     if any(graph.value(slot).ids for slot in slots):
         if steps.shape[1] > 1 or len(slots) > 1:
             raise Refusal("has several labels for a step; name them one by one", place)
+        steps = trimmed(graph, steps, place)
+        slots = elements.slots_in(steps)
         found = covers(graph, steps)
         if found:
             return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)
@@ -151,7 +153,7 @@ def is_ends(trace: Trace, where: Elements) -> bool:
 def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     """The value [1, K] of one row."""
     graph = trace.graph
-    fibre = _with_numbers(trace, fibre, known)
+    fibre = with_numbers(graph, fibre, known, fibre == CONSTANT)
     if any(graph.value(slot).ids for slot in elements.slots_in(fibre)):
         slot, row = int(elements.slot_of(fibre)[0, 0]), int(elements.row_of(fibre)[0, 0])
         if fibre.size > 1:
@@ -161,15 +163,6 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     order = aligned.columns[aligned.groups].reshape(-1)
     slot = value_of(graph, order, place)
     return end(graph, slot, int(aligned.rows[0]), place) if graph.value(slot).per_step else slot
-
-
-def _with_numbers(trace: Trace, fibres: Elements, known: Any) -> Elements:
-    fibres = fibres.copy()
-    for number in np.unique(known[fibres == CONSTANT]):
-        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(
-            trace.graph.number(float(number)), 0, 0
-        )
-    return fibres
 
 
 def plain(leaf: Any, axis: int | None, rows: int) -> Tensor:

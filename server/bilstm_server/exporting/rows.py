@@ -143,6 +143,11 @@ def _several(
     ends = _ends(graph, fibres, place)
     if ends is not None:
         return ends, np.zeros(len(fibres), np.int64)
+    fibres, stepwise = _one_end(graph, fibres, stepwise, place)
+    rows = elements.row_of(fibres)
+    first = rows[np.arange(len(fibres)), stepwise.argmax(axis=1)]
+    if (rows == first[:, None])[stepwise].all():
+        return fibres, first
     windows = windows_of(graph, fibres, place)
     if windows is None:
         raise Refusal(
@@ -151,6 +156,21 @@ def _several(
             place,
         )
     return windows
+
+
+def _one_end(
+    graph: Graph, fibres: Elements, stepwise: np.ndarray, place: Place
+) -> tuple[Elements, np.ndarray]:
+    """The fibres, with operands of which all read the last step, or the first one, as such of
+    sequences: a query, say."""
+    result = fibres.copy()
+    for column in range(fibres.shape[1]):
+        rows = np.unique(elements.row_of(fibres[:, column]))
+        if len(rows) == 1 and stepwise[:, column].all() and len(fibres) > 1:
+            its = _ends(graph, fibres[:, [column]], place)
+            if its is not None:
+                result[:, [column]] = its
+    return result, is_stepwise(graph, result)
 
 
 def _ends(graph: Graph, fibres: Elements, place: Place) -> Elements | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,21 +78,34 @@ def without_ends(graph: Graph, slot: int, first: int, last: int, place: Place) -
     if first == last == 0 or not graph.value(slot).per_step:
         return slot
     node = graph.slots[slot].node
-    if node is not None and node.type in ROWS:
+    if node is not None and node.type in ROWS - {"embedding"}:
         inputs = [without_ends(graph, source, first, last, place) for source in node.inputs]
-        value = graph.like(*inputs, width=graph.value(slot).width)
+        own = graph.value(slot)
+        value = replace(graph.like(*inputs, width=own.width), ids=own.ids)
         return graph.add(node.type, inputs, value, node.place, node.tensors, **node.fields).slot
     if node is not None and node.type in WINDOWS:
-        return _narrow_window(graph, node, first, last, place)
-    raise Refusal("leaves out steps at the ends, which only a convolution before it can", place)
+        narrow = _narrow_window(graph, node, first, last)
+        if narrow is not None:
+            return narrow
+    return _cut(graph, slot, first, last, place)
 
 
-def _narrow_window(graph: Graph, node: Node, first: int, last: int, place: Place) -> int:
+def _cut(graph: Graph, slot: int, first: int, last: int, place: Place) -> int:
+    """Windows of as many steps as are left out and one more, of which that one is taken."""
+    window, width = Window(first + last + 1), graph.value(slot).width
+    value = graph.window(slot, window, window.kernel * width)
+    spliced = graph.add("splice", [slot], value, place, **fields_of(window)).slot
+    like = graph.like(spliced, width=width)
+    start, stop = first * width, (first + 1) * width
+    return graph.add("columns", [spliced], like, place, start=start, stop=stop).slot
+
+
+def _narrow_window(graph: Graph, node: Node, first: int, last: int) -> int | None:
     window = window_of(node.fields)
     left = window.left - first * window.stride
     right = window.right - last * window.stride
     if left < 0 or right < 0:
-        raise Refusal("leaves out more steps at the ends than its convolution pads", place)
+        return None
     narrow = window._replace(left=left, right=right)
     (source,) = node.inputs
     value = graph.window(source, narrow, graph.value(node.slot).width)

@@ -59,113 +59,6 @@ class LoopOverSteps(nn.Module):
         return torch.stack(scores, dim=1)
 
 
-class OwnCRF(nn.Module):
-    """Scores [to, from], start and stop tags behind the others, on padded batches with a mask."""
-
-    def __init__(self, tags: int):
-        super().__init__()
-        self.tags = tags
-        self.transition = nn.Parameter(torch.randn(tags + 2, tags + 2))
-
-    def viterbi(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, list[list[int]]]:
-        start, stop = self.tags, self.tags + 1
-        inner = self.transition[: self.tags, : self.tags]
-        score = emissions[:, 0] + self.transition[: self.tags, start]
-        back = []
-        for step in range(1, emissions.size(1)):
-            total = score.unsqueeze(1) + inner  # [batch, to, from]
-            best, origin = total.max(2)
-            score = torch.where(mask[:, step].unsqueeze(1), best + emissions[:, step], score)
-            back.append(origin)
-        score = score + self.transition[stop, : self.tags]
-        best, last = score.max(1)
-        paths = []
-        for b in range(len(emissions)):
-            path = [int(last[b])]
-            for origin in reversed(back):
-                path.insert(0, int(origin[b, path[0]]))
-            paths.append(path)
-        return best, paths
-
-    def forward(self, emissions: Tensor, tags: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class MaskedCRFTagger(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(20, 5, padding_idx=0)
-        self.lstm = nn.LSTM(5, 4, bidirectional=True, batch_first=True)
-        self.hidden2tag = nn.Linear(8, 5)
-        self.crf = OwnCRF(5)
-
-    def forward(self, words: Tensor) -> tuple[Tensor, list[list[int]]]:
-        mask = words.ne(0)
-        lengths = mask.sum(1)
-        x = pack_padded_sequence(
-            self.embed(words), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        y, _ = pad_packed_sequence(self.lstm(x)[0], batch_first=True)
-        return self.crf.viterbi(self.hidden2tag(y), mask)
-
-
-class ConstrainedCRF(nn.Module):
-    """As AllenNLP has it: start, end and a matrix of what is allowed; paths with their scores."""
-
-    def __init__(self, tags: int):
-        super().__init__()
-        self.num_tags = tags
-        self.transitions = nn.Parameter(torch.randn(tags, tags))
-        allowed = torch.ones(tags + 2, tags + 2)
-        allowed[0, 1] = allowed[2, 3] = allowed[tags, 2] = 0.0
-        self._constraint_mask = nn.Parameter(allowed, requires_grad=False)
-        self.start_transitions = nn.Parameter(torch.randn(tags))
-        self.end_transitions = nn.Parameter(torch.randn(tags))
-
-    def viterbi_tags(self, logits: Tensor, mask: Tensor) -> list[tuple[list[int], float]]:
-        n = self.num_tags
-        only = self._constraint_mask
-        transitions = self.transitions * only[:n, :n] + -10000.0 * (1 - only[:n, :n])
-        start = self.start_transitions * only[n, :n] + -10000.0 * (1 - only[n, :n])
-        end = self.end_transitions * only[:n, n + 1] + -10000.0 * (1 - only[:n, n + 1])
-        found = []
-        for scores, valid in zip(logits, mask, strict=True):
-            steps = scores[valid.bool()]
-            best, origins = start + steps[0], []
-            for step in steps[1:]:
-                arriving, origin = (best.unsqueeze(1) + transitions).max(0)
-                best = arriving + step
-                origins.append(origin)
-            score, tag = (best + end).max(0)
-            path = [int(tag)]
-            for origin in origins[::-1]:
-                path.append(int(origin[path[-1]]))
-            found.append((path[::-1], float(score)))
-        return found
-
-
-class ConstrainedTagger(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedder = nn.ModuleDict({"tokens": nn.Embedding(20, 5), "pos": nn.Embedding(6, 2)})
-        self.encoder = nn.LSTM(7, 4, bidirectional=True, batch_first=True)
-        self.tag_projection = TimeDistributed(nn.Linear(8, 4))
-        self.crf = ConstrainedCRF(4)
-
-    def forward(
-        self, tokens: dict[str, Tensor], pos: Tensor, tags: Tensor | None = None
-    ) -> dict[str, Any]:
-        mask = tokens["tokens"] != 0
-        x = torch.cat(
-            [self.embedder["tokens"](tokens["tokens"]), self.embedder["pos"](pos)], dim=-1
-        )
-        packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        y = pad_packed_sequence(self.encoder(packed)[0], batch_first=True)[0]
-        logits = self.tag_projection(y)
-        best = self.crf.viterbi_tags(logits, mask)
-        return {"logits": logits, "mask": mask, "tags": [path for path, _ in best]}
-
-
 class ArgmaxTagger(nn.Module):
     """One sentence without a batch, log-softmax, then the best class of each token."""
 
@@ -304,8 +197,6 @@ class WeightDrop(nn.Module):
 CASES = [
     Case("keras_like", KerasLike, lambda: torch.randn(1, 9, 6)),
     Case("loop_over_steps", LoopOverSteps, lambda: torch.randn(1, 9, 6)),
-    Case("masked_crf", MaskedCRFTagger, lambda: ids(1, 9), {"outputs": ["score", "labels"]}),
-    Case("constrained_crf", ConstrainedTagger, lambda: ({"tokens": ids(1, 9)}, ids(1, 9, most=6))),
     Case("argmax", ArgmaxTagger, lambda: ids(9), {"labels": ["A", "B", "C"]}),
     Case("heads", Heads, lambda: ids(1, 9)),
     Case(

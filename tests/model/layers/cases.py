@@ -258,6 +258,15 @@ case(
     scale=0.5,
 )
 
+case(
+    "splice",
+    lambda s, x: torch.cat([F.pad(x, (0, 0, 1, 0))[:-1], x, F.pad(x, (0, 0, 0, 1))[1:]], 1),
+    type="splice",
+    kernel=3,
+    padding=1,
+)
+case("one of three steps", lambda s, x: x[::3], type="splice", kernel=1, stride=3)
+
 # -- over the steps ------------------------------------------------------------------------------
 
 case("last", lambda s, x: x[-1], type="last")

@@ -40,13 +40,14 @@ class Scores:
 
 def has_scores(module: nn.Module) -> bool:
     """Whether the module owns a square matrix that is named after transitions."""
-    return any(True for _ in _matrices(module))
+    return any(_is_matrix(name, tensor) for name, tensor in _tensors(module).items())
 
 
 def scores_of(module: nn.Module, tags: int) -> Iterator[Scores]:
     """What the module's parameters may mean for so many tags, the likelier first."""
-    own = _own(module)
-    for matrix in _matrices(module):
+    tensors = _tensors(module)
+    own = {name: tensor.detach().cpu().double().numpy() for name, tensor in tensors.items()}
+    for matrix in (own[name] for name, tensor in tensors.items() if _is_matrix(name, tensor)):
         for transitions in (matrix, matrix.T):
             if len(matrix) == tags:
                 yield from _with_vectors(own, transitions, tags)
@@ -55,20 +56,16 @@ def scores_of(module: nn.Module, tags: int) -> Iterator[Scores]:
                 yield from _with_outer_tags(transitions, tags)
 
 
-def _own(module: nn.Module) -> dict[str, Array]:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What the module itself owns, of its own attributes too."""
     found = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     found |= {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
-    return {
-        name: tensor.detach().cpu().double().numpy()
-        for name, tensor in found.items()
-        if isinstance(tensor, Tensor)
-    }
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
-def _matrices(module: nn.Module) -> Iterator[Array]:
-    for name, array in _own(module).items():
-        if array.ndim == 2 and array.shape[0] == array.shape[1] > 1 and "trans" in name.lower():
-            yield array
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    is_square = tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] > 1
+    return is_square and tensor.is_floating_point() and "trans" in name.lower()
 
 
 def _with_vectors(own: dict[str, Array], transitions: Array, tags: int) -> Iterator[Scores]:

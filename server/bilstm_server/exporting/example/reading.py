@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..raised import described
 from ..refusals import ExportError, Refusal
 from .calls import Caller, ExampleCall
 from .roles import guesses
@@ -30,7 +31,7 @@ def read_example(
     first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
     if isinstance(first, Exception):
         raise ExportError(
-            f"example: {type(module).__name__} fails on it: {type(first).__name__}: {first}"
+            f"example: {type(module).__name__} fails on it: {described(first)}"
         ) from first
     sizes = [steps for _, steps in first]
     batches = [batch for batch, _ in first] + [1]
@@ -51,8 +52,8 @@ def read_example(
     if runnable is not None:
         return runnable
     raise ExportError(
-        "example: the module takes no other number of steps along any axis of it; say the "
-        f"sequence's with lengths=…{f' ({type(problem).__name__}: {problem})' if problem else ''}"
+        "example: give one of several steps, of which the module takes any number"
+        f"{f'; {described(problem)}' if problem else ''}"
     )
 
 

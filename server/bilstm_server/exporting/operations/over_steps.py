@@ -57,12 +57,13 @@ def pooled(call: Call, layer: str, whole: Whole, **fields: Any) -> Elements:
     return elements.make(slot, 0, groups.reshape(-1))
 
 
-def softmax_steps(call: Call, whole: Whole) -> Elements:
-    """The softmax of each fibre over its steps: [F, K]."""
+def softmax_steps(call: Call, whole: Whole, is_log: bool) -> Elements:
+    """The softmax of each fibre over its steps, or its logarithm: [F, K]."""
     columns, groups = np.unique(whole.columns[:, 0], return_inverse=True)
     source = value_of(call.graph, columns, call.place)
     value = call.graph.value(source)
-    slot = call.graph.add("softmax_steps", [source], value, call.place).slot
+    fields: dict[str, Any] = {"log": True} if is_log else {}
+    slot = call.graph.add("softmax_steps", [source], value, call.place, **fields).slot
     return elements.make(slot, whole.order, groups.reshape(-1, 1))
 
 

@@ -134,7 +134,7 @@ def linear(
 
     def emit(aligned: Aligned) -> int:
         source = value_of(call.graph, aligned.columns.reshape(-1), call.place)
-        tensors = {"weight": torch.from_numpy(np.ascontiguousarray(weight)).float()}
+        tensors = {"weight": torch.from_numpy(np.array(weight, np.float32))}
         if bias is not None:
             tensors["bias"] = bias
         width = len(weight)

@@ -65,6 +65,8 @@ def reduced(call: Call, name: str, fibres: Elements, known: Numbers | None) -> E
     if whole.columns.shape[1] > 1:
         of_step = call.row_wise(whole.columns, lambda aligned: _reduce(call, name, aligned))
         whole = Whole(of_step, whole.order)
+    if name == "prod":
+        raise call.refusal("has no layer over steps")
     return pooled(call, name, whole)
 
 
@@ -87,9 +89,9 @@ def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Ele
     return reduced(call, name, fibres.where, fibres.numbers).reshape(tuple(result.shape))
 
 
-@operation("sum", "mean")
+@operation("sum", "mean", "prod")
 def total(call: Call) -> Elements:
-    """The sum or mean over some axes."""
+    """The sum, mean or product over some axes."""
     return _of(call, call.name, call.get("dim"))
 
 
@@ -180,8 +182,7 @@ def softmax(call: Call) -> Elements:
     if whole is not None:
         if whole.columns.shape[1] > 1:
             raise call.refusal("is over steps and columns at once, which has no layer")
-        made = softmax_steps(call, whole)
-        made = function(call, "log", Operand(made, np.zeros(made.shape))).where if is_log else made
+        made = softmax_steps(call, whole, is_log)
     else:
         made = call.row_wise(
             kept, lambda a: _softmax_layer(call, a, is_log), known=fibres.numbers[:, ~fixed]
@@ -229,8 +230,8 @@ def log_sum_exp(call: Call) -> Elements:
     whole = whole_of(call, fibres.where)
     if whole is not None and whole.columns.shape[1] == 1:
         return pooled(call, "logsumexp", whole).reshape(tuple(call.result.shape))
-    exponentials = function(call, "exp", x)
-    return function(call, "log", _kept(_of(call, "sum", call["dim"], exponentials))).where
+    made = reduced(call, "logsumexp", fibres.where, fibres.numbers)
+    return made.reshape(tuple(call.result.shape))
 
 
 @operation("var", "std", "var_mean", "std_mean")
@@ -265,10 +266,3 @@ def _spread(
         call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction)
     )
     return function(call, "sqrt", made).where if is_root else made.where
-
-
-@operation("prod")
-def prod(call: Call) -> Elements:
-    """Products over an axis have no layer."""
-    call.check_all()
-    raise call.refusal("has no layer; a sum of logarithms has")
