@@ -115,6 +115,25 @@ def test_docs_exporting(
         assert (tmp_path / "models" / folder / "config.json").exists()
 
 
+def test_docs_exporting_from_a_shell(tmp_path: Path) -> None:
+    """The commands of docs/exporting.md export its module, show the layers, and verify them."""
+    source = blocks("docs/exporting.md", "python")[0].partition("\n\n\ntagger = ")[0]
+    (tmp_path / "tagger.py").write_text(source, encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(source, names)
+    tagger, words = names["Tagger"]().eval(), torch.tensor([3, 1, 4, 1, 5])
+    torch.save(tagger.state_dict(), tmp_path / "tagger.pt")
+    logits = tagger(words[None])[0].detach()
+    arrays = {"inputs.words.0": words.numpy(), "outputs.logits.0": logits.numpy()}
+    np.savez(tmp_path / "expect.npz", **arrays)
+    pages = blocks("docs/exporting.md", "sh")
+    lines = [line for block in pages for line in block.splitlines() if " serve " not in line]
+    assert [line.split()[1] for line in lines] == ["export", "verify", "verify"]
+    printed = [run(line, tmp_path) for line in lines]
+    assert blocks("docs/exporting.md", "text")[1] in printed[0]
+    assert all("proven by" in text for text in printed)
+
+
 @pytest.mark.parametrize(
     ("page", "name", "shape"),
     [
