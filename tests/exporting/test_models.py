@@ -11,10 +11,21 @@ from bilstm_server.exporting import ExportError, convert
 from bilstm_server.model.config import ModelConfig
 
 from .judge import assert_same
-from .models import classifiers, crfs, others, refused, speech, taggers
+from .models import (
+    attention,
+    calls,
+    classifiers,
+    crfs,
+    others,
+    refused,
+    speech,
+    taggers,
+    windows,
+)
 from .models.case import Case, seeded
 
-CASES = [*classifiers.CASES, *taggers.CASES, *crfs.CASES, *speech.CASES, *others.CASES]
+KINDS = (attention, calls, classifiers, crfs, others, speech, taggers, windows)
+CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
 def named(cases: list[Case]) -> list[object]:

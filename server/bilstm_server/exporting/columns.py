@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from . import elements
 from .elements import Elements
@@ -30,6 +31,17 @@ def value_of(graph: Graph, columns: Elements, place: Place) -> int:
         for at, run in zip([0, *cuts], runs, strict=True)
     ]
     return values[0] if len(values) == 1 else _concat(graph, values, place)
+
+
+def with_numbers(
+    graph: Graph, fibres: Elements, known: NDArray[np.float64], chosen: NDArray[np.bool_]
+) -> Elements:
+    """The elements with values of the graph for the chosen constants, whose numbers are `known`."""
+    fibres = fibres.copy()
+    for number in np.unique(known[chosen]):
+        element = elements.make(graph.number(float(number)), 0, 0)
+        fibres[chosen & (known == number)] = element
+    return fibres
 
 
 def repeated(columns: Elements) -> Elements:

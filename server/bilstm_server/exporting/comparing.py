@@ -46,6 +46,8 @@ def check_recorded(recordings: Sequence[Recording]) -> None:
         raise ExportError(
             "the module returns no tensor that depends on its inputs; say what to serve: outputs="
         )
+    if not any(slot.node and slot.node.type == "lstm" for slot in first.trace.graph.slots):
+        raise ExportError("the module runs no LSTM, and what is served here has one at least")
     for other in recordings[1:]:
         if list(other.results) != list(first.results):
             raise ExportError("what the module returns depends on the number of steps")

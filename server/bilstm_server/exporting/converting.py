@@ -79,7 +79,7 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    module = on_cpu(module)
+    module = on_cpu(_unwrapped(module))
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
@@ -91,6 +91,14 @@ def convert(
     graphs = [_graphed(recording) for recording in recordings]
     check_equal(graphs, several)
     return _converted(module, caller, recordings[0], graphs[0], outputs, labels, version)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The owner's module, within what trains it on several devices or compiles it."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
+        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
+    return module
 
 
 def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Caller:

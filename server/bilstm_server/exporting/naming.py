@@ -37,18 +37,22 @@ _MAIN = {"LSTM": "lstm", "Linear": "linear", "Embedding": "embedding", "Conv1d":
 def sorted_nodes(graph: Graph, outputs: Iterable[int]) -> list[Node]:
     """The layers that these values need, each behind those that it reads."""
     found: dict[int, Node] = {}
-
-    def visit(slot: int) -> None:
-        node = graph.slots[slot].node
+    waiting = list(outputs)[::-1]
+    while waiting:
+        node = graph.slots[waiting[-1]].node
         if node is None or id(node) in found:
-            return
-        for source in node.inputs:
-            visit(source)
-        found[id(node)] = node
-
-    for slot in outputs:
-        visit(slot)
+            waiting.pop()
+            continue
+        missing = [s for s in node.inputs if not _is_found(graph, s, found)]
+        if not missing:
+            found[id(node)] = node
+        waiting += reversed(missing)
     return list(found.values())
+
+
+def _is_found(graph: Graph, slot: int, found: Mapping[int, Node]) -> bool:
+    node = graph.slots[slot].node
+    return node is None or id(node) in found
 
 
 def joined_name(path: Path) -> str:

@@ -90,11 +90,14 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
             )
         found = HANDLERS.get(call.name, operations.unknown)(call)
         return list(found) if isinstance(found, tuple) else [found]
-    except Refusal as refusal:
-        return [
-            call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
-            for tensor in results
-        ]
+    except Refusal as caught:
+        refusal = caught
+    except Exception as error:  # an operation in a form that was never met
+        refusal = call.refusal(f"could not be read: {type(error).__name__}: {error}")
+    return [
+        call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
+        for tensor in results
+    ]
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import elements
-from .columns import value_of
+from .columns import value_of, with_numbers
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
@@ -153,7 +153,7 @@ def is_ends(trace: Trace, where: Elements) -> bool:
 def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     """The value [1, K] of one row."""
     graph = trace.graph
-    fibre = _with_numbers(trace, fibre, known)
+    fibre = with_numbers(graph, fibre, known, fibre == CONSTANT)
     if any(graph.value(slot).ids for slot in elements.slots_in(fibre)):
         slot, row = int(elements.slot_of(fibre)[0, 0]), int(elements.row_of(fibre)[0, 0])
         if fibre.size > 1:
@@ -163,15 +163,6 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     order = aligned.columns[aligned.groups].reshape(-1)
     slot = value_of(graph, order, place)
     return end(graph, slot, int(aligned.rows[0]), place) if graph.value(slot).per_step else slot
-
-
-def _with_numbers(trace: Trace, fibres: Elements, known: Any) -> Elements:
-    fibres = fibres.copy()
-    for number in np.unique(known[fibres == CONSTANT]):
-        fibres[(fibres == CONSTANT) & (known == number)] = elements.make(
-            trace.graph.number(float(number)), 0, 0
-        )
-    return fibres
 
 
 def plain(leaf: Any, axis: int | None, rows: int) -> Tensor:

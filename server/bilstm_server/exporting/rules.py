@@ -21,6 +21,10 @@ def simplified(graph: Graph, outputs: Mapping[Key, int]) -> dict[Key, int]:
     slots = dict(outputs)
     for rules in _RULES:
         rewriting = Rewriting(graph, slots.values(), rules)
+        for slot in sorted(
+            rewriting.readers
+        ):  # in order, or a deep graph would be a deep recursion
+            rewriting.value(slot)
         slots = {key: rewriting.value(slot) for key, slot in slots.items()}
     return slots
 
@@ -102,6 +106,21 @@ def _directions(rewriting: Rewriting, node: Node) -> int | None:
         return None
     value = rewriting.graph.value(node.slot)
     return rewriting.graph.add("sum_directions", node.inputs, value, node.place).slot
+
+
+def _halves(rewriting: Rewriting, node: Node) -> int | None:
+    """The sum of both halves, where they were cut apart before."""
+    halves = [half for s in node.inputs if (half := rewriting.node_of(s, "columns")) is not None]
+    if node.type != "add" or len(node.inputs) != 2 or len(halves) != 2:
+        return None
+    first, second = sorted(halves, key=lambda half: int(half.fields["start"]))
+    graph = rewriting.graph
+    width = graph.value(node.slot).width
+    parts = [(half.fields["start"], half.fields["stop"]) for half in (first, second)]
+    is_all = first.inputs == second.inputs and graph.value(first.inputs[0]).width == 2 * width
+    if not is_all or parts != [(0, width), (width, 2 * width)]:
+        return None
+    return graph.add("sum_directions", first.inputs, graph.value(node.slot), node.place).slot
 
 
 def _bias(rewriting: Rewriting, node: Node) -> int | None:
@@ -201,7 +220,7 @@ def _only_end(rewriting: Rewriting, slot: int, end: str) -> bool:
 
 
 _RULES = (
-    (_softmax_by_hand, _unit_length, _directions, _bias, _scales),
+    (_softmax_by_hand, _unit_length, _directions, _halves, _bias, _scales),
     (_sum_of_products,),
     (_attention,),
     (_end_first,),

@@ -105,10 +105,12 @@ def export_proven(
     with tempfile.TemporaryDirectory(prefix="bilstm-") as unproven:
         write_folder(converted.config, converted.tensors, Path(unproven))
         proof = prove(Path(unproven), list(examples_of(converted)))
-    if not proof.holds:
+    wrong = next((its for its in proof.differences if not its.is_right), None)
+    if wrong is not None:
         raise ExportError(
-            f"what would be served is not what the module gives: {proof.words}; please report "
-            "it with the module"
+            f"{wrong.output} would not be what the module gives ({wrong.way}; off by "
+            f"{wrong.largest:.1e}, {wrong.wrong_ids} ids): what it computes depends on the length "
+            "of a sequence or on its numbers, in a way that no recording showed"
         )
     write_folder(converted.config, converted.tensors, folder)
     return Exported(converted, proof, folder)

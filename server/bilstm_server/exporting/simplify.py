@@ -16,7 +16,8 @@ class Rewriting:
     def __init__(self, graph: Graph, outputs: Iterable[int], rules: Sequence[Rule]):
         self.graph = graph
         self.outputs = set(outputs)
-        self.readers = self._find_readers()
+        self.readers: dict[int, list[Node]] = defaultdict(list)
+        self._read(sorted(self.outputs))
         self._rules = rules
         self._done: dict[int, int] = {}
 
@@ -49,16 +50,14 @@ class Rewriting:
         part = next(part for part, its in node.gives.items() if its == slot)
         return made.gives[part]
 
-    def _find_readers(self) -> dict[int, list[Node]]:
-        readers: dict[int, list[Node]] = defaultdict(list)
+    def _read(self, waiting: list[int]) -> None:
+        """Find who reads each value that these need."""
         seen: set[int] = set()
-        waiting = list(self.outputs)
         while waiting:
             node = self.graph.slots[waiting.pop()].node
             if node is None or id(node) in seen:
                 continue
             seen.add(id(node))
             for source in dict.fromkeys(node.inputs):
-                readers[source].append(node)
+                self.readers[source].append(node)
             waiting += node.inputs
-        return readers

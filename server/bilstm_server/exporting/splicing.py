@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..model.layers.values import Window
 from . import elements
-from .columns import value_of
+from .columns import value_of, with_numbers
 from .elements import CONSTANT, Elements
 from .graph import Graph
 from .refusals import Place, Refusal
@@ -86,10 +86,7 @@ def _in_one_direction(graph: Graph, rows: Elements, place: Place) -> Elements:
 
 def _with_constant_columns(graph: Graph, rows: Elements, known: NDArray[np.float64]) -> Elements:
     fixed = (rows == CONSTANT).all(axis=0) & (known == known[:1]).all(axis=0)
-    rows = rows.copy()
-    for column in np.flatnonzero(fixed):
-        rows[:, column] = elements.make(graph.number(float(known[0, column])), 0, 0)
-    return rows
+    return with_numbers(graph, rows, known, np.broadcast_to(fixed, rows.shape))
 
 
 def _spliced(

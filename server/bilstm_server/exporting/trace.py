@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from . import elements
+from .columns import with_numbers
 from .elements import CONSTANT, Elements
 from .graph import Graph
 from .origins import Origins
@@ -140,10 +141,9 @@ class Call:
         known: Numbers | None = None,
     ) -> Elements:
         """See `rows.row_wise`. `known` [F, K] are the numbers of elements that are constant."""
-        fibres = self.with_numbers(fibres, known)
-        return _row_wise(self.graph, fibres, self.place, emit, keys)
+        return _row_wise(self.graph, self._numbered(fibres, known), self.place, emit, keys)
 
-    def with_numbers(self, fibres: Elements, known: Numbers | None) -> Elements:
+    def _numbered(self, fibres: Elements, known: Numbers | None) -> Elements:
         """The fibres with values of the graph for numbers that stand beside computed ones."""
         fixed = fibres == CONSTANT
         beside = fixed & ~fixed.all(axis=1, keepdims=True)
@@ -151,11 +151,7 @@ class Call:
             return fibres
         if known is None:
             raise self.refusal("joins numbers of the code to numbers of the sequence")
-        fibres = fibres.copy()
-        for number in np.unique(known[beside]):
-            slot = self.graph.number(float(number))
-            fibres[beside & (known == number)] = elements.make(slot, 0, 0)
-        return fibres
+        return with_numbers(self.graph, fibres, known, beside)
 
     def check_values(self, fibres: Elements) -> None:
         """Raise the refusal of a value among these that could not be computed."""

@@ -100,13 +100,12 @@ class _Decoding:
         tried = [(_matrix(emissions, axis), path)]
         for trial in range(_TRIALS):
             drawn = self._drawn(emissions, trial)
-            its = self._method(
-                *_replaced(args, emissions, drawn), **_replaced(kwargs, emissions, drawn)
+            its = self._path(
+                _replaced((args, kwargs), emissions, drawn), emissions.shape[axis], tags
             )
-            its_path = path_in(its, emissions.shape[axis], tags)
-            if its_path is None:
+            if its is None:
                 return None
-            tried.append((_matrix(drawn, axis), its_path))
+            tried.append((_matrix(drawn, axis), its))
         scores = next((s for s in scores_of(self._owner, tags) if _explains(s, tried)), None)
         if scores is None:
             return None
@@ -119,6 +118,14 @@ class _Decoding:
         fields = {name: False for name, is_there in said.items() if not is_there}
         node = trace.graph.add("crf", [source], gives, place, tensors, **fields)
         return *scores.best_path(tried[0][0]), node.slot, node.gives["score"]
+
+    def _path(self, arguments: Any, steps: int, tags: int) -> list[int] | None:
+        """The path that the method gives for other arguments; None if it gives none."""
+        args, kwargs = arguments
+        try:
+            return path_in(self._method(*args, **kwargs), steps, tags)
+        except Exception:  # of the owner's code, which may not take such emissions
+            return None
 
     def _drawn(self, emissions: Tensor, trial: int) -> Tensor:
         """Emissions that are as large as the scores of transitions that are allowed."""

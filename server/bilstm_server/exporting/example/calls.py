@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..refusals import ExportError
 from .roles import Guess, Part, Role
-from .structure import Path, leaves, mapped, name_of
+from .structure import Path, leaves, mapped, name_of, names_of
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,17 @@ class Caller:
     def inputs(self) -> list[InputPart]:
         """The model's inputs, in the order of the arguments."""
         found: list[InputPart] = []
-        for part in self.guess.parts:
-            if part.time is None or part.role is Role.MASK:
-                continue
+        parts = [p for p in self.guess.parts if p.time is not None and p.role is not Role.MASK]
+        names = names_of([part.path for part in parts])
+        for part in parts:
             width = self._steps(part).shape[1]
             if part.role is Role.FLOATS:
-                found.append(InputPart(part.name, part.path, None, width))
+                found.append(InputPart(names[part.path], part.path, None, width))
                 continue
             columns = [c for c in range(width) if (part.path, c) not in self.fixed]
             for column in columns:
-                name = part.name if len(columns) == 1 else f"{part.name}_{column}"
+                name = names[part.path]
+                name = name if len(columns) == 1 else f"{name}_{column}"
                 found.append(InputPart(name, part.path, column))
         return _unique(found)
 

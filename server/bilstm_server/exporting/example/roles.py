@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .structure import Path, leaves, name_of
+from .structure import Path, leaves
 
 _MOST_GUESSES = 64
 
@@ -35,10 +35,6 @@ class Part:
     role: Role
     time: int | None = None  # its axis of steps
     batch: int | None = None  # its axis of sequences, where there are several
-
-    @property
-    def name(self) -> str:
-        return name_of(self.path)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Path = tuple[str, ...]
 
+_MOST_CHARACTERS = 64
+
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Each thing that holds no other, and the names that lead to it."""
@@ -63,11 +65,18 @@ def _is_lengths(value: list[Any] | tuple[Any, ...]) -> bool:
     return len(value) > 0 and all(type(part) is int for part in value)
 
 
+def names_of(paths: list[Path]) -> dict[Path, str]:
+    """A name for each: with a number only where others are in the same list."""
+    names = [name_of(path) for path in paths]
+    return {
+        path: f"{name}_{path[-1]}"[-_MOST_CHARACTERS:] if names.count(name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    }
+
+
 def name_of(path: Path) -> str:
-    """A name for what is there: the last word that is one."""
+    """A name for what is there: the last word that is no number."""
     words = [re.sub(r"\W+", "_", word).strip("_") for word in path]
     named = [word for word in words if word and not word.isdigit()]
     word = named[-1] if named else "input"
-    if words and words[-1].isdigit() and len(path) > 1:
-        word = f"{word}_{words[-1]}"
-    return word[:64] if not word[0].isdigit() else f"_{word}"[:64]
+    return (f"_{word}" if word[0].isdigit() else word)[:_MOST_CHARACTERS]

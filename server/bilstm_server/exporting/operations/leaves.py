@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 from ..elements import CONSTANT
 from ..refusals import Refusal
 from ..symbols import symbols_of, where_of
-from ..trace import Trace
+from ..trace import Call, Trace
 from .lookups import one_hot as _one_hot
 from .lstm import Arguments, lstm
+from .norms import rms_norm
 
 Leaf = Callable[[Trace, Any, Any, Any], Any]
 
@@ -60,6 +61,19 @@ def _one_hots(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
     return result
 
 
+def _rms_norm(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+    names = ("input", "normalized_shape", "weight", "eps")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if trace.depends(given["input"]):
+        call = Call(trace, "rms_norm", given, result, None, trace.places.here())
+        try:
+            where = rms_norm(call)
+        except Refusal as refusal:
+            where = trace.refuse(refusal, tuple(result.shape))
+        trace.origins.write(result, where)
+    return result
+
+
 def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     """Numbers of a tensor as Python's: they remember where they come from."""
     tensor = args[0]
@@ -89,6 +103,7 @@ def _enter(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
 _LEAVES: dict[str, Leaf] = {
     "lstm": _lstm,
     "one_hot": _one_hots,
+    "rms_norm": _rms_norm,
     "item": _leave,
     "tolist": _leave,
     "__int__": _leave,

@@ -53,17 +53,17 @@ _MOVED = {
 def move(call: Call) -> Elements | tuple[Elements | None, ...]:
     """Run the operation on the elements."""
     moved = _MOVED[call.name]
-    arguments = {
-        name: _moved(call, value) if name in moved else value
-        for name, value in call.arguments.items()
-        if name not in ("dtype", "layout", "device", "pin_memory")
-    }
-    for name, value in arguments.items():
+    for name, value in call.arguments.items():
         if name not in moved and any(map(call.trace.depends, _tensors(value))):
             raise call.refusal(
                 f"its {name} depends on the sequence: numbers are chosen by numbers, which has no "
                 "layer; leave it to the client"
             )
+    arguments = {
+        name: _moved(call, value) if name in moved else _on_cpu(value)
+        for name, value in call.arguments.items()
+        if name not in ("dtype", "layout", "device", "pin_memory")
+    }
     with torch.no_grad():
         result = call.function(**arguments)
     results = result if isinstance(result, tuple | list) else (result,)
@@ -76,6 +76,12 @@ def _moved(call: Call, value: Any) -> Any:
     if isinstance(value, Tensor):
         return call.trace.origins.tensor(value)
     return value if value is None else CONSTANT
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_on_cpu(part) for part in value]
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

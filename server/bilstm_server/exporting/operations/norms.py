@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import elements
 from ..columns import value_of
 from ..elements import Elements
 from ..rows import Aligned
@@ -62,12 +63,16 @@ def layer_norm(call: Call) -> tuple[Elements | None, ...]:
 
 @operation("native_group_norm")
 def group_norm(call: Call) -> tuple[Elements | None, ...]:
-    """Groups of channels [N, C, …] by their own mean and variance, if these are of one step."""
+    """Groups of channels [N, C, …] by their own mean and variance, of one step or of all."""
     where = call.elements("input")
     batch, groups = where.shape[0], int(call["group"])
     fibres = where.reshape(batch * groups, -1)
     weight, bias = call.fixed("weight"), call.fixed("bias")
-    made = _standardized(call, fibres, [1], float(call["eps"]))
+    rows = elements.row_of(fibres)
+    if (rows == rows[:, :1]).all():
+        made = call.row_wise(fibres, lambda aligned: _norm(call, "layer_norm", aligned, None, None))
+    else:
+        made = _standardized(call, fibres, [1], float(call["eps"]))
     return _affine(call, made.reshape(where.shape), weight, bias), None, None
 
 
@@ -112,8 +117,7 @@ def _norm(
     return call.graph.add(layer, [source], like, call.place, given, **fields).slot
 
 
-@operation("_fused_rms_norm")
-def rms_norm(call: Call) -> tuple[Elements | None, ...]:
+def rms_norm(call: Call) -> Elements:
     """Each fibre of the last axes by the root of its mean square."""
     where = call.elements("input")
     size = int(np.prod(call["normalized_shape"]))
@@ -130,4 +134,4 @@ def rms_norm(call: Call) -> tuple[Elements | None, ...]:
         return call.graph.add("rms_norm", [source], like, call.place, tensors, **fields).slot
 
     known: Numbers = numbers(call["input"]).reshape(-1, size)
-    return call.row_wise(where.reshape(-1, size), emit, known=known).reshape(where.shape), None
+    return call.row_wise(where.reshape(-1, size), emit, known=known).reshape(where.shape)

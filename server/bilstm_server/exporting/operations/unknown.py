@@ -7,6 +7,7 @@ from ..trace import Call
 
 _HINTS = {
     "scaled_dot_product": "attention between all pairs of steps has no layer; serve up to it",
+    "mkldnn_rnn": "an LSTM in a scripted module is not seen; export the module that was scripted",
     "cumsum": "a running sum over steps has no layer",
     "sort": "sorting has no layer; leave it to the client",
     "topk": "the largest few have no layer; leave it to the client",

@@ -19,6 +19,7 @@ SELF = "."  # the key of the outermost dictionary
 _RECURRENCE = re.compile(
     r"(.*\.)?(parametrizations\.)?weight_ih(_l0)?(_g|_v|_orig|_raw|\.original\d?)?"
 )
+_NUMBERED = re.compile(r"(^|\.)[0-9]+(\.|$)")  # as the states of an optimizer are
 
 
 Wanted = Callable[[Mapping[str, Tensor]], bool]
@@ -30,7 +31,8 @@ def has_recurrence(tensors: Mapping[str, Tensor]) -> bool:
 
 
 class Chosen(NamedTuple):
-    """One dictionary of a file: its tensors by name, its key, and the keys of the others."""
+    """One dictionary of a file: its tensors by name, its key, and those of others that may be of a
+    model, too."""
 
     tensors: dict[str, Tensor]
     key: str
@@ -43,7 +45,9 @@ def choose(content: object, key: str | None, wanted: Wanted = has_recurrence) ->
     A key is the keys on the way to the dictionary, with dots between them. Raises `ValueError` with
     what there is instead.
     """
-    found = dict(_dictionaries(content))
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensors in _dictionaries(content):
+        found[name + "'" * (name in found)] = tensors  # a key with a dot may be that of another
     fit = [name for name, tensors in found.items() if wanted(tensors)]
     if key is not None:
         if key not in found:
@@ -57,7 +61,8 @@ def choose(content: object, key: str | None, wanted: Wanted = has_recurrence) ->
         raise ValueError(_instead(content, list(found), wanted))
     else:
         chosen = (fit or [SELF])[0]
-    return Chosen(found[chosen], chosen, tuple(name for name in found if name != chosen))
+    others = (name for name in found if name != chosen and not _NUMBERED.search(name))
+    return Chosen(found[chosen], chosen, tuple(others))
 
 
 def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:

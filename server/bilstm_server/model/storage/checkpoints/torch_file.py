@@ -59,7 +59,7 @@ def _load(file: BinaryIO, path: Path) -> object:
     start = file.read(_START_BYTES)
     file.seek(0)
     if not start.startswith(TORCH_STARTS):
-        found = _RENAME if is_safetensors(start) else other_format(start, path)
+        found = _RENAME if is_safetensors(start) else other_format(start)
         raise ModelError(f"{path}: is no .pt file{f' but {found}' if found else f'; {SAVE}'}")
     if start.startswith(ZIP_START):
         _check_archive(file, path)
