@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bilstm_server.model import load_model, save_model
 from bilstm_server.model.config import ModelConfig
 from bilstm_server.model.graph import SequenceEncoder
-from bilstm_server.model.kernels import RaggedBatch
+from bilstm_server.model.kernels import MOST_TAGS, RaggedBatch
 from tests.model.storage.from_keras.files import run
 from tests.model.storage.from_keras.layers import draw, lstm
 
@@ -169,6 +169,19 @@ def test_the_example_of_all(tmp_path: Path) -> None:
     for name, shape in re.findall(r"`(\w+\.\w+)` is\s+`(\[[0-9, ]+\])`", GRAPH):
         assert list(tensors[name].shape) == json.loads(shape)
     assert load_model(tmp_path).config.inputs["tokens"].padding_id == 0
+
+
+def test_limits() -> None:
+    """The limits of docs/graph.md are the config's."""
+    rows = dict(re.findall(r"^\| (\w+)[^|]* \| ([0-9]+)[^|]*\|$", GRAPH, re.MULTILINE))
+    schema = ModelConfig.model_json_schema()
+    fields = schema["properties"]
+    assert rows["inputs"] == str(fields["inputs"]["maxProperties"])
+    assert rows["outputs"] == str(fields["outputs"]["maxProperties"])
+    assert rows["tags"] == str(MOST_TAGS)
+    assert f"| layers | {fields['layers']['maxItems']}, one `lstm` at least |" in GRAPH
+    most = schema["$defs"]["LstmConfig"]["properties"]["num_layers"]["maximum"]
+    assert f"| layers of one `lstm` | {most} |" in GRAPH
 
 
 def test_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
