@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bilstm_server.exporting.owner.code import current_directory, load_object
 
 CODE = """
 import torch
@@ -68,7 +71,7 @@ def gives_text():
 
 class Failing(Tagger):
     def forward(self, tokens):
-        return self.lstm(tokens.float())
+        return self.dense(self.embedding(tokens))
 
 
 class Recurrent(Tagger):
@@ -101,3 +104,9 @@ def owners_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     finally:
         for name in ("tagger", "unwritten", "misspelt"):
             sys.modules.pop(name, None)
+
+
+def owned(name: str) -> Any:
+    """What has this name in the code."""
+    with current_directory():
+        return load_object(f"tagger:{name}")

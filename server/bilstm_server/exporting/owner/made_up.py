@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, permutations, product
@@ -48,7 +49,8 @@ def make_example(module: nn.Module) -> Made:
     if not 1 <= len(data) <= _MOST_INPUTS:
         raise ExportError(f"no example can be made up for {kind}.forward; give one with --example")
     first: BaseException | None = None
-    with evaluating(module), torch.no_grad():
+    # What a wrong guess leads torch to warn of is nobody's matter.
+    with evaluating(module), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         for made in islice(_trials(module, names, data), _MOST_TRIALS):
             try:
                 module(*(argument.clone() for argument in made.arguments))
