@@ -47,7 +47,11 @@ class Converted:
         [rows] or [1] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
-        with evaluating(self.module), torch.no_grad(), owners_code(f"{count} steps"):
+        with (
+            evaluating(self.module),
+            torch.no_grad(),
+            owners_code(f"the module fails on {count} steps"),
+        ):
             result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
