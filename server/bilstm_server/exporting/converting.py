@@ -52,7 +52,7 @@ class Converted:
         for name, (path, found) in self.results.items():
             value = self.config.output_values[name]
             rows = int(value.grid.rows(np.array([count]))[0]) if value.per_step else 1
-            tensor = plain(leaves[path], found.axis, rows)
+            tensor = plain(leaves[path], None if value.sparse else found.axis, rows)
             made[name] = tensor.reshape(-1) if value.ids else tensor
         return made
 

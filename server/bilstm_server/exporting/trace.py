@@ -33,6 +33,8 @@ class Trace:
     origins: Origins = field(default_factory=Origins)
     ids: dict[int, int] = field(default_factory=dict)
     """Inputs of ids that an embedding reads, and how many ids it has."""
+    labels: dict[int, list[int]] = field(default_factory=dict)
+    """What `argmax` gave at each step, by its value."""
     padding: dict[int, int] = field(default_factory=dict)
     """Inputs of ids, and the id that the module takes for padding."""
     notes: list[str] = field(default_factory=list)

@@ -151,6 +151,9 @@ def _argmax(call: Call, dim: Any) -> Elements:
     where = np.full(len(fibres.where), CONSTANT)
     for mine, part in zip(by_columns(fibres.where), made, strict=True):
         where[mine] = part[:, 0]
+    for slot in elements.slots_in(where):
+        labels = dict(zip(elements.row_of(where), result.reshape(-1).tolist(), strict=True))
+        call.trace.labels[slot] = [labels[row] for row in sorted(labels)]
     return where.reshape(tuple(result.shape))
 
 
