@@ -195,11 +195,11 @@ class AsyncClient:
 
         `source`: sequences, or (key, sequence) pairs: tuples of two, with any key but an array. It
         may be endless: it is pulled from only as fast as the server takes sequences, with at most
-        `in_flight` unanswered; if it is not an async iterable it must not block the loop. A
-        sequence is what `encode` takes, not to be changed until it is answered, also a `np.memmap`
-        larger than memory; or an iterable, async or not, of chunks, each like a sequence, such as a
-        generator or `iter(chunks)` but no list or tuple: these have rows, and a tuple of two is a
-        pair. Sequences are sent whole, each waits for those before it.
+        `in_flight` unanswered; if it is not async it must not block the loop. A sequence is what
+        `encode` takes, not to be changed until it is answered, also a `np.memmap` larger than
+        memory; or an iterable, async or not, of chunks, each like a sequence, such as a generator
+        or `iter(chunks)` but no list or tuple: these have rows, and a tuple of two is a pair.
+        Sequences are sent whole, each waits for those before it.
 
         - `on_error`: where one sequence is refused, the stream ends with its error, whose `index`
           and `key` tell which it was. With "return" the error, a `SequenceFailure`, is yielded in
@@ -211,14 +211,13 @@ class AsyncClient:
         - `progress`: a function that is called with a `Progress` after each message sent (of 256
           KiB) and each reply. What it raises ends the stream.
 
-        A lost server is connected to again, and what it has not answered is sent again; each
-        result is yielded once. What was given as an iterator can't be sent again: that is its
-        error, an `Unavailable`. There is no deadline: `timeout_seconds` is for how long a stream
-        goes on without a server, or with one that owes results and gives no sign of life.
+        A lost server is connected to again, and what it has not answered is sent again; each result
+        is yielded once. What was given as an iterator can't be sent again: that is its error, an
+        `Unavailable`. There is no deadline: `timeout_seconds` is for how long a stream goes on
+        without a server, or with one that owes results and gives no sign of life.
 
-        The stream ends with its generator and with the client; async generators that it reads are
-        closed. Leave a loop early in `contextlib.aclosing`. Other options are those of `encode`.
-        Raises what it does, and `NotAnArray`, a `TypeError`.
+        The stream ends with its generator, and async generators that it reads are closed. Leave a
+        loop early in `contextlib.aclosing`. Options and errors are `encode`'s, and `NotAnArray`.
         """
         encode = EncodeOptions.of(outputs, output_data_type, model, version)
         options = StreamOptions.of(encode, on_error, in_flight, ordered, save_states, progress)
@@ -294,8 +293,8 @@ class AsyncClient:
         timeout_seconds: float | None = None,
         metadata: Metadata | None = None,
     ) -> Model:
-        """Describe one model: sizes, outputs, labels and limits; by default the server's default
-        model, and the newest version. Raises `ModelNotFound` where there is none.
+        """Describe one model: sizes, inputs, outputs, labels and limits; by default the server's
+        default model, and the newest version. Raises `ModelNotFound` where there is none.
         """
         flow = self._flows.get_model(name, version, timeout_seconds, metadata)
         return await self._channel.run(flow)

@@ -292,7 +292,7 @@ class Client:
         timeout_seconds: float | None = None,
         metadata: Metadata | None = None,
     ) -> Model:
-        """Describe one model: sizes, outputs, labels and limits; by default the server's default
-        model, and the newest version. Raises `ModelNotFound` where there is none.
+        """Describe one model: sizes, inputs, outputs, labels and limits; by default the server's
+        default model, and the newest version. Raises `ModelNotFound` where there is none.
         """
         return self._channel.run(self._flows.get_model(name, version, timeout_seconds, metadata))

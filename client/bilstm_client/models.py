@@ -54,6 +54,11 @@ class OutputInfo:
     after the other, make `(rows + add) // stride + 1` of the rows. Empty: a row for each step."""
     sparse: bool = False
     """Whether some rows are left out, so that it has fewer than `rows` says."""
+    unsliceable: str = ""
+    """Why sequences can't be longer for it than what the server computes at once; empty if they
+    can."""
+    not_live: str = ""
+    """Why live streams don't have it; empty if they have."""
 
     def rows(self, steps: int) -> int:
         """How many rows it has of a sequence of so many steps, if it is `per_step`."""
@@ -95,8 +100,9 @@ class Model:
     output_infos: tuple[OutputInfo, ...] = ()
     """All of its outputs but `state`, each with its shape."""
     unsliceable: str = ""
-    """Why a sequence can't be longer than what the server computes at once; empty if it can."""
+    """Why no output can be of sequences that are longer than what the server computes at once;
+    empty if some can."""
     not_live: str = ""
-    """Why it serves no live streams; empty if it does."""
+    """Why live streams have none of its outputs; empty if they have some."""
     min_steps: int = 1
     """The fewest steps that a sequence may have."""

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 OPERATOR = ROOT / "examples" / "operator"
 STREAMING = ROOT / "examples" / "streaming"
 EXAMPLE = ROOT / "examples" / "japanese_vowels"
+TAGGER = ROOT / "examples" / "tagger"
 # The commands of this environment, as the README's reader has them after `make`.
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
@@ -122,7 +123,23 @@ def test_classify_names_the_speaker() -> None:
     assert printed.startswith("speaker ")
 
 
-@pytest.mark.parametrize("program", [EXAMPLE / "classify.py", STREAMING / "endless.py"])
+def test_the_tagger(tmp_path: Path) -> None:
+    """The tagger is trained, exported, served and asked, and prints what its page shows."""
+    folder = tmp_path / "models" / "tagger"
+    printed = run(sys.executable, str(TAGGER / "train_tagger.py"), "--out", str(folder))
+    accuracy = re.search(r"([\d.]+)% of the tags are right", printed)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 99
+    assert "output  alone    together  streamed" in printed
+    page = (TAGGER / "README.md").read_text(encoding="utf-8")
+    (expected,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    with server_process("--model", f"tagger={folder}") as server:
+        assert run(sys.executable, str(TAGGER / "tag.py"), server.target) == expected
+
+
+@pytest.mark.parametrize(
+    "program", [EXAMPLE / "classify.py", STREAMING / "endless.py", TAGGER / "tag.py"]
+)
 def test_an_example_without_a_server(program: Path) -> None:
     """Where no server is, an example says so in one line."""
     done = subprocess.run(

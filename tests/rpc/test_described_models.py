@@ -51,6 +51,7 @@ def described(name: str, version: str, judge: Judge) -> pb.Model:
                 if output == "logits" and config.head
                 else config.encoding_size,
                 labels=config.labels if output == "logits" else (),
+                not_live="" if output == "states" else "it is one of the whole sequence",
             )
             for output in outputs_of(config)
             if output != "state"

@@ -5,7 +5,7 @@ No I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,11 +17,11 @@ from bilstm.sizes import MAX_MESSAGE_INPUTS
 from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import InvalidInput
-from ..models import Model
+from ..models import Model, OutputInfo
 from ..types import Array, Encoding, InitialState
 from .arrays import to_state
 from .inputs import Inputs
-from .messages import check_complete, encoding, named_infos, timing
+from .messages import check_complete, encoding, label_names, named_infos, timing
 from .options import EncodeOptions
 from .status import broken_reply, no_token_ids
 
@@ -77,19 +77,14 @@ class Batch:
         if len(response.encodings) != len(sequences):
             raise broken_reply(f"{len(response.encodings)} encodings of {len(sequences)} sequences")
         spent, infos = timing(response.timing), named_infos(response.outputs)
+        names = label_names(infos)
         results = []
         for index, (sequence, message) in enumerate(
             zip(sequences, response.encodings, strict=True), part.start
         ):
-            result = encoding(message, spent, infos)
+            result = encoding(message, spent, names)
             check_complete(result, options, f"sequences[{index}]")
-            for name, info in infos.items():
-                if not info.per_step or info.sparse or name not in result:
-                    continue
-                rows, shape = info.rows(sequence.steps), list(result[name].shape)
-                if shape[:1] != [rows]:
-                    expected = f"sequences[{index}]: {name} of shape {shape}, not of {rows} rows"
-                    raise broken_reply(expected)
+            _check_rows(result, infos, sequence, f"sequences[{index}]")
             results.append(result)
         return results
 
@@ -117,12 +112,24 @@ class Batch:
             if self.states:
                 own.request_bytes += sum(a.nbytes for a in self.states[index])
                 own.request_bytes += _STATE_OVERHEAD_BYTES
-            if index > start and not (size + own).keeps_limits(model):
+            together = size + own
+            if index > start and not together.keeps_limits(model):
                 yield slice(start, index)
-                start, size = index, _Size()
-            size += own
+                start, together = index, own
+            size = together
         if self.sequences:
             yield slice(start, len(self.sequences))
+
+
+def _check_rows(
+    result: Encoding, infos: Mapping[str, OutputInfo], sequence: Inputs, name: str
+) -> None:
+    """Raises a `ServerError` if an output has not the rows that the server says it has."""
+    for output, info in infos.items():
+        if info.per_step and not info.sparse and output in result:
+            rows, shape = info.rows(sequence.steps), result[output].shape
+            if shape[:1] != (rows,):
+                raise broken_reply(f"{name}: {output} of shape {list(shape)}, not of {rows} rows")
 
 
 @dataclass(slots=True)

@@ -29,6 +29,8 @@ class Inputs:
     @classmethod
     def of(cls, x: Any, name: str) -> Self:
         """What the caller gave: an array, or a dict of some. `TypeError`s call it `name`."""
+        if not isinstance(x, Mapping):
+            return cls({"": to_array(x, name)})
         return cls({key: to_array(x, field) for key, field, x in parts_of(x, name)})
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -11,6 +12,8 @@ from ..models import InputInfo, Limits, Model, OutputInfo
 from ..types import Array, Encoding, State, Timing
 from .options import OUTPUT_NAMES, EncodeOptions
 from .status import broken_reply, seconds_of
+
+LabelNames = Mapping[str, tuple[str, ...]]  # of outputs whose ids have names
 
 # What a server tells of its outputs that describes none: it has those of the first models alone.
 _STATES_ALONE = {"states": OutputInfo("states", per_step=True)}
@@ -29,36 +32,35 @@ def timing(message: pb.Timing) -> Timing:
 def encoding(
     message: pb.Encoding,
     timing: Timing,
-    infos: Mapping[str, OutputInfo],
+    names: LabelNames,
     rows: Mapping[str, Array] | None = None,
     in_chunks: Collection[str] = (),
 ) -> Encoding:
     """The message's results, as the caller's own arrays. Outputs that have come in parts are given
     as `rows`, or went out in chunks."""
+    rows = rows or {}
     arrays = {
         name: own(tensor)
         for name, tensor in tensors_of(message).items()
-        if name not in in_chunks and name not in (rows or {})
-    } | dict(rows or {})
-    state = None
+        if name not in rows and name not in in_chunks
+    }
+    arrays.update(rows)
+    fields: dict[str, Any] = {
+        name: arrays.pop(name) for name in OUTPUT_NAMES.values() if name in arrays
+    }
     if message.HasField("state"):
-        state = State(own(message.state.hidden), own(message.state.cell))
-    fields = {name: arrays.pop(name) for name in OUTPUT_NAMES.values() if name in arrays}
-    return Encoding(
-        timing,
-        **fields,
-        state=state,
-        named=arrays,
-        label_names=label_names(infos),
-        in_chunks=in_chunks,
-    )
+        fields["state"] = State(own(message.state.hidden), own(message.state.cell))
+    named = dict(sorted(arrays.items()))  # the server has them in any order
+    return Encoding(timing, **fields, named=named, label_names=names, in_chunks=in_chunks)
 
 
 def tensors_of(message: pb.Encoding) -> dict[str, pb.Tensor]:
     """The message's tensors by the names of the outputs that they are: all but the state's."""
-    present = {field.name for field, _ in message.ListFields()} - {"state", "named"}
-    tensors = {name: getattr(message, name) for name in present}
-    return tensors | {named.name: named.tensor for named in message.named}
+    found: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    found.pop("state", None)
+    for named in found.pop("named", ()):
+        found[named.name] = named.tensor
+    return found
 
 
 def check_complete(result: Encoding, options: EncodeOptions, name: str) -> None:
@@ -81,7 +83,7 @@ def named_infos(messages: Iterable[pb.OutputInfo]) -> Mapping[str, OutputInfo]:
     return {message.name: output_info(message) for message in messages} or _STATES_ALONE
 
 
-def label_names(infos: Mapping[str, OutputInfo]) -> dict[str, tuple[str, ...]]:
+def label_names(infos: Mapping[str, OutputInfo]) -> LabelNames:
     """The names of the ids of those outputs whose ids have names."""
     return {name: info.labels for name, info in infos.items() if info.ids and info.labels}
 
@@ -96,6 +98,8 @@ def output_info(message: pb.OutputInfo) -> OutputInfo:
         labels=tuple(message.labels),
         windows=tuple((window.add, max(window.stride, 1)) for window in message.windows),
         sparse=message.sparse,
+        unsliceable=message.unsliceable,
+        not_live=message.not_live,
     )
 
 

@@ -67,11 +67,11 @@ def _new_rows(entry: Entry, chunk: pb.EncodingChunk, infos: Infos) -> dict[str, 
     """The chunk's rows, read-only, less those that came before the connection broke."""
     new = {}
     first_step = steps = chunk.first_step
-    for name, tensor in messages.tensors_of(chunk.encoding).items():
-        info = infos.get(name)
-        if info is None or not info.per_step:
+    found = messages.tensors_of(chunk.encoding)
+    for name, info in infos.items():
+        if not info.per_step or name not in found:
             continue
-        rows = _decoded(entry, name, tensor)
+        rows = _decoded(entry, name, found[name])
         before = entry.sent.counts.get(name, 0)
         if not info.windows and not info.sparse:
             if first_step != before:
@@ -165,9 +165,9 @@ def _complete(entry: Entry, chunk: pb.EncodingChunk, options: StreamOptions, inf
 def _encoding(
     entry: Entry, chunk: pb.EncodingChunk, infos: Infos, *rows: Any, **in_chunks: Any
 ) -> Encoding:
-    timing = messages.timing(chunk.timing)
+    timing, names = messages.timing(chunk.timing), messages.label_names(infos)
     try:
-        return messages.encoding(chunk.encoding, timing, infos, *rows, **in_chunks)
+        return messages.encoding(chunk.encoding, timing, names, *rows, **in_chunks)
     except tensors.TensorError as error:
         raise _broken(entry, str(error)) from error
 

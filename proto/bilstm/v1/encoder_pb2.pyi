@@ -838,6 +838,8 @@ class OutputInfo(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
     SPARSE_FIELD_NUMBER: _builtins.int
+    UNSLICEABLE_FIELD_NUMBER: _builtins.int
+    NOT_LIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     per_step: _builtins.bool
     """a row for each step, or for each of the windows; else one for the sequence"""
@@ -847,6 +849,11 @@ class OutputInfo(_message.Message):
     """integers from 0 to ids - 1, INT32; 0: floats"""
     sparse: _builtins.bool
     """some of these rows are left out, as many as only the result shows"""
+    unsliceable: _builtins.str
+    """Of a Model's, not of a reply's: why sequences must not be longer for it than the server computes
+    at once, as it can't be computed in slices; and why live streams don't have it. Empty: neither.
+    """
+    not_live: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the names of its ids or of its columns; may be empty"""
@@ -865,10 +872,12 @@ class OutputInfo(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         windows: _abc.Iterable[Global___Window] | None = ...,
         sparse: _builtins.bool = ...,
+        unsliceable: _builtins.str = ...,
+        not_live: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labels", b"labels", "name", b"name", "per_step", b"per_step", "sparse", b"sparse", "width", b"width", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labels", b"labels", "name", b"name", "not_live", b"not_live", "per_step", b"per_step", "sparse", b"sparse", "unsliceable", b"unsliceable", "width", b"width", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -943,11 +952,9 @@ class Model(_message.Message):
     num_classes: _builtins.int
     """of its logits, or its labels; 0: it has neither"""
     unsliceable: _builtins.str
-    """Why a sequence can't be computed in slices, so that none is longer than the server computes at
-    once; empty: it can.
-    """
+    """why none of its outputs can be computed in slices; empty: some can"""
     not_live: _builtins.str
-    """why it does not serve live streams; empty: it does"""
+    """why live streams have none of its outputs; empty: they have some"""
     min_steps: _builtins.int
     """the fewest that a sequence may have; 0: 1"""
     @_builtins.property

@@ -8,7 +8,25 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..errors import StartError
-from . import bench_model, compile_kernel, import_checkpoint, measure_lookahead, serve
+from . import (
+    bench_model,
+    compile_kernel,
+    export,
+    import_checkpoint,
+    measure_lookahead,
+    serve,
+    verify,
+)
+
+_COMMANDS = (
+    serve,
+    export,
+    import_checkpoint,
+    verify,
+    bench_model,
+    measure_lookahead,
+    compile_kernel,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('bilstm')}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (serve, import_checkpoint, bench_model, measure_lookahead, compile_kernel):
+    for command in _COMMANDS:
         command.add(commands)
     parsed = parser.parse_args(arguments)
     try:

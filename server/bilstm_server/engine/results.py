@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.config import STATE, ModelConfig
-from ..model.layers.values import Value
+from ..model.layers.values import EVERY_STEP
 from .sequences import Array, BlockInput, SequenceInput, SequenceOutput
 
 
@@ -49,28 +49,28 @@ class _Cuts:
     """Where each sequence's own rows lie in the arrays of all."""
 
     def __init__(self, arrays: Mapping[str, Array], tokens: Sequence[int], config: ModelConfig):
-        self._arrays = arrays
-        self._values = config.output_values
-        self._bounds = {
-            value.grid: [0, *accumulate(value.grid.rows(np.array(tokens)).tolist())]
-            for name in arrays
-            if (value := self._values.get(name)) is not None and value.per_step
-        }
+        self._whole: dict[str, Array] = {}  # a row for each sequence
+        self._steps: dict[str, tuple[Array, Sequence[int], bool]] = {}  # bounds, and whether sparse
+        for name, array in arrays.items():
+            value = config.output_values.get(name)
+            if value is None:
+                continue  # of the state
+            if not value.per_step:
+                self._whole[name] = array
+                continue
+            rows = (
+                tokens if value.grid is EVERY_STEP else value.grid.rows(np.array(tokens)).tolist()
+            )
+            self._steps[name] = array, [0, *accumulate(rows)], value.sparse
 
     def of(self, index: int, outputs: frozenset[str]) -> dict[str, Array]:
         """The sequence's own part of these outputs."""
-        return {name: self._cut(name, index) for name in outputs if name in self._values}
-
-    def _cut(self, name: str, index: int) -> Array:
-        array, value = self._arrays[name], self._values[name]
-        if not value.per_step:
-            return array[index, ...]
-        bounds = self._bounds[value.grid]
-        own = array[bounds[index] : bounds[index + 1]]
-        return own[cast(NDArray[np.int32], own) >= 0] if value.sparse else own
-
-
-def shape_of(value: Value, steps: int) -> tuple[int, ...]:
-    """The largest shape that an output has for a sequence of so many steps."""
-    rows = (int(value.grid.rows(np.array(steps))),) if value.per_step else ()
-    return rows if value.ids else (*rows, value.width)
+        own: dict[str, Array] = {}
+        for name in outputs:
+            if name in self._whole:
+                own[name] = self._whole[name][index, ...]
+            elif name in self._steps:
+                array, bounds, is_sparse = self._steps[name]
+                rows = array[bounds[index] : bounds[index + 1]]
+                own[name] = rows[cast(NDArray[np.int32], rows) >= 0] if is_sparse else rows
+        return own

@@ -95,10 +95,12 @@ class SequenceInput:
     def steps_between(self, start: int, stop: int) -> tuple[Array, ...]:
         """The steps from `start` to `stop` of each input, not to be written to."""
         return tuple(
-            steps.steps_between(start, stop)
-            if isinstance(steps, ChunkedSteps)
-            else steps[start:stop]
-            for steps in self.inputs
+            [
+                steps.steps_between(start, stop)
+                if isinstance(steps, ChunkedSteps)
+                else steps[start:stop]
+                for steps in self.inputs
+            ]
         )
 
 

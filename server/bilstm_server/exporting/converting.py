@@ -19,6 +19,8 @@ from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
 from .naming import default_name, joined_name, named_layers, sorted_nodes
+from .placing import example_on_cpu, on_cpu
+from .raised import owners_code
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
@@ -45,7 +47,7 @@ class Converted:
         [rows] or [1] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module), torch.no_grad(), owners_code(f"{count} steps"):
             result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
@@ -77,8 +79,8 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    module = _unwrapped(module)
-    given = ExampleCall.of(module, example, kwargs)
+    module = on_cpu(_unwrapped(module))
+    given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
             module, given, lengths, lambda arguments: returned(module, arguments, outputs)

@@ -18,8 +18,8 @@ import numpy as np
 from ..engine.sequences import Array
 from ..errors import ModelError
 from ..model.config import ModelConfig
-from ..model.storage.files import memory_bytes, open_regular, unpacked_bytes
 from ..quoting import listed
+from .arrays import read_arrays
 from .proof import Example
 
 _KEY = re.compile(r"(inputs|outputs)\.(?:(\w+)\.)?([0-9]{1,6})")
@@ -57,19 +57,10 @@ def read_examples(path: Path, config: ModelConfig) -> list[Example]:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    with open_regular(path, memory_bytes()) as file:
-        try:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ModelError(f"{path}: is one array, not an .npz; {_LAYOUT}")
-            with loaded:
-                if unpacked_bytes(loaded.zip.infolist()) > memory_bytes():
-                    raise ModelError(f"{path}: is too large for this machine's memory")
-                return {name: loaded[name] for name in loaded.files}
-        except ModelError:
-            raise
-        except Exception as error:  # numpy's and zipfile's, of whatever damage there is
-            raise ModelError(f"{path}: is no readable .npz of numbers") from error
+    arrays = read_arrays(path)
+    if not isinstance(arrays, dict):
+        raise ModelError(f"{path}: is one array, not an .npz; {_LAYOUT}")
+    return arrays
 
 
 def _only(names: Collection[str], path: Path, key: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from ..engine.sequences import Array
 from ..errors import ModelError
 from .served import SLICED_BEYOND, Arrays, serving
+from .tables import aligned
 
 TOLERANCE = 1e-4  # beside an output's largest number, or 1 if that is smaller
 
@@ -46,12 +47,15 @@ class Difference:
         return self.largest <= TOLERANCE and not self.wrong_ids
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Proof:
     """What was compared, and how far it was apart."""
 
     differences: tuple[Difference, ...]
     lengths: tuple[int, ...]  # of the sequences
+
+    def __repr__(self) -> str:
+        return f"<Proof by {self.words}>"
 
     @property
     def holds(self) -> bool:
@@ -68,11 +72,18 @@ class Proof:
         ways = list(dict.fromkeys(difference.way for difference in self.differences))
         cells = {(d.output, d.way): _cell(d) for d in self.differences}
         outputs = list(dict.fromkeys(difference.output for difference in self.differences))
-        rows = [["output", *ways], *([o, *(cells[o, way] for way in ways)] for o in outputs)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
+        return aligned(
+            [["output", *ways], *([o, *(cells[o, way] for way in ways)] for o in outputs)]
+        )
+
+    @property
+    def words(self) -> str:
+        """What was proven, and what it is worth, in a line."""
+        wrong = sum(difference.wrong_ids for difference in self.differences)
+        ids = f", and {wrong} ids differ" if wrong else ""
+        return (
+            f"{len(self.lengths)} sequences of {min(self.lengths)} to {max(self.lengths)} steps: "
+            f"the largest difference is {self.largest:.1e}{ids}"
         )
 
 

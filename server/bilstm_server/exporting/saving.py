@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .converting import Converted, Labels, convert
 from .proof import Example, Proof, lengths_to_prove, prove
 from .refusals import ExportError
 from .results import Outputs
+from .tables import layers_table
 
 _FEWEST_TO_PROVE = 7  # steps that the module must take
 
@@ -51,24 +54,55 @@ def export(
         labels: names of the classes: of all outputs that have so many, or by output.
         version: of the model, as clients see it.
 
-    Returns how far every output was from the module's. Raises `ExportError` in one line for what
+    Prints the layers, and how far every output was from the module's, and returns the latter. The
+    module is left as it was, in its mode too. Raises `ExportError` in one line for what
     can't be served: with the module and its line, and what can be done.
     """
-    folder = Path(folder)
-    if version < 1:
-        raise ModelError(f"version must be 1 or more, got {version}")
-    if (folder / CONFIG).exists() and not overwrite:
-        raise ModelError(f"{folder}: holds a model already; choose another or pass overwrite=True")
-    converted = convert(
+    exported = export_proven(
         module,
-        example,
+        Path(folder),
+        example=example,
         kwargs=kwargs,
         lengths=lengths,
         outputs=outputs,
         labels=labels,
         version=version,
+        overwrite=overwrite,
     )
-    with tempfile.TemporaryDirectory() as unproven:
+    print(*exported.lines(), sep="\n", flush=True)
+    return exported.proof
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A module that was written as a model folder, and the proof that it is served right."""
+
+    converted: Converted
+    proof: Proof
+    folder: Path
+
+    def lines(self) -> list[str]:
+        """What the owner should see: the layers, notes, the proof, and how to serve it."""
+        source = shlex.quote(f"{self.folder.resolve().name}={self.folder}")
+        return [
+            layers_table(self.converted.config),
+            *self.converted.notes,
+            "",
+            self.proof.table(),
+            f"proven by {self.proof.words}",
+            f"serve it with: bilstm-server serve --model {source}",
+        ]
+
+
+def export_proven(
+    module: nn.Module, folder: Path, *, overwrite: bool = False, version: int = 1, **given: Any
+) -> Exported:
+    """Write a module as a model folder, proven, and say nothing. The arguments are as `export` has
+    them."""
+    check_folder(folder, overwrite, version)
+    example, kwargs = given.pop("example"), given.pop("kwargs", None)
+    converted = convert(module, example, kwargs=kwargs, version=version, **given)
+    with tempfile.TemporaryDirectory(prefix="bilstm-") as unproven:
         write_folder(converted.config, converted.tensors, Path(unproven))
         proof = prove(Path(unproven), list(examples_of(converted)))
     wrong = next((its for its in proof.differences if not its.is_right), None)
@@ -79,10 +113,16 @@ def export(
             "of a sequence or on its numbers, in a way that no recording showed"
         )
     write_folder(converted.config, converted.tensors, folder)
-    for note in converted.notes:
-        print(note)
-    print(proof.table())
-    return proof
+    return Exported(converted, proof, folder)
+
+
+def check_folder(folder: Path, overwrite: bool, version: int) -> None:
+    """Raise `ModelError` for a folder that holds a model already, unless it may be overwritten, and
+    for what is no version."""
+    if version < 1:
+        raise ModelError(f"the model's version must be 1 or more, got {version}")
+    if (folder / CONFIG).exists() and not overwrite:
+        raise ModelError(f"{folder}: holds a model already; choose another folder, or overwrite it")
 
 
 def examples_of(converted: Converted) -> Iterator[Example]:

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import numpy as np
 import structlog
+import torch
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -128,13 +129,20 @@ def _running(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the server's log, but for errors, out of what the caller prints."""
-    before = structlog.get_config()
+    """Keep the server's log, but for errors, out of what the caller prints; and afterwards leave
+    the process's settings as they were."""
+    was_configured, before = structlog.is_configured(), structlog.get_config()
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     try:
         yield
     finally:
-        structlog.configure(**before)
+        if was_configured:
+            structlog.configure(**before)
+        else:
+            structlog.reset_defaults()
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
 
 
 def _named(sequence: Arrays) -> list[pb.NamedTensor]:

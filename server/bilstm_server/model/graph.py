@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from .bilstm import States
 from .config import STATE, ModelConfig
 from .kernels import Kernel, RaggedBatch
-from .layers.interface import Layer, LayerConfig, WholeLayer, WindowLayer
+from .layers.interface import Layer, LayerConfig, RowLayer, WholeLayer, WindowLayer
 from .layers.lstm import Lstm
-from .layers.values import Grid
+from .layers.values import EVERY_STEP, Grid
 from .layers.windows import gather_windows
 
 _MOST_PLANS = 64  # for sets of outputs, which callers choose
@@ -32,6 +32,8 @@ class Step:
     reads: tuple[str, ...]
     gives: tuple[str, ...]
     done: tuple[str, ...]
+    grid: Grid | None  # of its per-step inputs, if it has any
+    repeated: tuple[int, ...]  # the places of per-sequence inputs that stand beside per-step ones
 
 
 class SequenceEncoder(nn.Module):
@@ -87,15 +89,17 @@ class SequenceEncoder(nn.Module):
 
         Raises `KeyError` for an output that the model does not have.
         """
-        run = _Run(self.config, batch, hx)
+        run = _Run(batch, hx)
         given = (inputs,) if isinstance(inputs, Tensor) else inputs
         values = dict(zip(self.config.inputs, given, strict=True))
         for step in self.plan(frozenset(outputs)):
             results = run.step(step, [values[reference] for reference in step.reads])
-            values |= zip(step.gives, results, strict=False)
+            for reference, result in zip(step.gives, results, strict=False):
+                values[reference] = result
             for reference in step.done:
-                values.pop(reference, None)
-        wanted = {name: values[self.config.outputs[name]] for name in outputs if name != STATE}
+                del values[reference]
+        sources = self.config.outputs
+        wanted = {name: values[sources[name]] for name in outputs if name != STATE}
         if STATE in outputs:
             assert run.state is not None
             wanted["hidden"], wanted["cell"] = run.state
@@ -122,48 +126,58 @@ class SequenceEncoder(nn.Module):
             if not any(part in last_reader or part in kept for part in gives[1:]):
                 gives = gives[:1]
             module = cast("Layer | Lstm", self._modules[layer.name])
-            steps.append(Step(layer, module, layer.inputs, gives, tuple(done)))
+            grids = [value.grid for value in inputs if value.per_step]
+            repeated = tuple(i for i, value in enumerate(inputs) if not value.per_step)
+            steps.append(
+                Step(
+                    layer,
+                    module,
+                    layer.inputs,
+                    gives,
+                    tuple(done),
+                    grids[0] if grids else None,
+                    repeated if grids and isinstance(module, RowLayer) else (),
+                )
+            )
         return tuple(steps)
 
 
 class _Run:
     """One batch on its way through the graph."""
 
-    def __init__(self, config: ModelConfig, batch: RaggedBatch, hx: States | None):
-        self._config = config
+    def __init__(self, batch: RaggedBatch, hx: States | None):
         self._hx = hx
-        self._batches = {Grid(): batch}
+        self._batch = batch
+        self._batches = {EVERY_STEP: batch}
         self.state: States | None = None  # of the LSTM that ran last
 
     def step(self, step: Step, inputs: list[Tensor]) -> Sequence[Tensor]:
         """What the layer gives, in the order of `step.gives`."""
         module = step.module
-        values = [self._config.values[reference] for reference in step.reads]
-        grid = next((value.grid for value in values if value.per_step), None)
+        if isinstance(module, RowLayer):
+            if step.repeated:
+                owners = self.on(step.grid).owners
+                for place in step.repeated:
+                    inputs[place] = inputs[place].index_select(0, owners)
+            return (module(*inputs),)
+        batch = self.on(step.grid)
         if isinstance(module, Lstm):
-            assert grid is not None
-            y, self.state = module.encode(inputs[0], self.on(grid), self._hx)
+            y, self.state = module.encode(inputs[0], batch, self._hx)
             if len(step.gives) == 1:
                 return (y,)
             return y, *(state.transpose(0, 1).flatten(1) for state in self.state)
         if isinstance(module, WindowLayer):
-            assert grid is not None
-            windows, _ = gather_windows(inputs[0], self.on(grid), module)
+            windows, _ = gather_windows(inputs[0], batch, module)
             return (module(windows),)
-        if isinstance(module, WholeLayer):
-            assert grid is not None
-            return cast("Sequence[Tensor]", module(*inputs, self.on(grid)))
-        if grid is not None and not all(value.per_step for value in values):
-            owners = self.on(grid).owners
-            inputs = [
-                x if value.per_step else x.index_select(0, owners)
-                for x, value in zip(inputs, values, strict=True)
-            ]
-        return (module(*inputs),)
+        assert isinstance(module, WholeLayer)
+        return cast("Sequence[Tensor]", module(*inputs, batch))
 
-    def on(self, grid: Grid) -> RaggedBatch:
+    def on(self, grid: Grid | None) -> RaggedBatch:
         """Where the rows of the sequences lie on a grid."""
+        if grid is EVERY_STEP:
+            return self._batch
+        assert grid is not None  # what reads no steps asks for none
         if grid not in self._batches:
-            whole = self._batches[Grid()]
-            self._batches[grid] = RaggedBatch(grid.rows(whole.lengths), whole.device)
+            lengths = grid.rows(self._batch.lengths)
+            self._batches[grid] = RaggedBatch(lengths, self._batch.device)
         return self._batches[grid]

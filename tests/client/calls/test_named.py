@@ -196,7 +196,8 @@ def test_described(graph_client: AnyClient) -> None:
     assert set(tagger.outputs[3:]) == {"probabilities", "labels", "upos", "kind", "last"}
     infos = {info.name: info for info in tagger.output_infos}
     assert infos["labels"] == OutputInfo("labels", True, ids=len(TAGS), labels=TAGS)
-    assert infos["kind"] == OutputInfo("kind", False, ids=len(KINDS), labels=KINDS)
+    whole = "it is one of the whole sequence"
+    assert infos["kind"] == OutputInfo("kind", False, 0, len(KINDS), KINDS, not_live=whole)
     assert infos["probabilities"] == OutputInfo("probabilities", True, len(TAGS))
     assert (tagger.labels, tagger.num_classes, tagger.num_embeddings) == (TAGS, len(TAGS), 0)
     assert (tagger.min_steps, recogniser.min_steps) == (1, 3)

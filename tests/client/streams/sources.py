@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 
 from bilstm_client._calls.options import EncodeOptions
+from bilstm_client._streams.entries import entry_of
+from bilstm_client._streams.sending import Sending
 from bilstm_client.types import Array, Encoding
 from tests.client.clients import AwaitedClient
 from tests.support.fake_streams import INPUT_SIZE, FakeServer
@@ -51,6 +53,19 @@ class Chunks:
 def mapped(x: Array, folder: Path, mode: Any = "r") -> Array:
     np.save(folder / "x.npy", x)
     return np.load(folder / "x.npy", mmap_mode=mode)  # type: ignore[no-any-return]
+
+
+def requests_of(*sequences: Any) -> list[bytes]:
+    """What a call sends of sequences that are all there."""
+    sending = Sending()
+    messages: list[bytes] = []
+    for index, x in enumerate(sequences):
+        entry = entry_of(index, x)
+        sending.begin(entry)
+        messages += sending.array(entry)
+        assert entry.begun
+        assert entry.failure is None
+    return [*messages, *sending.flush()]
 
 
 class SourceError(Exception):

@@ -27,7 +27,14 @@ from bilstm_client._streams.entries import entry_of
 from bilstm_client._streams.sending import CHUNK_BYTES, Sending
 from bilstm_client.types import Array
 from tests.client.clients import AnyClient
-from tests.client.streams.sources import SEQUENCES, X, assert_states, mapped, sequence
+from tests.client.streams.sources import (
+    SEQUENCES,
+    X,
+    assert_states,
+    mapped,
+    requests_of,
+    sequence,
+)
 from tests.support.fake_streams import INPUT_SIZE, FakeServer, sums
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -138,19 +145,6 @@ def test_a_refusal_is_told_as_soon(client: AnyClient) -> None:
 
 
 # -- requests ----------------------------------------------------------------------------------
-
-
-def requests_of(*sequences: Any) -> list[bytes]:
-    """What a call sends of sequences that are all there."""
-    sending = Sending()
-    messages: list[bytes] = []
-    for index, x in enumerate(sequences):
-        entry = entry_of(index, x)
-        sending.begin(entry)
-        messages += sending.array(entry)
-        assert entry.begun
-        assert entry.failure is None
-    return [*messages, *sending.flush()]
 
 
 @given(steps=st.lists(st.integers(1, 200_000), max_size=6))

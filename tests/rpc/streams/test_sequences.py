@@ -89,7 +89,7 @@ async def test_every_output(server: RunningServer, steps: int) -> None:
     async with AsyncClient(server.target) as client:
         expected = await client.encode(
             x,
-            outputs=[name.lower() for name in ALL],  # type: ignore[misc]
+            outputs=[name.lower() for name in ALL],
             output_data_type="float16",
             initial_state=(tensors.decode(state.hidden), tensors.decode(state.cell)),
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..raised import described
 from ..refusals import ExportError, Refusal
 from .calls import Caller, ExampleCall
 from .roles import guesses
@@ -30,7 +31,7 @@ def read_example(
     first = _observe(lambda: run(example.with_tree(_copied(example.tree))))
     if isinstance(first, Exception):
         raise ExportError(
-            f"example: {type(module).__name__} fails on it: {type(first).__name__}: {first}"
+            f"example: {type(module).__name__} fails on it: {described(first)}"
         ) from first
     sizes = [steps for _, steps in first]
     batches = [batch for batch, _ in first] + [1]
@@ -52,7 +53,7 @@ def read_example(
         return runnable
     raise ExportError(
         "example: give one of several steps, of which the module takes any number"
-        f"{f' ({type(problem).__name__}: {problem})' if problem else ''}"
+        f"{f'; {described(problem)}' if problem else ''}"
     )
 
 

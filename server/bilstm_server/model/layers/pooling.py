@@ -175,40 +175,40 @@ class Reduced(Pooling):
 
     def forward(self, y: Tensor, batch: RaggedBatch) -> tuple[Tensor]:
         """[N, D] -> [B, D]"""
-        segments = self.reduce_segments(y, batch.lengths)
-        return (rounded(self.join_segments(segments, batch.lengths), y.dtype),)
+        segments = Segments(batch.lengths)
+        return (rounded(self.join(self.reduce(y, segments), segments), y.dtype),)
 
     def sliced(self, steps: int, dtype: torch.dtype) -> ColumnAccumulator:
         return _SlicedReduction(self, steps, dtype)
 
-    def reduce_segments(self, y: Tensor, lengths: np.ndarray) -> Tensor:
+    def reduce(self, y: Tensor, segments: Segments) -> Tensor:
         """Reduce each segment to its sum, maximum or minimum: [N, width] -> [segments, width], one
         sequence's after the other, in float32 at least. A sum is taken in the order of steps.
         """
-        return Segments(lengths).reduce(self._in_segments, wide(y))
+        return segments.reduce(self._in_segments, wide(y))
 
-    def join_segments(self, reduced: Tensor, lengths: np.ndarray) -> Tensor:
+    def join(self, reduced: Tensor, segments: Segments) -> Tensor:
         """Join segments [segments, width] to each sequence's sum or mean (float64), maximum or
         minimum: [B, width]."""
-        joined = Segments(lengths).join(self._in_segments, reduced)
+        joined = segments.join(self._in_segments, reduced)
         if self.function != "mean":
             return joined
-        return joined / to_device(lengths, joined.device)[:, None]
+        return joined / to_device(segments.lengths, joined.device)[:, None]
 
 
 class _SlicedReduction(ColumnAccumulator):
     def __init__(self, reduced: Reduced, steps: int, dtype: torch.dtype):
         self._reduced = reduced
         self._dtype = dtype
-        self._lengths = np.array([steps])
-        count = len(Segments(self._lengths).steps)
-        self._segments = wide(torch.empty(count, reduced.width, dtype=dtype))
+        self._segments = Segments(np.array([steps]))
+        count = len(self._segments.steps)
+        self._rows = wide(torch.empty(count, reduced.width, dtype=dtype))
 
     def add(self, start: int, rows: Tensor, column: int = 0) -> None:
-        segments = self._reduced.reduce_segments(rows, np.array([len(rows)]))
+        reduced = self._reduced.reduce(rows, Segments(np.array([len(rows)])))
         first = start // SEGMENT_STEPS
         columns = slice(column, column + rows.shape[1])
-        self._segments[first : first + len(segments), columns] = segments
+        self._rows[first : first + len(reduced), columns] = reduced
 
     def result(self) -> tuple[Tensor]:
-        return (rounded(self._reduced.join_segments(self._segments, self._lengths), self._dtype),)
+        return (rounded(self._reduced.join(self._rows, self._segments), self._dtype),)

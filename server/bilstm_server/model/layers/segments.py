@@ -27,15 +27,20 @@ class Segments:
 
     def __init__(self, lengths: np.ndarray):
         self.lengths = lengths  # [B]
-        self.counts = -(-lengths // SEGMENT_STEPS)  # [B], the segments of each sequence
-        ends = self.counts.cumsum()
-        self.steps = np.full(ends[-1], SEGMENT_STEPS)  # [segments]
-        self.steps[ends - 1] = lengths - (self.counts - 1) * SEGMENT_STEPS
+        self.has_one_each = bool(lengths.max() <= SEGMENT_STEPS)
+        self.steps = lengths if self.has_one_each else self._divided()  # [segments]
 
     @cached_property
-    def has_one_each(self) -> bool:
-        """Whether no sequence has several."""
-        return len(self.steps) == len(self.lengths)
+    def counts(self) -> np.ndarray:
+        """[B], the segments of each sequence."""
+        counts: np.ndarray = -(-self.lengths // SEGMENT_STEPS)
+        return counts
+
+    def _divided(self) -> np.ndarray:
+        ends = self.counts.cumsum()
+        steps = np.full(ends[-1], SEGMENT_STEPS)
+        steps[ends - 1] = self.lengths - (self.counts - 1) * SEGMENT_STEPS
+        return steps
 
     def reduce(self, function: Function, rows: Tensor) -> Tensor:
         """Reduce the rows of each segment to one, in the order of steps: [N, width] -> [segments,

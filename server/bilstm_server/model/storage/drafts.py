@@ -135,6 +135,8 @@ class Draft:
         and the states of the last LSTM are an output too.
         """
         outputs = {_own_name(name): reference for name, reference in results.items()}
+        if len(outputs) < len(results):
+            raise ValueError(f"has outputs that would have one name: {', '.join(results)}")
         if len(results) == 1:
             ((name, reference),) = results.items()
             outputs = self._known_outputs(name, reference)

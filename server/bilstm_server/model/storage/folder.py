@@ -53,6 +53,11 @@ def load_model(
     return encoder.to(device, dtype).eval().requires_grad_(False)
 
 
+def read_config(folder: Path) -> ModelConfig:
+    """Read what a model folder says it is, without its weights."""
+    return _read_config(folder / CONFIG)[0]
+
+
 def write_folder(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write a model folder. Each file appears whole, and the config, without which a folder is no
     model, last.

@@ -41,7 +41,7 @@ def is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32
 
 
-def other_format(start: bytes, path: Path) -> str | None:
+def other_format(start: bytes) -> str | None:
     """What a file with these first bytes is, if it is known to be none of torch.save's."""
     return next((words for known, words in _STARTS.items() if start.startswith(known)), None)
 

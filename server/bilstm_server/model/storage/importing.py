@@ -8,7 +8,7 @@ user's own file does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..config import ModelConfig
 from ..graph import SequenceEncoder
 from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
+from .chain.found import Found
 from .chain.graph import Graph, draw
 from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
@@ -38,6 +39,8 @@ UNPROVEN = (
 )
 UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
 
+_KERAS_EPS = 1e-3  # of its norms, unless their owner changed it
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -46,7 +49,7 @@ class Imported:
     config: ModelConfig
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
-    table: Sequence[str]  # the chain that was found, a line for each layer
+    table: Sequence[str]  # its layers, a line for each
     unproven: str = UNPROVEN  # what remains to be proven, in words
 
 
@@ -127,6 +130,8 @@ def read_checkpoint(
         tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        if is_foreign(checkpoint):
+            found = [_with_eps(module, _KERAS_EPS) for module in found]
         found, tensors = read_initial_states(found, tensors)
         if said.crf is not None:
             found, tensors = read_matrix(found, tensors, said.crf)
@@ -138,7 +143,7 @@ def read_checkpoint(
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(config, graph.chain, graph.sources))
+    return Imported(config, own, notes, table(config, graph.sources))
 
 
 def _as_the_file_says(
@@ -163,7 +168,7 @@ def _as_the_file_says(
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     names = {layer.name: layer.name for layer in own.layers}
-    return Imported(config, tensors, notes, table(config, names, names), UNPROVEN_FOREIGN)
+    return Imported(config, tensors, notes, table(config, names), UNPROVEN_FOREIGN)
 
 
 def _config(
@@ -178,7 +183,7 @@ def _config(
     named = [output for output in ("logits", "probabilities", "labels") if output in outputs]
     if labels and not named:
         raise ValueError("--labels, but no head whose classes they name")
-    if labels and not outputs.keys() & {"labels", "probabilities"}:
+    if labels and "labels" not in outputs and "logits" in outputs:
         layers.append({"name": "labels", "type": "argmax", "inputs": [outputs["logits"]]})
         outputs["labels"] = "labels"
         named.append("labels")
@@ -191,6 +196,12 @@ def _config(
             "labels": dict.fromkeys(named, tuple(labels)) if labels else {},
         }
     )
+
+
+def _with_eps(module: Found, eps: float) -> Found:
+    if module.kind not in ("layer_norm", "batch_norm"):
+        return module
+    return replace(module, fields={**module.fields, "eps": eps})
 
 
 def _own_tensors(

@@ -25,7 +25,7 @@ def read_tensors(path: Path, most_bytes: int | None = None) -> dict[str, Tensor]
     """
     content, _ = read_whole(path, memory_bytes() if most_bytes is None else most_bytes)
     start = content[:_START_BYTES]
-    found = "a .pt file; rename it" if start.startswith(TORCH_STARTS) else other_format(start, path)
+    found = "a .pt file; rename it" if start.startswith(TORCH_STARTS) else other_format(start)
     if found and not is_safetensors(start):
         raise ModelError(f"{path}: is no .safetensors file but {found}")
     try:

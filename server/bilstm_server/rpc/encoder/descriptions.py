@@ -45,9 +45,7 @@ def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
             max_stream_sequences=limits.max_stream_sequences,
         ),
         inputs=[_input_info(name, own) for name, own in config.inputs.items()],
-        output_infos=[
-            _output_info(name, config, config.labels.get(name, ())) for name in config.outputs
-        ],
+        output_infos=[_whole_info(name, config) for name in config.outputs],
         unsliceable=_common_reason([config.unsliceable(name) for name in config.output_names]),
         not_live=_common_reason([config.not_live(name) for name in config.output_names]),
         min_steps=config.min_steps,
@@ -85,6 +83,14 @@ def requested_infos(outputs: Collection[str], config: ModelConfig) -> list[pb.Ou
         for name, value in config.output_values.items()
         if name in outputs
     ]
+
+
+def _whole_info(name: str, config: ModelConfig) -> pb.OutputInfo:
+    """All that there is to say of an output, also what no reply has to say again."""
+    info = _output_info(name, config, config.labels.get(name, ()))
+    info.unsliceable = config.unsliceable(name) or ""
+    info.not_live = config.not_live(name) or ""
+    return info
 
 
 def _output_info(name: str, config: ModelConfig, labels: Sequence[str]) -> pb.OutputInfo:

@@ -22,6 +22,8 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "Embedding": ("embeddings",),
     "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "LayerNormalization": ("gamma", "beta"),
+    "Normalization": ("mean", "variance", "count"),
+    "SeparableConv1D": ("depthwise_kernel", "pointwise_kernel", "bias"),
 }
 
 
@@ -31,6 +33,7 @@ _GROUPS = {  # of Keras 3
     "Bidirectional": "bidirectional",
     "Conv1D": "conv1d",
     "Dense": "dense",
+    "DepthwiseConv1D": "depthwise_conv1d",
     "Dropout": "dropout",
     "Embedding": "embedding",
     "GlobalAveragePooling1D": "global_average_pooling1d",
@@ -38,6 +41,8 @@ _GROUPS = {  # of Keras 3
     "LSTM": "lstm",
     "LayerNormalization": "layer_normalization",
     "Masking": "masking",
+    "Normalization": "normalization",
+    "SeparableConv1D": "separable_conv1d",
     "TimeDistributed": "time_distributed",
 }
 

@@ -60,14 +60,42 @@ def time_distributed(inner: Layer) -> Layer:
 def conv(width: int, filters: int, kernel: int, padding: str, stride: int, dilation: int) -> Layer:
     config = named("Conv1D") | {
         "filters": filters,
+        "activation": "relu",
+        "use_bias": True,
+    }
+    config |= windows(kernel, padding, stride, dilation)
+    return Layer("Conv1D", config, [draw(kernel, width, filters), draw(filters)])
+
+
+def depthwise(width: int, kernel: int, multiplier: int) -> Layer:
+    config = named("DepthwiseConv1D") | windows(kernel, "same")
+    config |= {"depth_multiplier": multiplier, "activation": "tanh"}
+    return Layer(
+        "DepthwiseConv1D", config, [draw(kernel, width, multiplier), draw(width * multiplier)]
+    )
+
+
+def separable(width: int, filters: int, kernel: int, multiplier: int) -> Layer:
+    config = named("SeparableConv1D") | windows(kernel, "valid")
+    config |= {"depth_multiplier": multiplier, "filters": filters, "activation": "relu"}
+    pointwise = draw(1, width * multiplier, filters)
+    variables = [draw(kernel, width, multiplier), pointwise, draw(filters)]
+    return Layer("SeparableConv1D", config, variables)
+
+
+def windows(kernel: int, padding: str, stride: int = 1, dilation: int = 1) -> dict[str, Any]:
+    return {
         "kernel_size": [kernel],
         "strides": [stride],
         "padding": padding,
         "dilation_rate": [dilation],
-        "activation": "relu",
-        "use_bias": True,
     }
-    return Layer("Conv1D", config, [draw(kernel, width, filters), draw(filters)])
+
+
+def scaled(width: int) -> Layer:
+    config = named("Normalization") | {"axis": [-1], "mean": None, "variance": None}
+    counter = np.array(7, np.int32)
+    return Layer("Normalization", config, [draw(width), abs(draw(width)) + 0.3, counter])
 
 
 def batch_norm(width: int) -> Layer:

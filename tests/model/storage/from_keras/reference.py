@@ -64,26 +64,58 @@ def run_bidirectional(config: Config, variables: Sequence[Array], x: Array) -> A
     return merges[config["merge_mode"]]()
 
 
-def run_conv(config: Config, variables: Sequence[Array], x: Array) -> Array:
-    kernel = variables[0]
-    (size,), (stride,) = config["kernel_size"], config["strides"]
-    (dilation,) = config["dilation_rate"]
-    span = dilation * (size - 1) + 1
-    steps = len(x)
-    match config["padding"]:
+def padded(x: Array, span: int, stride: int, padding: str, value: float = 0) -> Array:
+    """A sequence with what a layer of windows adds at its edges."""
+    match padding:
         case "valid":
             left = right = 0
         case "causal":
             left, right = span - 1, 0
         case _:  # "same": as many windows as strides fit, padded evenly, more on the right
-            total = max((-(-steps // stride) - 1) * stride + span - steps, 0)
+            total = max((-(-len(x) // stride) - 1) * stride + span - len(x), 0)
             left, right = total // 2, total - total // 2
-    x = np.pad(x, ((left, right), (0, 0)))
-    rows = [
-        sum(x[start + j * dilation] @ kernel[j] for j in range(size)) + variables[1]
-        for start in range(0, len(x) - span + 1, stride)
-    ]
-    return FUNCTIONS[config["activation"]](np.stack(rows))
+    return np.pad(x, ((left, right), (0, 0)), constant_values=value)
+
+
+def convolve(config: Config, kernel: Array, x: Array) -> Array:
+    """Sums of windows [kernel, D] times a kernel [kernel, D, filters]."""
+    (size,), (stride,) = config["kernel_size"], config["strides"]
+    (dilation,) = config["dilation_rate"]
+    span = dilation * (size - 1) + 1
+    x = padded(x, span, stride, config["padding"])
+    starts = range(0, len(x) - span + 1, stride)
+    return np.stack([sum(x[t + j * dilation] @ kernel[j] for j in range(size)) for t in starts])
+
+
+def run_conv(config: Config, variables: Sequence[Array], x: Array) -> Array:
+    return FUNCTIONS[config["activation"]](convolve(config, variables[0], x) + variables[1])
+
+
+def apart(kernel: Array) -> Array:
+    """A depthwise kernel [K, D, multiplier], each of whose columns reads one column alone."""
+    size, width, multiplier = kernel.shape
+    whole = np.zeros((size, width, width, multiplier))
+    for column in range(width):
+        whole[:, column, column] = kernel[:, column]
+    return whole.reshape(size, width, -1)
+
+
+def run_depthwise(config: Config, variables: Sequence[Array], x: Array) -> Array:
+    kernel, bias = variables
+    return FUNCTIONS[config["activation"]](convolve(config, apart(kernel), x) + bias)
+
+
+def run_separable(config: Config, variables: Sequence[Array], x: Array) -> Array:
+    depthwise, pointwise, bias = variables
+    y = convolve(config, apart(depthwise), x) @ pointwise[0] + bias
+    return FUNCTIONS[config["activation"]](y)
+
+
+def run_pooling(config: Config, function: Callable[..., Array], x: Array) -> Array:
+    (size,), (stride,) = config["pool_size"], config["strides"]
+    x = padded(x, size, stride, config["padding"], np.nan)
+    starts = range(0, len(x) - size + 1, stride)
+    return np.stack([function(x[start : start + size], axis=0) for start in starts])
 
 
 def run_batch_norm(config: Config, variables: Sequence[Array], x: Array) -> Array:
@@ -115,6 +147,15 @@ LAYERS: Mapping[str, Callable[[Config, Sequence[Array], Any], Array]] = {
     "Activation": lambda config, variables, x: FUNCTIONS[config["activation"]](x),
     "Dropout": lambda config, variables, x: x,
     "Masking": lambda config, variables, x: x,
+    "DepthwiseConv1D": run_depthwise,
+    "SeparableConv1D": run_separable,
+    "MaxPooling1D": lambda config, variables, x: run_pooling(config, np.nanmax, x),
+    "AveragePooling1D": lambda config, variables, x: run_pooling(config, np.nanmean, x),
+    "Normalization": lambda config, variables, x: (x - variables[0]) / np.sqrt(variables[1]),
+    "Rescaling": lambda config, variables, x: config["scale"] * x + config["offset"],
+    "UnitNormalization": lambda config, variables, x: (
+        x / np.sqrt(np.maximum((x**2).sum(-1, keepdims=True), 1e-12))
+    ),
     "GlobalMaxPooling1D": lambda config, variables, x: x.max(0),
     "GlobalAveragePooling1D": lambda config, variables, x: x.mean(0),
 }

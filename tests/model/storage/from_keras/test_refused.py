@@ -31,7 +31,6 @@ def changed(layer: Layer, /, **settings: Any) -> Layer:
 REFUSED: list[tuple[Layer, str]] = [
     (lstm(3, 4, recurrent_activation="hard_sigmoid"), "recurrent_activation is hard_sigmoid"),
     (lstm(3, 4, activation="relu"), "activation is relu, and only tanh is served"),
-    (lstm(3, 4, go_backwards=True, return_sequences=True), "go_backwards with return_sequences"),
     (changed(lstm(3, 4), units=5), "weight_ih_l0 is [16, 3], expected [20, 3]"),
     (lstm(3, 4, use_bias=False, time_major=True), "time_major is on"),
     (bidirectional(3, 4, go_backwards=True), "its layers do not go forward and backward"),

@@ -22,11 +22,14 @@ from tests.model.storage.from_keras.layers import (
     bidirectional,
     conv,
     dense,
+    depthwise,
     draw,
     embedding,
     layer_norm,
     lstm,
     plain,
+    scaled,
+    separable,
     time_distributed,
 )
 from tests.model.storage.from_keras.reading import close, encode, load
@@ -42,6 +45,11 @@ MODELS: list[tuple[str, Sequence[Layer], str]] = [
     ("final state", [lstm(WIDTH, 4)], "final"),
     ("both finals", [bidirectional(WIDTH, 4)], "final"),
     ("backwards", [lstm(WIDTH, 4, go_backwards=True), dense(4, 2)], "logits"),
+    (
+        "steps backwards",
+        [lstm(WIDTH, 4, go_backwards=True, return_sequences=True), dense(4, 2)],
+        "logits",
+    ),
     ("no bias", [bidirectional(WIDTH, 4, use_bias=False), dense(8, 2)], "logits"),
     ("mean", [lstm(WIDTH, 4, return_sequences=True), plain("GlobalAveragePooling1D")], "mean"),
     ("max", [bidirectional(WIDTH, 4, return_sequences=True), plain("GlobalMaxPooling1D")], "max"),
@@ -75,6 +83,37 @@ MODELS: list[tuple[str, Sequence[Layer], str]] = [
 ]
 MODELS += [
     (
+        "separable",
+        [
+            scaled(WIDTH),
+            plain("Rescaling", scale=2.0, offset=0.5),
+            separable(WIDTH, 4, 3, 2),
+            plain("UnitNormalization", axis=-1),
+            lstm(4, 4),
+            dense(4, 2),
+        ],
+        "logits",
+    ),
+    (
+        "depthwise",
+        [depthwise(WIDTH, 2, 2), lstm(2 * WIDTH, 4), dense(4, 2)],
+        "logits",
+    ),
+]
+WINDOWS = [
+    (
+        f"{kind} of {size} by {stride}, {padding}",
+        [
+            plain(kind, pool_size=[size], strides=[stride], padding=padding),
+            lstm(WIDTH, 4, return_sequences=True),
+        ],
+        "states",
+    )
+    for kind in ("MaxPooling1D", "AveragePooling1D")
+    for size, stride, padding in ((3, 2, "valid"), (2, 2, "same"), (3, 1, "same"))
+]
+MODELS += [
+    (
         f"{mode} of {'steps' if steps else 'finals'}",
         [bidirectional(WIDTH, 4, mode, return_sequences=steps), dense(4, 2)],
         "logits",
@@ -83,7 +122,7 @@ MODELS += [
     for steps in (True, False)
 ]
 # What "same" pads depends on the number of steps where a stride leaves an odd rest.
-MODELS += [
+WINDOWS += [
     (
         f"{padding} kernel {kernel} stride {stride} dilation {dilation}",
         [conv(WIDTH, 4, kernel, padding, stride, dilation), lstm(4, 2, return_sequences=True)],
@@ -102,8 +141,23 @@ MODELS += [
 )
 def test_numbers(layers: Sequence[Layer], output: str, suffix: str, tmp_path: Path) -> None:
     """A model of floats gives Keras's numbers for sequences of several lengths."""
-    config = sequential(layers, [None, None, WIDTH])
-    encoder = load(WRITERS[suffix](tmp_path / f"model{suffix}", config, layers))
+    check(WRITERS[suffix](tmp_path / f"model{suffix}", config_of(layers), layers), layers, output)
+
+
+@pytest.mark.parametrize(
+    ("layers", "output"), [model[1:] for model in WINDOWS], ids=[model[0] for model in WINDOWS]
+)
+def test_windows(layers: Sequence[Layer], output: str, tmp_path: Path) -> None:
+    """Convolutions and poolings lie where Keras's do, for each number of steps."""
+    check(write_keras(tmp_path / "model.keras", config_of(layers), layers), layers, output)
+
+
+def config_of(layers: Sequence[Layer]) -> dict[str, Any]:
+    return sequential(layers, [None, None, WIDTH])
+
+
+def check(path: Path, layers: Sequence[Layer], output: str) -> None:
+    encoder = load(path)
     for steps in (12, 9, 7):
         x = draw(steps, WIDTH)
         close(encode(encoder, x)[output], run(layers, x))

@@ -75,11 +75,12 @@ class Products(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(3, 5, batch_first=True)
+        self.bias = nn.Parameter(torch.randn(1))
 
     def forward(self, x: Tensor) -> Any:
         y, (h, _) = self.lstm(x)
-        weights = torch.bmm(y, h[-1].unsqueeze(2)).softmax(1)
-        return torch.bmm(weights.transpose(1, 2), y).squeeze(1)
+        weights = (torch.bmm(y, h[-1].unsqueeze(2)) + self.bias).softmax(1)
+        return torch.bmm(weights.transpose(1, 2), y).squeeze(1) + self.bias
 
 
 class Directions(nn.Module):
@@ -142,12 +143,13 @@ class Learned(nn.Module):
 class Packed(nn.Module):
     """A packed sequence, and the last state."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_sorted: bool) -> None:
         super().__init__()
+        self.is_sorted = is_sorted
         self.lstm = nn.LSTM(3, 5, bidirectional=True, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        packed = pack_padded_sequence(x, lengths, batch_first=True)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.is_sorted)
         y, (h, _) = self.lstm(packed)
         return pad_packed_sequence(y, batch_first=True)[0], h.transpose(0, 1).reshape(-1, 10)
 

@@ -112,9 +112,10 @@ def test_several_inputs(tmp_path: Path) -> None:
     close(encode(encoder, ids, x)["states"], module(ids[None], x[None])[0])
 
 
-def test_lengths_are_no_input(tmp_path: Path) -> None:
-    """Lengths that a packed sequence needs are none of the model's inputs."""
-    module = modules.Packed().eval()
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_lengths_are_no_input(is_sorted: bool, tmp_path: Path) -> None:
+    """Lengths that packed sequences need, and their order by them, are nothing here."""
+    module = modules.Packed(is_sorted).eval()
     axes = {"x": {0: "batch", 1: "steps"}, "lengths": {0: "batch"}}
     path = export(
         module,

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 from bilstm_server.errors import ModelError
 from bilstm_server.model import import_checkpoint
 from bilstm_server.model.storage.checkpoints.folding import fold
-from tests.model.storage.importing.layouts import Crf
+from tests.model.storage.importing.judges import Crf
 
 prune_weights: Any = prune.random_unstructured
 prune_rows: Any = prune.ln_structured

@@ -10,7 +10,8 @@ import torch
 
 from bilstm_server.errors import ModelError
 from bilstm_server.model import RaggedBatch, import_checkpoint, load_model
-from tests.model.storage.importing.layouts import LAYOUTS, Layout
+from tests.model.storage.importing.judges import Layout
+from tests.model.storage.importing.layouts import LAYOUTS
 
 LENGTHS = (1, 2, 5)
 

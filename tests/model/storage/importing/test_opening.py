@@ -70,7 +70,8 @@ def test_nested(case: str, tmp_path: Path) -> None:
 
 def test_what_was_taken_is_said(tmp_path: Path) -> None:
     """Which dictionary was taken is said, and which others with tensors were not."""
-    others = {"head": {"weight": torch.ones(2, 2)}, "epoch": 3}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}}
+    others = {"head": {"weight": torch.ones(2, 2)}, "epoch": 3, "optimizer": optimizer}
     torch.save({"nets": {"main": weights()}} | others, tmp_path / "model.pt")
     notes = open_checkpoint(tmp_path / "model.pt").notes
     assert notes == ("took the tensors under 'nets.main'; not taken: head",)
@@ -83,6 +84,14 @@ def test_several_dictionaries(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"several dictionaries with an LSTM: ema, net.model; tak"):
         import_checkpoint(tmp_path / "model.pt", tmp_path / "out")
     assert_imported(tmp_path / "model.pt", key="net.model")
+
+
+def test_keys_with_dots(tmp_path: Path) -> None:
+    """Two dictionaries are two, also where the keys on the way to them read alike."""
+    torch.save({"a.b": weights(), "a": {"b": weights()}}, tmp_path / "model.pt")
+    with pytest.raises(ModelError, match=r"with an LSTM: a\.b, a\.b'; take one with --key"):
+        import_checkpoint(tmp_path / "model.pt", tmp_path / "out")
+    assert_imported(tmp_path / "model.pt", key="a.b")
 
 
 def test_model_and_its_average_beside(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from bilstm_server.cli import main as cli
 from bilstm_server.errors import ModelError
 from bilstm_server.model import ModelConfig, import_checkpoint
-from tests.model.storage.importing.layouts import Modules, lstm
+from tests.model.storage.importing.judges import Modules, lstm
 
 
 @pytest.fixture

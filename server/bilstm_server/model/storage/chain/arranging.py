@@ -13,7 +13,7 @@ from ..weights import some
 from . import words
 from .found import Found
 from .links import Said
-from .order import TooMany, longest, orders, reachable, readings
+from .order import TooMany, is_named_head, longest, orders, reachable, readings
 from .parts import Parts
 
 
@@ -37,16 +37,19 @@ class Arranged:
 
 def arrange(parts: Parts, said: Said) -> tuple[Arranged, dict[str, list[Found]]]:
     """The order of all modules, and of each head where several were said."""
-    arranged = _only(list(_ways(parts, parts.body)), parts, said)
+    ways = list(_ways(parts, parts.body))
+    if len(ways) > 1:  # a head that gives as many numbers as the first layer reads, perhaps
+        ways = list(_ways(parts, parts.body, heads_last=True)) or ways
+    arranged = _only(ways, parts, said)
     heads = {}
     for prefix, modules in parts.heads.items():
-        ways = _orders(modules, arranged.order[-1].gives, ())
-        if not ways:
+        own = _orders(modules, arranged.order[-1].gives, ())
+        if not own:
             head = longest(modules, arranged.order[-1].gives)
             raise ValueError(words.unfit([*arranged.order, *modules], [*arranged.order, *head]))
-        if len(ways) > 1:
-            raise ValueError(words.several_orders(*ways))
-        heads[prefix] = ways[0]
+        if len(own) > 1:
+            raise ValueError(words.several_orders(*own))
+        heads[prefix] = own[0]
     if len(heads) == 1:
         (head,) = heads.values()
         return Arranged(arranged.embeddings, [*arranged.order, *head]), {}
@@ -59,7 +62,12 @@ def arrange_body(parts: Parts, said: Said) -> tuple[Arranged, list[Found]]:
     """
     nodes = [*parts.body, *(module for own in parts.heads.values() for module in own)]
     behind = {width for lstm in parts.lstms for width in reachable(nodes, lstm.gives)}
-    kept = [m for m in nodes if m in parts.lstms or _leads_to_lstm(m, nodes, parts.lstms)]
+    kept = [
+        m
+        for m in nodes
+        if m in parts.lstms
+        or (_leads_to_lstm(m, nodes, parts.lstms) and not (is_named_head(m) and m.reads in behind))
+    ]
     tables = [m for m in nodes if m.kind == "matrix" and m not in kept]
     droppable = [m for m in tables if m.reads in behind]
     ways = [
@@ -98,7 +106,11 @@ def neighbours(parts: Parts) -> tuple[str, str] | None:
 
 
 def _ways(
-    parts: Parts, modules: Sequence[Found], droppable: Sequence[Found] = ()
+    parts: Parts,
+    modules: Sequence[Found],
+    droppable: Sequence[Found] = (),
+    *,
+    heads_last: bool = False,
 ) -> Iterator[Arranged]:
     """Every arrangement that fits, at most two of each reading of the weights without a bias. Those
     of `droppable` are in it as embeddings only."""
@@ -106,19 +118,23 @@ def _ways(
         embeddings = [m for m, embeds in zip(modules, flags, strict=True) if embeds]
         order = [m for m, embeds in zip(modules, flags, strict=True) if not embeds]
         way = Arranged([*parts.embeddings, *embeddings], [m for m in order if m not in droppable])
-        for found in _orders(way.order, way.width, parts.in_order):
+        for found in _orders(way.order, way.width, parts.in_order, heads_last=heads_last):
             yield Arranged(way.embeddings, found)
 
 
 def _orders(
-    modules: Sequence[Found], width: int | None, in_order: Sequence[Found]
+    modules: Sequence[Found],
+    width: int | None,
+    in_order: Sequence[Found],
+    *,
+    heads_last: bool = False,
 ) -> list[list[Found]]:
     try:
-        return orders(modules, width, in_order)
+        return orders(modules, width, in_order, heads_last=heads_last)
     except TooMany as error:
         raise ValueError(
-            "no tensor tells the order of its layers, of which many are equally wide; say it with "
-            "--chain"
+            "no tensor tells the order of its layers, which are many, or equally wide; say it with "
+            f"--chain, or {words.EXPORT}"
         ) from error
 
 

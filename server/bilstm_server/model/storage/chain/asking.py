@@ -31,7 +31,7 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
     if parts.left:
         if tail or heads or parts.crf:
             raise ValueError(words.other_logits(parts.left))
-        check_left_out(parts.left, parts.lstms)
+        check_left_out(parts.left, parts.lstms, is_embedded=bool(arranged.embeddings))
     if not heads and not any(module.is_affine for module in tail):
         _check_nothing_said_of_a_head(said)
         asked = _asked_of_body(arranged, said)
@@ -54,9 +54,12 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
 def _without_head(parts: Parts, said: Said) -> Chain:
     _check_nothing_said_of_a_head(said)
     _check_left(parts, said)
-    check_left_out(parts.left, parts.lstms)
-    arranged, others = arrange_body(parts, said)
-    check_left_out(others, parts.lstms)
+    try:
+        arranged, others = arrange_body(parts, said)
+    except ValueError:
+        check_left_out(parts.left, parts.lstms)  # which is perhaps why the others fit nowhere
+        raise
+    check_left_out([*parts.left, *others], parts.lstms, is_embedded=bool(arranged.embeddings))
     _check_answered(_asked_of_body(arranged, said), arranged, said)
     return Chain(_links(arranged.order, arranged, said))
 
@@ -136,7 +139,10 @@ def _all_gaps(tail: Sequence[Found], heads: Heads) -> list[Gap]:
 
 
 def _asked_of_activations(found: Sequence[Gap], said: Said) -> list[str]:
-    if not found or said.head_activation == "none":
+    if said.head_activation == "none":
+        return []
+    if not found:
+        _check_between(said)
         return []
     if said.head_activation is None:
         return [words.activations([gap.linear for gap in found], in_head=True)]
@@ -147,6 +153,15 @@ def _asked_of_activations(found: Sequence[Gap], said: Said) -> list[str]:
         f"no tensor tells whether {said.head_activation} stands before {some(unplaced)} or "
         "behind it; say it with --chain"
     ]
+
+
+def _check_between(said: Said) -> None:
+    """An activation that was said and stands nowhere is not passed over."""
+    if said.head_activation:
+        raise ValueError(
+            f"--head-activation {said.head_activation} stands between the linear layers of a head, "
+            "and there is one; before it, or behind it, --chain says"
+        )
 
 
 def _links(body: Sequence[Found], arranged: Arranged, said: Said) -> list[Link]:

@@ -39,8 +39,7 @@ class Graph:
     layers: list[dict[str, Any]] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # layer.parameter -> name in the file
-    sources: dict[str, str] = field(default_factory=dict)  # layer -> module in the file
-    chain: list[str] = field(default_factory=list)  # the layers that the owner knows
+    sources: dict[str, str] = field(default_factory=dict)  # layer of the chain -> its module's name
 
 
 def draw(chain: Chain, found: Sequence[Found]) -> Graph:
@@ -49,7 +48,7 @@ def draw(chain: Chain, found: Sequence[Found]) -> Graph:
     drawing = _Drawing(common_prefix(found), chain)
     for link in chain.links:
         drawing.follow(link)
-    drawing.give_end(has_heads=bool(chain.heads))
+    drawing.give_end()
     end, heads = drawing.value, {}
     for prefix, links in chain.heads.items():
         drawing.value = end
@@ -58,7 +57,6 @@ def draw(chain: Chain, found: Sequence[Found]) -> Graph:
         heads[_identifier(prefix.removeprefix(drawing.prefix).rstrip("."))] = drawing.value
     if heads:
         drawing.graph.outputs = heads
-    drawing.graph.chain = [layer["name"] for layer in drawing.graph.layers]
     drawing.give_states()
     return drawing.graph
 
@@ -155,12 +153,10 @@ class _Drawing:
         """Offer the last value to callers under this name."""
         self.graph.outputs[output] = self.value
 
-    def give_end(self, has_heads: bool) -> None:
-        """Offer what the chain ends with, unless heads read it."""
+    def give_end(self) -> None:
+        """Offer what the chain ends with, if no output is that."""
         outputs = self.graph.outputs
-        if has_heads:
-            outputs.clear()
-        elif not outputs:
+        if not outputs:
             self._states = self.value  # with a norm behind the LSTM, say
         elif self.value not in outputs.values():
             is_sigmoid = self.value.startswith("sigmoid") and "logits" in outputs
@@ -179,7 +175,10 @@ class _Drawing:
         """The pooling of the states that is there already, or a new one."""
         there = (layer for layer in self.graph.layers if layer["inputs"] == [self._states])
         name = next((layer["name"] for layer in there if layer["name"] == word), None)
-        return name or self._pool(word, self._states)
+        if name is None:
+            name = self._pool(word, self._states)
+            del self.graph.sources[name]  # it is none of the chain's
+        return name
 
     def _input(self, name: str, entry: dict[str, int]) -> str:
         name = self._unique(name)
@@ -189,6 +188,7 @@ class _Drawing:
     def _add(self, name: str, entry: Mapping[str, Any], *reads: str) -> str:
         name = self._unique(name)
         self.graph.layers.append({"name": name, **entry, "inputs": list(reads)})
+        self.graph.sources[name] = ""
         return name
 
     def _unique(self, name: str) -> str:

@@ -11,10 +11,13 @@ from ..weights import some
 from .found import Found, Shape
 
 
-def check_left_out(left: Sequence[Found], lstms: Sequence[Found]) -> None:
-    """Raise `ValueError` if one of the modules may compute an LSTM's input or initial states."""
+def check_left_out(
+    left: Sequence[Found], lstms: Sequence[Found], *, is_embedded: bool = False
+) -> None:
+    """Raise `ValueError` if one of the modules may compute an LSTM's input or initial states. If
+    `is_embedded`, embeddings give all that the first one reads, and nothing is joined to them."""
     for lstm in lstms:
-        before = [name for m in left if _may_precede(m, lstm) for name in m.shapes]
+        before = [name for m in left if _may_precede(m, lstm, is_embedded) for name in m.shapes]
         if before:
             raise ValueError(
                 f"{some(before)} may stand before {lstm} (its input is {lstm.reads} wide, its "
@@ -23,13 +26,13 @@ def check_left_out(left: Sequence[Found], lstms: Sequence[Found]) -> None:
             )
 
 
-def _may_precede(module: Found, lstm: Found) -> bool:
+def _may_precede(module: Found, lstm: Found, is_embedded: bool) -> bool:
     """Judge one module. What ends in the LSTM's input has its width in some shape; a convolution's
     channels may be joined to it, and single numbers may scale it.
     """
     shapes = module.shapes.values()
     return (
-        any(lstm.reads in shape or len(shape) > 2 for shape in shapes)
+        any(lstm.reads in shape or (len(shape) > 2 and not is_embedded) for shape in shapes)
         or all(_numbers(shape) == 1 for shape in shapes)
         or lstm.reads in _recurrent_widths(module)
         or any(_may_be_states(shape, lstm) for shape in shapes)

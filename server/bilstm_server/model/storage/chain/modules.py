@@ -25,7 +25,7 @@ _CRFS: tuple[dict[str, str], ...] = (
         "trans_matrix": "transitions",
     },
 )
-_LAYER_NORM = re.compile(r"(^|[._\d])(ln|(layer_?)?norm)(?![a-z])", re.IGNORECASE)
+_LAYER_NORM = re.compile(r"(^|[._\d])(ln|(layer_?)?norm(alization)?)(?![a-z])", re.IGNORECASE)
 _OTHER_NORM = re.compile(r"group|inst|batch|rms|(^|\.)(gn|in|bn)\d*$", re.IGNORECASE)
 _INSTANCE_NORM = re.compile(r"inst|(^|\.)in\d*$", re.IGNORECASE)
 # What weights or gates other layers' values, and is not read by the next one.

@@ -17,6 +17,9 @@ from .found import Found
 
 _EMBEDDING = re.compile(r"emb|lookup|vocab|word|token|char|lut", re.IGNORECASE)
 _LINEAR = re.compile(r"proj|lin|fc|dense|head|out|dec|class|clf|score", re.IGNORECASE)
+_HEAD = re.compile(
+    r"(^|[._])(fc|clf|cls|classifier|head|out|output|logits?|hidden2tag|predictor)$", re.IGNORECASE
+)
 _MOST_READINGS = 64
 _MOST_MODULES = 256
 _MOST_TRIED = 20_000  # placings of a module, before the order counts as not told
@@ -27,11 +30,17 @@ class TooMany(Exception):
 
 
 def orders(
-    modules: Sequence[Found], width: int | None, in_order: Sequence[Found] = ()
+    modules: Sequence[Found],
+    width: int | None,
+    in_order: Sequence[Found] = (),
+    *,
+    heads_last: bool = False,
 ) -> list[list[Found]]:
     """The orders of all modules that fit, of which the first reads `width` floats, or if None any
-    number, and those of `in_order` follow each other as there. At most two: then no tensor tells
-    which it is. Raises `TooMany`.
+    number, and those of `in_order` follow each other as there. With `heads_last`, what is named as
+    a head stands behind all LSTMs. At most two: then no tensor tells which it is.
+
+    Raises `TooMany`.
     """
     if len(modules) > _MOST_MODULES:
         raise TooMany
@@ -40,6 +49,10 @@ def orders(
     before = {id(b): [a for a in modules if precedes(a, b)] for b in modules}
     for earlier, later in pairwise(module for module in in_order if module in modules):
         before[id(later)].append(earlier)
+    if heads_last:
+        lstms = [module for module in modules if module.kind == "lstm"]
+        for head in filter(is_named_head, modules):
+            before[id(head)] += lstms
     tried = 0
 
     def place(width: int | None, left: list[Found]) -> Iterator[list[Found]]:
@@ -64,20 +77,32 @@ def longest(modules: Sequence[Found], width: int | None) -> list[Found]:
     """The modules one after the other as far as they fit, in the order of the file where several
     do: what an error can begin with. The first reads `width` floats, or if None any number.
     """
-    starts = [module for module in modules if width is None or module.reads == width]
+    starts = [m for m in _next(modules) if width is None or m.reads == width]
     trails = [_onward(start, modules) for start in starts]
-    return max(
-        trails, key=lambda trail: (any(m.kind == "lstm" for m in trail), len(trail)), default=[]
-    )
+
+    def rank(trail: list[Found]) -> tuple[bool, int]:
+        return any(module.kind == "lstm" for module in trail), len(trail)
+
+    return max(trails, key=rank, default=[])
+
+
+def is_named_head(module: Found) -> bool:
+    """Whether its name is one that people give to what gives the scores."""
+    return module.is_affine and _HEAD.search(module.name) is not None
 
 
 def _onward(start: Found, modules: Sequence[Found]) -> list[Found]:
     trail = [start]
     left = [module for module in modules if module is not start]
-    while fits := [m for m in left if m.reads == trail[-1].gives]:
-        trail.append(next((m for m in fits if not any(precedes(o, m) for o in fits)), fits[0]))
-        left.remove(trail[-1])
+    while fits := [m for m in _next(left) if m.reads == trail[-1].gives]:
+        trail.append(fits[0])
+        left.remove(fits[0])
     return trail
+
+
+def _next(left: Sequence[Found]) -> list[Found]:
+    """The modules that none of the others precedes."""
+    return [module for module in left if not any(precedes(other, module) for other in left)]
 
 
 def precedes(a: Found, b: Found) -> bool:

@@ -9,6 +9,7 @@ from ..weights import some
 from .found import Found
 from .links import Said
 from .selecting import exactly, under
+from .words import EXPORT
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def _lstms(found: Sequence[Found], said: Said) -> list[Found]:
         chosen = recurrences
     if not chosen:
         names = [name for module in found for name in module.shapes]
-        raise ValueError(f"no LSTM in it (no tensor is named weight_ih_l0); it has: {some(names)}")
+        raise ValueError(
+            f"no LSTM in it (no tensor is named weight_ih_l0); it has: {some(names)}; {EXPORT}"
+        )
     if problem := next((module.problem for module in chosen if module.problem), ""):
         raise ValueError(problem)
     return chosen

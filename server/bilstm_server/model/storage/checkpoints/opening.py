@@ -6,7 +6,7 @@ Every file that can't be opened raises a one-line `ModelError`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from ..files import memory_bytes
 from ..weights import read_tensors
 from .folding import fold
 from .hub import read_hub_folder
-from .nested import SELF, Chosen
+from .nested import SELF, Chosen, Wanted, has_recurrence
 from .torch_file import read_torch_file
 
 
@@ -33,11 +33,8 @@ def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     """Read a checkpoint's tensors into memory of their own, in the order of the file, with each
     weight that it has in pieces made whole. `key` names one of the dictionaries of a `.pt` file.
     """
-    chosen = _read(path, key)
-    notes = []
-    if chosen.key != SELF:
-        others = f"; not taken: {listed(chosen.others)}" if chosen.others else ""
-        notes.append(f"took the tensors under {chosen.key!r}{others}")
+    chosen = read_dictionary(path, key)
+    notes = [*taken(chosen)]
     try:
         tensors, folded = fold(_computing(chosen.tensors))
     except ValueError as error:
@@ -49,14 +46,23 @@ def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(tensors, tuple(notes))
 
 
-def _read(path: Path, key: str | None) -> Chosen:
+def taken(chosen: Chosen) -> Iterator[str]:
+    """Say which of a file's dictionaries was taken, if it is not the file itself."""
+    if chosen.key != SELF:
+        others = f"; not taken: {listed(chosen.others)}" if chosen.others else ""
+        yield f"took the tensors under {chosen.key!r}{others}"
+
+
+def read_dictionary(path: Path, key: str | None, wanted: Wanted = has_recurrence) -> Chosen:
+    """Read one dictionary of a checkpoint's tensors as it is: the one under `key`, or the only one
+    that is `wanted`."""
     most_bytes = memory_bytes()
     if path.is_dir():
         tensors = read_hub_folder(path, most_bytes)
     elif path.suffix == ".safetensors":
         tensors = read_tensors(path, most_bytes)
     else:
-        return read_torch_file(path, most_bytes, key)
+        return read_torch_file(path, most_bytes, key, wanted)
     if key is not None:
         raise ModelError(f"{path}: --key is for files of torch.save, and this has no dictionaries")
     return Chosen(dict(sorted(tensors.items(), key=_natural)), SELF, ())

@@ -27,7 +27,7 @@ from ..formats import (
     refused_class,
 )
 from ..weights import reason
-from .nested import Chosen, choose
+from .nested import Chosen, Wanted, choose, has_recurrence
 
 _START_BYTES = 64
 _RENAME = "a .safetensors file; rename it"
@@ -38,14 +38,17 @@ _MOST_SHARED = 8
 _FEW_BYTES = 2**28
 
 
-def read_torch_file(path: Path, most_bytes: int, key: str | None) -> Chosen:
-    """Read one dictionary of tensors, the one under `key` or the only one with an LSTM, into memory
-    of its own. Nothing in the file is executed: pickled objects of other classes are refused.
+def read_torch_file(
+    path: Path, most_bytes: int, key: str | None, wanted: Wanted = has_recurrence
+) -> Chosen:
+    """Read one dictionary of tensors, the one under `key` or the only one that is wanted, into
+    memory of its own. Nothing in the file is executed: pickled objects of other classes are
+    refused.
     """
     with open_regular(path, most_bytes) as file:
         content = _load(file, path)
         try:
-            chosen = choose(content, key)
+            chosen = choose(content, key, wanted)
         except ValueError as error:
             raise ModelError(f"{path}: {error}") from error
         _check_sizes(chosen.tensors, os.fstat(file.fileno()).st_size, path)
@@ -56,7 +59,7 @@ def _load(file: BinaryIO, path: Path) -> object:
     start = file.read(_START_BYTES)
     file.seek(0)
     if not start.startswith(TORCH_STARTS):
-        found = _RENAME if is_safetensors(start) else other_format(start, path)
+        found = _RENAME if is_safetensors(start) else other_format(start)
         raise ModelError(f"{path}: is no .pt file{f' but {found}' if found else f'; {SAVE}'}")
     if start.startswith(ZIP_START):
         _check_archive(file, path)

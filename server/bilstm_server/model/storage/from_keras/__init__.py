@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....errors import ModelError
+from ....quoting import one_line
 from ..drafts import Draft, ForeignModel
 from .files import open_file
 from .loose import read_state_dict
@@ -26,4 +27,4 @@ def read_keras(path: Path) -> ForeignModel:
                 return ForeignModel(None, read_state_dict(file), ())
             return draft.finish(Model(entry, open_weights(file), draft).convert())
         except ValueError as error:
-            raise ModelError(f"{path}: {error}") from error
+            raise ModelError(f"{path}: {one_line(str(error))}") from error

@@ -24,15 +24,8 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "dense": ("kernel", "bias"),
     "layer": ("kernel", "bias"),  # in time_distributed
     "conv1d": ("kernel", "bias"),
-    "layer_normalization": ("gamma", "beta"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+_NORMS = re.compile(r"(^|_)(gamma|beta|normalization)($|_)")
 _OUTER = ("layers", "_layer_checkpoint_dependencies")
 _Layer = tuple[str, dict[str, Array]]  # where it is in the file, and its variables by name
 
@@ -40,8 +33,10 @@ _Layer = tuple[str, dict[str, Array]]  # where it is in the file, and its variab
 def read_state_dict(file: h5py.File) -> dict[str, Tensor]:
     """Read all layers' tensors, named `layer.parameter`. Raises `ValueError` for a layer whose
     variables are of no known kind."""
+    with reading():
+        has_names = "layer_names" in file.attrs
     tensors: dict[str, Tensor] = {}
-    for path, arrays in _named(file) if "layer_names" in file.attrs else _numbered(file):
+    for path, arrays in _named(file) if has_names else _numbered(file):
         suffix = "_reverse" if re.search("(^|/)backward_", path) else ""
         layer = re.sub(
             "/((forward|backward)_)?(lstm_cell|lstm|layer|cell)(_\\d+)?(?=/|$)", "", path
@@ -73,7 +68,8 @@ def _numbered(file: h5py.File) -> Iterator[_Layer]:
     class tells which is which."""
     groups: list[str] = []
     with reading():
-        file.visit(groups.append)  # each once, and none behind a link
+        # Each once, and none behind a link. A damaged name is bytes.
+        file.visit(lambda path: groups.append(str(path)))
     for path in groups:
         *outer, last = path.split("/")
         if last != "vars" or not outer or "optimizer" in outer:
@@ -82,8 +78,8 @@ def _numbered(file: h5py.File) -> Iterator[_Layer]:
         if not count:
             continue
         names = _VARIABLES.get(kind, ())
-        if count > len(names) or (kind.endswith("normalization") and count < len(names)):
-            raise ValueError(f"{path}: has {count} variables of a kind that is not served")
+        if count > len(names):
+            raise ValueError(f"{path}: {_unknown(kind)}")
         arrays = (read_array(file, f"{path}/{number}") for number in range(count))
         place = "/".join(part for part in outer if part not in _OUTER)
         yield place, dict(zip(names, arrays, strict=False))
@@ -100,6 +96,17 @@ def _translate(arrays: Mapping[str, Array], suffix: str) -> dict[str, Array]:
             return {"weight": kernel.transpose()} | biases
         case {"embeddings": weight}:
             return {"weight": weight}
-    if arrays.keys() <= _NORM.keys():
-        return {_NORM[name]: array for name, array in arrays.items()}
-    raise ValueError(f"has variables of a kind that is not served: {', '.join(sorted(arrays))}")
+    raise ValueError(_unknown(*arrays))
+
+
+def _unknown(*names: str) -> str:
+    """Why a layer's variables can't be taken, by their names or their class."""
+    if any(map(_NORMS.search, names)):
+        return (
+            "is of a norm, whose eps no weights tell (Keras's own is 1e-3, torch's 1e-5); save the "
+            "whole model: model.save('model.keras')"
+        )
+    return (
+        f"is of a kind that is not served ({', '.join(sorted(names))}); save the whole model: "
+        "model.save('model.keras')"
+    )

@@ -18,11 +18,6 @@ def lstm(call: Call) -> Sequence[str]:
     """`LSTM`: its output, and with `return_state` the last hidden and cell state."""
     _check(call)
     reverse = call.settings.flag("go_backwards")
-    if reverse and call.settings.flag("return_sequences"):
-        raise ValueError(
-            "go_backwards with return_sequences gives the steps in reverse order, which is served "
-            "in a Bidirectional only"
-        )
     bias = call.settings.flag("use_bias", True)
     y = call.add(
         "lstm",
@@ -36,6 +31,8 @@ def lstm(call: Call) -> Sequence[str]:
     output = y
     if not call.settings.flag("return_sequences"):
         output = call.add("first" if reverse else "last", y)
+    elif reverse:  # Keras gives the steps in the order in which it computes them
+        output = call.add("reverse_steps", y)
     return output, f"{y}.hidden", f"{y}.cell"
 
 

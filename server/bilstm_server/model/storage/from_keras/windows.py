@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..drafts import Array
 from .activations import activate
@@ -40,8 +41,7 @@ def max_pooling1d(call: Call) -> str:
 
 def average_pooling1d(call: Call) -> str:
     """`AveragePooling1D`"""
-    call.expect("padding", "valid")  # "same" leaves what is beyond the edges out of the mean
-    return _pooling(call, "avg_pool1d")
+    return _pooling(call, "avg_pool1d", count_include_pad=False)
 
 
 def _depthwise(call: Call, kernel: Array, biases: Sequence[Array]) -> str:
@@ -70,11 +70,12 @@ def _convolution(call: Call, kernel: Array, biases: Sequence[Array], groups: int
     )
 
 
-def _pooling(call: Call, type: str) -> str:
+def _pooling(call: Call, type: str, **fields: Any) -> str:
     kernel = call.settings.size("pool_size", 2)
     stride = call.settings.size("strides", kernel)
     padding = _padding(call, kernel, stride)
-    return call.add(type, call.read(), kernel=kernel, stride=stride, padding=padding)
+    fields |= {"kernel": kernel, "stride": stride, "padding": padding}
+    return call.add(type, call.read(), **fields)
 
 
 def _has_bias(call: Call) -> bool:

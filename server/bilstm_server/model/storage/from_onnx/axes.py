@@ -67,17 +67,17 @@ class Rows:
 
     value: str
     axes: tuple[Axis, ...]
-    is_norm: bool = False  # the L2 norm of each row of the value, which no layer gives
+
+    def __post_init__(self) -> None:
+        rows = [name for axis in self.axes for name in axis.rows]
+        if len(set(rows)) < len(rows):
+            raise ValueError("pairs steps with steps, or sequences with each other: not served")
 
     def place(self, axis: int) -> int:
         """An axis counted from the first one. Raises `ValueError` where there is none."""
         if not -len(self.axes) <= axis < len(self.axes):
             raise ValueError(f"has no axis {axis} in {len(self.axes)} axes")
         return axis % len(self.axes)
-
-    def index(self, rows: str) -> int | None:
-        """Which axis is the one of sequences or steps."""
-        return next((i for i, axis in enumerate(self.axes) if rows in axis.rows), None)
 
     @property
     def columns(self) -> list[int]:
@@ -89,15 +89,12 @@ class Rows:
         return (*columns(*[1] * (rank - len(self.axes))), *self.axes)
 
     def with_axes(self, axes: Sequence[Axis], value: str | None = None) -> Rows:
+        """The same value, or another one, with other axes."""
         return Rows(value or self.value, tuple(axes))
-
-    def replaced(self, value: str, sizes: Sequence[int]) -> Rows:
-        """A value of other columns on the same rows."""
-        new = iter(sizes)
-        return Rows(value, tuple(axis if axis.rows else Axis((next(new),)) for axis in self.axes))
 
 
 def columns(*sizes: int) -> tuple[Axis, ...]:
+    """Axes of so many columns each."""
     return tuple(Axis((size,)) for size in sizes)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..drafts import Array
-from .axes import Dim
+from .axes import SEQUENCES, Dim
 from .nodes import Node
+from .packing import count
 
 _END = 2**31  # and beyond: "to the end", in Slice
 
@@ -156,6 +157,8 @@ def _where(node: Node) -> Array:
 
 def _range(node: Node) -> Array:
     start, stop, step = (node.numbers(place).item() for place in range(3))
+    if (start, stop, step) == (0, Dim((SEQUENCES,)), 1):
+        return count()
     if any(isinstance(bound, Dim) for bound in (start, stop, step)):
         raise ValueError("counts steps, which is not served")
     node.bound(abs((stop - start) / step))
@@ -190,6 +193,7 @@ _FUNCTIONS: Mapping[str, _Function] = {
     "Mul": _arithmetic(np.multiply),
     "Neg": lambda node: -node.numbers(0),
     "Range": _range,
+    "ReduceProd": lambda node: np.asarray(np.prod(node.numbers(0))),
     "Reshape": _reshape,
     "Shape": _shape,
     "Slice": _slice,

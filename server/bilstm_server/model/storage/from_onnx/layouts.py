@@ -11,10 +11,27 @@ from ..drafts import Array
 from .axes import SEQUENCES, STEPS, Axis, Dim, Rows, columns, reshape
 from .constants import sizes, slices, split_sizes
 from .nodes import Node, Tensor
+from .packing import invert, is_order, sort
 
 
 def identity(node: Node) -> Rows:
     return node.rows()
+
+
+def dropout(node: Node) -> Rows:
+    training = node.optional(2)
+    if training is not None and training.any():
+        raise ValueError("drops numbers in inference too, which is not served")
+    return node.rows()
+
+
+def cast(node: Node) -> Rows:
+    """To another type of floats; ids stay ids."""
+    x = node.rows()
+    value = node.draft.values.get(x.value)
+    if value is not None and not value.ids and node.attribute("to", 1) not in _FLOATS:
+        raise ValueError("makes whole numbers or truth values of floats, which is not served")
+    return x
 
 
 def shape(node: Node) -> Array:
@@ -64,8 +81,8 @@ def squeeze(node: Node) -> Rows:
     if wanted is None:
         raise ValueError("squeezes all axes of size 1, and must name them")
     places = {x.place(axis) for axis in wanted}
-    if any(x.axes[place].size != 1 for place in places):
-        raise ValueError("squeezes an axis whose size is not 1")
+    if any(x.axes[place].size != 1 or STEPS in x.axes[place].rows for place in places):
+        raise ValueError("squeezes an axis of steps, or one whose size is not 1")
     return x.with_axes([axis for i, axis in enumerate(x.axes) if i not in places])
 
 
@@ -115,11 +132,13 @@ def split(node: Node) -> list[Rows]:
 def sliced(node: Node) -> Rows:
     x = node.rows()
     for place, part in slices(node, len(x.axes)):
-        if part in (slice(0, None, 1), slice(None, None, 1)):
-            continue
         axis = x.axes[place]
+        if part.start == 0 and part.step == 1 and part.stop in (None, axis.size):
+            continue
         if axis.rows == (STEPS,) and part in (slice(-1, None, 1), slice(0, 1, 1)):
             x = take_step(node, x, place, -1 if part.start else 0, keeps=True)
+        elif axis.rows == (STEPS,) and part == slice(-1, None, -1):
+            x = x.with_axes(x.axes, node.add("reverse_steps", x.value))
         elif axis.rows or part.step != 1:  # steps other than one end, or columns with gaps
             raise ValueError("takes some of the steps or sequences, which is not served")
         else:
@@ -132,9 +151,12 @@ def gather(node: Node) -> Tensor:
     """Rows of a table by ids, a step, or columns."""
     if isinstance(node.inputs[0], np.ndarray):
         return _embed(node)
-    x, index = node.rows(), node.numbers(1)
+    x = node.rows()
     place = x.place(node.attribute("axis", 0))
     axis = x.axes[place]
+    if axis.rows == (SEQUENCES,) and is_order(node, node.inputs[1]):
+        return x
+    index = node.numbers(1)
     if index.size != 1:
         raise ValueError("gathers several columns, steps or sequences, which is not served")
     at, keeps = int(index.item()), index.ndim > 0
@@ -175,19 +197,22 @@ def _embed(node: Node) -> Rows:
     return Rows(value, (*ids.axes, *columns(table.shape[1])))
 
 
+_FLOATS = (1, 10, 11, 16)  # of TensorProto.DataType
 LAYOUTS: Mapping[str, Callable[[Node], Tensor | list[Rows]]] = {
-    "Cast": identity,
+    "Cast": cast,
     "Concat": concat,
-    "Dropout": identity,
+    "Dropout": dropout,
     "Expand": expand,
     "Flatten": reshaped,
     "Gather": gather,
     "Identity": identity,
     "Reshape": reshaped,
+    "ScatterElements": invert,
     "Shape": shape,
     "Slice": sliced,
     "Split": split,
     "Squeeze": squeeze,
+    "TopK": sort,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }

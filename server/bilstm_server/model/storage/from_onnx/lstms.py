@@ -9,6 +9,7 @@ import numpy as np
 from ..drafts import Array
 from .axes import SEQUENCES, STEPS, Axis, Misread, Rows, columns
 from .nodes import Node
+from .packing import is_order
 
 _GATES = (0, 2, 3, 1)
 _FUNCTIONS = ["sigmoid", "tanh", "tanh"]
@@ -81,10 +82,9 @@ def _check(node: Node, directions: int) -> None:
     peepholes = node.optional(7)
     if peepholes is not None and peepholes.any():
         raise ValueError("has peepholes, which are not served")
-    if len(node.inputs) > 4 and node.inputs[4] is not None:
-        lengths = node.inputs[4]
-        if not isinstance(lengths, Rows) or node.draft.values.get(lengths.value):
-            raise ValueError("reads lengths that are no input of the model's")
+    lengths = node.inputs[4] if len(node.inputs) > 4 else None
+    if lengths is not None and not is_order(node, lengths):
+        raise ValueError("reads lengths that are no input of the model's")
 
 
 def _initial_states(node: Node, directions: int, hidden_size: int) -> dict[str, Array]:

@@ -96,8 +96,7 @@ def pool(node: Node) -> Rows:
     window, size = _window(node, kernel, steps)
     if node.kind == "MaxPool":
         return Rows(node.add("max_pool1d", x.value, **window), (*x.axes[:2], size))
-    if max(window["padding"]) and not node.attribute("count_include_pad", 0):
-        raise ValueError("leaves padding out of its means, which is not served")
+    window["count_include_pad"] = bool(node.attribute("count_include_pad", 0))
     return Rows(node.add("avg_pool1d", x.value, **window), (*x.axes[:2], size))
 
 
@@ -144,6 +143,8 @@ def _window(node: Node, kernel: int, steps: Axis) -> tuple[dict[str, Any], Axis]
 def batch_norm(node: Node) -> Rows:
     """`BatchNormalization`: x [B, D] or [B, D, T]; scale, bias, mean and variance [D]"""
     x = node.rows()
+    if node.attribute("training_mode", 0):
+        raise ValueError("has the mean of its batch in inference too, which is not served")
     weight, bias, mean, variance = (node.numbers(place) for place in range(1, 5))
     if len(x.axes) < 2 or x.axes[1].rows or prod(x.columns) != x.axes[1].size:
         raise ValueError("is of another axis than that of all columns")

@@ -152,6 +152,8 @@ class _Reading:
         follower = self._graph.only_reader(output)
         if entry.kind != "MatMul" or follower is None or follower.kind != "Add":
             return None
+        if not isinstance(self._tensors.get(entry.inputs[1]), np.ndarray):
+            return None  # the product of two values
         (bias,) = [name for name in follower.inputs if name != output] or [""]
         numbers = self._tensors.get(bias)
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:

@@ -1,0 +1,1 @@
+"""What the owner has: code that makes the module, a checkpoint, examples. Runs their code."""

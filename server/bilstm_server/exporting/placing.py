@@ -1,0 +1,44 @@
+"""The module and its example where they are recorded: on the CPU, in float32, as it is served."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .example.structure import leaves, mapped
+from .raised import owners_code
+
+T = TypeVar("T")
+
+
+def on_cpu(module: nn.Module) -> nn.Module:
+    """The module itself, or a copy if some of it is elsewhere, or in other floats."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(_is_placed(tensor) for tensor in tensors):
+        return module
+    with owners_code(
+        f"{type(module).__name__}: no copy of it on the CPU in float32; export module.cpu().float()"
+    ):
+        return copy.deepcopy(module).to("cpu").float()
+
+
+def example_on_cpu(value: T) -> T:
+    """The same arguments, their tensors on the CPU, and floats in float32."""
+    if all(not isinstance(leaf, Tensor) or _is_placed(leaf) for _, leaf in leaves(value)):
+        return value
+    placed: T = mapped(value, lambda _, leaf: _placed(leaf))
+    return placed
+
+
+def _is_placed(tensor: Tensor) -> bool:
+    is_other = tensor.is_floating_point() and tensor.dtype != torch.float32
+    return tensor.device.type == "cpu" and not is_other
+
+
+def _placed(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.cpu().float() if leaf.is_floating_point() else leaf.cpu()
