@@ -109,6 +109,10 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
     """Find which integers are ids: those that an embedding reads. Others are the same at each
     step, as masks are, or numbers."""
     recorded = record(module, caller, steps, outputs)
+    for slot, padding in recorded.trace.padded.items():
+        shorter = caller.without_padding(recorded.inputs[slot], padding)
+        if shorter.guess != caller.guess:
+            return _with_roles(module, shorter, steps, outputs)
     fixed = set()
     for slot, given in recorded.inputs.items():
         if given.column is None or slot in recorded.trace.ids:
