@@ -26,6 +26,8 @@ from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
 from .rules import simplified
 
+_OF_THE_STATE = {STATE, "hidden", "cell"}  # names that a model has beside its outputs
+
 Labels = Mapping[str, Sequence[str]] | Sequence[str] | None
 
 
@@ -44,7 +46,7 @@ class Converted:
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the module itself gives for one lone sequence, its inputs by name: [T, width] of
         floats, or [T] of ids. Outputs are as they are served: [rows, width] or [width] of floats,
-        [rows] or [1] of integers."""
+        [rows] or [] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
         with (
@@ -58,8 +60,10 @@ class Converted:
         for name, (path, found) in self.results.items():
             value = self.config.output_values[name]
             rows = int(value.grid.rows(np.array([count]))[0]) if value.per_step else 1
-            tensor = plain(leaves[path], found.axis, rows)
-            made[name] = tensor.reshape(-1) if value.ids else tensor
+            tensor = plain(leaves[path], None if value.sparse else found.axis, rows)
+            if value.ids:
+                tensor = tensor.reshape(-1 if value.per_step else ())
+            made[name] = tensor
         return made
 
     def sample(self, steps: int, seed: int) -> dict[str, Tensor]:
@@ -109,6 +113,10 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
     """Find which integers are ids: those that an embedding reads. Others are the same at each
     step, as masks are, or numbers."""
     recorded = record(module, caller, steps, outputs)
+    for slot, padding in recorded.trace.padded.items():
+        shorter = caller.without_padding(recorded.inputs[slot], padding)
+        if shorter.guess != caller.guess:
+            return _with_roles(module, shorter, steps, outputs)
     fixed = set()
     for slot, given in recorded.inputs.items():
         if given.column is None or slot in recorded.trace.ids:
@@ -192,7 +200,11 @@ def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:
         name = joined_name(path) or default_name(graph, slot)
         value = graph.value(slot)
         per_step, ids = KNOWN.get(name, (None, bool(value.ids)))
-        if name == STATE or ids != bool(value.ids) or per_step not in (None, value.per_step):
+        if (
+            name in _OF_THE_STATE
+            or ids != bool(value.ids)
+            or per_step not in (None, value.per_step)
+        ):
             name = f"{name}_output"
         free, count = name, 1
         while free in names.values():

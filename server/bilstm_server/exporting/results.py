@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import elements
 from .columns import value_of, with_numbers
+from .ctc import greedy
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
 from .refusals import ExportError, Place, Refusal
@@ -68,6 +69,8 @@ def _lists_as_tensors(value: Any) -> Any:
         where = where_of(value)
         if where is not None:
             return _Listed(torch.tensor(value), where)
+    if isinstance(value, list) and not value:
+        return _Listed(torch.empty(0, dtype=torch.int64), np.empty(0, np.int64))
     if isinstance(value, Mapping):
         return {key: _lists_as_tensors(part) for key, part in value.items()}
     if type(value) in (list, tuple):
@@ -131,6 +134,9 @@ def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
         found = covers(graph, steps)
         if found:
             return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)
+        decoded = greedy(trace, slots[0], elements.row_of(steps).reshape(-1).tolist(), place)
+        if decoded is not None:
+            return decoded
     else:
         of_step = steps_of(graph, steps, known, place)
         if of_step is not None:
@@ -158,6 +164,12 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
         slot, row = int(elements.slot_of(fibre)[0, 0]), int(elements.row_of(fibre)[0, 0])
         if fibre.size > 1:
             raise Refusal("has several labels for a sequence; name them one by one", place)
+        if len(set(trace.labels.get(slot, ()))) == 1:
+            raise Refusal(
+                "is one label where every step has the same, which may be any of them; give an "
+                "example whose steps have others too",
+                place,
+            )
         return end(graph, slot, row, place) if graph.value(slot).per_step else slot
     aligned = align(graph, fibre, place, np.zeros(1, np.int64))
     order = aligned.columns[aligned.groups].reshape(-1)
