@@ -94,8 +94,7 @@ class SequenceEncoder(nn.Module):
         values = dict(zip(self.config.inputs, given, strict=True))
         for step in self.plan(frozenset(outputs)):
             results = run.step(step, [values[reference] for reference in step.reads])
-            for reference, result in zip(step.gives, results, strict=False):
-                values[reference] = result
+            values.update(zip(step.gives, results, strict=False))
             for reference in step.done:
                 del values[reference]
         sources = self.config.outputs
