@@ -94,7 +94,11 @@ def test_masks_and_lengths_are_no_inputs() -> None:
 
 def test_well_known_outputs_have_their_names() -> None:
     """Outputs without names are named by what they are."""
-    assert list(config_of(case_of("learned_states")).outputs) == ["states", "hidden", "cell"]
+    assert list(config_of(case_of("learned_states")).outputs) == [
+        "states",
+        "final_hidden",
+        "final_cell",
+    ]
     assert list(config_of(case_of("keras_like")).outputs) == ["probabilities"]
     assert list(config_of(case_of("argmax")).outputs) == ["log_probabilities", "labels"]
     assert list(config_of(case_of("heads")).outputs) == ["upos", "deprel", "labels"]

@@ -26,6 +26,8 @@ from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
 from .rules import simplified
 
+_OF_THE_STATE = {STATE, "hidden", "cell"}  # names that a model has beside its outputs
+
 Labels = Mapping[str, Sequence[str]] | Sequence[str] | None
 
 
@@ -44,7 +46,7 @@ class Converted:
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the module itself gives for one lone sequence, its inputs by name: [T, width] of
         floats, or [T] of ids. Outputs are as they are served: [rows, width] or [width] of floats,
-        [rows] or [1] of integers."""
+        [rows] or [] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
         with evaluating(self.module), torch.no_grad(), owners_code(f"{count} steps"):
@@ -55,7 +57,9 @@ class Converted:
             value = self.config.output_values[name]
             rows = int(value.grid.rows(np.array([count]))[0]) if value.per_step else 1
             tensor = plain(leaves[path], None if value.sparse else found.axis, rows)
-            made[name] = tensor.reshape(-1) if value.ids else tensor
+            if value.ids:
+                tensor = tensor.reshape(-1 if value.per_step else ())
+            made[name] = tensor
         return made
 
     def sample(self, steps: int, seed: int) -> dict[str, Tensor]:
@@ -188,7 +192,11 @@ def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:
         name = joined_name(path) or default_name(graph, slot)
         value = graph.value(slot)
         per_step, ids = KNOWN.get(name, (None, bool(value.ids)))
-        if name == STATE or ids != bool(value.ids) or per_step not in (None, value.per_step):
+        if (
+            name in _OF_THE_STATE
+            or ids != bool(value.ids)
+            or per_step not in (None, value.per_step)
+        ):
             name = f"{name}_output"
         free, count = name, 1
         while free in names.values():

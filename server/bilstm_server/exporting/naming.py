@@ -26,6 +26,13 @@ _NAMES = {
 }
 
 
+_PARTS = {
+    "hidden": "final_hidden",
+    "cell": "final_cell",
+    "score": "score",
+    "weights": "attention",
+}
+
 # Layers that only put columns where another reads them.
 _FORMS = {"columns", "concat", "permute", "scale", "last", "first", "splice", "reverse_steps"}
 
@@ -74,7 +81,7 @@ def default_name(graph: Graph, slot: int) -> str:
         return "inputs"
     part = next(part for part, its in node.gives.items() if its == slot)
     if part:
-        return "attention" if part == "weights" else part
+        return _PARTS[part]
     if node.type == "softmax" and node.fields.get("log"):
         return "log_probabilities"
     if node.type == "activation" and node.fields["function"] == "sigmoid":
