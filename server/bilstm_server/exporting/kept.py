@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +56,17 @@ class _Part:
                 tensor.data.copy_(copy)
 
 
-@contextmanager
-def as_before(module: nn.Module) -> Iterator[None]:
+class as_before:  # noqa: N801 - a context manager, which as a function would be in tracebacks
     """Within, the module may change its attributes and buffers; afterwards they are as before."""
-    parts = [_Part.of(part) for part in module.modules() if not _is_scripted(part)]
-    try:
-        yield
-    finally:
-        for part in parts:
+
+    def __init__(self, module: nn.Module):
+        self._parts = [_Part.of(part) for part in module.modules() if not _is_scripted(part)]
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, *error: object) -> None:
+        for part in self._parts:
             part.put_back()
 
 
