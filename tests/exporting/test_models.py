@@ -12,6 +12,7 @@ from bilstm_server.model.config import ModelConfig
 
 from .judge import assert_same
 from .models import (
+    activity,
     attention,
     calls,
     classifiers,
@@ -25,7 +26,7 @@ from .models import (
 )
 from .models.case import Case, seeded
 
-KINDS = (attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
+KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
