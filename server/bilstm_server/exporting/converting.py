@@ -49,7 +49,11 @@ class Converted:
         [rows] or [] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
-        with evaluating(self.module), torch.no_grad(), owners_code(f"{count} steps"):
+        with (
+            evaluating(self.module),
+            torch.no_grad(),
+            owners_code(f"the module fails on {count} steps"),
+        ):
             result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
@@ -109,6 +113,10 @@ def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs)
     """Find which integers are ids: those that an embedding reads. Others are the same at each
     step, as masks are, or numbers."""
     recorded = record(module, caller, steps, outputs)
+    for slot, padding in recorded.trace.padded.items():
+        shorter = caller.without_padding(recorded.inputs[slot], padding)
+        if shorter.guess != caller.guess:
+            return _with_roles(module, shorter, steps, outputs)
     fixed = set()
     for slot, given in recorded.inputs.items():
         if given.column is None or slot in recorded.trace.ids:

@@ -65,9 +65,11 @@ def _is_found(graph: Graph, slot: int, found: Mapping[int, Node]) -> bool:
 def joined_name(path: Path) -> str:
     """The words that lead to an output, as one name; empty if there is none but numbers."""
     words = [re.sub(r"\W+", "_", word).strip("_") for word in path]
-    if all(word.isdigit() or not word for word in words):
-        return ""
+    while words and (words[0].isdigit() or not words[0]):
+        del words[0]
     name = "_".join(word for word in words if word)
+    if not name:
+        return ""
     return (f"_{name}" if name[0].isdigit() else name)[:_MOST_CHARACTERS]
 
 

@@ -36,12 +36,19 @@ class Recording:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards as it was."""
+    """The module in eval mode, and afterwards as it was.
+
+    It computes in one thread: threads would wait for each other longer than they compute, at each
+    step of a lone sequence.
+    """
     modes = {part: part.training for part in module.modules()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     module.eval()
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for part, mode in modes.items():
             part.training = mode
 

@@ -37,6 +37,8 @@ class Trace:
     """What `argmax` gave at each step, by its value."""
     padding: dict[int, int] = field(default_factory=dict)
     """Inputs of ids, and the id that the module takes for padding."""
+    padded: dict[int, int] = field(default_factory=dict)
+    """Inputs of ids whose example has the id for padding among its steps."""
     notes: list[str] = field(default_factory=list)
     decisions: list[Place] = field(default_factory=list)
     """Where the code took one way or another by numbers of the sequence."""

@@ -63,6 +63,7 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
     tells_padding = name in ("eq", "ne") or (name, number) == ("gt", 0)
     if ids is not None and number is not None and tells_padding:
         if not is_alike:
+            call.trace.padded[ids] = int(number)
             raise call.refusal(
                 f"finds the id {number:g} in some steps and not in others; give an example "
                 "without padding, or its lengths"

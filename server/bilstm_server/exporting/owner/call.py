@@ -15,7 +15,7 @@ from .examples import read_call
 from .made_up import make_example
 from .weights import load_weights
 
-LEFT_OUT = "-"  # in a list of outputs
+LEFT_OUT = "_"  # in a list of outputs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def load_call(
 ) -> OwnersCall:
     """Make the module of `pkg.module:factory`, and load its weights and example.
 
-    `outputs` are names with commas between them, - for a result that is left out, or a
+    `outputs` are names with commas between them, _ for a result that is left out, or a
     `pkg.module:function`. Raises `ModelError` in one line.
     """
     owned = load_module(factory)

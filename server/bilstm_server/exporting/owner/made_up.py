@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, permutations, product
@@ -48,7 +49,8 @@ def make_example(module: nn.Module) -> Made:
     if not 1 <= len(data) <= _MOST_INPUTS:
         raise ExportError(f"no example can be made up for {kind}.forward; give one with --example")
     first: BaseException | None = None
-    with evaluating(module), torch.no_grad():
+    # What a wrong guess leads torch to warn of is nobody's matter.
+    with evaluating(module), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         for made in islice(_trials(module, names, data), _MOST_TRIALS):
             try:
                 module(*(argument.clone() for argument in made.arguments))
@@ -108,20 +110,23 @@ def _trials(module: nn.Module, names: Sequence[str], data: Sequence[str]) -> Ite
 
 
 def _forms(module: nn.Module) -> Iterator[_Form]:
-    """What the module's layers read, in the order in which it has them."""
-    embedded = 0
+    """What the module's layers read, in the order in which it has them; then what is left of that
+    beside embeddings."""
+    widths: list[int] = []
+    embedded: list[int] = []
     for part in module.modules():
-        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            embedded += part.embedding_dim
+        if isinstance(part, nn.Embedding):
+            embedded.append(part.embedding_dim)
             yield _Form(ids=part.num_embeddings, padding_id=part.padding_idx)
-        elif isinstance(part, nn.RNNBase):
-            yield _Form(width=part.input_size)
-            if 0 < embedded < part.input_size:
-                yield _Form(width=part.input_size - embedded)
-        elif isinstance(part, nn.Linear):
-            yield _Form(width=part.in_features)
-        elif isinstance(part, nn.Conv1d):
-            yield _Form(width=part.in_channels)
+            continue
+        for size in ("input_size", "in_features", "in_channels"):
+            if isinstance(width := getattr(part, size, None), int):
+                widths.append(width)
+                yield _Form(width=width)
+    for width in widths:
+        for taken in (sum(embedded), *embedded):
+            if 0 < taken < width:
+                yield _Form(width=width - taken)
 
 
 def _batch_first(steps: Tensor) -> Tensor:
