@@ -12,6 +12,7 @@ from bilstm_server.model.config import ModelConfig
 
 from .judge import assert_same
 from .models import (
+    activity,
     attention,
     calls,
     classifiers,
@@ -19,12 +20,13 @@ from .models import (
     others,
     refused,
     speech,
+    stateful,
     taggers,
     windows,
 )
 from .models.case import Case, seeded
 
-KINDS = (attention, calls, classifiers, crfs, others, speech, taggers, windows)
+KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
@@ -148,3 +150,14 @@ def test_a_function_says_what_is_served() -> None:
     )
     assert converted.config.output_values["labels"].ids == 3
     assert_same(converted, case.lengths)
+
+
+def test_what_a_module_keeps_is_put_back() -> None:
+    """A state that a call leaves behind is no part of the next one, and the owner is told."""
+    module = seeded(case_of("chunked").make)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    notes = convert(module, case_of("chunked").example()).notes
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert vars(module)["hidden"] == [None, None]
+    assert vars(module)["seen"] == []
+    assert "begins with state, which the module keeps" in " ".join(notes)

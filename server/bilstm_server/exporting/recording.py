@@ -15,6 +15,7 @@ from . import elements
 from .crf import decoding
 from .example.calls import Caller, InputPart
 from .example.structure import Path
+from .kept import states_of
 from .recorder import recording
 from .refusals import Refusal
 from .results import Outputs, Result, named, result_of, returned
@@ -55,6 +56,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Recording:
     """Call the module with a sequence of so many steps, and record it."""
     trace = Trace.of(module, steps)
+    states = list(states_of(module))
     arguments = caller.call(caller.sample(steps, seed=steps))
     for name, tensor in arguments.fixed.items():
         refusal = Refusal(
@@ -74,6 +76,12 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
         trace.origins.write(view, elements.make(slot, rows, columns))
     with evaluating(module), recording(trace), decoding(module, trace):
         result = returned(module, arguments.bound, outputs)
+    for name, tensor in states:
+        if tensor.untyped_storage()._cdata in trace.begins:
+            trace.note(
+                f"The LSTM begins with {name}, which the module keeps: each sequence that is "
+                "served begins with what it is now."
+            )
     results: dict[Path, Result | Refusal] = {}
     constants = []
     with torch.no_grad():

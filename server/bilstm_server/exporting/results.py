@@ -15,6 +15,7 @@ from .columns import value_of, with_numbers
 from .ctc import greedy
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
+from .kept import as_before
 from .refusals import ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
@@ -27,9 +28,10 @@ Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[
 
 def returned(module: nn.Module, arguments: Any, outputs: Outputs) -> Any:
     """What the module, or the owner's function, returns."""
-    if callable(outputs):
-        return dict(outputs(module, arguments.args))
-    return module(*arguments.args, **arguments.kwargs)
+    with as_before(module):
+        if callable(outputs):
+            return dict(outputs(module, arguments.args))
+        return module(*arguments.args, **arguments.kwargs)
 
 
 def named(result: Any, outputs: Outputs) -> Iterator[tuple[Path, Any]]:

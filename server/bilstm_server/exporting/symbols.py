@@ -38,7 +38,7 @@ def where_of(value: Any) -> Elements | None:
     """The elements of nested lists of numbers; None for what is no such list."""
     if isinstance(value, SymbolicInt | SymbolicFloat):
         return np.array(value.where)
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | np.integer | np.floating):
         return np.array(CONSTANT)
     if not isinstance(value, list | tuple) or not value:
         return None

@@ -61,6 +61,7 @@ def _lstm(
     if any(map(trace.depends, call.weights)):
         raise Refusal("the LSTM's weights depend on the sequence, which has no layer", place)
     for state in call.states:
+        trace.begins.add(state.untyped_storage()._cdata)
         if trace.depends(state):
             raise_refusal(trace.graph, trace.elements(state))
             raise Refusal(
