@@ -95,4 +95,6 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
                 constants.append(path)
             else:
                 results[path] = found
+    if not any(slot.node and slot.node.type == "ctc" for slot in trace.graph.slots):
+        trace.decisions += trace.comparisons
     return Recording(trace, inputs, results, constants)

@@ -79,14 +79,36 @@ def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     tensor = args[0]
     if not trace.depends(tensor):
         return result
-    return symbols_of(result, trace.elements(tensor))
+    with trace.resumed():
+        return symbols_of(result, trace.elements(tensor), trace)
 
 
 def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """Truth, or another number that Python can't remember the origin of."""
+    if any(map(trace.depends, tree_leaves((args, kwargs)))):
+        with trace.resumed():
+            trace.decide()
+    return result
+
+
+def _print(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """Words, of which nothing is computed."""
+    return result
+
+
+def _to_numpy(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     if trace.depends(args[0]):
-        place = trace.places.here()
-        if not place.text.startswith("assert"):
-            trace.decisions.append(place)
+        with trace.resumed():
+            trace.decide(
+                "takes numbers of the sequence to numpy, where nothing is recorded; return the "
+                "tensor, or compute with tensors"
+            )
+    return result
+
+
+def _copied(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+    if trace.depends(args[0]):
+        trace.origins.write(result, trace.elements(args[0]))
     return result
 
 
@@ -106,9 +128,20 @@ _LEAVES: dict[str, Leaf] = {
     "rms_norm": _rms_norm,
     "item": _leave,
     "tolist": _leave,
-    "__int__": _leave,
-    "__float__": _leave,
+    "__int__": _decide,  # makes Python's own of whatever is returned
+    "__float__": _decide,
     "__bool__": _decide,
+    "__index__": _decide,
+    "__contains__": _decide,
+    "allclose": _decide,
+    "equal": _decide,
+    "is_nonzero": _decide,
+    "__format__": _print,
+    "__repr__": _print,
+    "__str__": _print,
+    "numpy": _to_numpy,
+    "__array__": _to_numpy,
+    "__deepcopy__": _copied,
     "tensor": _enter,
     "as_tensor": _enter,
 }
