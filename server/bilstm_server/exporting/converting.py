@@ -87,7 +87,14 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"module: expected an nn.Module, got {type(module).__name__}")
     module = on_cpu(_unwrapped(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            "module: is scripted or traced, and shows nothing of its code; export the module that "
+            "it was made from"
+        )
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
@@ -169,6 +176,11 @@ def _converted(
                     f"The module takes id {trace.padding[slot]} of {given.name} for padding: a "
                     "sequence with it is refused."
                 )
+    notes += [
+        f"The module returns {'.'.join(path) or 'something'}, which depends on no input that can "
+        "be followed, and is not served."
+        for path in recording.constants
+    ]
     results = {}
     for path, name in names.items():
         result = recording.results[path]
