@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def broken_model(case: str, folder: Path) -> str:
     """Makes the case's folder; returns what must be named. Its config is of the first format."""
-    fields: dict[str, object] = {"head": {"num_classes": 3}, "labels": ["r", "g", "b"]}
+    fields: dict[str, Any] = {"head": {"num_classes": 3}, "labels": ["r", "g", "b"]}
     write_model(folder, **fields)
     (folder / "config.json").write_text(plain_config(**fields).model_dump_json())
     load_model(folder)
