@@ -128,7 +128,11 @@ def check_folder(folder: Path, overwrite: bool, version: int) -> None:
 def examples_of(converted: Converted) -> Iterator[Example]:
     """Sequences of several lengths, drawn from the example's steps, and what the module gives."""
     for steps in lengths_to_prove(converted.config.min_steps):
-        inputs = converted.sample(steps, seed=steps)
+        # In the floats that callers send, whatever the module computes in.
+        inputs = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in converted.sample(steps, seed=steps).items()
+        }
         try:
             outputs = converted.run(inputs)
         except Exception:  # of the owner's code, which may need several steps
