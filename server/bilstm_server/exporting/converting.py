@@ -19,7 +19,7 @@ from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
 from .naming import default_name, joined_name, named_layers, sorted_nodes
-from .placing import example_on_cpu, on_cpu
+from .placing import bare, example_on_cpu, on_cpu
 from .raised import owners_code
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
@@ -87,7 +87,7 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    module = on_cpu(_unwrapped(module))
+    module = on_cpu(bare(module))
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
@@ -99,14 +99,6 @@ def convert(
     graphs = [_graphed(recording) for recording in recordings]
     check_equal(graphs, several)
     return _converted(module, caller, recordings[0], graphs[0], outputs, labels, version)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The owner's module, within what trains it on several devices or compiles it."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
-        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
-    return module
 
 
 def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Caller:

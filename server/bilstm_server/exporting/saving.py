@@ -141,7 +141,11 @@ def examples_of(converted: Converted) -> Iterator[Example]:
     are_some = False
     failed: ExportError | None = None
     for steps in lengths_to_prove(converted.config.min_steps):
-        inputs = converted.sample(steps, seed=steps)
+        # In the floats that callers send, whatever the module computes in.
+        inputs = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in converted.sample(steps, seed=steps).items()
+        }
         try:
             outputs = converted.run(inputs)
         except ExportError as error:  # of the owner's code, which may take some lengths only
