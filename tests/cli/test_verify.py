@@ -92,6 +92,18 @@ def test_output_of_the_folder_alone(verify: Command) -> None:
     assert "not compared, since the module returns none: states" in said
 
 
+def test_imported(owners: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that was made of a checkpoint alone is held against the module that it is of."""
+    torch.save(owned("other")().state_dict(), "trained.pt")
+    assert cli.main(["import", "trained.pt", "--per-step", "--out", "imported"]) == 0
+    module = ["--module", "tagger:make", "--weights", "trained.pt"]
+    capsys.readouterr()
+    assert cli.main(["verify", "imported", *module]) == 0
+    said = capsys.readouterr().out
+    assert {"logits", "states"} <= {line.split()[0] for line in said.splitlines()}
+    assert "not compared, since the module returns none: final, mean, max" in said
+
+
 def save_examples(path: str, factor: float) -> None:
     arrays = {}
     for number, steps in enumerate((1, 5, 70)):

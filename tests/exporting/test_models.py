@@ -177,5 +177,5 @@ def test_a_traced_module_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
-    with pytest.raises(ExportError, match="is scripted or traced"):
+    with pytest.raises(ExportError, match="scripted or traced module"):
         convert(traced, torch.randn(9, 6))

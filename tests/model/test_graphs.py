@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bilstm_server.model import ModelConfig, RaggedBatch, SequenceEncoder
-from bilstm_server.model.incremental.exactness import exactness
+from bilstm_server.model.incremental.exactness import Exactness
 from tests.model.graphs import graphs
 from tests.model.incremental.encoders import draw_inputs, frozen
 from tests.model.incremental.living import Live, encode_live
@@ -124,13 +124,8 @@ def test_exactness(
             half = actual[name].shape[1] // 2
             columns = [slice(half), slice(half, None)]
         for start, stop, end in live.cuts():
-            are_exact = exactness(
-                config,
-                [name],
-                first=start == 0,
-                lookahead=live.lookahead,
-                reaches_end=end == live.steps,
-            )
+            exactness = Exactness(config, [name], live.lookahead)
+            are_exact = exactness.of(first=start == 0, reaches_end=end == live.steps)
             for own, is_exact in zip(columns, are_exact, strict=True):
                 if is_exact:
                     place = (slice(start, stop), own)[: actual[name].dim()]

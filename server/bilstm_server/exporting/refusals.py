@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..quoting import one_line
 
-_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
 
 BY_NUMPY = "is computed by numpy, which can't be followed; compute it with torch"
 

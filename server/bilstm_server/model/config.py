@@ -4,7 +4,7 @@ read, and what callers may ask for. Pure data; computes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -31,6 +31,12 @@ KNOWN: dict[str, tuple[bool | None, bool]] = {
 }
 
 Label = Annotated[str, Field(max_length=1000)]
+
+# Bounds beyond any model, so that no config makes what is said or computed of it grow without one.
+_MOST_WIDTH = 2**28  # columns of a value
+_MOST_STEPS = 2**20  # that a sequence may need at least
+_MOST_LSTM_LAYERS = 1024  # in all: each is built before its weights are looked for
+_MOST_LABEL_BYTES = 2**20  # in all: replies have them
 
 
 class InputConfig(Strict):
@@ -75,7 +81,7 @@ class ModelConfig(Strict):
     format: Literal[2] = 2
     version: PositiveInt = 1
     inputs: dict[Name, InputConfig] = Field(min_length=1, max_length=16)
-    layers: tuple[AnyLayer, ...] = Field(min_length=1, max_length=4096)
+    layers: tuple[AnyLayer, ...] = Field(min_length=1, max_length=1024)
     outputs: dict[Name, Reference] = Field(min_length=1, max_length=64)
     labels: dict[Name, tuple[Label, ...]] = Field(
         default_factory=dict, description="For an output, the names of its classes or ids."
@@ -104,8 +110,10 @@ class ModelConfig(Strict):
             if reference not in self.values:
                 raise problem(f"outputs.{name}: no layer gives {reference!r}")
             value = self.values[reference]
-            if name == STATE:
-                raise problem("outputs.state: is offered by itself; choose another name")
+            if name in (STATE, "hidden", "cell"):
+                raise problem(
+                    f"outputs.{name}: is a name of the LSTM's state, which is offered by itself"
+                )
             per_step, ids = KNOWN.get(name, (None, bool(value.ids)))
             if bool(value.ids) != ids or per_step not in (None, value.per_step):
                 raise problem(f"outputs.{name}: {reference!r} has {value.describe()}")
@@ -118,9 +126,22 @@ class ModelConfig(Strict):
                 raise problem(
                     f"labels.{name}: expected one for each of {count} classes, got {len(labels)}"
                 )
+        self._check_bounds()
+        return self
+
+    def _check_bounds(self) -> None:
         if not self.lstms:
             raise problem("layers: must have an lstm")
-        return self
+        if sum(lstm.num_layers for lstm in self.lstms) > _MOST_LSTM_LAYERS:
+            raise problem(f"layers: must have at most {_MOST_LSTM_LAYERS} layers of LSTMs in all")
+        if self.min_steps > _MOST_STEPS:
+            raise problem(
+                f"layers: their windows need sequences of more than {_MOST_STEPS} steps, the most "
+                "that they may"
+            )
+        size = sum(len(label.encode()) for labels in self.labels.values() for label in labels)
+        if size > _MOST_LABEL_BYTES:
+            raise problem(f"labels: must be at most {_MOST_LABEL_BYTES} bytes in all, got {size}")
 
     @cached_property
     def values(self) -> Mapping[str, Value]:
@@ -176,23 +197,46 @@ class ModelConfig(Strict):
 
     def unsliceable(self, output: str) -> str | None:
         """Why the output can't be computed a slice of steps at a time, or None if it can."""
-        for layer in self.needed([output]):
-            if reason := layer.unsliceable:
-                return f"layer {layer.name}: {reason}"
-        return None
+        return self._slice_reasons.get(self._source(output))
 
     def not_live(self, output: str) -> str | None:
         """Why the output can't be given of a sequence that is still going on, or None if it can."""
         if output == STATE or not self.output_values[output].per_step:
             return "it is one of the whole sequence"
-        for layer in self.needed([output]):
-            if reason := layer.not_live:
-                return f"layer {layer.name}: {reason}"
+        return self._live_reasons.get(self._source(output))
+
+    def _source(self, output: str) -> str:
+        """The layer, or the input, that an output comes from."""
+        reference = self.lstms[0].name if output == STATE else self.outputs[output]
+        return reference.split(".")[0]
+
+    @cached_property
+    def _slice_reasons(self) -> Mapping[str, str]:
+        return self._first_reasons(lambda layer: layer.unsliceable)
+
+    @cached_property
+    def _live_reasons(self) -> Mapping[str, str]:
+        def reason_of(layer: LayerConfig) -> str | None:
+            if layer.not_live:
+                return layer.not_live
             if any(not self.values[reference].per_step for reference in layer.inputs):
-                return f"layer {layer.name}: it reads what is known of whole sequences only"
-            if self.values[layer.name].grid != EVERY_STEP:
-                return f"layer {layer.name}: it has no row for each step"
-        return None
+                return "it reads what is known of whole sequences only"
+            has_each = self.values[layer.name].grid == EVERY_STEP
+            return None if has_each else "it has no row for each step"
+
+        return self._first_reasons(reason_of)
+
+    def _first_reasons(self, reason_of: Callable[[LayerConfig], str | None]) -> dict[str, str]:
+        """By layer, the reason of the first layer on the way to it that has one."""
+        found: dict[str, tuple[int, str]] = {}
+        for index, layer in enumerate(self.layers):
+            sources = (reference.split(".")[0] for reference in layer.inputs)
+            reasons = [found[name] for name in sources if name in found]
+            if own := reason_of(layer):
+                reasons.append((index, f"layer {layer.name}: {own}"))
+            if reasons:
+                found[layer.name] = min(reasons)
+        return {name: reason for name, (_, reason) in found.items()}
 
 
 def _values_of(layer: LayerConfig, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -206,6 +250,8 @@ def _values_of(layer: LayerConfig, values: Mapping[str, Value]) -> dict[str, Val
         gives = layer.gives(*(values[reference] for reference in layer.inputs))
     except ValueError as error:
         raise problem(f"{place}: {error}") from error
+    if any(value.width > _MOST_WIDTH for value in gives.values()):
+        raise problem(f"{place}: gives rows of more than {_MOST_WIDTH} columns")
     return {f"{layer.name}.{part}" if part else layer.name: v for part, v in gives.items()}
 
 

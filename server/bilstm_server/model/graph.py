@@ -106,20 +106,24 @@ class SequenceEncoder(nn.Module):
 
     def plan(self, outputs: frozenset[str]) -> tuple[Step, ...]:
         """The layers to run for these outputs, in order."""
-        if outputs not in self._plans:
+        plan = self._plans.get(outputs)
+        if plan is None:  # perhaps in several threads at once, each of which may clear the others'
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            self._plans[outputs] = self._make_plan(outputs)
-        return self._plans[outputs]
+            plan = self._plans[outputs] = self._make_plan(outputs)
+        return plan
 
     def _make_plan(self, outputs: frozenset[str]) -> tuple[Step, ...]:
         config = self.config
         layers = config.needed(outputs)
         kept = {config.outputs[name] for name in outputs if name != STATE}
         last_reader = {reference: layer for layer in layers for reference in layer.inputs}
+        done: dict[str, list[str]] = {layer.name: [] for layer in layers}
+        for reference, layer in last_reader.items():
+            if reference not in kept:
+                done[layer.name].append(reference)
         steps = []
         for layer in layers:
-            done = [ref for ref, last in last_reader.items() if last is layer and ref not in kept]
             inputs = [config.values[reference] for reference in layer.inputs]
             gives = tuple(f"{layer.name}.{p}" if p else layer.name for p in layer.gives(*inputs))
             if not any(part in last_reader or part in kept for part in gives[1:]):
@@ -133,7 +137,7 @@ class SequenceEncoder(nn.Module):
                     module,
                     layer.inputs,
                     gives,
-                    tuple(done),
+                    tuple(done[layer.name]),
                     grids[0] if grids else None,
                     repeated if grids and isinstance(module, RowLayer) else (),
                 )

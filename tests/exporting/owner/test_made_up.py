@@ -64,6 +64,23 @@ class Padding(Parts):
         return self.lstm(self.words(x))[0].masked_fill(padding_mask.unsqueeze(-1), -1e9).amax(1)
 
 
+class PaddingMarked(Parts):
+    """Its mask is of what is padding, and its name does not say so."""
+
+    def forward(self, x: Tensor, x_mask: Tensor) -> Any:
+        lengths = (~x_mask).sum(1)
+        packed = pack_padded_sequence(self.words(x), lengths, batch_first=True)
+        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+
+
+class LengthsAsMask(Parts):
+    """Its mask is lengths."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Any:
+        packed = pack_padded_sequence(self.words(x), mask, batch_first=True)
+        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+
+
 class Optional(Parts):
     def forward(self, x: Tensor, lengths: Tensor | None = None, *, flag: bool = False) -> Any:
         return self.lstm(self.words(x))[0]
@@ -106,6 +123,8 @@ MADE: dict[Callable[[], nn.Module], str] = {
     IdsAndFloats: "tokens (ids below 30), features (3 floats a step)",
     Masked: "x (ids below 30)",
     Padding: "x (ids below 30)",
+    PaddingMarked: "x (ids below 30)",
+    LengthsAsMask: "x (ids below 30)",
     Optional: "x (ids below 30)",
     Frames: "x (6 floats a step)",
     Channels: "x (6 floats a step)",

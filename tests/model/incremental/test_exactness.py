@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bilstm_server.model import ModelConfig, PlainConfig
-from bilstm_server.model.incremental.exactness import exactness
+from bilstm_server.model.incremental.exactness import Exactness
 
 CONV = {"name": "conv", "type": "conv1d", "width": 4, "kernel": 5}
 LSTM = {"name": "lstm", "type": "lstm", "hidden_size": 6}
@@ -59,7 +59,8 @@ def test_blocks(
     )
 
     def exact(lookahead: int, first: bool = False, reaches_end: bool = False) -> tuple[bool, bool]:
-        return exactness(config, ["y"], first=first, lookahead=lookahead, reaches_end=reaches_end)
+        exactness = Exactness(config, ["y"], lookahead)
+        return exactness.of(first=first, reaches_end=reaches_end)
 
     assert (exact(1), exact(2)) == (short, enough)
     assert (exact(1, first=True), exact(2, first=True)) == (short, enough)
@@ -75,13 +76,13 @@ def test_the_end_of_what_was_short() -> None:
         {"inputs": {"x": {"width": 5}}, "layers": ahead, "outputs": {"y": "y", "conv": "conv"}}
     )
     for output, expected in (("y", NO), ("conv", YES)):
-        assert exactness(config, [output], first=False, lookahead=1, reaches_end=True) == expected
+        assert Exactness(config, [output], 1).of(first=False, reaches_end=True) == expected
 
 
 def test_several_outputs() -> None:
     """Of several outputs together is said what holds for each."""
     config = PlainConfig(input_size=5, hidden_size=6).graph()
     tagger = config.model_copy(update={"outputs": {"states": "lstm", "x": "features"}})
-    assert exactness(tagger, ["x"], first=False, lookahead=0, reaches_end=False) == YES
-    both = exactness(tagger, ["states", "x"], first=False, lookahead=0, reaches_end=False)
-    assert both == (True, False)
+    assert Exactness(tagger, ["x"], 0).of(first=False, reaches_end=False) == YES
+    both = Exactness(tagger, ["states", "x"], 0)
+    assert both.of(first=False, reaches_end=False) == (True, False)

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, permutations, product
+from itertools import islice, permutations, product
 
 import torch
 from torch import Tensor, nn
@@ -88,25 +88,24 @@ class _Form:
 
 
 def _trials(module: nn.Module, names: Sequence[str], data: Sequence[str]) -> Iterator[Made]:
-    forms = list(dict.fromkeys(_forms(module)))
-    for count in _STEPS:
-        several = len(data)
-        for chosen in chain(permutations(forms, several), product(forms, repeat=several)):
-            for layout in _LAYOUTS:
-                generator = torch.Generator().manual_seed(0)
-                made = {
-                    name: layout(form.steps(count, generator))
-                    for name, form in zip(data, chosen, strict=True)
-                }
-                some = next(iter(made.values()))
-                for name in names:
-                    if name not in made:
-                        made[name] = _beside(name, some, count)
-                words = [f"{name} ({form.words})" for name, form in zip(data, chosen, strict=True)]
-                yield Made(
-                    tuple(made[name] for name in names),
-                    f"an example was made up, of {count} steps: {', '.join(words)}",
-                )
+    forms, several = list(dict.fromkeys(_forms(module))), len(data)
+    besides = [name for name in names if name not in data]
+    readings = _BESIDES if any(not _is(name, _LENGTHS) for name in besides) else _BESIDES[:1]
+    for count, chosen, layout, reading in product(
+        _STEPS,
+        [*permutations(forms, several), *product(forms, repeat=several)],
+        _LAYOUTS,
+        readings,
+    ):
+        generator = torch.Generator().manual_seed(0)
+        steps = [layout(form.steps(count, generator)) for form in chosen]
+        made = dict(zip(data, steps, strict=True))
+        made |= {name: reading(name, steps[0], count) for name in besides}
+        words = [f"{name} ({form.words})" for name, form in zip(data, chosen, strict=True)]
+        yield Made(
+            tuple(made[name] for name in names),
+            f"an example was made up, of {count} steps: {', '.join(words)}",
+        )
 
 
 def _forms(module: nn.Module) -> Iterator[_Form]:
@@ -148,12 +147,27 @@ def _alone(steps: Tensor) -> Tensor:
 _LAYOUTS = (_batch_first, _steps_first, _channels_first, _alone)
 
 
-def _beside(name: str, data: Tensor, count: int) -> Tensor:
-    """Lengths [1], or a mask of the sequences and steps that an input has."""
+def _lengths(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths [1], whatever the name."""
+    return torch.tensor([count])
+
+
+def _by_name(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths, or a mask of the sequences and steps that an input has: of what is padding where the
+    name says so, else of what is there."""
     if _is(name, _LENGTHS):
-        return torch.tensor([count])
+        return _lengths(name, data, count)
     shape = [size for size in data.shape[:2] if size in (1, count)][: data.dim()]
     return torch.full(shape, not _is(name, _PADDING))
+
+
+def _against_name(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths, or a mask the other way round."""
+    made = _by_name(name, data, count)
+    return ~made if made.dtype == torch.bool else made
+
+
+_BESIDES = (_by_name, _against_name, _lengths)
 
 
 def _is(name: str, words: Sequence[str]) -> bool:

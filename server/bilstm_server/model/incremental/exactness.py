@@ -18,29 +18,30 @@ class _Reach(NamedTuple):
     at_end: float = 0  # of one whose context reaches the sequence's end, but that is not the first
 
 
-def exactness(
-    config: ModelConfig,
-    outputs: Collection[str],
-    *,
-    first: bool,
-    lookahead: int,
-    reaches_end: bool,
-) -> tuple[bool, bool]:
-    """Tell of a block whether the columns that the forward direction makes are exact in all these
-    outputs, and whether those of the backward one are. Of an output that is not an LSTM's own, both
-    stand for all of its columns.
+class Exactness:
+    """What of each block's outputs is that of the whole sequence."""
 
-    `first`: it is the sequence's first block. `lookahead`: the steps that each block looks ahead
-    unless the sequence ends before. `reaches_end`: its last step, or its context's, is the
-    sequence's last one. Columns that are called exact are; in deep graphs others may be, too.
-    """
-    if first and reaches_end:
-        return True, True
-    reaches = _reaches(config, outputs)
-    forward, backward = (
-        max((own[direction][reaches_end] for own in reaches), default=0) for direction in (0, 1)
-    )
-    return forward <= lookahead, backward <= lookahead
+    def __init__(self, config: ModelConfig, outputs: Collection[str], lookahead: int):
+        """`lookahead`: the steps that each block looks ahead unless the sequence ends before."""
+        reaches = _reaches(config, outputs)
+        self._lookahead = lookahead
+        self._forward, self._backward = (
+            _larger([_Reach(), *(own[direction] for own in reaches)]) for direction in (0, 1)
+        )
+
+    def of(self, *, first: bool, reaches_end: bool) -> tuple[bool, bool]:
+        """Tell of a block whether the columns that the forward direction makes are exact in all
+        outputs, and whether those of the backward one are. Of an output that is not an LSTM's own,
+        both stand for all of its columns.
+
+        `first`: it is the sequence's first block. `reaches_end`: its last step, or its context's,
+        is the sequence's last one. Columns that are called exact are; in deep graphs others may be,
+        too.
+        """
+        if first and reaches_end:
+            return True, True
+        forward, backward = (own[reaches_end] for own in (self._forward, self._backward))
+        return forward <= self._lookahead, backward <= self._lookahead
 
 
 def _reaches(config: ModelConfig, outputs: Collection[str]) -> Sequence[tuple[_Reach, _Reach]]:

@@ -22,7 +22,7 @@ from ..device import choose_device
 from ..graph import SequenceEncoder
 from ..kernels import KernelUnavailable, RaggedBatch, choose_kernel
 from ..storage.folder import load_model
-from .exactness import exactness
+from .exactness import Exactness
 from .live import Carried, encode_blocks
 from .samples import Steps
 
@@ -78,7 +78,7 @@ def load_subject(folder: Path, device: str, dtype: str, kernel: str) -> Subject:
     live = [name for name in names if _is_live(config, name)]
     if not live:
         raise ModelError(f"{folder}: has no output of floats that a live stream has")
-    if all(exactness(config, live[:1], first=False, lookahead=0, reaches_end=False)):
+    if all(Exactness(config, live[:1], lookahead=0).of(first=False, reaches_end=False)):
         raise ModelError(
             f"{folder}: has one direction: its live {live[0]} are exact, looking nowhere"
         )

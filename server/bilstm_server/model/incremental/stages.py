@@ -10,11 +10,10 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..config import STATE, ModelConfig
-from ..layers.interface import LayerConfig
+from ..layers.interface import LayerConfig, WholeConfig
 from ..layers.lstm import LstmConfig
 from ..layers.pooling import PoolingConfig
 from ..layers.values import Grid
-from ..layers.windowed import WindowConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,8 @@ class Node:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a `WholeLayer`: that alone has nothing of a sequence that goes on."""
-        is_local = isinstance(self.layer, LstmConfig | WindowConfig)
-        return not is_local and self.layer.not_live is not None
+        """Whether it is a `WholeLayer`."""
+        return isinstance(self.layer, WholeConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from ..kernels import (
     choose_kernel,
     rounded,
 )
-from .interface import LayerConfig, WholeLayer
+from .interface import WholeConfig, WholeLayer
 from .packing import PackingLayer
 from .values import Value, steps
 
 
-class CrfConfig(LayerConfig):
+class CrfConfig(WholeConfig):
     """The tags of the best path of each sequence, by Viterbi's algorithm; `crf.score` is the
     path's score. What it reads are the emissions, a column for each of C tags.
 

@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ..kernels import RaggedBatch, to_device
-from .interface import LayerConfig, WholeLayer
+from .interface import WholeConfig, WholeLayer
 from .values import Value, steps
 
 _LEFT_OUT = -1
 
 
-class CtcConfig(LayerConfig):
+class CtcConfig(WholeConfig):
     """The classes of each sequence in order: of each step the one with the highest score, once
     where several steps in a row have it, and without the blank ones. It has no parameters.
     """
@@ -36,10 +36,6 @@ class CtcConfig(LayerConfig):
 
     def build(self, *inputs: Value) -> Ctc:
         return Ctc(self.blank)
-
-    @property
-    def not_live(self) -> str | None:
-        return "it reads the whole sequence"
 
 
 class Ctc(WholeLayer):

@@ -67,7 +67,7 @@ class LayerConfig(Strict):
 
 
 class WholeConfig(LayerConfig):
-    """The entry of a `WholeLayer`."""
+    """The entry of a `WholeLayer`, which slices run by its `sliced`."""
 
     @property
     def not_live(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from .arithmetic import arrays
@@ -19,7 +20,9 @@ class LinearConfig(LayerConfig):
     type: Literal["linear"] = "linear"
     width: Size
     bias: bool = True
-    groups: Size = 1  # the same matrix for each of so many parts of the row
+    groups: Size = Field(
+        default=1, description="The same matrix is for each of so many parts of the row."
+    )
 
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[rows, groups * D] -> [rows, groups * width]"""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field
 from torch import Tensor
 
 from ..kernels import RaggedBatch, rounded, to_device
@@ -21,7 +21,7 @@ from .values import Value, steps
 
 
 class _MomentConfig(WholeConfig):
-    correction: NonNegativeInt = 1
+    correction: int = Field(default=1, ge=0, le=2**28)
 
     def gives(self, *inputs: Value) -> Mapping[str, Value]:
         """[N, D] -> [B, D]"""

@@ -14,8 +14,7 @@ from .windowed import WindowConfig
 
 class SpliceConfig(WindowConfig):
     """The rows of a window of steps, side by side: all columns of its first step, then all of the
-    next one. With a kernel of 1 it takes one of every
-    `stride` steps."""
+    next one. With a kernel of 1 it takes one of every `stride` steps."""
 
     type: Literal["splice"] = "splice"
 

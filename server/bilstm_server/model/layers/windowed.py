@@ -10,7 +10,9 @@ from pydantic import Field, NonNegativeInt, model_validator
 from .interface import LayerConfig, Size
 from .values import Value, Window, steps
 
-Padding = Annotated[NonNegativeInt, Field(le=2**28)]
+_MOST_STEPS = 2**20  # of a window from end to end, and of padding: far beyond any model
+
+Padding = Annotated[NonNegativeInt, Field(le=_MOST_STEPS)]
 
 
 class WindowConfig(LayerConfig):
@@ -23,7 +25,9 @@ class WindowConfig(LayerConfig):
     padding: Padding | tuple[Padding, Padding] | Literal["same"] = 0
 
     @model_validator(mode="after")
-    def _can_keep_length(self) -> Self:
+    def _agree(self) -> Self:
+        if self.window.span > _MOST_STEPS:
+            raise ValueError(f"a window must span at most {_MOST_STEPS} steps")
         if self.padding == "same" and self.stride > 1:
             raise ValueError('padding "same" needs a stride of 1')
         return self

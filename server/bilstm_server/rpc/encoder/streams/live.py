@@ -15,7 +15,6 @@ import numpy as np
 from ....batching.jobs import BatchTiming, Result
 from ....engine.sequences import Array, BlockInput, SequenceOutput
 from ....errors import InvalidInput
-from ....model.incremental.exactness import exactness
 from ..replies import encoding_chunk, error_chunk
 from .outbox import Answer
 from .requests import LiveOptions
@@ -202,13 +201,7 @@ class LiveSequence:
             self._shared.options.reply_dtype,
             step,
             result.timing if block.closes else None,
-            exactness(
-                self._shared.model.config,
-                self._shared.options.outputs,
-                first=block.first,
-                lookahead=self._live.lookahead_steps,
-                reaches_end=block.reaches_end,
-            ),
+            self._live.exactness.of(first=block.first, reaches_end=block.reaches_end),
         )
         written = self._release if block.closes else lambda: None
         self._last = self._shared.outbox.send(iter([chunk]), written)

@@ -11,6 +11,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from ....engine.sequences import Array
 from ....errors import InvalidInput
 from ....model.config import ModelConfig
+from ....model.incremental.exactness import Exactness
 from ....serving.checks import check_live
 from ....settings import RequestLimits
 from ..messages import SequenceChunk
@@ -35,6 +36,7 @@ class LiveOptions:
 
     block_steps: int
     lookahead_steps: int
+    exactness: Exactness  # of the outputs, in such blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,14 @@ def parse_stream_options(
     outputs = parse_outputs(options.outputs, options.output_names, "options.", config)
     live = None
     if options.HasField("live"):
-        live = _live_options(options.live, limits)
         check_live(outputs, "options.outputs", config)
+        live = _live_options(options.live, outputs, config, limits)
     return StreamOptions(outputs, reply_dtype, options.any_order, live)
 
 
-def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
+def _live_options(
+    live: pb.Live, outputs: frozenset[str], config: ModelConfig, limits: RequestLimits
+) -> LiveOptions:
     if live.block_steps < 1:
         raise InvalidInput(
             "options.live.block_steps", f"must be at least 1, got {live.block_steps}"
@@ -80,7 +84,8 @@ def _live_options(live: pb.Live, limits: RequestLimits) -> LiveOptions:
             "options.live.lookahead_steps",
             f"must be at most {MAX_LOOKAHEAD} times block_steps, got {live.lookahead_steps}",
         )
-    return LiveOptions(live.block_steps, live.lookahead_steps)
+    exactness = Exactness(config, outputs, live.lookahead_steps)
+    return LiveOptions(live.block_steps, live.lookahead_steps, exactness)
 
 
 def parse_steps(chunk: SequenceChunk, config: ModelConfig) -> tuple[Array, ...] | None:
