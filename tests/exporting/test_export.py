@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,24 @@ def test_other_floats(dtype: torch.dtype, tmp_path: Path) -> None:
     assert module.fc.weight.dtype == dtype
 
 
+class OwnModule(nn.Module):
+    """An owner's module may call a part as torch's wrappers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return 2 * self.module(x)[0]
+
+
+def test_not_a_wrapper(tmp_path: Path) -> None:
+    """A part that has a wrapper's name for it is not taken for the whole."""
+    export(OwnModule(), tmp_path, example=example())
+    layers = json.loads((tmp_path / "config.json").read_text())["layers"]
+    assert [layer["type"] for layer in layers] == ["lstm", "scale"]
+
+
 def test_labels(tmp_path: Path) -> None:
     """Names of classes, and the version, are in the folder."""
     export(Tagger(), tmp_path, example=example(), labels=["a", "b", "c"], version=3)
@@ -160,9 +179,21 @@ class Short(Tagger):
         return self.lstm(x)[0]
 
 
+def traced() -> nn.Module:
+    """Recorded by torch, without the code."""
+    with warnings.catch_warnings(action="ignore"):  # which is deprecated, and still found
+        module: nn.Module = torch.jit.trace(Tagger(), example())  # type: ignore[no-untyped-call]
+    return module
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
-    "others than recorded": (Odd, {}, "what would be served is not what the module gives: 9 seque"),
+    "others than recorded": (Odd, {}, "logits would not be what the module gives (alone; off by "),
     "raises": (Short, {}, "the module fails on 64 steps: ValueError: too long for me (line"),
+    "traced": (
+        traced,
+        {},
+        "a scripted or traced module has no code to record; export the module that it was made of",
+    ),
     "wrong arguments": (
         Tagger,
         {"kwargs": {"mask": 1}},

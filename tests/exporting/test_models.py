@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bilstm_server.exporting import ExportError, convert
 from bilstm_server.model.config import ModelConfig
@@ -17,6 +19,7 @@ from .models import (
     calls,
     classifiers,
     crfs,
+    leaving,
     others,
     refused,
     speech,
@@ -26,7 +29,19 @@ from .models import (
 )
 from .models.case import Case, seeded
 
-KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
+KINDS = (
+    activity,
+    attention,
+    calls,
+    classifiers,
+    crfs,
+    leaving,
+    others,
+    speech,
+    stateful,
+    taggers,
+    windows,
+)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
@@ -55,7 +70,7 @@ def test_what_is_served_is_what_the_module_gives(case: Case) -> None:
         assert_same(converted, case.lengths)
 
 
-@pytest.mark.parametrize("case", named(refused.CASES))
+@pytest.mark.parametrize("case", named(refused.CASES + leaving.REFUSED))
 def test_what_has_no_layer_is_refused_in_words(case: Case) -> None:
     """The refusal is one line, and says which module, which line and what to do."""
     module = seeded(case.make)
@@ -161,3 +176,19 @@ def test_what_a_module_keeps_is_put_back() -> None:
     assert vars(module)["hidden"] == [None, None]
     assert vars(module)["seen"] == []
     assert "begins with state, which the module keeps" in " ".join(notes)
+
+
+def test_what_is_returned_and_not_served_is_told() -> None:
+    """Arrays are outputs as tensors are; what is the same for all sequences is none."""
+    converted = convert(seeded(case_of("arrays").make), case_of("arrays").example())
+    assert list(converted.config.outputs) == ["scores", "labels", "last"]
+    assert "returns mask, which depends on no input" in " ".join(converted.notes)
+
+
+def test_a_traced_module_is_refused() -> None:
+    """It shows nothing of its code; the module that it was made from does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
+    with pytest.raises(ExportError, match="scripted or traced module"):
+        convert(traced, torch.randn(9, 6))

@@ -19,7 +19,7 @@ from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
 from .naming import default_name, joined_name, named_layers, sorted_nodes
-from .placing import example_on_cpu, on_cpu
+from .placing import bare, example_on_cpu, on_cpu
 from .raised import owners_code
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
@@ -42,6 +42,7 @@ class Converted:
     caller: Caller = field(repr=False)
     results: dict[str, tuple[Path, Result]] = field(repr=False)
     outputs: Outputs = field(repr=False)
+    shortest: int  # of the numbers of steps that were recorded
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the module itself gives for one lone sequence, its inputs by name: [T, width] of
@@ -87,7 +88,9 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    module = on_cpu(_unwrapped(module))
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"module: expected an nn.Module, got {type(module).__name__}")
+    module = on_cpu(bare(module))
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
@@ -99,14 +102,6 @@ def convert(
     graphs = [_graphed(recording) for recording in recordings]
     check_equal(graphs, several)
     return _converted(module, caller, recordings[0], graphs[0], outputs, labels, version)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The owner's module, within what trains it on several devices or compiles it."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
-        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
-    return module
 
 
 def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Caller:
@@ -169,6 +164,11 @@ def _converted(
                     f"The module takes id {trace.padding[slot]} of {given.name} for padding: a "
                     "sequence with it is refused."
                 )
+    notes += [
+        f"The module returns {'.'.join(path) or 'something'}, which depends on no input that can "
+        "be followed, and is not served."
+        for path in recording.constants
+    ]
     results = {}
     for path, name in names.items():
         result = recording.results[path]
@@ -189,7 +189,9 @@ def _converted(
         config = ModelConfig.model_validate(content)
     except ValidationError as error:
         raise ExportError(first_problem(error)) from error
-    return Converted(config, graphed.tensors, tuple(notes), module, caller, results, outputs)
+    return Converted(
+        config, graphed.tensors, tuple(notes), module, caller, results, outputs, trace.graph.steps
+    )
 
 
 def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:

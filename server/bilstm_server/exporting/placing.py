@@ -10,8 +10,23 @@ from torch import Tensor, nn
 
 from .example.structure import leaves, mapped
 from .raised import owners_code
+from .refusals import ExportError
 
 T = TypeVar("T")
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The owner's module, within what trains it on several devices or compiles it. Raises
+    `ExportError` for one that has no code."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
+        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            "a scripted or traced module has no code to record; export the module that it was made "
+            "of"
+        )
+    return module
 
 
 def on_cpu(module: nn.Module) -> nn.Module:

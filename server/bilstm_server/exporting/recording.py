@@ -18,7 +18,7 @@ from .example.structure import Path
 from .kept import states_of
 from .recorder import recording
 from .refusals import Refusal
-from .results import Outputs, Result, named, result_of, returned
+from .results import Outputs, Result, is_number, named, result_of, returned
 from .trace import Trace
 
 _ANY_IDS = 2**28  # until an embedding says how many
@@ -60,8 +60,8 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
     arguments = caller.call(caller.sample(steps, seed=steps))
     for name, tensor in arguments.fixed.items():
         refusal = Refusal(
-            f"the argument {name} has no steps, and is not zero: it can be no input; make it a "
-            "part of the module"
+            f"the argument {name} has not as many steps as the others, and is not zero: it can be "
+            "no input, since all of these have one length; make it a part of the module"
         )
         trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
     inputs = {}
@@ -91,10 +91,10 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
             except Refusal as refusal:
                 results[path] = refusal
                 continue
-            if found is None:
-                constants.append(path)
-            else:
+            if found is not None:
                 results[path] = found
+            elif not is_number(leaf):
+                constants.append(path)
     if not any(slot.node and slot.node.type == "ctc" for slot in trace.graph.slots):
         trace.decisions += trace.comparisons
     return Recording(trace, inputs, results, constants)

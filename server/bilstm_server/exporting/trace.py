@@ -49,6 +49,8 @@ class Trace:
     """Where the code took one way or another by numbers of the sequence, or took them elsewhere."""
     comparisons: list[Refusal] = field(default_factory=list)
     """Where the code compared integers of the sequence, as greedy decoding of CTC does."""
+    arrays: list[Place] = field(default_factory=list)
+    """Where numbers left torch for numpy."""
     begins: set[int] = field(default_factory=set)
     """Storages of the states with which LSTMs began."""
     lines: dict[tuple[str, int], int] = field(default_factory=dict)

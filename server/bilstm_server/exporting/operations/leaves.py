@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..elements import CONSTANT
-from ..refusals import Refusal
-from ..symbols import symbols_of, where_of
+from ..refusals import BY_NUMPY, Refusal
+from ..symbols import SymbolicArray, symbols_of, where_of
 from ..trace import Call, Trace
 from .lookups import one_hot as _one_hot
 from .lstm import Arguments, lstm
@@ -28,6 +28,7 @@ _REFUSED = {
     "gru_cell": f"a GRU {_BEFORE}",
     "rnn_tanh_cell": f"a plain RNN {_BEFORE}",
     "rnn_relu_cell": f"a plain RNN {_BEFORE}",
+    "stft": "a Fourier transform has no layer; give the model its features, computed by the client",
 }
 
 
@@ -83,6 +84,26 @@ def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
         return symbols_of(result, trace.elements(tensor), trace)
 
 
+def _leave_as_array(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """A tensor's numbers as an array, which remembers where they come from."""
+    if not trace.depends(args[0]):
+        return result
+    place = trace.places.here()
+    trace.arrays.append(place)
+    trace.note(f"{place}: gives numbers to numpy, where no more than what is returned is followed.")
+    array = result.view(SymbolicArray)
+    array.where, array.owner = trace.elements(args[0]), trace
+    return array
+
+
+def _leave_unseen(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """What numpy itself takes from a tensor, as a plain array."""
+    if trace.depends(args[0]):
+        with trace.resumed():
+            trace.decide(BY_NUMPY)
+    return result
+
+
 def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     """Truth, or another number that Python can't remember the origin of."""
     if any(map(trace.depends, tree_leaves((args, kwargs)))):
@@ -96,16 +117,6 @@ def _print(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     return result
 
 
-def _to_numpy(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
-    if trace.depends(args[0]):
-        with trace.resumed():
-            trace.decide(
-                "takes numbers of the sequence to numpy, where nothing is recorded; return the "
-                "tensor, or compute with tensors"
-            )
-    return result
-
-
 def _copied(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
     if trace.depends(args[0]):
         trace.origins.write(result, trace.elements(args[0]))
@@ -113,7 +124,11 @@ def _copied(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
 
 
 def _enter(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
-    """A tensor made of Python's numbers."""
+    """A tensor made of Python's numbers, or of an array."""
+    if isinstance(args[0], SymbolicArray) and args[0].where is None:
+        refusal = Refusal(BY_NUMPY, trace.places.here())
+        trace.origins.write(result, trace.refuse(refusal, tuple(result.shape)))
+        return result
     where = where_of(args[0])
     if where is not None and (where != CONSTANT).any():
         trace.origins.write(result, where.reshape(tuple(result.shape)))
@@ -127,6 +142,7 @@ _LEAVES: dict[str, Leaf] = {
     "one_hot": _one_hots,
     "rms_norm": _rms_norm,
     "item": _leave,
+    "numpy": _leave_as_array,
     "tolist": _leave,
     "__int__": _decide,  # makes Python's own of whatever is returned
     "__float__": _decide,
@@ -139,8 +155,7 @@ _LEAVES: dict[str, Leaf] = {
     "__format__": _print,
     "__repr__": _print,
     "__str__": _print,
-    "numpy": _to_numpy,
-    "__array__": _to_numpy,
+    "__array__": _leave_unseen,
     "__deepcopy__": _copied,
     "tensor": _enter,
     "as_tensor": _enter,

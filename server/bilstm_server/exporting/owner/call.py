@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..placing import bare, on_cpu
 from ..results import Outputs
 from .code import NOTHING, load_function, load_module
 from .examples import read_call
@@ -43,20 +44,22 @@ def load_call(
     `pkg.module:function`. Raises `ModelError` in one line.
     """
     owned = load_module(factory)
+    module = bare(owned.module)
     if weights is None:
         notes = [f"no --weights: these are what {factory} gives"]
     else:
-        notes = load_weights(owned.module, weights, key)
+        notes = load_weights(module, weights, key)
+    module = on_cpu(module)
     kwargs: Mapping[str, Any] = {}
     if example is not None:
-        arguments, kwargs = read_call(example, owned.module)
+        arguments, kwargs = read_call(example, module)
     elif owned.example is not NOTHING:
         arguments = owned.example if type(owned.example) is tuple else (owned.example,)
     else:
-        made = make_example(owned.module)
+        made = make_example(module)
         arguments = made.arguments
         notes.append(made.words)
-    return OwnersCall(owned.module, arguments, kwargs, _outputs(outputs), tuple(notes))
+    return OwnersCall(module, arguments, kwargs, _outputs(outputs), tuple(notes))
 
 
 def _outputs(text: str | None) -> Outputs:
