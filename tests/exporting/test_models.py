@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bilstm_server.exporting import ExportError, convert
 from bilstm_server.model.config import ModelConfig
@@ -161,3 +163,19 @@ def test_what_a_module_keeps_is_put_back() -> None:
     assert vars(module)["hidden"] == [None, None]
     assert vars(module)["seen"] == []
     assert "begins with state, which the module keeps" in " ".join(notes)
+
+
+def test_what_is_returned_and_not_served_is_told() -> None:
+    """Arrays are outputs as tensors are; what is the same for all sequences is none."""
+    converted = convert(seeded(case_of("arrays").make), case_of("arrays").example())
+    assert list(converted.config.outputs) == ["scores", "labels", "last"]
+    assert "returns mask, which depends on no input" in " ".join(converted.notes)
+
+
+def test_a_traced_module_is_refused() -> None:
+    """It shows nothing of its code; the module that it was made from does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
+    with pytest.raises(ExportError, match="scripted or traced module"):
+        convert(traced, torch.randn(9, 6))

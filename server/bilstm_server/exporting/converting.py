@@ -42,6 +42,7 @@ class Converted:
     caller: Caller = field(repr=False)
     results: dict[str, tuple[Path, Result]] = field(repr=False)
     outputs: Outputs = field(repr=False)
+    shortest: int  # of the numbers of steps that were recorded
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the module itself gives for one lone sequence, its inputs by name: [T, width] of
@@ -87,6 +88,8 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"module: expected an nn.Module, got {type(module).__name__}")
     module = on_cpu(bare(module))
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
@@ -161,6 +164,11 @@ def _converted(
                     f"The module takes id {trace.padding[slot]} of {given.name} for padding: a "
                     "sequence with it is refused."
                 )
+    notes += [
+        f"The module returns {'.'.join(path) or 'something'}, which depends on no input that can "
+        "be followed, and is not served."
+        for path in recording.constants
+    ]
     results = {}
     for path, name in names.items():
         result = recording.results[path]
@@ -181,7 +189,9 @@ def _converted(
         config = ModelConfig.model_validate(content)
     except ValidationError as error:
         raise ExportError(first_problem(error)) from error
-    return Converted(config, graphed.tensors, tuple(notes), module, caller, results, outputs)
+    return Converted(
+        config, graphed.tensors, tuple(notes), module, caller, results, outputs, trace.graph.steps
+    )
 
 
 def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:

@@ -29,9 +29,8 @@ def check_long(converted: Converted) -> tuple[str, ...]:
     try:
         expected = converted.run(inputs)
     except ExportError as error:  # of the owner's code
-        return (
-            f"The module itself fails for {error}; what is served takes sequences of any length.",
-        )
+        said = str(error)
+        return (f"{said[0].upper()}{said[1:]}; what is served takes sequences of any length.",)
     given = _served(converted, inputs)
     for name, want in expected.items():
         got = given[name].reshape(-1, *want.shape[1:]) if want.dim() > 1 else given[name].flatten()

@@ -18,7 +18,7 @@ from .example.structure import Path
 from .kept import states_of
 from .recorder import recording
 from .refusals import Refusal
-from .results import Outputs, Result, named, result_of, returned
+from .results import Outputs, Result, is_number, named, result_of, returned
 from .trace import Trace
 
 _ANY_IDS = 2**28  # until an embedding says how many
@@ -60,8 +60,8 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
     arguments = caller.call(caller.sample(steps, seed=steps))
     for name, tensor in arguments.fixed.items():
         refusal = Refusal(
-            f"the argument {name} has no steps, and is not zero: it can be no input; make it a "
-            "part of the module"
+            f"the argument {name} has not as many steps as the others, and is not zero: it can be "
+            "no input, since all of these have one length; make it a part of the module"
         )
         trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
     inputs = {}
@@ -91,8 +91,19 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
             except Refusal as refusal:
                 results[path] = refusal
                 continue
-            if found is None:
-                constants.append(path)
-            else:
+            if found is not None:
                 results[path] = found
+                _note_dtype(trace, path, leaf, found)
+            elif not is_number(leaf):
+                constants.append(path)
     return Recording(trace, inputs, results, constants)
+
+
+def _note_dtype(trace: Trace, path: Path, leaf: object, found: Result) -> None:
+    """Tell of what is no float in the module, and is served as one."""
+    is_float = not isinstance(leaf, torch.Tensor) or leaf.is_floating_point()
+    if not is_float and not trace.graph.value(found.slot).ids:
+        name = ".".join(path) or "output"
+        trace.note(
+            f"The {name} of the module is true or false; what is served is 1 or 0 as a float."
+        )

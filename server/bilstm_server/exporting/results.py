@@ -16,11 +16,11 @@ from .ctc import greedy
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
 from .kept import as_before
-from .refusals import ExportError, Place, Refusal
+from .refusals import BY_NUMPY, ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
 from .steps import covers, end, is_stepwise, trimmed
-from .symbols import SymbolicFloat, SymbolicInt, where_of
+from .symbols import SymbolicArray, where_of
 from .trace import Numbers, Trace, numbers
 
 Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[str, Any]] | None
@@ -56,21 +56,30 @@ def _walk(result: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield name, leaf
 
 
-class _Listed:
-    """Lists of numbers, as a tensor."""
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf of the results is one number of Python's."""
+    return isinstance(leaf, _Listed) and leaf.tensor.dim() == 0
 
-    def __init__(self, tensor: Tensor, where: Elements):
+
+class _Listed:
+    """Numbers, lists of them and arrays, as a tensor."""
+
+    def __init__(self, tensor: Tensor, where: Elements | None):
         self.tensor = tensor
         self.where = where
 
 
 def _lists_as_tensors(value: Any) -> Any:
-    if isinstance(value, SymbolicInt | SymbolicFloat) or (
-        isinstance(value, list | tuple) and value
-    ):
+    is_one = isinstance(value, int | float | np.integer | np.floating)
+    if (is_one and not isinstance(value, bool)) or (isinstance(value, list | tuple) and value):
         where = where_of(value)
         if where is not None:
             return _Listed(torch.tensor(value), where)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iubf":
+        where = np.full(value.shape, CONSTANT)
+        if isinstance(value, SymbolicArray):
+            where = value.where
+        return _Listed(torch.from_numpy(np.array(value)), where)
     if isinstance(value, list) and not value:
         return _Listed(torch.empty(0, dtype=torch.int64), np.empty(0, np.int64))
     if isinstance(value, Mapping):
@@ -94,6 +103,8 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     tensor, where = (
         (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
     )
+    if where is None:
+        raise Refusal(BY_NUMPY)
     if (where == CONSTANT).all():
         return None
     graph, place = trace.graph, Place("", "an output")

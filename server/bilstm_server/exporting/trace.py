@@ -42,6 +42,8 @@ class Trace:
     notes: list[str] = field(default_factory=list)
     decisions: list[Place] = field(default_factory=list)
     """Where the code took one way or another by numbers of the sequence."""
+    arrays: list[Place] = field(default_factory=list)
+    """Where numbers left torch for numpy."""
     begins: set[int] = field(default_factory=set)
     """Storages of the states with which LSTMs began."""
     lines: dict[tuple[str, int], int] = field(default_factory=dict)

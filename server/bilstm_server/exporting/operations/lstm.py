@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import elements
 from ..columns import value_of
 from ..elements import Elements
-from ..refusals import Place, Refusal
+from ..refusals import Place, Refusal, is_narrow, narrow_words
 from ..rows import raise_refusal
 from ..splicing import reversed_steps, steps_of
 from ..trace import Numbers, Trace, numbers
@@ -56,6 +56,8 @@ def lstm(trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor]) -
 def _lstm(
     trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor], place: Place
 ) -> tuple[Elements, ...]:
+    if is_narrow(result[0]):
+        raise Refusal(narrow_words(result[0]), place)
     where, known = trace.elements(call.x), numbers(call.x)
     raise_refusal(trace.graph, where)
     if any(map(trace.depends, call.weights)):
