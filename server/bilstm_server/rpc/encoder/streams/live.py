@@ -85,7 +85,8 @@ class LiveSequence:
         Returns the buffers."""
         shared, live = self._shared, self._live
         capacity = live.block_steps + live.lookahead_steps
-        size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(types)
+        steps_held = capacity + 2 * live.block_steps
+        size = steps_held * shared.step_bytes.held(types) + shared.step_bytes.carried
         if size > shared.max_bytes:
             raise InvalidInput(
                 "steps", f"blocks take {size} bytes, and a stream may hold {shared.max_bytes}"

@@ -15,7 +15,7 @@ from ....batching.jobs import Result
 from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
 from ....model.config import ModelConfig
-from ....model.incremental.memory import held_bytes
+from ....model.incremental.memory import carried_bytes, held_bytes
 from ....serving.registry import ServedModel
 from ...context import Context
 from ...internal import log_internal_error
@@ -36,6 +36,8 @@ class StepBytes:
         config = model.config
         self._widths = [own.value.width for own in config.inputs.values()]
         self._beside, self._alone = held_bytes(config, options.outputs, model.itemsize)
+        # What a live sequence keeps beside its steps: after one block, and after the next.
+        self.carried = 2 * carried_bytes(config, options.outputs, model.itemsize)
 
     def taken(self, types: Types) -> int:
         """Bytes of the step itself, its inputs in these types."""
