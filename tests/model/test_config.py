@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
-from bilstm_server.model import ModelConfig
+from bilstm_server.model import ModelConfig, RaggedBatch, SequenceEncoder
 
 LSTM = {"name": "lstm", "type": "lstm", "hidden_size": 4}
 
@@ -100,3 +101,15 @@ def test_reasons_of_a_large_graph() -> None:
     for _ in range(1000):
         assert config.unsliceable("y") is config.not_live("y") is None
     assert time.perf_counter() - started_at < 0.5
+
+
+def test_names_that_a_module_has() -> None:
+    """Layers may have the names of what is in a module, but for the one that torch sets."""
+    names = ["config", "forward", "_plans", "_modules", "lstms", "eval", "state_dict"]
+    rows = [{"name": name, "type": "linear", "width": 2} for name in names]
+    encoder = SequenceEncoder(config_of(LSTM, *rows)).eval()
+    with torch.inference_mode():
+        outputs = encoder(torch.zeros(3, 4), RaggedBatch([3]), outputs=["y"])
+    assert outputs["y"].shape == (3, 2)
+    with pytest.raises(ValidationError, match="'training' is torch's own name"):
+        config_of(LSTM | {"name": "training"})

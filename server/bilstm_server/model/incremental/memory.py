@@ -47,6 +47,18 @@ def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> 
     return HeldBytes(beside, alone)
 
 
+def row_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> int:
+    """What a sequence's outputs take that have one row, however many steps it has."""
+    size = 0
+    if STATE in outputs and config.state is not None:
+        size += config.state.rows * (config.state.hidden + config.state.cell) * itemsize
+    for name in outputs:
+        value = None if name == STATE else config.output_values[name]
+        if value is not None and not value.per_step:
+            size += _ID_BYTES if value.ids else value.width * itemsize
+    return size
+
+
 def carried_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> int:
     """The most bytes that a live sequence carries from a block to the next, with numbers of
     `itemsize` bytes: states of LSTMs, and rows that windows reach back to."""
