@@ -27,6 +27,20 @@ class Tagger(nn.Module):
         return y
 
 
+class Masked(nn.Module):
+    """The mean of the steps whose ids are not 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6)
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = (tokens != 0).unsqueeze(-1)
+        y: Tensor = self.lstm(self.embed(tokens))[0]
+        return (y * mask).sum(1) / mask.sum(1)
+
+
 @pytest.mark.parametrize(
     ("shape", "order"),
     [
@@ -62,6 +76,14 @@ def test_of_a_padded_batch_the_longest_sequence_is_taken(lengths: Any) -> None:
     converted = convert(Tagger((1, 0, 2)).eval(), (x, lengths))
     assert list(converted.config.inputs) == ["x"]
     assert all(torch.isfinite(converted.sample(30, seed)["x"]).all() for seed in range(3))
+
+
+def test_ids_for_padding_say_which_steps_are_padding() -> None:
+    """Of a padded batch of ids the longest sequence is taken, by the id that the module masks."""
+    tokens = torch.tensor([[3, 4, 5, 0, 0, 0], [6, 7, 8, 9, 10, 0], [11, 12, 0, 0, 0, 0]])
+    converted = convert(Masked().eval(), tokens)
+    assert converted.config.inputs["tokens"].padding_id == 0
+    assert set(converted.sample(50, seed=0)["tokens"].tolist()) == {6, 7, 8, 9, 10}
 
 
 def test_lengths_say_which_steps_are_padding() -> None:

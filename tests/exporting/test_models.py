@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bilstm_server.exporting import ExportError, convert
 from bilstm_server.model.config import ModelConfig
 
 from .judge import assert_same
 from .models import (
+    activity,
     attention,
     calls,
     classifiers,
@@ -19,12 +22,13 @@ from .models import (
     others,
     refused,
     speech,
+    stateful,
     taggers,
     windows,
 )
 from .models.case import Case, seeded
 
-KINDS = (attention, calls, classifiers, crfs, others, speech, taggers, windows)
+KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
@@ -93,7 +97,11 @@ def test_masks_and_lengths_are_no_inputs() -> None:
 
 def test_well_known_outputs_have_their_names() -> None:
     """Outputs without names are named by what they are."""
-    assert list(config_of(case_of("learned_states")).outputs) == ["states", "hidden", "cell"]
+    assert list(config_of(case_of("learned_states")).outputs) == [
+        "states",
+        "final_hidden",
+        "final_cell",
+    ]
     assert list(config_of(case_of("keras_like")).outputs) == ["probabilities"]
     assert list(config_of(case_of("argmax")).outputs) == ["log_probabilities", "labels"]
     assert list(config_of(case_of("heads")).outputs) == ["upos", "deprel", "labels"]
@@ -144,3 +152,30 @@ def test_a_function_says_what_is_served() -> None:
     )
     assert converted.config.output_values["labels"].ids == 3
     assert_same(converted, case.lengths)
+
+
+def test_what_a_module_keeps_is_put_back() -> None:
+    """A state that a call leaves behind is no part of the next one, and the owner is told."""
+    module = seeded(case_of("chunked").make)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    notes = convert(module, case_of("chunked").example()).notes
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert vars(module)["hidden"] == [None, None]
+    assert vars(module)["seen"] == []
+    assert "begins with state, which the module keeps" in " ".join(notes)
+
+
+def test_what_is_returned_and_not_served_is_told() -> None:
+    """Arrays are outputs as tensors are; what is the same for all sequences is none."""
+    converted = convert(seeded(case_of("arrays").make), case_of("arrays").example())
+    assert list(converted.config.outputs) == ["scores", "labels", "last"]
+    assert "returns mask, which depends on no input" in " ".join(converted.notes)
+
+
+def test_a_traced_module_is_refused() -> None:
+    """It shows nothing of its code; the module that it was made from does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
+    with pytest.raises(ExportError, match="scripted or traced module"):
+        convert(traced, torch.randn(9, 6))

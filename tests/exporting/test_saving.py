@@ -64,3 +64,35 @@ def test_what_is_not_proven_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="states would not be what the module gives"):
         export(Moody(), tmp_path / "moody", example=torch.randn(1, 9, 6))
     assert not (tmp_path / "moody").exists()
+
+
+class Cut(nn.Module):
+    """Reads so many steps at most, or fails beyond them."""
+
+    def __init__(self, steps: int, fails: bool = False):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.steps, self.fails = steps, fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fails and not 5 <= x.size(1) <= self.steps:
+            raise ValueError("no such length")
+        y: Tensor = self.lstm(x[:, : self.steps])[0].mean(1)
+        return y
+
+
+def test_a_module_that_cuts_long_sequences_is_refused(tmp_path: Path) -> None:
+    """Beyond the lengths of the proof too: what is served reads all steps."""
+    with pytest.raises(ExportError, match="mean of 2100 steps would not be what the module gives"):
+        export(Cut(1024), tmp_path / "cut", example=torch.randn(1, 9, 6))
+    assert not (tmp_path / "cut").exists()
+
+
+def test_lengths_that_the_module_does_not_take_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The module is served, and its owner knows for which lengths there is no proof."""
+    assert export(Cut(1000, fails=True), tmp_path / "cut", example=torch.randn(1, 9, 6)).holds
+    printed = capsys.readouterr().out
+    assert "The module itself fails for 1, 2 steps" in printed
+    assert "fails on 2100 steps: ValueError: no such length (line" in printed

@@ -17,18 +17,19 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bilstm_server.model import load_model, save_model
 from bilstm_server.model.config import ModelConfig
 from bilstm_server.model.graph import SequenceEncoder
-from bilstm_server.model.kernels import RaggedBatch
-from bilstm_server.model.layers.values import Value
+from bilstm_server.model.kernels import MOST_TAGS, RaggedBatch
 from tests.model.storage.from_keras.files import run
 from tests.model.storage.from_keras.layers import draw, lstm
 
-PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
-GRAPH = (Path(__file__).parents[2] / "docs" / "graph.md").read_text(encoding="utf-8")
+from .pages import ROOT, blocks_in
+from .recipes import module_of
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+GRAPH = (ROOT / "docs" / "graph.md").read_text(encoding="utf-8")
 LENGTHS = (9, 1, 6)
 
 
@@ -38,67 +39,7 @@ def sections() -> dict[str, str]:
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-RECIPES = [title for title, text in sections().items() if blocks(text, "json")]
-
-
-def module_of(config: ModelConfig, forward: str) -> nn.Module:
-    """A module of torch's own layers as the config has them, that computes by these words."""
-    module = nn.Module()
-    for layer in config.layers:
-        reads = config.values[layer.inputs[0]]
-        fields = layer.model_dump(exclude={"name", "inputs"}, exclude_none=True)
-        if made := torch_layer(fields.pop("type"), reads, fields):
-            module.add_module(layer.name, made)
-    names: dict[str, Any] = {"torch": torch, "F": F}
-    exec(forward, names)
-    module.forward = names["forward"].__get__(module)
-    return module.eval()
-
-
-def torch_layer(kind: str, reads: Value, fields: dict[str, Any]) -> nn.Module | None:
-    """What torch has for a layer, if a module has it by name."""
-    match kind:
-        case "embedding":
-            return nn.Embedding(reads.ids, fields["width"])
-        case "linear":
-            return nn.Linear(reads.width, fields["width"], fields["bias"])
-        case "conv1d":
-            return nn.Conv1d(reads.width, fields.pop("width"), fields.pop("kernel"), **fields)
-        case "lstm":
-            own = {name: fields[name] for name in fields.keys() - {"reverse", "initial_states"}}
-            return nn.LSTM(reads.width, batch_first=True, **own)
-        case "layer_norm":
-            return nn.LayerNorm(reads.width)
-        case "batch_norm":
-            return nn.BatchNorm1d(reads.width)
-        case "max_pool1d":
-            return nn.MaxPool1d(fields["kernel"], fields["stride"], fields["padding"])
-        case "crf":
-            return Paths(reads.width)
-    return None
-
-
-class Paths(nn.Module):
-    """A CRF with pytorch-crf's names, that tries every path."""
-
-    def __init__(self, tags: int):
-        super().__init__()
-        self.transitions = nn.Parameter(torch.empty(tags, tags))
-        self.start_transitions = nn.Parameter(torch.empty(tags))
-        self.end_transitions = nn.Parameter(torch.empty(tags))
-
-    def decode(self, emissions: Tensor) -> Tensor:
-        """[1, T, C] -> [1, T]"""
-        (x,) = emissions
-        paths = torch.cartesian_prod(*[torch.arange(x.shape[1])] * len(x)).view(-1, len(x))
-        scores = x[torch.arange(len(x)), paths].sum(1)
-        scores += self.start_transitions[paths[:, 0]] + self.end_transitions[paths[:, -1]]
-        scores += self.transitions[paths[:, :-1], paths[:, 1:]].sum(1)
-        return paths[scores.argmax()][None]
+RECIPES = [title for title, text in sections().items() if blocks_in(text, "json")]
 
 
 def drawn(config: ModelConfig) -> dict[str, Tensor]:
@@ -156,7 +97,10 @@ def write(config: ModelConfig, folder: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("title", RECIPES)
 def test_recipe(title: str, tmp_path: Path) -> None:
     """A recipe's config gives what its `forward` gives for each sequence alone."""
-    (forward,), text = blocks(sections()[title], "python"), blocks(sections()[title], "json")[0]
+    (forward,), text = (
+        blocks_in(sections()[title], "python"),
+        blocks_in(sections()[title], "json")[0],
+    )
     config = ModelConfig.model_validate_json(text)
     tensors = write(config, tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
@@ -199,7 +143,7 @@ def check_labels(own: Mapping[str, Tensor]) -> None:
 
 def test_attention(tmp_path: Path) -> None:
     """The recipe with attention weights the steps by a softmax."""
-    config = ModelConfig.model_validate_json(blocks(sections()["Classifier"], "json")[1])
+    config = ModelConfig.model_validate_json(blocks_in(sections()["Classifier"], "json")[1])
     tensors = write(config, tmp_path)
     forward = """
 def forward(self, tokens):
@@ -220,18 +164,31 @@ def forward(self, tokens):
 
 def test_the_example_of_all(tmp_path: Path) -> None:
     """The config of docs/graph.md has the parameters that the page says."""
-    (text,) = blocks(GRAPH, "json")
+    (text,) = blocks_in(GRAPH, "json")
     tensors = write(ModelConfig.model_validate_json(text), tmp_path)
     for name, shape in re.findall(r"`(\w+\.\w+)` is\s+`(\[[0-9, ]+\])`", GRAPH):
         assert list(tensors[name].shape) == json.loads(shape)
     assert load_model(tmp_path).config.inputs["tokens"].padding_id == 0
 
 
+def test_limits() -> None:
+    """The limits of docs/graph.md are the config's."""
+    rows = dict(re.findall(r"^\| (\w+)[^|]* \| ([0-9]+)[^|]*\|$", GRAPH, re.MULTILINE))
+    schema = ModelConfig.model_json_schema()
+    fields = schema["properties"]
+    assert rows["inputs"] == str(fields["inputs"]["maxProperties"])
+    assert rows["outputs"] == str(fields["outputs"]["maxProperties"])
+    assert rows["tags"] == str(MOST_TAGS)
+    assert f"| layers | {fields['layers']['maxItems']}, one `lstm` at least |" in GRAPH
+    most = schema["$defs"]["LstmConfig"]["properties"]["num_layers"]["maximum"]
+    assert f"| layers of one `lstm` | {most} |" in GRAPH
+
+
 def test_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint with other names becomes the classifier's weights."""
     monkeypatch.chdir(tmp_path)
     section = sections()["Classifier"]
-    config = ModelConfig.model_validate_json(blocks(section, "json")[0])
+    config = ModelConfig.model_validate_json(blocks_in(section, "json")[0])
     folder = Path("models/classifier")
     tensors = write(config, folder)
     (folder / "model.safetensors").unlink()
@@ -241,7 +198,7 @@ def test_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         layer, _, parameter = name.partition(".")
         saved[f"{names[layer]}.{parameter}"] = tensor
     torch.save(saved, "classifier.pt")
-    exec(blocks(sections()["The weights"], "python")[0], {})
+    exec(blocks_in(sections()["The weights"], "python")[0], {})
     written = load_file(folder / "model.safetensors")
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items())
@@ -259,7 +216,7 @@ def states_of(arrays: Mapping[str, Any], x: Any, hidden: int) -> Any:
 def test_weights_of_others() -> None:
     """Arrays of Keras and ONNX, turned as the page says, give what these give."""
     names: dict[str, Any] = {}
-    exec(blocks(sections()["Weights of Keras and ONNX"], "python")[0], names)
+    exec(blocks_in(sections()["Weights of Keras and ONNX"], "python")[0], names)
     layer = lstm(3, 4, return_sequences=True)
     x = draw(6, 3)
     given = states_of(names["of_keras"](*layer.variables), x, 4)

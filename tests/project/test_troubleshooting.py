@@ -8,16 +8,26 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bilstm_client import Client, EncoderError
+from bilstm_client import Client, EncoderError, Live, NotRequested
+from bilstm_server import export
 from bilstm_server.errors import ModelError
-from bilstm_server.model import import_checkpoint, load_model
+from bilstm_server.model import (
+    ModelConfig,
+    SequenceEncoder,
+    import_checkpoint,
+    load_model,
+    save_model,
+)
 from bilstm_server.testing import server_process
+from tests.exporting.models import refused
+from tests.exporting.models.case import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 SEQUENCE = np.zeros((3, 12), np.float32)
@@ -106,6 +116,78 @@ def test_of_a_folder_that_is_no_model() -> None:
     """A path that holds no model."""
     with pytest.raises(ModelError) as raised:
         load_model(Path("/models/classifier"))
+    check_is_listed(str(raised.value))
+
+
+IDS = np.arange(1, 10)
+FEATURES = np.zeros((9, 4), np.float32)
+BLOCKS = Live(block_steps=2, lookahead_steps=1)
+
+
+def model_folder(folder: Path, config: dict[str, Any]) -> Path:
+    """A model of two inputs and some layers, of any numbers."""
+    save_model(SequenceEncoder(ModelConfig.model_validate(config)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taggers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serves `tagger`, of two inputs and a convolution, and `words`, of ids and a CRF."""
+    folder = tmp_path_factory.mktemp("models")
+    embedding = {"name": "embedding", "type": "embedding", "inputs": ["tokens"], "width": 6}
+    lstm = {"name": "lstm", "type": "lstm", "hidden_size": 5}
+    scores = {"name": "scores", "type": "linear", "width": 3}
+    crf = {"name": "crf", "type": "crf"}
+    joined = {"name": "joined", "type": "concat", "inputs": ["embedding", "features"]}
+    conv = {"name": "conv", "type": "conv1d", "width": 8, "kernel": 5}
+    inputs = {"tokens": {"ids": 50, "padding_id": 0}, "features": {"width": 4}}
+    outputs = {"logits": "scores", "labels": "crf"}
+    tagger = {"inputs": inputs, "layers": [embedding, joined, conv, lstm, scores, crf]}
+    words = {"inputs": {"tokens": {"ids": 50}}, "layers": [embedding, lstm, scores, crf]}
+    sources = [
+        f"{name}={model_folder(folder / name, config | {'outputs': outputs})}"
+        for name, config in (("tagger", tagger), ("words", words))
+    ]
+    with server_process("--model", sources[0], "--model", sources[1]) as server:
+        yield server.target
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.encode(IDS, outputs="labels"),
+        lambda client: client.encode({"words": IDS, "features": FEATURES}, outputs="labels"),
+        lambda client: client.encode({"tokens": IDS[1:], "features": FEATURES}, outputs="labels"),
+        lambda client: client.encode({"tokens": IDS * 0, "features": FEATURES}, outputs="labels"),
+        lambda client: client.encode({"tokens": IDS + 60, "features": FEATURES}, outputs="labels"),
+        lambda client: client.encode(
+            {"tokens": IDS[:2], "features": FEATURES[:2]}, outputs="labels"
+        ),
+        lambda client: client.encode({"tokens": IDS, "features": FEATURES}),
+        lambda client: client.encode(IDS, model="words", outputs="labels").logits,
+        lambda client: client.encode(IDS[None], model="words", outputs="labels"),
+        lambda client: list(
+            client.encode_chunks([iter([IDS])], model="words", outputs="labels", live=BLOCKS)
+        ),
+    ],
+)
+def test_of_inputs_and_outputs(taggers: str, call: Callable[[Client], object]) -> None:
+    """What a call can be refused for by a model of layers."""
+    with Client(taggers) as client, pytest.raises((EncoderError, NotRequested)) as raised:
+        call(client)
+    kind = "" if isinstance(raised.value, EncoderError) else f"{type(raised.value).__name__}: "
+    check_is_listed(f"{kind}{raised.value}")
+
+
+REFUSED = ("conv2d", "cell", "wrong_axis", "branch", "no_lstm")
+
+
+@pytest.mark.parametrize("case", [case for case in refused.CASES if case.name in REFUSED])
+def test_of_exports(case: Case, tmp_path: Path) -> None:
+    """Modules that are refused."""
+    example = case.example()
+    with pytest.raises(ModelError) as raised:
+        export(case.make(), tmp_path / "model", example=example)
     check_is_listed(str(raised.value))
 
 

@@ -95,14 +95,12 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--no-head",
-        dest="head",
-        action="store_false",
+        action="store_true",
         help="leave out what stands behind the LSTM, and serve its states",
     )
     add(
         "--no-embedding",
-        dest="embedding",
-        action="store_false",
+        action="store_true",
         help="leave out the embedding, and take its vectors from callers",
     )
     add(
@@ -164,8 +162,8 @@ def _run(parsed: argparse.Namespace) -> int:
         pooling=parsed.pooling,
         per_step=parsed.per_step,
         head_activation=parsed.head_activation,
-        head=parsed.head,
-        embedding=parsed.embedding,
+        head=not parsed.no_head,
+        embedding=not parsed.no_embedding,
         ignore_unused=parsed.ignore_unused,
         chain=parsed.chain,
         crf=parsed.crf,

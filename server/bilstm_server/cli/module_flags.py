@@ -42,7 +42,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     add(
         "--outputs",
         metavar="NAME,…",
-        help="names of what forward returns, in order, with - for what is not served; or a "
+        help="names of what forward returns, in order, with _ for what is not served; or a "
         "pkg.module:function that gets the module and its arguments, and returns a dictionary of "
         "tensors. Left out: all of it, named by what it is",
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .example.structure import Path
 from .recording import Recording
-from .refusals import ExportError, Place, Refusal
+from .refusals import BY_NUMPY, ExportError, Place, Refusal
 
 _RECURRENCE = (
     "is called once for each step: a recurrence written in Python has no layer. Put its weights "
@@ -42,6 +42,8 @@ def check_recorded(recordings: Sequence[Recording]) -> None:
             "client's decision",
             first.trace.decisions[0],
         )
+    if not first.results and first.trace.arrays:
+        raise Refusal(BY_NUMPY, first.trace.arrays[0])
     if not first.results:
         raise ExportError(
             "the module returns no tensor that depends on its inputs; say what to serve: outputs="

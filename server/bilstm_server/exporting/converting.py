@@ -19,12 +19,14 @@ from .example.reading import read_example
 from .example.roles import Role
 from .example.structure import Path
 from .naming import default_name, joined_name, named_layers, sorted_nodes
-from .placing import example_on_cpu, on_cpu
+from .placing import bare, example_on_cpu, on_cpu
 from .raised import owners_code
 from .recording import Recording, evaluating, record
 from .refusals import ExportError
 from .results import Outputs, Result, named, plain, returned
 from .rules import simplified
+
+_OF_THE_STATE = {STATE, "hidden", "cell"}  # names that a model has beside its outputs
 
 Labels = Mapping[str, Sequence[str]] | Sequence[str] | None
 
@@ -40,22 +42,29 @@ class Converted:
     caller: Caller = field(repr=False)
     results: dict[str, tuple[Path, Result]] = field(repr=False)
     outputs: Outputs = field(repr=False)
+    shortest: int  # of the numbers of steps that were recorded
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the module itself gives for one lone sequence, its inputs by name: [T, width] of
         floats, or [T] of ids. Outputs are as they are served: [rows, width] or [width] of floats,
-        [rows] or [1] of integers."""
+        [rows] or [] of integers."""
         count = len(next(iter(inputs.values())))
         arguments = self.caller.call(self.caller.sample(count, seed=0) | dict(inputs))
-        with evaluating(self.module), torch.no_grad(), owners_code(f"{count} steps"):
+        with (
+            evaluating(self.module),
+            torch.no_grad(),
+            owners_code(f"the module fails on {count} steps"),
+        ):
             result = returned(self.module, arguments.bound, self.outputs)
         leaves = dict(named(result, self.outputs))
         made = {}
         for name, (path, found) in self.results.items():
             value = self.config.output_values[name]
             rows = int(value.grid.rows(np.array([count]))[0]) if value.per_step else 1
-            tensor = plain(leaves[path], found.axis, rows)
-            made[name] = tensor.reshape(-1) if value.ids else tensor
+            tensor = plain(leaves[path], None if value.sparse else found.axis, rows)
+            if value.ids:
+                tensor = tensor.reshape(-1 if value.per_step else ())
+            made[name] = tensor
         return made
 
     def sample(self, steps: int, seed: int) -> dict[str, Tensor]:
@@ -79,7 +88,9 @@ def convert(
     The arguments are as `export` has them. Raises `ExportError`, in one line, for what can't be
     converted.
     """
-    module = on_cpu(_unwrapped(module))
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"module: expected an nn.Module, got {type(module).__name__}")
+    module = on_cpu(bare(module))
     given = ExampleCall.of(module, example_on_cpu(example), example_on_cpu(kwargs))
     with evaluating(module), torch.no_grad():
         caller, several = read_example(
@@ -93,18 +104,14 @@ def convert(
     return _converted(module, caller, recordings[0], graphs[0], outputs, labels, version)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The owner's module, within what trains it on several devices or compiles it."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
-        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
-    return module
-
-
 def _with_roles(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Caller:
     """Find which integers are ids: those that an embedding reads. Others are the same at each
     step, as masks are, or numbers."""
     recorded = record(module, caller, steps, outputs)
+    for slot, padding in recorded.trace.padded.items():
+        shorter = caller.without_padding(recorded.inputs[slot], padding)
+        if shorter.guess != caller.guess:
+            return _with_roles(module, shorter, steps, outputs)
     fixed = set()
     for slot, given in recorded.inputs.items():
         if given.column is None or slot in recorded.trace.ids:
@@ -157,6 +164,11 @@ def _converted(
                     f"The module takes id {trace.padding[slot]} of {given.name} for padding: a "
                     "sequence with it is refused."
                 )
+    notes += [
+        f"The module returns {'.'.join(path) or 'something'}, which depends on no input that can "
+        "be followed, and is not served."
+        for path in recording.constants
+    ]
     results = {}
     for path, name in names.items():
         result = recording.results[path]
@@ -177,7 +189,9 @@ def _converted(
         config = ModelConfig.model_validate(content)
     except ValidationError as error:
         raise ExportError(first_problem(error)) from error
-    return Converted(config, graphed.tensors, tuple(notes), module, caller, results, outputs)
+    return Converted(
+        config, graphed.tensors, tuple(notes), module, caller, results, outputs, trace.graph.steps
+    )
 
 
 def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:
@@ -188,7 +202,11 @@ def _output_names(recording: Recording, graphed: Graphed) -> dict[Path, str]:
         name = joined_name(path) or default_name(graph, slot)
         value = graph.value(slot)
         per_step, ids = KNOWN.get(name, (None, bool(value.ids)))
-        if name == STATE or ids != bool(value.ids) or per_step not in (None, value.per_step):
+        if (
+            name in _OF_THE_STATE
+            or ids != bool(value.ids)
+            or per_step not in (None, value.per_step)
+        ):
             name = f"{name}_output"
         free, count = name, 1
         while free in names.values():

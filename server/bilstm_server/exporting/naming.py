@@ -26,6 +26,13 @@ _NAMES = {
 }
 
 
+_PARTS = {
+    "hidden": "final_hidden",
+    "cell": "final_cell",
+    "score": "score",
+    "weights": "attention",
+}
+
 # Layers that only put columns where another reads them.
 _FORMS = {"columns", "concat", "permute", "scale", "last", "first", "splice", "reverse_steps"}
 
@@ -58,9 +65,11 @@ def _is_found(graph: Graph, slot: int, found: Mapping[int, Node]) -> bool:
 def joined_name(path: Path) -> str:
     """The words that lead to an output, as one name; empty if there is none but numbers."""
     words = [re.sub(r"\W+", "_", word).strip("_") for word in path]
-    if all(word.isdigit() or not word for word in words):
-        return ""
+    while words and (words[0].isdigit() or not words[0]):
+        del words[0]
     name = "_".join(word for word in words if word)
+    if not name:
+        return ""
     return (f"_{name}" if name[0].isdigit() else name)[:_MOST_CHARACTERS]
 
 
@@ -74,7 +83,7 @@ def default_name(graph: Graph, slot: int) -> str:
         return "inputs"
     part = next(part for part, its in node.gives.items() if its == slot)
     if part:
-        return "attention" if part == "weights" else part
+        return _PARTS[part]
     if node.type == "softmax" and node.fields.get("log"):
         return "log_probabilities"
     if node.type == "activation" and node.fields["function"] == "sigmoid":

@@ -1,4 +1,4 @@
-"""The module and its example where they are recorded: on the CPU, in float32, as it is served."""
+"""The module and its example where they are recorded: on the CPU, in float32 at least."""
 
 from __future__ import annotations
 
@@ -10,12 +10,27 @@ from torch import Tensor, nn
 
 from .example.structure import leaves, mapped
 from .raised import owners_code
+from .refusals import ExportError
 
 T = TypeVar("T")
 
 
+def bare(module: nn.Module) -> nn.Module:
+    """The owner's module, within what trains it on several devices or compiles it. Raises
+    `ExportError` for one that has no code."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or "_orig_mod" in module._modules:
+        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            "a scripted or traced module has no code to record; export the module that it was made "
+            "of"
+        )
+    return module
+
+
 def on_cpu(module: nn.Module) -> nn.Module:
-    """The module itself, or a copy if some of it is elsewhere, or in other floats."""
+    """The module itself, or a copy if some of it is elsewhere, or in floats of fewer bits."""
     tensors = [*module.parameters(), *module.buffers()]
     if all(_is_placed(tensor) for tensor in tensors):
         return module
@@ -26,7 +41,7 @@ def on_cpu(module: nn.Module) -> nn.Module:
 
 
 def example_on_cpu(value: T) -> T:
-    """The same arguments, their tensors on the CPU, and floats in float32."""
+    """The same arguments, their tensors on the CPU, and floats in float32 at least."""
     if all(not isinstance(leaf, Tensor) or _is_placed(leaf) for _, leaf in leaves(value)):
         return value
     placed: T = mapped(value, lambda _, leaf: _placed(leaf))
@@ -34,11 +49,11 @@ def example_on_cpu(value: T) -> T:
 
 
 def _is_placed(tensor: Tensor) -> bool:
-    is_other = tensor.is_floating_point() and tensor.dtype != torch.float32
-    return tensor.device.type == "cpu" and not is_other
+    is_narrow = tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize
+    return tensor.device.type == "cpu" and not is_narrow
 
 
 def _placed(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    return leaf.cpu().float() if leaf.is_floating_point() else leaf.cpu()
+    return leaf.cpu() if _is_placed(leaf.cpu()) else leaf.cpu().float()

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_iter
 from . import operations
 from .elements import Elements
 from .operations.own_lstm import own_lstms
-from .refusals import Refusal
+from .refusals import Refusal, is_narrow, narrow_words
 from .trace import HANDLERS, Call, Trace
 
 # They change the form of a tensor, and none of its numbers.
@@ -71,6 +71,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call = Call(
             trace, name.removesuffix("_") if written else name, arguments, result, func, place
         )
+        if any(isinstance(t, Tensor) and t.layout is not torch.strided for t in results):
+            raise call.refusal("gives a sparse tensor, which can't be served; leave it dense")
         fresh = [
             isinstance(tensor, Tensor) and (written or tensor.untyped_storage()._cdata not in given)
             for tensor in results
@@ -88,6 +90,9 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
             raise call.refusal(
                 "gives random numbers, others each time; dropout that runs in eval, perhaps"
             )
+        for result in results:
+            if isinstance(result, Tensor) and is_narrow(result):
+                raise call.refusal(narrow_words(result))
         found = HANDLERS.get(call.name, operations.unknown)(call)
         return list(found) if isinstance(found, tuple) else [found]
     except Refusal as caught:

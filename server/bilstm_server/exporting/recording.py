@@ -15,9 +15,10 @@ from . import elements
 from .crf import decoding
 from .example.calls import Caller, InputPart
 from .example.structure import Path
+from .kept import states_of
 from .recorder import recording
 from .refusals import Refusal
-from .results import Outputs, Result, named, result_of, returned
+from .results import Outputs, Result, is_number, named, result_of, returned
 from .trace import Trace
 
 _ANY_IDS = 2**28  # until an embedding says how many
@@ -35,12 +36,19 @@ class Recording:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards as it was."""
+    """The module in eval mode, and afterwards as it was.
+
+    It computes in one thread: threads would wait for each other longer than they compute, at each
+    step of a lone sequence.
+    """
     modes = {part: part.training for part in module.modules()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     module.eval()
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for part, mode in modes.items():
             part.training = mode
 
@@ -48,11 +56,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Recording:
     """Call the module with a sequence of so many steps, and record it."""
     trace = Trace.of(module, steps)
+    states = list(states_of(module))
     arguments = caller.call(caller.sample(steps, seed=steps))
     for name, tensor in arguments.fixed.items():
         refusal = Refusal(
-            f"the argument {name} has no steps, and is not zero: it can be no input; make it a "
-            "part of the module"
+            f"the argument {name} has not as many steps as the others, and is not zero: it can be "
+            "no input, since all of these have one length; make it a part of the module"
         )
         trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
     inputs = {}
@@ -67,6 +76,12 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
         trace.origins.write(view, elements.make(slot, rows, columns))
     with evaluating(module), recording(trace), decoding(module, trace):
         result = returned(module, arguments.bound, outputs)
+    for name, tensor in states:
+        if tensor.untyped_storage()._cdata in trace.begins:
+            trace.note(
+                f"The LSTM begins with {name}, which the module keeps: each sequence that is "
+                "served begins with what it is now."
+            )
     results: dict[Path, Result | Refusal] = {}
     constants = []
     with torch.no_grad():
@@ -76,8 +91,19 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
             except Refusal as refusal:
                 results[path] = refusal
                 continue
-            if found is None:
-                constants.append(path)
-            else:
+            if found is not None:
                 results[path] = found
+                _note_dtype(trace, path, leaf, found)
+            elif not is_number(leaf):
+                constants.append(path)
     return Recording(trace, inputs, results, constants)
+
+
+def _note_dtype(trace: Trace, path: Path, leaf: object, found: Result) -> None:
+    """Tell of what is no float in the module, and is served as one."""
+    is_float = not isinstance(leaf, torch.Tensor) or leaf.is_floating_point()
+    if not is_float and not trace.graph.value(found.slot).ids:
+        name = ".".join(path) or "output"
+        trace.note(
+            f"The {name} of the module is true or false; what is served is 1 or 0 as a float."
+        )

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..quoting import one_line
 
-_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+
+BY_NUMPY = "is computed by numpy, which can't be followed; compute it with torch"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,16 @@ class Refusal(ExportError):
         super().__init__(one_line(f"{place}: {reason}" if place else reason))
         self.reason = reason
         self.place = place
+
+
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether it has floats of fewer bits than what is served."""
+    return tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize
+
+
+def narrow_words(tensor: Tensor) -> str:
+    """Why a result in such floats is refused."""
+    return f"computes in {tensor.dtype}, as autocast does; export it without, in float32"
 
 
 class Places:

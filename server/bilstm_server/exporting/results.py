@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from . import elements
 from .columns import value_of, with_numbers
+from .ctc import greedy
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
-from .refusals import ExportError, Place, Refusal
+from .kept import as_before
+from .refusals import BY_NUMPY, ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
 from .steps import covers, end, is_stepwise, trimmed
-from .symbols import SymbolicFloat, SymbolicInt, where_of
+from .symbols import SymbolicArray, where_of
 from .trace import Numbers, Trace, numbers
 
 Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[str, Any]] | None
@@ -26,9 +28,10 @@ Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[
 
 def returned(module: nn.Module, arguments: Any, outputs: Outputs) -> Any:
     """What the module, or the owner's function, returns."""
-    if callable(outputs):
-        return dict(outputs(module, arguments.args))
-    return module(*arguments.args, **arguments.kwargs)
+    with as_before(module):
+        if callable(outputs):
+            return dict(outputs(module, arguments.args))
+        return module(*arguments.args, **arguments.kwargs)
 
 
 def named(result: Any, outputs: Outputs) -> Iterator[tuple[Path, Any]]:
@@ -53,21 +56,32 @@ def _walk(result: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield name, leaf
 
 
-class _Listed:
-    """Lists of numbers, as a tensor."""
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf of the results is one number of Python's."""
+    return isinstance(leaf, _Listed) and leaf.tensor.dim() == 0
 
-    def __init__(self, tensor: Tensor, where: Elements):
+
+class _Listed:
+    """Numbers, lists of them and arrays, as a tensor."""
+
+    def __init__(self, tensor: Tensor, where: Elements | None):
         self.tensor = tensor
         self.where = where
 
 
 def _lists_as_tensors(value: Any) -> Any:
-    if isinstance(value, SymbolicInt | SymbolicFloat) or (
-        isinstance(value, list | tuple) and value
-    ):
+    is_one = isinstance(value, int | float | np.integer | np.floating)
+    if (is_one and not isinstance(value, bool)) or (isinstance(value, list | tuple) and value):
         where = where_of(value)
         if where is not None:
             return _Listed(torch.tensor(value), where)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iubf":
+        where = np.full(value.shape, CONSTANT)
+        if isinstance(value, SymbolicArray):
+            where = value.where
+        return _Listed(torch.from_numpy(np.array(value)), where)
+    if isinstance(value, list) and not value:
+        return _Listed(torch.empty(0, dtype=torch.int64), np.empty(0, np.int64))
     if isinstance(value, Mapping):
         return {key: _lists_as_tensors(part) for key, part in value.items()}
     if type(value) in (list, tuple):
@@ -89,6 +103,8 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     tensor, where = (
         (leaf.tensor, leaf.where) if isinstance(leaf, _Listed) else (leaf, trace.elements(leaf))
     )
+    if where is None:
+        raise Refusal(BY_NUMPY)
     if (where == CONSTANT).all():
         return None
     graph, place = trace.graph, Place("", "an output")
@@ -131,6 +147,9 @@ def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:
         found = covers(graph, steps)
         if found:
             return slots[0] if found > 0 else reversed_steps(graph, slots[0], place)
+        decoded = greedy(trace, slots[0], elements.row_of(steps).reshape(-1).tolist(), place)
+        if decoded is not None:
+            return decoded
     else:
         of_step = steps_of(graph, steps, known, place)
         if of_step is not None:
@@ -158,6 +177,12 @@ def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
         slot, row = int(elements.slot_of(fibre)[0, 0]), int(elements.row_of(fibre)[0, 0])
         if fibre.size > 1:
             raise Refusal("has several labels for a sequence; name them one by one", place)
+        if len(set(trace.labels.get(slot, ()))) == 1:
+            raise Refusal(
+                "is one label where every step has the same, which may be any of them; give an "
+                "example whose steps have others too",
+                place,
+            )
         return end(graph, slot, row, place) if graph.value(slot).per_step else slot
     aligned = align(graph, fibre, place, np.zeros(1, np.int64))
     order = aligned.columns[aligned.groups].reshape(-1)

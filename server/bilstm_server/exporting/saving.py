@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from torch import nn
 from ..errors import ModelError
 from ..model.storage.folder import CONFIG, write_folder
 from .converting import Converted, Labels, convert
+from .long import check_long
 from .proof import Example, Proof, lengths_to_prove, prove
 from .refusals import ExportError
 from .results import Outputs
 from .tables import layers_table
-
-_FEWEST_TO_PROVE = 7  # steps that the module must take
 
 
 def export(
@@ -112,8 +111,19 @@ def export_proven(
             f"{wrong.largest:.1e}, {wrong.wrong_ids} ids): what it computes depends on the length "
             "of a sequence or on its numbers, in a way that no recording showed"
         )
+    notes = (*converted.notes, *_not_compared(converted, proof), *check_long(converted))
     write_folder(converted.config, converted.tensors, folder)
-    return Exported(converted, proof, folder)
+    return Exported(replace(converted, notes=notes), proof, folder)
+
+
+def _not_compared(converted: Converted, proof: Proof) -> Iterator[str]:
+    """Lengths for which the module itself fails."""
+    missing = sorted(set(lengths_to_prove(converted.config.min_steps)) - set(proof.lengths))
+    if missing:
+        yield (
+            f"The module itself fails for {', '.join(map(str, missing))} steps; what is served "
+            "takes such sequences, and gives what no module can prove."
+        )
 
 
 def check_folder(folder: Path, overwrite: bool, version: int) -> None:
@@ -126,13 +136,18 @@ def check_folder(folder: Path, overwrite: bool, version: int) -> None:
 
 
 def examples_of(converted: Converted) -> Iterator[Example]:
-    """Sequences of several lengths, drawn from the example's steps, and what the module gives."""
+    """Sequences of several lengths, drawn from the example's steps, and what the module gives.
+    Lengths that are too short for the module are left out."""
     for steps in lengths_to_prove(converted.config.min_steps):
-        inputs = converted.sample(steps, seed=steps)
+        # In the floats that callers send, whatever the module computes in.
+        inputs = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in converted.sample(steps, seed=steps).items()
+        }
         try:
             outputs = converted.run(inputs)
-        except Exception:  # of the owner's code, which may need several steps
-            if steps >= _FEWEST_TO_PROVE:
+        except ExportError:  # of the owner's code, which may need several steps
+            if steps >= converted.shortest:
                 raise
             continue
         yield Example(

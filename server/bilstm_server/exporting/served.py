@@ -99,32 +99,30 @@ def serving(folder: Path, outputs: Sequence[str]) -> Iterator[Served]:
 @contextmanager
 def _running(settings: Settings) -> Iterator[None]:
     """Run the server in a thread of its own: the caller's may have an event loop."""
-    started: Future[asyncio.Event] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
         try:
             async with App(settings) as app:
                 await app.load()
                 stop = asyncio.Event()
-                started.set_result(stop)
+                started.set_result((asyncio.get_running_loop(), stop))
                 await stop.wait()
         except BaseException as error:
             if started.done():
                 raise
             started.set_exception(error)
 
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="serve")
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="serve")
     thread.start()
     try:
-        stop = started.result()
+        loop, stop = started.result()
         try:
             yield
         finally:
             loop.call_soon_threadsafe(stop.set)
     finally:
         thread.join()
-        loop.close()
 
 
 @contextmanager

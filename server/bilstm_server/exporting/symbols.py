@@ -21,6 +21,30 @@ class SymbolicFloat(float):
     where: int
 
 
+class SymbolicArray(np.ndarray):
+    """An array of a tensor that depends on an input. Parts of it remember where they come from;
+    what numpy computes of it does not, and has None."""
+
+    where: Elements | None
+
+    def __array_finalize__(self, of: Any) -> None:
+        self.where = None
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        if self.where is None:
+            return part
+        if not isinstance(part, SymbolicArray):
+            return symbols_of(part.item(), self.where[key])
+        part.where = self.where[key]
+        return part
+
+    def tolist(self) -> Any:
+        """Nested lists of numbers, which remember too."""
+        plain = super().tolist()
+        return plain if self.where is None else symbols_of(plain, self.where)
+
+
 def symbols_of(plain: Any, where: Elements) -> Any:
     """The same number, or nested lists of numbers, with their elements."""
     if isinstance(plain, list):
@@ -38,7 +62,9 @@ def where_of(value: Any) -> Elements | None:
     """The elements of nested lists of numbers; None for what is no such list."""
     if isinstance(value, SymbolicInt | SymbolicFloat):
         return np.array(value.where)
-    if isinstance(value, int | float):
+    if isinstance(value, SymbolicArray) and value.where is not None:
+        return value.where
+    if isinstance(value, int | float | np.integer | np.floating):
         return np.array(CONSTANT)
     if not isinstance(value, list | tuple) or not value:
         return None

@@ -33,11 +33,19 @@ class Trace:
     origins: Origins = field(default_factory=Origins)
     ids: dict[int, int] = field(default_factory=dict)
     """Inputs of ids that an embedding reads, and how many ids it has."""
+    labels: dict[int, list[int]] = field(default_factory=dict)
+    """What `argmax` gave at each step, by its value."""
     padding: dict[int, int] = field(default_factory=dict)
     """Inputs of ids, and the id that the module takes for padding."""
+    padded: dict[int, int] = field(default_factory=dict)
+    """Inputs of ids whose example has the id for padding among its steps."""
     notes: list[str] = field(default_factory=list)
     decisions: list[Place] = field(default_factory=list)
     """Where the code took one way or another by numbers of the sequence."""
+    arrays: list[Place] = field(default_factory=list)
+    """Where numbers left torch for numpy."""
+    begins: set[int] = field(default_factory=set)
+    """Storages of the states with which LSTMs began."""
     lines: dict[tuple[str, int], int] = field(default_factory=dict)
     """How often each line of code has called an operation on what depends on an input."""
     is_paused: bool = False

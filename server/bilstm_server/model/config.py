@@ -110,8 +110,10 @@ class ModelConfig(Strict):
             if reference not in self.values:
                 raise problem(f"outputs.{name}: no layer gives {reference!r}")
             value = self.values[reference]
-            if name == STATE:
-                raise problem("outputs.state: is offered by itself; choose another name")
+            if name in (STATE, "hidden", "cell"):
+                raise problem(
+                    f"outputs.{name}: is a name of the LSTM's state, which is offered by itself"
+                )
             per_step, ids = KNOWN.get(name, (None, bool(value.ids)))
             if bool(value.ids) != ids or per_step not in (None, value.per_step):
                 raise problem(f"outputs.{name}: {reference!r} has {value.describe()}")

@@ -121,6 +121,41 @@ class Detector(nn.Module):
         return self.head(y.float().permute(0, 2, 1)).squeeze(1), h
 
 
+class Categories(nn.Module):
+    """Several columns of ids in one tensor, integers as numbers in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((20, 4), (7, 2), (3, 1))
+        self.embeddings = nn.ModuleList([nn.Embedding(n, width) for n, width in sizes])
+        self.lstm = nn.LSTM(9, 4, batch_first=True)
+
+    def forward(self, categories: Tensor, counts: Tensor) -> Tensor:
+        columns = [embed(categories[:, :, i]) for i, embed in enumerate(self.embeddings)]
+        return self.lstm(torch.cat([*columns, counts.float() / 10], -1))[0]
+
+
+class ConcatPooling(nn.Module):
+    """Last, maximum and mean of the steps that are no padding (ULMFiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 5, padding_idx=1)
+        self.lstm = nn.LSTM(5, 4, batch_first=True)
+        self.head = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask = x == 1
+        y, _ = self.lstm(self.embed(x))
+        lengths = y.shape[1] - mask.long().sum(dim=1)
+        padding = mask[:, -70:].long().sum(dim=1)
+        mean = y.masked_fill(mask[:, :, None], 0).sum(dim=1)
+        mean.div_(lengths.type(mean.dtype)[:, None])
+        most = y.masked_fill(mask[:, :, None], -float("inf")).max(dim=1)[0]
+        last = y[torch.arange(0, y.size(0)), -padding - 1]
+        return self.head(torch.cat([last, most, mean], 1)), y
+
+
 class House(nn.Module):
     """The operator of this house, trained within a module."""
 
@@ -144,5 +179,15 @@ CASES = [
         lambda: (ids(9, 1), (torch.zeros(2, 1, 6), torch.zeros(2, 1, 6))),
     ),
     Case("detector", Detector, lambda: torch.randn(1, 4, 9)),
+    Case(
+        "categories",
+        Categories,
+        lambda: (
+            torch.stack([ids(1, 9), ids(1, 9, most=7), ids(1, 9, most=3)], -1),
+            torch.randint(0, 99, (1, 9, 2)),
+        ),
+    ),
+    Case("concat_pooling", ConcatPooling, lambda: ids(1, 9, most=18) + 1),
+    Case("wrapped", lambda: nn.DataParallel(ConcatPooling()), lambda: ids(1, 9, most=18) + 1),
     Case("house", House, lambda: torch.randn(1, 9, 5)),
 ]

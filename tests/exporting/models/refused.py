@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,6 +126,37 @@ class Speaker(Base):
         return self.fc(self.lstm(x)[0] + speaker.unsqueeze(1))
 
 
+class Autocast(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.fc(self.lstm(x)[0]).float()
+
+
+class ByNumpy(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(torch.from_numpy(np.log1p(np.abs(x.numpy()))))[0]
+
+
+class Reflected(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(6, 6, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
+class Fourier(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.stft(x, 10, 5, window=torch.ones(10), center=False, return_complex=True)
+        return self.lstm(y.abs().transpose(1, 2))[0]
+
+
+class Two(Base):
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.fc(self.lstm(x)[1][0][-1] - self.lstm(other)[1][0][-1])
+
+
 def frames() -> Tensor:
     """One sequence of floats."""
     return torch.randn(1, 9, 6)
@@ -146,4 +178,9 @@ CASES = [
     Case("wrong_axis", WrongAxis, frames, refused="batch_first"),
     Case("speaker", Speaker, lambda: (frames(), torch.ones(1, 4)), refused="the argument speaker"),
     Case("best_step", BestStep, frames, refused="the step with the largest number"),
+    Case("autocast", Autocast, frames, refused="computes in torch.bfloat16, as autocast does"),
+    Case("by_numpy", ByNumpy, frames, refused="is computed by numpy"),
+    Case("reflected", Reflected, frames, refused="padding by reflection"),
+    Case("fourier", Fourier, lambda: torch.randn(1, 60), refused="a Fourier transform"),
+    Case("two", Two, lambda: (frames(), torch.randn(1, 7, 6)), refused="all of these have one"),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -159,7 +161,36 @@ class Voice(nn.Module):
         return torch.sigmoid(self.out(self.lstm(x)[0])).squeeze(-1)
 
 
+class Recogniser(nn.Module):
+    """Scores of a recogniser, and the best class of each frame, as lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.fc = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        scores = F.log_softmax(self.fc(self.lstm(x)[0]), 2)
+        return {"scores": scores, "best": scores.topk(1, dim=-1)[1].squeeze(-1).tolist()}
+
+
+def decoded(model: nn.Module, arguments: tuple[Tensor]) -> dict[str, Any]:
+    """What is left of the best classes without repeats and blanks (class 0)."""
+    best = model(*arguments)["best"][0]
+    return {"labels": [c for i, c in enumerate(best) if c != 0 and (i == 0 or c != best[i - 1])]}
+
+
+def transcript(model: nn.Module, arguments: tuple[Tensor]) -> dict[str, Any]:
+    """The same with torch's own function for repeats."""
+    emission = model(*arguments)["scores"][0]
+    indices = torch.unique_consecutive(torch.argmax(emission, dim=-1), dim=-1)
+    return {"labels": torch.tensor([i for i in indices.tolist() if i != 0])}
+
+
 CASES = [
+    Case("recogniser", Recogniser, lambda: torch.randn(1, 9, 6)),
+    Case("decoded", Recogniser, lambda: torch.randn(1, 40, 6), {"outputs": decoded}),
+    Case("transcript", Recogniser, lambda: torch.randn(1, 40, 6), {"outputs": transcript}),
     Case("keyword_spotter", KeywordSpotter, lambda: torch.randn(1, 17, 6)),
     Case("pyramid", Pyramid, lambda: torch.randn(1, 12, 5)),
     Case("spliced_frames", SplicedFrames, lambda: torch.randn(1, 9, 5)),

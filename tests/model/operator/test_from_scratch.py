@@ -26,7 +26,7 @@ RECURRENCES = {
     *("lstm_cell", "_cudnn_rnn", "mkldnn_rnn_layer", "_thnn_fused_lstm_cell", "quantized_lstm"),
 }
 # What `lstm` is an attribute of in the project's own code: modules, and stages of a plan.
-OWN = ("self.", "stage.", "first.")
+OWN = ("self.", "stage.", "first.", "lstms.")
 
 
 def recurrences(tree: ast.AST, exempt: bool = False) -> Iterator[str]:

@@ -6,20 +6,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 from bilstm_server.errors import ModelError
-from bilstm_server.model import (
-    ModelConfig,
-    SequenceEncoder,
-    load_model,
-    save_model,
-)
+from bilstm_server.model import ModelConfig, PlainConfig, SequenceEncoder, load_model, save_model
 from tests.model.storage.importing.checkpoints import Failing
-from tests.support.servers import write_model
+from tests.support.servers import plain_config, write_model
 
 # -- model folders -------------------------------------------------------------------------------
 
@@ -35,7 +31,7 @@ from tests.support.servers import write_model
 )
 def test_save_and_load(sizes: dict[str, object], tmp_path: Path) -> None:
     """A model that is saved and loaded has the same config and the same weights."""
-    config = ModelConfig.model_validate({"input_size": 3, "hidden_size": 4} | sizes)
+    config = PlainConfig.model_validate({"input_size": 3, "hidden_size": 4} | sizes).graph()
     encoder = SequenceEncoder(config)
     save_model(encoder, tmp_path / "a" / "new" / "folder")
     loaded = load_model(tmp_path / "a" / "new" / "folder")
@@ -157,11 +153,82 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def broken_model(case: str, folder: Path) -> str:
-    """Makes the case's folder; returns what must be named."""
-    write_model(folder, head={"num_classes": 3}, labels=["r", "g", "b"])
+    """Makes the case's folder; returns what must be named. Its config is of the first format."""
+    fields: dict[str, Any] = {"head": {"num_classes": 3}, "labels": ["r", "g", "b"]}
+    write_model(folder, **fields)
+    (folder / "config.json").write_text(plain_config(**fields).model_dump_json())
+    load_model(folder)
     damage, named = BROKEN[case]
     damage(folder)
     return named
+
+
+TAGGER: dict[str, Any] = {
+    "format": 2,
+    "inputs": {"tokens": {"ids": 9}, "features": {"width": 3}},
+    "layers": [
+        {"name": "embedding", "type": "embedding", "inputs": ["tokens"], "width": 4},
+        {"name": "joined", "type": "concat", "inputs": ["embedding", "features"]},
+        {"name": "lstm", "type": "lstm", "hidden_size": 5},
+        {"name": "scores", "type": "linear", "width": 2},
+    ],
+    "outputs": {"logits": "scores"},
+}
+
+
+def edit_layer(number: int, **fields: object) -> dict[str, Any]:
+    """The tagger's layers with other fields in one of them."""
+    layers = [layer | (fields if n == number else {}) for n, layer in enumerate(TAGGER["layers"])]
+    return {"layers": layers}
+
+
+# What is other in a good config, and what the line must say of it.
+BROKEN_GRAPHS: dict[str, tuple[dict[str, Any], str]] = {
+    "no such format": ({"format": 3}, "format: "),
+    "no such type": (edit_layer(3, type="linaer"), "layers.3: "),
+    "no such field": (edit_layer(3, hidden_size=2), "layers.3.linear.hidden_size: "),
+    "reads nothing that is": (
+        edit_layer(3, inputs=["lstm.heads"]),
+        "layers.scores: reads 'lstm.heads', which nothing before it gives",
+    ),
+    "reads what comes later": (edit_layer(1, inputs=["lstm", "features"]), "layers.joined: reads"),
+    "reads too much": (edit_layer(3, inputs=["lstm", "joined"]), "layers.scores: must read 1"),
+    "reads floats as ids": (edit_layer(0, inputs=["features"]), "layers.embedding: reads ids"),
+    "two of a name": (edit_layer(3, name="lstm"), "layers: two are named 'lstm'"),
+    "named as an input": (edit_layer(1, name="tokens"), "layers: two are named 'tokens'"),
+    "a name with a dot": (edit_layer(3, name="a.b"), "layers.3.linear.name: "),
+    "no LSTM": ({"layers": TAGGER["layers"][:2], "outputs": {"x": "joined"}}, "layers: must have"),
+    "no such output": ({"outputs": {"logits": "score"}}, "outputs.logits: no layer gives 'score'"),
+    "an output of another form": ({"outputs": {"labels": "scores"}}, "outputs.labels: 'scores'"),
+    "an output of the state's name": ({"outputs": {"hidden": "lstm.hidden"}}, "outputs.hidden: "),
+    "a label short": ({"labels": {"logits": ["O"]}}, "labels.logits: expected one for each of 2"),
+    "labels of nothing": ({"labels": {"tags": ["O", "B"]}}, "labels.tags: there is no such output"),
+    "an input of both kinds": ({"inputs": {"x": {"ids": 3, "width": 3}}}, "inputs.x: must have"),
+    "a padding id too large": (
+        {"inputs": {"x": {"ids": 3, "padding_id": 3}}},
+        "inputs.x: padding_id",
+    ),
+}
+
+
+def test_a_config_of_layers(tmp_path: Path) -> None:
+    """The config that `BROKEN_GRAPHS` breaks is a good one."""
+    save_model(SequenceEncoder(ModelConfig.model_validate(TAGGER)), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(TAGGER | {"$schema": "config.schema.json"}))
+    expected = ModelConfig.model_validate(TAGGER)
+    assert load_model(tmp_path).config.model_dump() == expected.model_dump()
+
+
+@pytest.mark.parametrize("case", BROKEN_GRAPHS)
+def test_a_broken_config_of_layers(case: str, tmp_path: Path) -> None:
+    """A config with a fault is a `ModelError` of one line that names the field."""
+    fault, said = BROKEN_GRAPHS[case]
+    save_model(SequenceEncoder(ModelConfig.model_validate(TAGGER)), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(TAGGER | fault))
+    with pytest.raises(ModelError) as caught:
+        load_model(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: {said}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", BROKEN)

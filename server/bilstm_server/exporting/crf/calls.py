@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,19 +29,34 @@ _TRIALS = 8  # emissions drawn at random, by which the meanings of parameters ar
 def decoding(module: nn.Module, trace: Trace) -> Iterator[None]:
     """Within, methods that decode are layers of the recording."""
     owners = [part for part in module.modules() if has_scores(part)]
-    replaced: list[tuple[nn.Module, str]] = []
+    replaced: list[tuple[Any, str]] = []
+    beside = _beside(module) if owners else []
     try:
-        for owner in owners:
-            for name, method in _methods(owner):
-                owner.__dict__[name] = _Decoding(trace, owner, method)
-                replaced.append((owner, name))
+        for decoder, its in [
+            *((owner, [owner]) for owner in owners),
+            *((o, owners) for o in beside),
+        ]:
+            for name, method in _methods(decoder):
+                decoder.__dict__[name] = _Decoding(trace, its, method)
+                replaced.append((decoder, name))
         yield
     finally:
         for owner, name in replaced:
             del owner.__dict__[name]
 
 
-def _methods(owner: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _beside(module: nn.Module) -> list[Any]:
+    """Objects of the owner's that modules hold, and that are no modules: decoders, perhaps."""
+    held = [value for part in module.modules() for value in vars(part).values()]
+    own = {
+        id(o): o for o in held if not isinstance(o, nn.Module | Tensor) and hasattr(o, "__dict__")
+    }
+    return [
+        o for o in own.values() if not isinstance(o, type | types.FunctionType | types.ModuleType)
+    ]
+
+
+def _methods(owner: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
     """The methods that are the owner's own code."""
     for name in dir(type(owner)):
         method = getattr(type(owner), name, None)
@@ -53,9 +68,9 @@ def _methods(owner: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
 class _Decoding:
     """A method, of which a call becomes a layer if it gives the best path."""
 
-    def __init__(self, trace: Trace, owner: nn.Module, method: Callable[..., Any]):
+    def __init__(self, trace: Trace, owners: Sequence[nn.Module], method: Callable[..., Any]):
         self._trace = trace
-        self._owner = owner
+        self._owners = owners
         self._method = method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,6 +85,11 @@ class _Decoding:
                 return with_symbols(trace, result, *found)
         return self._method(*args, **kwargs)
 
+    def _scores(self, tags: int) -> Iterator[Scores]:
+        """What the owners' parameters may mean for so many tags."""
+        for owner in self._owners:
+            yield from scores_of(owner, tags)
+
     def _emissions(self, arguments: Any) -> Tensor | None:
         """The only argument that can be emissions: floats [steps, tags], perhaps in a batch."""
         found = [
@@ -79,7 +99,7 @@ class _Decoding:
             and leaf.is_floating_point()
             and leaf.dim() in (2, 3)
             and self._trace.depends(leaf)
-            and any(True for _ in scores_of(self._owner, leaf.shape[-1]))
+            and any(True for _ in self._scores(leaf.shape[-1]))
         ]
         return found[0] if len(found) == 1 else None
 
@@ -106,7 +126,7 @@ class _Decoding:
             if its is None:
                 return None
             tried.append((_matrix(drawn, axis), its))
-        scores = next((s for s in scores_of(self._owner, tags) if _explains(s, tried)), None)
+        scores = next((s for s in self._scores(tags) if _explains(s, tried)), None)
         if scores is None:
             return None
         place = trace.places.here()
@@ -130,8 +150,7 @@ class _Decoding:
     def _drawn(self, emissions: Tensor, trial: int) -> Tensor:
         """Emissions that are as large as the scores of transitions that are allowed."""
         sizes = [
-            np.abs(s.transitions[s.transitions > -1000])
-            for s in scores_of(self._owner, emissions.shape[-1])
+            np.abs(s.transitions[s.transitions > -1000]) for s in self._scores(emissions.shape[-1])
         ]
         size = float(np.mean(np.concatenate(sizes))) if sizes else 1.0
         generator = torch.Generator().manual_seed(trial)

@@ -158,6 +158,24 @@ class Caller:
         parts = tuple(replace(p, role=role) if p.path == path else p for p in self.guess.parts)
         return Caller(self.example, replace(self.guess, parts=parts), self.fixed)
 
+    def without_padding(self, given: InputPart, padding: int) -> Caller:
+        """A caller that takes the sequence with the most ids that are no padding, which is behind
+        them; the same if that is the one that it takes."""
+        part = self._part(given.path)
+        value = next(value for path, value in leaves(self.example.tree) if path == part.path)
+        assert part.time is not None
+        steps = value.movedim(part.time, 0)
+        if part.batch is None:
+            sequences = steps.reshape(1, len(steps), -1)
+        else:
+            moved = value.movedim((part.batch, part.time), (0, 1))
+            sequences = moved.reshape(*moved.shape[:2], -1)
+        column = 0 if given.column is None else given.column
+        counts = (sequences[..., column] != padding).sum(dim=1)
+        longest = int(counts.argmax())
+        guess = replace(self.guess, sequence=longest, steps=int(counts[longest]))
+        return Caller(self.example, guess, self.fixed)
+
     def is_uniform(self, given: InputPart) -> bool:
         """Whether the example has the same number at each step."""
         own = self._steps(self._part(given.path))

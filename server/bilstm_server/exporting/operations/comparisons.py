@@ -9,9 +9,13 @@ import numpy as np
 from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
-from .numbers import other_number
+from .movement import move
+from .numbers import Operand, affine, combine, function, other_number
 
 _NAMES = ("eq", "ne", "gt", "ge", "lt", "le")
+
+# The sign of what must be positive, and whether the comparison is the other one.
+_BEYOND = {"gt": (1.0, False), "le": (1.0, True), "lt": (-1.0, False), "ge": (-1.0, True)}
 
 
 @operation(*_NAMES)
@@ -63,6 +67,7 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
     tells_padding = name in ("eq", "ne") or (name, number) == ("gt", 0)
     if ids is not None and number is not None and tells_padding:
         if not is_alike:
+            call.trace.padded[ids] = int(number)
             raise call.refusal(
                 f"finds the id {number:g} in some steps and not in others; give an example "
                 "without padding, or its lengths"
@@ -75,7 +80,17 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
             f"{call.place}: takes what is 0 for padding; what is served takes every step as it is."
         )
         return np.array(CONSTANT)
+    if is_floats and number is not None and np.isfinite(number) and name in _BEYOND:
+        return _steps_beyond(call, where, number, name)
     raise call.refusal("decides by the numbers of a sequence, which has no layer")
+
+
+def _steps_beyond(call: Call, where: Elements, number: float, name: str) -> Elements:
+    """One where a number is beyond another that is fixed, else zero: max(0, sign(x - number))."""
+    sign, is_other = _BEYOND[name]
+    x = affine(call, Operand(where, np.zeros(where.shape)), sign, -sign * number)
+    found = function(call, "relu", function(call, "sign", x))
+    return affine(call, found, -1.0, 1.0).where if is_other else found.where
 
 
 def _input_of(call: Call, where: Elements) -> int | None:
@@ -85,3 +100,23 @@ def _input_of(call: Call, where: Elements) -> int | None:
         return None
     slot = call.graph.slots[slots[0]]
     return slots[0] if slot.input and slot.value.ids else None
+
+
+@operation("where", "masked_fill")
+def chosen(call: Call) -> Elements | tuple[Elements | None, ...]:
+    """Of two numbers one, by a third: c a + (1 - c) b. Fixed conditions move numbers only."""
+    name = "condition" if call.name == "where" else "mask"
+    if not call.trace.depends(call[name]):
+        return move(call)
+    condition = Operand.of(call, call[name])
+    call.check_values(condition.where)
+    if any(call.graph.value(slot).ids for slot in elements.slots_in(condition.where)):
+        raise call.refusal("chooses by ids, which has no layer")
+    own = Operand.of(call, call["self"])
+    other = Operand.of(call, call["other" if call.name == "where" else "value"])
+    one, two = (own, other) if call.name == "where" else (other, own)
+    if not all(np.isfinite(x.numbers[x.where == CONSTANT]).all() for x in (one, two)):
+        raise call.refusal("chooses between numbers of which one is infinite, which has no layer")
+    rest = affine(call, condition, -1.0, 1.0)
+    first, second = combine(call, "multiply", condition, one), combine(call, "multiply", rest, two)
+    return np.broadcast_to(combine(call, "add", first, second).where, tuple(call.result.shape))

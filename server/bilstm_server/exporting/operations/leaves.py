@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..elements import CONSTANT
-from ..refusals import Refusal
-from ..symbols import symbols_of, where_of
+from ..refusals import BY_NUMPY, Refusal
+from ..symbols import SymbolicArray, symbols_of, where_of
 from ..trace import Call, Trace
 from .lookups import one_hot as _one_hot
 from .lstm import Arguments, lstm
@@ -28,6 +28,7 @@ _REFUSED = {
     "gru_cell": f"a GRU {_BEFORE}",
     "rnn_tanh_cell": f"a plain RNN {_BEFORE}",
     "rnn_relu_cell": f"a plain RNN {_BEFORE}",
+    "stft": "a Fourier transform has no layer; give the model its features, computed by the client",
 }
 
 
@@ -82,6 +83,16 @@ def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     return symbols_of(result, trace.elements(tensor))
 
 
+def _leave_as_array(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """A tensor's numbers as an array, which remembers where they come from."""
+    if not trace.depends(args[0]):
+        return result
+    trace.arrays.append(trace.places.here())
+    array = result.view(SymbolicArray)
+    array.where = trace.elements(args[0])
+    return array
+
+
 def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     if trace.depends(args[0]):
         place = trace.places.here()
@@ -91,7 +102,11 @@ def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
 
 
 def _enter(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
-    """A tensor made of Python's numbers."""
+    """A tensor made of Python's numbers, or of an array."""
+    if isinstance(args[0], SymbolicArray) and args[0].where is None:
+        refusal = Refusal(BY_NUMPY, trace.places.here())
+        trace.origins.write(result, trace.refuse(refusal, tuple(result.shape)))
+        return result
     where = where_of(args[0])
     if where is not None and (where != CONSTANT).any():
         trace.origins.write(result, where.reshape(tuple(result.shape)))
@@ -105,6 +120,7 @@ _LEAVES: dict[str, Leaf] = {
     "one_hot": _one_hots,
     "rms_norm": _rms_norm,
     "item": _leave,
+    "numpy": _leave_as_array,
     "tolist": _leave,
     "__int__": _leave,
     "__float__": _leave,

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import elements
 from ..columns import value_of
 from ..elements import Elements
-from ..refusals import Place, Refusal
+from ..refusals import Place, Refusal, is_narrow, narrow_words
 from ..rows import raise_refusal
 from ..splicing import reversed_steps, steps_of
 from ..trace import Numbers, Trace, numbers
@@ -56,11 +56,14 @@ def lstm(trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor]) -
 def _lstm(
     trace: Trace, call: Arguments, result: tuple[Tensor, Tensor, Tensor], place: Place
 ) -> tuple[Elements, ...]:
+    if is_narrow(result[0]):
+        raise Refusal(narrow_words(result[0]), place)
     where, known = trace.elements(call.x), numbers(call.x)
     raise_refusal(trace.graph, where)
     if any(map(trace.depends, call.weights)):
         raise Refusal("the LSTM's weights depend on the sequence, which has no layer", place)
     for state in call.states:
+        trace.begins.add(state.untyped_storage()._cdata)
         if trace.depends(state):
             raise_refusal(trace.graph, trace.elements(state))
             raise Refusal(

@@ -92,6 +92,17 @@ def _tensors(value: Any) -> list[Tensor]:
 operation(*_MOVED)(move)
 
 
+@operation("unique_consecutive", "unique_dim_consecutive")
+def without_repeats(call: Call) -> tuple[Elements | None, ...]:
+    """The first of each run of equal labels, which may be a part of CTC's greedy decoding."""
+    where, labels = call.elements("self").reshape(-1), call["self"].reshape(-1).tolist()
+    call.check_values(where)
+    if not all(call.graph.value(slot).ids for slot in elements.slots_in(where)):
+        raise call.refusal("chooses numbers by numbers, which has no layer")
+    first = [i for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
+    return where[first].reshape(tuple(call.result[0].shape)), None, None
+
+
 @operation("copy")
 def copy(call: Call) -> Elements:
     """Numbers of one tensor written into another."""

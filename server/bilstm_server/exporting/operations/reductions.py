@@ -13,7 +13,7 @@ from ..elements import CONSTANT, Elements
 from ..refusals import Refusal
 from ..rows import Aligned
 from ..trace import Call, Numbers, operation
-from .numbers import Operand, affine, combine, function
+from .numbers import Operand
 from .over_steps import Whole, pooled, softmax_steps, whole_of
 
 # The number that changes nothing, of padding that a lone sequence may still have.
@@ -25,7 +25,7 @@ class Fibres:
 
     def __init__(self, operand: Operand, dims: Any):
         shape = operand.where.shape
-        axes = _axes(dims, len(shape))
+        axes = axes_of(dims, len(shape))
         kept = [axis for axis in range(len(shape)) if axis not in axes]
         order = [*kept, *axes]
         self._kept = [shape[axis] for axis in kept]
@@ -42,7 +42,7 @@ class Fibres:
         return made.reshape([*self._kept, *self._reduced]).transpose(np.argsort(self._order))
 
 
-def _axes(dims: Any, count: int) -> list[int]:
+def axes_of(dims: Any, count: int) -> list[int]:
     if dims is None or dims == []:
         return list(range(count))
     dims = dims if isinstance(dims, list | tuple) else [dims]
@@ -82,7 +82,8 @@ def _reduce(call: Call, name: str, aligned: Aligned) -> int:
     return call.graph.add("reduce", [source], like, call.place, function=name, **fields).slot
 
 
-def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Elements:
+def over(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Elements:
+    """The operand, or `self`, reduced over some axes, in the form of the result."""
     operand = Operand.of(call, call["self"]) if operand is None else operand
     fibres = Fibres(operand, dims)
     result = call.result[0] if isinstance(call.result, tuple) else call.result
@@ -92,13 +93,13 @@ def _of(call: Call, name: str, dims: Any, operand: Operand | None = None) -> Ele
 @operation("sum", "mean", "prod")
 def total(call: Call) -> Elements:
     """The sum, mean or product over some axes."""
-    return _of(call, call.name, call.get("dim"))
+    return over(call, call.name, call.get("dim"))
 
 
 @operation("amax", "amin")
 def extreme(call: Call) -> Elements:
     """The maximum or minimum over some axes."""
-    return _of(call, call.name[1:], call["dim"])
+    return over(call, call.name[1:], call["dim"])
 
 
 @operation("max", "min")
@@ -109,8 +110,8 @@ def extreme_and_place(call: Call) -> Elements | tuple[Elements | None, ...]:
     if call.arguments.get("other") is not None:
         return of_two(call)
     if "dim" not in call.arguments:
-        return _of(call, call.name, None)
-    values = _of(call, call.name, call["dim"])
+        return over(call, call.name, None)
+    values = over(call, call.name, call["dim"])
     try:
         if call.name == "min":
             raise call.refusal("there is no layer for places of minima")
@@ -131,7 +132,7 @@ def first_of_all(call: Call) -> tuple[Elements | None, ...]:
     if call.name == "sort" or call["k"] != 1 or not call["largest"]:
         call.check_all()
         raise call.refusal("sorting has no layer; leave it to the client")
-    return _of(call, "max", call["dim"]), _argmax(call, call["dim"])
+    return over(call, "max", call["dim"]), _argmax(call, call["dim"])
 
 
 def _argmax(call: Call, dim: Any) -> Elements:
@@ -151,6 +152,9 @@ def _argmax(call: Call, dim: Any) -> Elements:
     where = np.full(len(fibres.where), CONSTANT)
     for mine, part in zip(by_columns(fibres.where), made, strict=True):
         where[mine] = part[:, 0]
+    for slot in elements.slots_in(where):
+        labels = dict(zip(elements.row_of(where), result.reshape(-1).tolist(), strict=True))
+        call.trace.labels[slot] = [labels[row] for row in sorted(labels)]
     return where.reshape(tuple(result.shape))
 
 
@@ -199,70 +203,3 @@ def _softmax_layer(call: Call, aligned: Aligned, is_log: bool) -> int:
         fields["groups"] = aligned.number
     like = call.graph.like(source, width=call.graph.value(source).width)
     return call.graph.add("softmax", [source], like, call.place, **fields).slot
-
-
-@operation("linalg_vector_norm", "norm")
-def norm(call: Call) -> Elements:
-    """Euclidean, or the sum of absolute values, or the largest of these."""
-    order = call.get("ord", call.get("p", 2))
-    x = Operand.of(call, call["self"])
-    if order == 2:
-        return function(
-            call, "sqrt", _kept(_of(call, "sum", call.get("dim"), function(call, "square", x)))
-        ).where
-    if order == 1:
-        return _of(call, "sum", call.get("dim"), function(call, "abs", x))
-    if order == np.inf:
-        return _of(call, "max", call.get("dim"), function(call, "abs", x))
-    call.check_all()
-    raise call.refusal("has layers for p of 1, 2 and infinity only")
-
-
-def _kept(where: Elements) -> Operand:
-    return Operand(where, np.zeros(where.shape))
-
-
-@operation("logsumexp")
-def log_sum_exp(call: Call) -> Elements:
-    """log(Σ exp(x))"""
-    x = Operand.of(call, call["self"])
-    fibres = Fibres(x, call["dim"])
-    whole = whole_of(call, fibres.where)
-    if whole is not None and whole.columns.shape[1] == 1:
-        return pooled(call, "logsumexp", whole).reshape(tuple(call.result.shape))
-    made = reduced(call, "logsumexp", fibres.where, fibres.numbers)
-    return made.reshape(tuple(call.result.shape))
-
-
-@operation("var", "std", "var_mean", "std_mean")
-def variance(call: Call) -> Elements | tuple[Elements | None, ...]:
-    """The mean square of what differs from the mean, or its root."""
-    x, dims = Operand.of(call, call["self"]), call.get("dim")
-    call.check_all()
-    fibres = Fibres(x, dims)
-    correction = float(call.get("correction", 1)) if call.get("unbiased", True) else 0.0
-    is_root = "std" in call.name
-    result = call.result[0] if isinstance(call.result, tuple) else call.result
-    whole = whole_of(call, fibres.where)
-    if whole is not None and whole.columns.shape[1] == 1 and correction == int(correction):
-        layer = "std" if is_root else "variance"
-        where = pooled(call, layer, whole, correction=int(correction))
-    else:
-        where = _spread(call, x, dims, fibres.where.shape[1], correction, is_root)
-    where = where.reshape(tuple(result.shape))
-    return (where, _of(call, "mean", dims)) if isinstance(call.result, tuple) else where
-
-
-def _spread(
-    call: Call, x: Operand, dims: Any, count: int, correction: float, is_root: bool
-) -> Elements:
-    """Variance over columns: the mean square of what differs from the mean."""
-    shape = list(x.where.shape)
-    for axis in _axes(dims, len(shape)):
-        shape[axis] = 1
-    mean = _kept(_of(call, "mean", dims).reshape(shape))
-    squares = function(call, "square", combine(call, "subtract", x, mean))
-    made = affine(
-        call, _kept(_of(call, "mean", dims, squares)), factor=count / (count - correction)
-    )
-    return function(call, "sqrt", made).where if is_root else made.where

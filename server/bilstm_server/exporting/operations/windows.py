@@ -1,7 +1,8 @@
-"""Convolutions and poolings over windows: of steps, or of columns of each step by itself."""
+"""Convolutions over windows: of steps, or of columns of each step by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ from ..splicing import steps_of
 from ..steps import fields_of
 from ..trace import Call, Numbers, numbers, operation
 from .products import linear
-from .reductions import reduced
 
+_OPTIONS = ("stride", "padding", "dilation")
 _MOST_WEIGHTS = 2**22  # numbers of a matrix that stands for a convolution over columns
 
 
@@ -60,7 +61,11 @@ def convolution(call: Call) -> Elements:
     call.check_values(where)
     options = _conv_options(call, weight)
     if options is None:
-        return _of_columns(call, where, weight, bias)
+        made = _of_each_column(call, where, known, weight, bias)
+        if made is not None:
+            return made
+        options = [call[name] for name in _OPTIONS]
+        return _of_columns(call, where, known, weight, bias, options)
     weight = weight.reshape(*weight.shape[:2], -1)
     length = where.shape[-1] if where.ndim == 3 else int(np.prod(where.shape[2:]))
     result = []
@@ -71,12 +76,49 @@ def convolution(call: Call) -> Elements:
     ):
         frames = frames_of(call, one, its)
         if frames is None:
-            return _of_columns(call, where, weight, bias)
-        result.append(_conv1d(call, frames, weight, bias, options))
+            given = [call[name] for name in _OPTIONS]
+            return _of_columns(call, where, known, weight, bias, given)
+        result.append(_conv1d(call, frames, weight, bias, options, call["groups"]))
     return np.stack(result).reshape(tuple(call.result.shape))
 
 
-def _conv_options(call: Call, weight: Tensor) -> tuple[int, int, int] | None:
+def _of_each_column(
+    call: Call, where: Elements, known: Numbers, weight: Tensor, bias: Tensor | None
+) -> Elements | None:
+    """A 2-D convolution along one axis only: of [batch, channels, steps, columns], or with the last
+    two the other way round. Over the steps it has more groups, over columns it is a linear layer of
+    each step. None if it is none of both."""
+    options = [[axis_of(call[name], a) for name in _OPTIONS] for a in (0, 1)]
+    for axis in (1, 0) if where.ndim == 4 else ():
+        if weight.shape[2 + axis] != 1 or options[axis][:2] != [1, 0]:
+            continue
+        columns, its = np.moveaxis(where, 2 + axis, 1), np.moveaxis(known, 2 + axis, 1)
+        batch, count, channels, length = columns.shape
+        over = options[1 - axis]
+        kernel = weight.reshape(*weight.shape[:2], -1)
+        frames = [
+            frames_of(call, one.reshape(-1, length), numbers_.reshape(-1, length))
+            for one, numbers_ in zip(columns, its, strict=True)
+        ]
+        groups = call["groups"] * count
+        shift = None if bias is None else bias.repeat(count)
+        rows = [
+            _conv1d(call, f, kernel.repeat(count, 1, 1), shift, over, groups)
+            for f in frames
+            if f is not None
+        ]
+        if len(rows) == batch:
+            made = np.stack(rows)
+        elif _is_of_one_step(columns.reshape(batch * count, -1)):
+            samples = columns.reshape(-1, channels, length)
+            made = _of_columns(call, samples, its.reshape(samples.shape), kernel, bias, over)
+        else:
+            continue
+        return np.moveaxis(made.reshape(batch, count, len(weight), -1), 1, 2 + axis)
+    return None
+
+
+def _conv_options(call: Call, weight: Tensor) -> Sequence[int] | None:
     """Stride, padding and dilation along the one axis that has a length; None for more axes."""
     if call.get("transposed", False):
         raise call.refusal("a transposed convolution has no layer")
@@ -84,15 +126,19 @@ def _conv_options(call: Call, weight: Tensor) -> tuple[int, int, int] | None:
     axes = [
         axis
         for axis, size in enumerate(shape)
-        if not (size == 1 and weight.shape[2 + axis] == 1 and _at(call["padding"], axis) == 0)
+        if not (size == 1 and weight.shape[2 + axis] == 1 and axis_of(call["padding"], axis) == 0)
     ]
     if len(axes) > 1:
         return None
     axis = axes[0] if axes else len(shape) - 1
-    return _at(call["stride"], axis), _at(call["padding"], axis), _at(call["dilation"], axis)
+    return (
+        axis_of(call["stride"], axis),
+        axis_of(call["padding"], axis),
+        axis_of(call["dilation"], axis),
+    )
 
 
-def _at(values: Any, axis: int) -> int:
+def axis_of(values: Any, axis: int) -> int:
     return (
         int(values[axis] if len(values) > 1 else values[0])
         if isinstance(values, list | tuple)
@@ -101,7 +147,12 @@ def _at(values: Any, axis: int) -> int:
 
 
 def _conv1d(
-    call: Call, frames: Frames, weight: Tensor, bias: Tensor | None, options: tuple[int, int, int]
+    call: Call,
+    frames: Frames,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Sequence[int],
+    groups: int,
 ) -> Elements:
     """[width, length of the result]"""
     stride, padding, dilation = options
@@ -117,128 +168,63 @@ def _conv1d(
     source = value_of(call.graph, frames.columns, call.place)
     tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
     fields: dict[str, Any] = {"width": len(weight), "bias": bias is not None} | fields_of(window)
-    if call["groups"] > 1:
-        fields["groups"] = int(call["groups"])
+    if groups > 1:
+        fields["groups"] = groups
     like = call.graph.window(source, window, len(weight))
     slot = call.graph.add("conv1d", [source], like, call.place, tensors, **fields).slot
     return elements.make(slot, np.arange(call.graph.rows(slot)), np.arange(len(weight))[:, None])
 
 
-def _of_columns(call: Call, where: Elements, weight: Tensor, bias: Tensor | None) -> Elements:
-    """Each sample of the batch is of one step: a linear layer of its columns."""
-    rows = elements.row_of(where).reshape(len(where), -1)
-    alive = (where != CONSTANT).reshape(rows.shape)
+def _is_of_one_step(samples: Elements) -> bool:
+    """Whether each of the rows has numbers of one step only."""
+    rows, alive = elements.row_of(samples), samples != CONSTANT
     first = rows[np.arange(len(rows)), alive.argmax(axis=1)][:, None]
-    if ((rows != first) & alive).any():
-        axes = "a 2-D convolution" if where.ndim == 4 else "a convolution that mixes steps so"
-        raise call.refusal(
-            f"{axes} has no layer; serve the rest of the model from its features on, and compute "
-            "these where the inputs are made"
-        )
+    return not bool(((rows != first) & alive).any())
+
+
+def _of_columns(
+    call: Call,
+    where: Elements,
+    known: Numbers,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Sequence[Any],
+) -> Elements:
+    """Each sample of the batch is of one step: a linear layer of its columns."""
+    if not _is_of_one_step(where.reshape(len(where), -1)):
+        raise call.refusal(_why(call, where))
     shape = where.shape[1:]
-    size, results = int(np.prod(shape)), int(np.prod(call.result.shape[1:]))
+    size = int(np.prod(shape))
+    stride, padding, dilation = options
+    convolve: Any = F.conv2d if where.ndim == 4 else F.conv1d
+    one = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
+    given = convolve(one, weight, None, stride, padding, dilation, call["groups"]).shape[1:]
+    results = int(np.prod(given))
     if size * results > _MOST_WEIGHTS:
         raise call.refusal(
             f"as a product of {size} numbers of a step with a matrix for {results} it would be too "
             "large; serve the rest of the model from its features on"
         )
-    options = (call["stride"], call["padding"], call["dilation"], call["groups"])
-    convolve = F.conv2d if where.ndim == 4 else F.conv1d
     ones = torch.eye(size, dtype=weight.dtype, device=weight.device).reshape(size, *shape)
-    matrix = numbers(convolve(ones, weight, None, *options)).reshape(size, results)
+    matrix = numbers(
+        convolve(ones, weight, None, stride, padding, dilation, call["groups"])
+    ).reshape(size, results)
     per_result = None
     if bias is not None:
-        shape_of_bias = [-1, *[1] * (call.result.dim() - 2)]
-        per_result = bias.reshape(shape_of_bias).expand(call.result.shape[1:]).reshape(-1)
-    known = numbers(call["input"]).reshape(len(where), size)
-    made = linear(call, where.reshape(len(where), size), matrix.T, per_result, known)
-    return made.reshape(tuple(call.result.shape))
+        per_result = bias.reshape(-1, *[1] * (len(given) - 1)).expand(given).reshape(-1)
+    made = linear(call, where.reshape(-1, size), matrix.T, per_result, known.reshape(-1, size))
+    return made.reshape(len(where), *given)
 
 
-@operation(
-    "max_pool2d_with_indices",
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool1d_with_indices",
-    "avg_pool2d",
-    "avg_pool1d",
-)
-def pool(call: Call) -> Elements | tuple[Elements | None, ...]:
-    """The maximum or mean of windows."""
-    name = "max" if "max" in call.name else "mean"
-    where, known = call.elements("self"), numbers(call["self"])
-    call.check_values(where)
-    lead = int(np.prod(where.shape[:-2])) if "2d" in call.name else int(np.prod(where.shape[:-1]))
-    sizes = where.shape[-2:] if "2d" in call.name else (1, where.shape[-1])
-    if sizes[0] != 1:
-        raise call.refusal(
-            "pools over two axes, which has no layer; serve the rest from its features on"
+def _why(call: Call, where: Elements) -> str:
+    """Why a convolution has no layer, and what can be done."""
+    if where.ndim == 4:
+        return (
+            "a 2-D convolution has no layer; serve the rest of the model from its features on, and "
+            "compute these where the inputs are made"
         )
-    size, stride, padding, dilation = (
-        _at(call.get(key) or default, 1 if "2d" in call.name else 0)
-        for key, default in (
-            ("kernel_size", 1), ("stride", call["kernel_size"]), ("padding", 0), ("dilation", 1),
-        )
-    )  # fmt: skip
-    if (
-        call.get("ceil_mode", False)
-        and (sizes[1] + 2 * padding - dilation * (size - 1) - 1) % stride
-    ):
-        raise call.refusal("ceil_mode has no layer where a window is not whole")
-    window = Window(size, stride, dilation, padding, padding)
-    made = _pooled(call, name, where.reshape(lead, -1), known.reshape(lead, -1), window)
-    made = made.reshape(
-        tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape)
+    return (
+        "reads steps that are repeated, left out or in another order, as padding by reflection, by "
+        "the edge or in a circle makes them, which has no layer; pad with zeros, or serve the rest "
+        "of the model from its features on"
     )
-    return (made, None) if isinstance(call.result, tuple) else made
-
-
-def _pooled(call: Call, name: str, where: Elements, known: Numbers, window: Window) -> Elements:
-    """[channels, length] -> [channels, length of the result]"""
-    frames = frames_of(call, where, known)
-    count = (where.shape[1] + window.left + window.right - window.span) // window.stride + 1
-    if frames is None or (count == 1 and window.left == 0 and window.kernel == where.shape[1]):
-        if window.left:
-            raise call.refusal("pools columns with padding, which has no layer")
-        at = np.arange(count)[:, None] * window.stride + np.arange(window.kernel) * window.dilation
-        fibres, its = (
-            where[:, at].reshape(-1, window.kernel),
-            known[:, at].reshape(-1, window.kernel),
-        )
-        return reduced(call, name, fibres, its).reshape(len(where), count)
-    if frames.left or frames.right or frames.is_reversed:
-        raise call.refusal("pools steps beside padding or in reversed order, which has no layer")
-    fields = fields_of(window)
-    if name == "mean" and window.left:
-        if call.get("divisor_override") is not None:
-            raise call.refusal("divisor_override has no layer")
-        fields["count_include_pad"] = bool(call["count_include_pad"])
-    source = value_of(call.graph, frames.columns, call.place)
-    width = len(frames.columns)
-    layer = "max_pool1d" if name == "max" else "avg_pool1d"
-    like = call.graph.window(source, window, width)
-    slot = call.graph.add(layer, [source], like, call.place, **fields).slot
-    return elements.make(slot, np.arange(call.graph.rows(slot)), np.arange(width)[:, None])
-
-
-@operation(
-    "adaptive_max_pool2d",
-    "adaptive_max_pool1d",
-    "_adaptive_avg_pool2d",
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-)
-def adaptive(call: Call) -> Elements | tuple[Elements | None, ...]:
-    """The maximum or mean of all; of parts that depend on the length there is no layer."""
-    where, known = call.elements("self"), numbers(call["self"])
-    call.check_values(where)
-    if set(call["output_size"]) != {1}:
-        raise call.refusal("has a layer only where one number is left of all steps")
-    axes = 2 if "2d" in call.name else 1
-    count = int(np.prod(where.shape[-axes:]))
-    name = "max" if "max" in call.name else "mean"
-    made = reduced(call, name, where.reshape(-1, count), known.reshape(-1, count))
-    made = made.reshape(
-        tuple((call.result[0] if isinstance(call.result, tuple) else call.result).shape)
-    )
-    return (made, None) if isinstance(call.result, tuple) else made

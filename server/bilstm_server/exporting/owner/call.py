@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from ..placing import bare, on_cpu
 from ..results import Outputs
 from .code import NOTHING, load_function, load_module
 from .examples import read_call
 from .made_up import make_example
 from .weights import load_weights
 
-LEFT_OUT = "-"  # in a list of outputs
+LEFT_OUT = "_"  # in a list of outputs
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,26 @@ def load_call(
 ) -> OwnersCall:
     """Make the module of `pkg.module:factory`, and load its weights and example.
 
-    `outputs` are names with commas between them, - for a result that is left out, or a
+    `outputs` are names with commas between them, _ for a result that is left out, or a
     `pkg.module:function`. Raises `ModelError` in one line.
     """
     owned = load_module(factory)
+    module = bare(owned.module)
     if weights is None:
         notes = [f"no --weights: these are what {factory} gives"]
     else:
-        notes = load_weights(owned.module, weights, key)
+        notes = load_weights(module, weights, key)
+    module = on_cpu(module)
     kwargs: Mapping[str, Any] = {}
     if example is not None:
-        arguments, kwargs = read_call(example, owned.module)
+        arguments, kwargs = read_call(example, module)
     elif owned.example is not NOTHING:
         arguments = owned.example if type(owned.example) is tuple else (owned.example,)
     else:
-        made = make_example(owned.module)
+        made = make_example(module)
         arguments = made.arguments
         notes.append(made.words)
-    return OwnersCall(owned.module, arguments, kwargs, _outputs(outputs), tuple(notes))
+    return OwnersCall(module, arguments, kwargs, _outputs(outputs), tuple(notes))
 
 
 def _outputs(text: str | None) -> Outputs:

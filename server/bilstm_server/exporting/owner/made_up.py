@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, permutations, product
+from itertools import islice, permutations, product
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ def make_example(module: nn.Module) -> Made:
     if not 1 <= len(data) <= _MOST_INPUTS:
         raise ExportError(f"no example can be made up for {kind}.forward; give one with --example")
     first: BaseException | None = None
-    with evaluating(module), torch.no_grad():
+    # What a wrong guess leads torch to warn of is nobody's matter.
+    with evaluating(module), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         for made in islice(_trials(module, names, data), _MOST_TRIALS):
             try:
                 module(*(argument.clone() for argument in made.arguments))
@@ -86,42 +88,44 @@ class _Form:
 
 
 def _trials(module: nn.Module, names: Sequence[str], data: Sequence[str]) -> Iterator[Made]:
-    forms = list(dict.fromkeys(_forms(module)))
-    for count in _STEPS:
-        several = len(data)
-        for chosen in chain(permutations(forms, several), product(forms, repeat=several)):
-            for layout in _LAYOUTS:
-                generator = torch.Generator().manual_seed(0)
-                made = {
-                    name: layout(form.steps(count, generator))
-                    for name, form in zip(data, chosen, strict=True)
-                }
-                some = next(iter(made.values()))
-                for name in names:
-                    if name not in made:
-                        made[name] = _beside(name, some, count)
-                words = [f"{name} ({form.words})" for name, form in zip(data, chosen, strict=True)]
-                yield Made(
-                    tuple(made[name] for name in names),
-                    f"an example was made up, of {count} steps: {', '.join(words)}",
-                )
+    forms, several = list(dict.fromkeys(_forms(module))), len(data)
+    besides = [name for name in names if name not in data]
+    readings = _BESIDES if any(not _is(name, _LENGTHS) for name in besides) else _BESIDES[:1]
+    for count, chosen, layout, reading in product(
+        _STEPS,
+        [*permutations(forms, several), *product(forms, repeat=several)],
+        _LAYOUTS,
+        readings,
+    ):
+        generator = torch.Generator().manual_seed(0)
+        steps = [layout(form.steps(count, generator)) for form in chosen]
+        made = dict(zip(data, steps, strict=True))
+        made |= {name: reading(name, steps[0], count) for name in besides}
+        words = [f"{name} ({form.words})" for name, form in zip(data, chosen, strict=True)]
+        yield Made(
+            tuple(made[name] for name in names),
+            f"an example was made up, of {count} steps: {', '.join(words)}",
+        )
 
 
 def _forms(module: nn.Module) -> Iterator[_Form]:
-    """What the module's layers read, in the order in which it has them."""
-    embedded = 0
+    """What the module's layers read, in the order in which it has them; then what is left of that
+    beside embeddings."""
+    widths: list[int] = []
+    embedded: list[int] = []
     for part in module.modules():
-        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            embedded += part.embedding_dim
+        if isinstance(part, nn.Embedding):
+            embedded.append(part.embedding_dim)
             yield _Form(ids=part.num_embeddings, padding_id=part.padding_idx)
-        elif isinstance(part, nn.RNNBase):
-            yield _Form(width=part.input_size)
-            if 0 < embedded < part.input_size:
-                yield _Form(width=part.input_size - embedded)
-        elif isinstance(part, nn.Linear):
-            yield _Form(width=part.in_features)
-        elif isinstance(part, nn.Conv1d):
-            yield _Form(width=part.in_channels)
+            continue
+        for size in ("input_size", "in_features", "in_channels"):
+            if isinstance(width := getattr(part, size, None), int):
+                widths.append(width)
+                yield _Form(width=width)
+    for width in widths:
+        for taken in (sum(embedded), *embedded):
+            if 0 < taken < width:
+                yield _Form(width=width - taken)
 
 
 def _batch_first(steps: Tensor) -> Tensor:
@@ -143,12 +147,27 @@ def _alone(steps: Tensor) -> Tensor:
 _LAYOUTS = (_batch_first, _steps_first, _channels_first, _alone)
 
 
-def _beside(name: str, data: Tensor, count: int) -> Tensor:
-    """Lengths [1], or a mask of the sequences and steps that an input has."""
+def _lengths(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths [1], whatever the name."""
+    return torch.tensor([count])
+
+
+def _by_name(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths, or a mask of the sequences and steps that an input has: of what is padding where the
+    name says so, else of what is there."""
     if _is(name, _LENGTHS):
-        return torch.tensor([count])
+        return _lengths(name, data, count)
     shape = [size for size in data.shape[:2] if size in (1, count)][: data.dim()]
     return torch.full(shape, not _is(name, _PADDING))
+
+
+def _against_name(name: str, data: Tensor, count: int) -> Tensor:
+    """Lengths, or a mask the other way round."""
+    made = _by_name(name, data, count)
+    return ~made if made.dtype == torch.bool else made
+
+
+_BESIDES = (_by_name, _against_name, _lengths)
 
 
 def _is(name: str, words: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ user's own file does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from ..config import ModelConfig
 from ..graph import SequenceEncoder
 from .chain.asking import find_chain
 from .chain.crf_matrix import read_matrix
-from .chain.found import Found
 from .chain.graph import Graph, draw
 from .chain.initial_states import read_initial_states
 from .chain.links import Direction, Said
@@ -33,13 +32,12 @@ from .folder import CONFIG, write_folder
 from .foreign import is_foreign, read_foreign
 from .weights import check_tensors
 
-UNPROVEN = (
+_UNPROVEN = (
     "not proven: no tensor tells whether something without weights stands between these layers (an "
-    "activation, a sum, a scale) or behind them, nor the eps of a norm"
+    "activation, a sum, a scale) or behind them{norms}; --expect holds them against examples"
 )
-UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
-
-_KERAS_EPS = 1e-3  # of its norms, unless their owner changed it
+_NORMS = ", nor the eps of norms, which is taken as torch's own (1e-5)"
+_UNPROVEN_FOREIGN = "not proven: --expect holds it against examples of what the file's model gives"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Imported:
     tensors: Mapping[str, Tensor]  # by the names of the graph's parameters
     notes: Sequence[str]  # how the file was read
     table: Sequence[str]  # its layers, a line for each
-    unproven: str = UNPROVEN  # what remains to be proven, in words
+    unproven: str  # what remains to be proven, in words
 
 
 def import_checkpoint(
@@ -130,8 +128,6 @@ def read_checkpoint(
         tensors, notes = open_checkpoint(checkpoint, key)
     try:
         found = find_modules({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        if is_foreign(checkpoint):
-            found = [_with_eps(module, _KERAS_EPS) for module in found]
         found, tensors = read_initial_states(found, tensors)
         if said.crf is not None:
             found, tensors = read_matrix(found, tensors, said.crf)
@@ -143,7 +139,9 @@ def read_checkpoint(
     except ValueError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
     own = _own_tensors(graph, config, tensors, checkpoint)
-    return Imported(config, own, notes, table(config, graph.sources))
+    has_norms = any(module.kind in ("layer_norm", "batch_norm") for module in found)
+    unproven = _UNPROVEN.format(norms=_NORMS if has_norms else "")
+    return Imported(config, own, notes, table(config, graph.sources), unproven)
 
 
 def _as_the_file_says(
@@ -168,7 +166,7 @@ def _as_the_file_says(
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     names = {layer.name: layer.name for layer in own.layers}
-    return Imported(config, tensors, notes, table(config, names), UNPROVEN_FOREIGN)
+    return Imported(config, tensors, notes, table(config, names), _UNPROVEN_FOREIGN)
 
 
 def _config(
@@ -196,12 +194,6 @@ def _config(
             "labels": dict.fromkeys(named, tuple(labels)) if labels else {},
         }
     )
-
-
-def _with_eps(module: Found, eps: float) -> Found:
-    if module.kind not in ("layer_norm", "batch_norm"):
-        return module
-    return replace(module, fields={**module.fields, "eps": eps})
 
 
 def _own_tensors(

@@ -19,14 +19,12 @@ from tests.model.storage.from_keras.files import (
     sequential,
     write_keras,
     write_named,
-    write_numbered,
 )
 from tests.model.storage.from_keras.layers import (
     bidirectional,
     dense,
     draw,
     embedding,
-    layer_norm,
     lstm,
 )
 from tests.model.storage.from_onnx import reading as onnx
@@ -84,16 +82,6 @@ def test_weights_alone_go_the_way_of_checkpoints(tmp_path: Path) -> None:
     ids = np.array([3, 1, 0, 19])
     outputs = keras.encode(load_model(tmp_path / "out"), ids)
     keras.close(outputs["logits"], run(layers, ids))
-
-
-def test_eps_of_keras(tmp_path: Path) -> None:
-    """Norms of which Keras's weights are alone have the eps that Keras gives them."""
-    layers = [embedding(20, 3), bidirectional(3, 4, return_sequences=True), layer_norm(8)]
-    path = write_numbered(tmp_path / "model.weights.h5", [*layers, dense(8, 5)])
-    config = import_checkpoint(path, tmp_path / "out", per_step=True)
-    dumped = [layer.model_dump() for layer in config.needed(["logits"])]
-    assert [layer["type"] for layer in dumped] == ["embedding", "lstm", "layer_norm", "linear"]
-    assert dumped[2]["eps"] == 1e-3
 
 
 def test_flags_for_what_the_file_says(tmp_path: Path, failing: Failing) -> None:

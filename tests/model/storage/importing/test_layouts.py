@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from bilstm_server.errors import ModelError
-from bilstm_server.model import RaggedBatch, import_checkpoint, load_model
+from bilstm_server.exporting.proof import Example, prove
+from bilstm_server.model import import_checkpoint
 from tests.model.storage.importing.judges import Layout
 from tests.model.storage.importing.layouts import LAYOUTS
 
@@ -23,24 +23,21 @@ def save(layout: Layout, path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout(name: str, tmp_path: Path) -> None:
-    """What is imported gives every sequence of a batch what the module gives it alone."""
+    """What is imported is served with what the module gives each sequence alone: alone, in a batch
+    with others, and in the parts of a stream."""
     layout = LAYOUTS[name]
     save(layout, tmp_path / "model.pt")
     config = import_checkpoint(tmp_path / "model.pt", tmp_path / "out", **layout.flags)
     assert list(config.inputs) == list(layout.inputs)
-    encoder = load_model(tmp_path / "out")
-    sequences = [layout.draw(steps) for steps in LENGTHS]
-    inputs = [torch.cat(parts) for parts in zip(*sequences, strict=True)]
-    module = layout.module()
-    with torch.no_grad():
-        expected = [layout.outputs(module, *sequence) for sequence in sequences]
-        given = encoder(inputs, RaggedBatch(np.array(LENGTHS)), outputs=list(expected[0]))
-    for output, values in given.items():
-        per_step = config.output_values[output].per_step
-        rows = torch.split(values, list(LENGTHS) if per_step else 1)
-        for row, own in zip(rows, expected, strict=True):
-            found = row if per_step else row[0]
-            torch.testing.assert_close(found.to(own[output].dtype), own[output], rtol=0, atol=1e-5)
+    module, examples = layout.module(), []
+    for sequence in map(layout.draw, LENGTHS):
+        with torch.no_grad():
+            outputs = layout.outputs(module, *sequence)
+        inputs = {name: x.numpy() for name, x in zip(layout.inputs, sequence, strict=True)}
+        examples.append(Example(inputs, {name: y.numpy() for name, y in outputs.items()}))
+    proof = prove(tmp_path / "out", examples)
+    assert proof.holds, proof.table()
+    assert proof.largest < 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.flags])
