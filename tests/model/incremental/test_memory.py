@@ -133,6 +133,22 @@ def test_what_reads_all(part: str) -> None:
     assert most_held(encoder, [part]) <= max(said) + FEW
 
 
+@pytest.mark.parametrize(
+    "layer", ["crf", "ctc", "logsumexp", "mean", "reverse_steps", "softmax_steps", "std"]
+)
+def test_what_reads_all_of_many_columns(layer: str) -> None:
+    """Each type holds at most its input, and what it gives."""
+    encoder = graph_of(
+        "reference",
+        {"x": {"width": 5}},
+        {"name": "lstm", **LSTM},
+        {"name": "wide", "type": "linear", "width": 30},
+        {"name": "whole", "type": layer},
+    )
+    said = held_bytes(encoder.config, ["whole"], itemsize=4)
+    assert most_held(encoder, ["whole"]) <= max(said) + 4 * FEW
+
+
 def test_what_live_sequences_carry() -> None:
     """What a block leaves for the next is what is said of it before."""
     layers = [

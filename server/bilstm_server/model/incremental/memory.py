@@ -7,8 +7,8 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from ..config import STATE, ModelConfig
+from ..layers.interface import WindowConfig
 from ..layers.lstm import LstmConfig
-from ..layers.windowed import WindowConfig
 from .stages import LstmStage, Stage, plan_stages
 
 _ID_BYTES = 8

@@ -68,7 +68,7 @@ case(
     beta=3.0,
     threshold=2.0,
 )
-for _exponent in (0.5, -2.0, 1.7, 9.0, 12.0, -1.5):
+for _exponent in (0.0, 0.5, -2.0, 1.7, 9.0, 12.0, -1.5):
     case(
         f"power {_exponent}",
         lambda state, x, exponent=_exponent: x**exponent,
