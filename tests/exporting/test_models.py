@@ -19,6 +19,7 @@ from .models import (
     calls,
     classifiers,
     crfs,
+    leaving,
     others,
     refused,
     speech,
@@ -28,7 +29,19 @@ from .models import (
 )
 from .models.case import Case, seeded
 
-KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
+KINDS = (
+    activity,
+    attention,
+    calls,
+    classifiers,
+    crfs,
+    leaving,
+    others,
+    speech,
+    stateful,
+    taggers,
+    windows,
+)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
@@ -57,7 +70,7 @@ def test_what_is_served_is_what_the_module_gives(case: Case) -> None:
         assert_same(converted, case.lengths)
 
 
-@pytest.mark.parametrize("case", named(refused.CASES))
+@pytest.mark.parametrize("case", named(refused.CASES + leaving.REFUSED))
 def test_what_has_no_layer_is_refused_in_words(case: Case) -> None:
     """The refusal is one line, and says which module, which line and what to do."""
     module = seeded(case.make)

@@ -28,6 +28,11 @@ def compare(call: Call) -> Elements:
 @operation("isnan", "isinf", "isfinite", "isneginf", "isposinf")
 def finite(call: Call) -> Elements:
     """Numbers are taken to be finite."""
+    call.check_all()
+    call.trace.note(
+        f"{call.place}: looks for numbers that are not finite; what is served takes all as finite, "
+        "and gives NaN where it gets NaN."
+    )
     return np.array(CONSTANT)
 
 
@@ -65,6 +70,11 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
     ids = _input_of(call, where)
     tells_padding = name in ("eq", "ne") or (name, number) == ("gt", 0)
     if ids is not None and number is not None and tells_padding:
+        if call.trace.padding.get(ids, number) != number:
+            raise call.refusal(
+                f"tells the id {number:g} from the others, and so does the code for the id "
+                f"{call.trace.padding[ids]}; only one can be padding, which is refused when served"
+            )
         if not is_alike:
             call.trace.padded[ids] = int(number)
             raise call.refusal(
