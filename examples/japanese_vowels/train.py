@@ -26,7 +26,7 @@ from bilstm_server.settings import SHIPPED_MODEL
 
 SPEAKERS = 9
 HIDDEN, STEPS, BATCH = 64, 300, 64
-OTHER_POOLINGS = ("final", "mean")  # that callers may ask for, too
+POOLINGS = ("final", "mean", "max")  # the head reads the last; callers may ask for all
 PEAK_LR, WEIGHT_DECAY, MAX_GRADIENT = 0.02, 0.01, 1.0
 LABEL_SMOOTHING, DROPOUT = 0.1, 0.2  # dropout: on the pooled vector
 FRAME_NOISE = 0.7  # one draw for each frame and coefficient, in standard deviations
@@ -62,12 +62,12 @@ def fit(train: data.Utterances, mean: Tensor, std: Tensor) -> SequenceEncoder:
                 "inputs": {"features": {"width": len(mean)}},
                 "layers": [
                     {"name": "lstm", "type": "lstm", "hidden_size": HIDDEN},
-                    {"name": "max", "type": "max"},
-                    {"name": "head", "type": "linear", "width": SPEAKERS},
-                    *({"name": name, "type": name, "inputs": ["lstm"]} for name in OTHER_POOLINGS),
+                    *({"name": name, "type": name, "inputs": ["lstm"]} for name in POOLINGS),
+                    {"name": "head", "type": "linear", "inputs": ["max"], "width": SPEAKERS},
                 ],
-                "outputs": {"states": "lstm", "max": "max", "logits": "head"}
-                | {name: name for name in OTHER_POOLINGS},
+                "outputs": {"states": "lstm"}
+                | {name: name for name in POOLINGS}
+                | {"logits": "head"},
                 "labels": {"logits": [f"speaker {number}" for number in range(SPEAKERS)]},
             }
         )

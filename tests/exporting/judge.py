@@ -45,6 +45,7 @@ def assert_same(converted: Converted, lengths: tuple[int, ...]) -> None:
             if value.ids:
                 assert torch.equal(got.long(), want.long()), (name, steps)
             else:
+                want = want.float()
                 scale = max(1.0, float(want.nan_to_num().abs().max()))
                 apart = torch.where(got.isnan() & want.isnan(), 0.0, (got - want).abs())
                 assert float(apart.max()) <= TOLERANCE * scale, (name, steps)

@@ -19,6 +19,7 @@ from .models import (
     calls,
     classifiers,
     crfs,
+    decoders,
     leaving,
     others,
     refused,
@@ -35,6 +36,7 @@ KINDS = (
     calls,
     classifiers,
     crfs,
+    decoders,
     leaving,
     others,
     speech,
@@ -192,3 +194,9 @@ def test_a_traced_module_is_refused() -> None:
         traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
     with pytest.raises(ExportError, match="scripted or traced module"):
         convert(traced, torch.randn(9, 6))
+
+
+def test_a_norm_by_the_numbers_of_a_batch_is_told() -> None:
+    """BatchNorm that trains in eval mode, or has no running statistics, is not what it was."""
+    case = case_of("beside_results")
+    assert "those of a batch" in " ".join(convert(seeded(case.make), case.example()).notes)

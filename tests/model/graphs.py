@@ -12,10 +12,9 @@ from pydantic.fields import FieldInfo
 
 from bilstm_server.model.config import InputConfig, ModelConfig
 from bilstm_server.model.layers.embedding import EmbeddingConfig
-from bilstm_server.model.layers.interface import LayerConfig
+from bilstm_server.model.layers.interface import LayerConfig, WindowConfig
 from bilstm_server.model.layers.lstm import LstmConfig
 from bilstm_server.model.layers.values import Value
-from bilstm_server.model.layers.windowed import WindowConfig
 
 _MOST = 4  # of a size that is drawn
 _WIDEST = 24  # value

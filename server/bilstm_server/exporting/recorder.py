@@ -63,6 +63,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not depends and not random:
             return func(*args, **kwargs)
         arguments = _bound(func, args, kwargs)
+        random = random and arguments.get("training") is not False  # as rrelu in eval
         written = _written(func, arguments)
         for name, tensor in written.items():
             arguments[name] = _copy(trace, tensor)
@@ -73,9 +74,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         place = trace.places.here()
         trace.count(place)
-        results = list(written.values()) or list(
-            result if isinstance(result, tuple | list) else [result]
-        )
+        made = list(result if isinstance(result, tuple | list) else [result])
+        if written and all(returned.alias_info is None for returned in func._schema.returns):
+            written = {}  # beside what it returns: noise, or the numbers of a batch
+        results = list(written.values()) or made
         call = Call(
             trace, name.removesuffix("_") if written else name, arguments, result, func, place
         )

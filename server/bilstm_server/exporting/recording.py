@@ -93,8 +93,19 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
                 continue
             if found is not None:
                 results[path] = found
+                _note_dtype(trace, path, leaf, found)
             elif not is_number(leaf):
                 constants.append(path)
     if not any(slot.node and slot.node.type == "ctc" for slot in trace.graph.slots):
         trace.decisions += trace.comparisons
     return Recording(trace, inputs, results, constants)
+
+
+def _note_dtype(trace: Trace, path: Path, leaf: object, found: Result) -> None:
+    """Tell of what is no float in the module, and is served as one."""
+    is_float = not isinstance(leaf, torch.Tensor) or leaf.is_floating_point()
+    if not is_float and not trace.graph.value(found.slot).ids:
+        name = ".".join(path) or "output"
+        trace.note(
+            f"The {name} of the module is true or false; what is served is 1 or 0 as a float."
+        )

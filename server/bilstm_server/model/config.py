@@ -148,6 +148,8 @@ class ModelConfig(Strict):
         """The form of each value of the graph, by the name that layers read it by."""
         values = {name: config.value for name, config in self.inputs.items()}
         for layer in self.layers:
+            if layer.name == "training":
+                raise problem("layers: 'training' is torch's own name for something else")
             if layer.name in values:
                 raise problem(f"layers: two are named {layer.name!r}, or an input is, too")
             values |= _values_of(layer, values)

@@ -44,12 +44,13 @@ class SequenceEncoder(nn.Module):
     def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
         super().__init__()
         self.config = config
+        self._plans: dict[frozenset[str], tuple[Step, ...]] = {}
         with torch.device(device or torch.get_default_device()):
             for layer in config.layers:
                 inputs = (config.values[reference] for reference in layer.inputs)
-                # Past `add_module`, which refuses names that torch's modules have methods of.
+                # Past `add_module`, which refuses names that a module has attributes of. A layer
+                # may have any of them but `training`, which `eval` sets: the config refuses that.
                 self._modules[layer.name] = layer.build(*inputs)
-        self._plans: dict[frozenset[str], tuple[Step, ...]] = {}
 
     def freeze(self, kernel: Kernel) -> Self:
         """Pack the weights of this moment for the kernel, and run them; see `BiLSTM.freeze`."""

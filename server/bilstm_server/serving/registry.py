@@ -15,7 +15,7 @@ from ..summary import ModelSummary
 _MOST_LSTMS = 2  # that are described one by one
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedModel:
     """One version of a model, as those see it who serve its callers."""
 

@@ -194,6 +194,22 @@ class WeightDrop(nn.Module):
         return self.decoder(self.module(self.encoder(tokens))[0])
 
 
+class ManyLabels(nn.Module):
+    """What is beyond a threshold, as each label's own; what is not is set to zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y, _ = self.lstm(x)
+        y = torch.where(y > 0, y, y * 0.1).masked_fill(y < -0.2, 0.0)
+        p = torch.sigmoid(self.fc(y))
+        counts = (p >= 0.4).float().sum(1)
+        return {"probs": p, "active": p > 0.5, "quiet": (p <= 0.45).long(), "counts": counts}
+
+
 CASES = [
     Case("keras_like", KerasLike, lambda: torch.randn(1, 9, 6)),
     Case("loop_over_steps", LoopOverSteps, lambda: torch.randn(1, 9, 6)),
@@ -207,4 +223,5 @@ CASES = [
     Case("packed", Packed, lambda: ([ids(9)],)),
     Case("without_boundaries", WithoutBoundaries, lambda: torch.randn(1, 9, 6)),
     Case("weight_drop", WeightDrop, lambda: ids(9, 1)),
+    Case("many_labels", ManyLabels, lambda: torch.randn(1, 9, 6)),
 ]

@@ -11,9 +11,10 @@ import pytest
 from torch import Tensor, nn
 
 from bilstm_server.model import ModelConfig, SequenceEncoder
-from bilstm_server.model.incremental.memory import held_bytes
+from bilstm_server.model.incremental.live import encode_blocks
+from bilstm_server.model.incremental.memory import carried_bytes, held_bytes, row_bytes
 from bilstm_server.model.incremental.slices import SlicedRun, advance
-from tests.model.incremental.encoders import draw_inputs, graph_of
+from tests.model.incremental.encoders import draw_inputs, frozen, graph_of
 from tests.model.incremental.slicing import encoder_of, run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,3 +131,53 @@ def test_what_reads_all(part: str) -> None:
     said = held_bytes(encoder.config, [part], itemsize=4)
     assert said == (WIDTH, 2 * WIDTH + 8 + 8 * (part == "attention_weights"))
     assert most_held(encoder, [part]) <= max(said) + FEW
+
+
+@pytest.mark.parametrize(
+    "layer", ["crf", "ctc", "logsumexp", "mean", "reverse_steps", "softmax_steps", "std"]
+)
+def test_what_reads_all_of_many_columns(layer: str) -> None:
+    """Each type holds at most its input, and what it gives."""
+    encoder = graph_of(
+        "reference",
+        {"x": {"width": 5}},
+        {"name": "lstm", **LSTM},
+        {"name": "wide", "type": "linear", "width": 30},
+        {"name": "whole", "type": layer},
+    )
+    said = held_bytes(encoder.config, ["whole"], itemsize=4)
+    assert most_held(encoder, ["whole"]) <= max(said) + 4 * FEW
+
+
+def test_what_live_sequences_carry() -> None:
+    """What a block leaves for the next is what is said of it before."""
+    layers = [
+        {"name": "past", "type": "conv1d", "width": 7, "kernel": 9, "padding": [8, 0]},
+        {"name": "lstm", "type": "lstm", "hidden_size": 6, "num_layers": 2, "proj_size": 2},
+        {"name": "around", "type": "conv1d", "width": 3, "kernel": 3, "padding": "same"},
+    ]
+    config = ModelConfig.model_validate(
+        {"inputs": {"x": {"width": 5}}, "layers": layers, "outputs": {"y": "around"}}
+    )
+    encoder = frozen(config, "reference")
+    inputs = draw_inputs(encoder, 40)
+    _, (carried,) = encode_blocks(encoder, inputs, [30], [10], [None], outputs=["y"])
+    tensors = [t for own in carried.values() for t in (own if isinstance(own, tuple) else (own,))]
+    size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    assert size == carried_bytes(config, ["y"], 4)
+
+
+def test_outputs_of_one_row() -> None:
+    """What has one row for a sequence is counted by its numbers, labels as integers."""
+    layers = [
+        {"name": "lstm", "type": "lstm", "hidden_size": 6, "num_layers": 2, "proj_size": 2},
+        {"name": "mean", "type": "mean"},
+        {"name": "label", "type": "argmax"},
+    ]
+    outputs = {"states": "lstm", "mean": "mean", "labels": "label"}
+    config = ModelConfig.model_validate(
+        {"inputs": {"x": {"width": 5}}, "layers": layers, "outputs": outputs}
+    )
+    sizes = {name: row_bytes(config, [name], 4) for name in config.output_names}
+    assert sizes == {"states": 0, "mean": 4 * 4, "labels": 8, "state": 4 * 4 * (2 + 6)}
+    assert row_bytes(config, config.output_names, 4) == sum(sizes.values())

@@ -15,9 +15,8 @@ from torch import Tensor
 from bilstm_server.model.config import ModelConfig
 from bilstm_server.model.graph import SequenceEncoder
 from bilstm_server.model.kernels import choose_kernel
-from bilstm_server.model.layers.interface import WholeConfig, WholeLayer
+from bilstm_server.model.layers.interface import WholeConfig, WholeLayer, WindowConfig
 from bilstm_server.model.layers.segments import SEGMENT_STEPS
-from bilstm_server.model.layers.windowed import WindowConfig
 from tests.support.lstms import examples, seeds
 
 from .cases import CASES, Case

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
-from bilstm import wire
-from bilstm_server.rpc.encoder.streams.outbox import CHUNK_BYTES, Answer, Chunks, Outbox
+from bilstm import tensors, wire
+from bilstm.v1 import encoder_pb2 as pb
+from bilstm_server.batching.jobs import BatchTiming, Result
+from bilstm_server.engine.sequences import SequenceOutput
+from bilstm_server.model import ModelConfig
+from bilstm_server.rpc.encoder.streams.outbox import (
+    CHUNK_BYTES,
+    Answer,
+    Chunks,
+    Outbox,
+    result_chunks,
+)
 
 
 def chunks(*names: str, size: int = 1) -> Chunks:
@@ -61,3 +72,33 @@ async def test_what_comes_while_a_message_is_written_stays_in_order() -> None:
     outbox.send(chunks("c"))
     assert await anext(messages) == b"bc"
     await messages.aclose()
+
+
+def test_chunks_are_counted_by_steps() -> None:
+    """Where an output has more rows than the sequence has steps, or fewer, chunks begin at the step
+    that they say, and joined they are the output."""
+    layers = [
+        {"name": "lstm", "type": "lstm", "hidden_size": 4},
+        {"name": "more", "type": "conv1d", "width": 8, "kernel": 1, "padding": 500},
+        {"name": "few", "type": "splice", "inputs": ["lstm"], "kernel": 1, "stride": 10},
+    ]
+    outputs = {"states": "lstm", "more": "more", "few": "few"}
+    config = ModelConfig.model_validate(
+        {"inputs": {"x": {"width": 3}}, "layers": layers, "outputs": outputs}
+    )
+    steps = 20_000
+    rows = {"states": steps, "more": steps + 1000, "few": steps // 10}
+    arrays = {name: np.arange(8 * n, dtype=np.float32).reshape(n, 8) for name, n in rows.items()}
+    result = Result(SequenceOutput(dict(arrays)), BatchTiming(0.0, 0.0, 1, steps))
+    found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+    step = 0
+    for parts in result_chunks(0, result, np.dtype(np.float32), config):
+        (chunk,) = pb.EncodeStreamResponse.FromString(b"".join(parts)).chunks
+        assert chunk.first_step == step
+        found["states"].append(tensors.decode(chunk.encoding.states))
+        step += len(found["states"][-1])
+        for own in chunk.encoding.named:
+            found[own.name].append(tensors.decode(own.tensor))
+    assert len(found["states"]) > 2
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(np.concatenate(found[name]), array)

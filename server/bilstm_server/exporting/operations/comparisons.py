@@ -9,9 +9,12 @@ import numpy as np
 from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
-from .numbers import other_number
+from .numbers import Operand, affine, function, other_number
 
 _NAMES = ("eq", "ne", "gt", "ge", "lt", "le")
+
+# The sign of what must be positive, and whether the comparison is the other one.
+_BEYOND = {"gt": (1.0, False), "le": (1.0, True), "lt": (-1.0, False), "ge": (-1.0, True)}
 
 
 @operation(*_NAMES)
@@ -86,7 +89,17 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
             f"{call.place}: takes what is 0 for padding; what is served takes every step as it is."
         )
         return np.array(CONSTANT)
+    if is_floats and number is not None and np.isfinite(number) and name in _BEYOND:
+        return _steps_beyond(call, where, number, name)
     raise call.refusal("decides by the numbers of a sequence, which has no layer")
+
+
+def _steps_beyond(call: Call, where: Elements, number: float, name: str) -> Elements:
+    """One where a number is beyond another that is fixed, else zero: max(0, sign(x - number))."""
+    sign, is_other = _BEYOND[name]
+    x = affine(call, Operand(where, np.zeros(where.shape)), sign, -sign * number)
+    found = function(call, "relu", function(call, "sign", x))
+    return affine(call, found, -1.0, 1.0).where if is_other else found.where
 
 
 def _input_of(call: Call, where: Elements) -> int | None:

@@ -7,8 +7,8 @@ from math import inf
 from typing import NamedTuple
 
 from ..config import ModelConfig
+from ..layers.interface import WindowConfig
 from ..layers.lstm import LstmConfig
-from ..layers.windowed import WindowConfig
 
 
 class _Reach(NamedTuple):

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..bilstm import States
 from ..graph import SequenceEncoder, Step
-from ..layers.interface import LayerConfig, RowLayer, WindowLayer
+from ..layers.interface import LayerConfig, RowLayer, WindowConfig, WindowLayer
 from ..layers.lstm import Lstm, LstmConfig
-from ..layers.windowed import WindowConfig
 from .live_lstm import LiveState, looks_ahead, run_lstm
 from .live_rows import Layout, lay_out, run_windows
 

@@ -1,4 +1,4 @@
-"""What a sequence holds in memory while it is computed a slice at a time. Pure."""
+"""What a sequence holds in memory while it is computed a slice or a block at a time. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from ..config import STATE, ModelConfig
+from ..layers.interface import WindowConfig
+from ..layers.lstm import LstmConfig
 from .stages import LstmStage, Stage, plan_stages
 
 _ID_BYTES = 8
-_WIDE_BYTES = 4  # of numbers that are added up
+_WIDE_BYTES = 4  # of numbers that are added up, and of states
 
 
 class HeldBytes(NamedTuple):
@@ -43,6 +45,31 @@ def held_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> 
     most[0] = max(most[0], count.of((held - inputs) | found))
     alone, beside = map(ceil, most)
     return HeldBytes(beside, alone)
+
+
+def row_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> int:
+    """What a sequence's outputs take that have one row, however many steps it has."""
+    size = 0
+    if STATE in outputs and config.state is not None:
+        size += config.state.rows * (config.state.hidden + config.state.cell) * itemsize
+    for name in outputs:
+        value = None if name == STATE else config.output_values[name]
+        if value is not None and not value.per_step:
+            size += _ID_BYTES if value.ids else value.width * itemsize
+    return size
+
+
+def carried_bytes(config: ModelConfig, outputs: Collection[str], itemsize: int) -> int:
+    """The most bytes that a live sequence carries from a block to the next, with numbers of
+    `itemsize` bytes: states of LSTMs, and rows that windows reach back to."""
+    size = 0
+    for layer in config.needed(outputs):
+        if isinstance(layer, LstmConfig):
+            numbers = layer.num_layers * (layer.state_size + layer.hidden_size)
+            size += numbers * max(itemsize, _WIDE_BYTES)
+        elif isinstance(layer, WindowConfig):
+            size += layer.window.left * config.values[layer.inputs[0]].width * itemsize
+    return size
 
 
 class _Counter:

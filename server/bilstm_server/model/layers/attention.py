@@ -141,7 +141,8 @@ class _SlicedAttention:
 
     def add(self, start: int, *rows: Tensor) -> None:
         x, scores = rows
-        self._slices.append(self._layer.reduce(x, scores, Segments(np.array([len(x)]))))
+        softmax, sums = self._layer.reduce(x, scores, Segments(np.array([len(x)])))
+        self._slices.append((softmax.without(["scores"]), sums))
 
     def result(self) -> tuple[Tensor, ...]:
         softmaxes, sums = zip(*self._slices, strict=True)

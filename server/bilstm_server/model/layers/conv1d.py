@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..kernels import rounded
 from .arithmetic import arrays, total, wide
-from .interface import Size, WindowLayer
+from .interface import Size, WindowConfig, WindowLayer
 from .products import Matrix, Product, parameters
 from .values import Value, parts_of
-from .windowed import WindowConfig
 
 
 class Conv1dConfig(WindowConfig):

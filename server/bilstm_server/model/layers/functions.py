@@ -133,7 +133,7 @@ def _square(x: Tensor) -> Tensor:
 def _power(x: Tensor, *, exponent: float = 1.0) -> Tensor:
     """x to the power of exponent; to that of 0 it is 1"""
     if exponent == 0:
-        return torch.ones_like(x)
+        return x.pow(0)
     if abs(exponent) == 0.5:
         return x.sqrt() if exponent > 0 else _rsqrt(x)
     if exponent == int(exponent) and 1 <= abs(exponent) <= 8:

@@ -6,8 +6,8 @@ logsumexp:      y = log Σ_t exp(s_t)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,11 @@ class Softmax(NamedTuple):
         exponentials = torch.exp(scores - segments.to_rows(_finite(maxima)))
         return cls(maxima, segments.reduce("sum", exponentials), exponentials, scores)
 
+    def without(self, fields: Collection[str]) -> Softmax:
+        """The same without those of its [N, heads] that nothing will read."""
+        none = self.scores.new_empty(0, self.scores.shape[1])
+        return self._replace(**dict.fromkeys(fields, none))
+
     @classmethod
     def joined(cls, slices: list[Softmax]) -> Softmax:
         """That of all steps of a sequence, of its slices."""
@@ -104,6 +109,8 @@ def _finite(maxima: Tensor) -> Tensor:
 class SoftmaxSteps(WholeLayer):
     """See `SoftmaxStepsConfig`."""
 
+    unread: ClassVar[Collection[str]] = ("scores",)  # of `Softmax`, by `join`
+
     def forward(self, scores: Tensor, batch: RaggedBatch) -> tuple[Tensor]:
         """[N, heads] -> [N, heads]"""
         segments = Segments(batch.lengths)
@@ -120,6 +127,8 @@ class SoftmaxSteps(WholeLayer):
 class LogSoftmaxSteps(SoftmaxSteps):
     """See `SoftmaxStepsConfig`."""
 
+    unread = ("exponentials",)
+
     def join(self, softmax: Softmax, segments: Segments, dtype: torch.dtype) -> Tensor:
         """What `forward` gives: [N, heads]"""
         totals = softmax.logsumexp(segments).to(softmax.scores.dtype)
@@ -128,6 +137,8 @@ class LogSoftmaxSteps(SoftmaxSteps):
 
 class LogSumExp(SoftmaxSteps):
     """See `LogSumExpConfig`."""
+
+    unread = ("exponentials", "scores")
 
     def join(self, softmax: Softmax, segments: Segments, dtype: torch.dtype) -> Tensor:
         """What `forward` gives: [B, D]"""
@@ -143,7 +154,8 @@ class _Sliced:
 
     def add(self, start: int, *rows: Tensor) -> None:
         (scores,) = rows
-        self._slices.append(Softmax.of(scores, Segments(np.array([len(scores)]))))
+        softmax = Softmax.of(scores, Segments(np.array([len(scores)])))
+        self._slices.append(softmax.without(self._layer.unread))
 
     def result(self) -> tuple[Tensor, ...]:
         return (self._layer.join(Softmax.joined(self._slices), self._segments, self._dtype),)

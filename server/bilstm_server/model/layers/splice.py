@@ -7,9 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .interface import WindowLayer
+from .interface import WindowConfig, WindowLayer
 from .values import Value, Window
-from .windowed import WindowConfig
 
 
 class SpliceConfig(WindowConfig):

@@ -1,8 +1,13 @@
-"""Models as messages: what they take and give, and what a request must keep. Pure."""
+"""Models as messages: what they take and give, and what a request must keep.
+
+A description is made once for as long as its model is served: with the names of many classes it is
+large, and every reply has some of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from weakref import WeakKeyDictionary
 
 from bilstm.v1 import encoder_pb2 as pb
 
@@ -12,9 +17,19 @@ from ...serving.registry import ServedModel
 from ...settings import RequestLimits
 from .requests import OUTPUTS
 
+_MESSAGES: WeakKeyDictionary[ServedModel, pb.Model] = WeakKeyDictionary()
+
 
 def model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
-    """Return a model's description, with the limits that callers must keep."""
+    """Return a model's description, not to be written to, with the limits that callers must keep:
+    those of the server, which has no others."""
+    message = _MESSAGES.get(model)
+    if message is None:
+        message = _MESSAGES[model] = _model_message(model, limits)
+    return message
+
+
+def _model_message(model: ServedModel, limits: RequestLimits) -> pb.Model:
     config = model.config
     lstm = _lstm_of_states(config)
     only = next(iter(config.inputs.values())) if len(config.inputs) == 1 else None
@@ -76,13 +91,25 @@ def _input_info(name: str, own: InputConfig) -> pb.InputInfo:
     )
 
 
-def requested_infos(outputs: Collection[str], config: ModelConfig) -> list[pb.OutputInfo]:
-    """Return what a reply says of the outputs that were asked for, in the model's order."""
-    return [
-        _output_info(name, config, config.labels.get(name, ()) if value.ids else ())
+_INFOS: WeakKeyDictionary[ServedModel, dict[str, bytes]] = WeakKeyDictionary()
+
+
+def requested_infos(model: ServedModel, outputs: Collection[str]) -> list[bytes]:
+    """Return what a reply says of the outputs that were asked for, in the model's order: an
+    `OutputInfo` each, as bytes."""
+    infos = _INFOS.get(model)
+    if infos is None:
+        infos = _INFOS[model] = _reply_infos(model.config)
+    return [info for name, info in infos.items() if name in outputs]
+
+
+def _reply_infos(config: ModelConfig) -> dict[str, bytes]:
+    return {
+        name: _output_info(
+            name, config, config.labels.get(name, ()) if value.ids else ()
+        ).SerializeToString()
         for name, value in config.output_values.items()
-        if name in outputs
-    ]
+    }
 
 
 def _whole_info(name: str, config: ModelConfig) -> pb.OutputInfo:

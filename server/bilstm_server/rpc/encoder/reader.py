@@ -38,7 +38,7 @@ from .messages import (
 M = TypeVar("M")
 
 _MODEL_BYTES = 1024  # of a model's name or version
-_MAX_OUTPUTS = 64  # by name
+_MAX_OUTPUTS = 65  # by name: as many as a model has, and its state
 _SEQUENCE_FIELDS = 16  # more than a good sequence has with its initial state
 _INPUT_FIELDS = 8  # more than a named input has
 _OTHER_FIELDS = 64 + _MAX_OUTPUTS

@@ -33,9 +33,10 @@ def encode_response(
         model=model.name,
         version=model.version,
         timing=_timing(last),
-        outputs=requested_infos(results[0].output.arrays, model.config),
     )
     parts: list[wire.Part] = [head.SerializeToString()]
+    for info in requested_infos(model, results[0].output.arrays):
+        parts += wire.delimited(pb.EncodeResponse.OUTPUTS_FIELD_NUMBER, [info])
     for result in results:
         encoding = _encoding(result.output, dtype)
         parts += wire.delimited(pb.EncodeResponse.ENCODINGS_FIELD_NUMBER, encoding)
@@ -78,9 +79,12 @@ def error_chunk(sequence_id: int, error: pb.SequenceError) -> list[wire.Part]:
 def stream_opened(model: ServedModel, outputs: Collection[str]) -> bytes:
     """Return a stream's first `EncodeStreamResponse` as bytes: which model answers, and what the
     outputs are."""
-    infos = requested_infos(outputs, model.config)
-    opened = pb.StreamOpened(model=model.name, version=model.version, outputs=infos)
-    return pb.EncodeStreamResponse(opened=opened).SerializeToString()
+    opened: list[wire.Part] = [
+        pb.StreamOpened(model=model.name, version=model.version).SerializeToString()
+    ]
+    for info in requested_infos(model, outputs):
+        opened += wire.delimited(pb.StreamOpened.OUTPUTS_FIELD_NUMBER, [info])
+    return b"".join(wire.delimited(pb.EncodeStreamResponse.OPENED_FIELD_NUMBER, opened))
 
 
 def _encoding(output: SequenceOutput, dtype: np.dtype[np.generic]) -> list[wire.Part]:

@@ -20,7 +20,7 @@ from ..definitions import ServiceDefinition, TensorMethod
 from ..flow.untaken import UntakenReplies
 from ..interceptors.outcomes import current_call
 from ..status import drop_reason
-from .descriptions import model_message
+from .descriptions import model_message, requested_infos
 from .messages import EncodeRequest, EncodeStreamRequest
 from .reader import decode_stream_request, encode_request_decoder
 from .replies import encode_response
@@ -83,7 +83,8 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
                 trace.model = model.name
             parsed = parse_encode_request(request, model.config, self._limits)
             del request
-            call.reply = self._replies.begin(context, parsed.reply_bytes, metrics)
+            size = parsed.reply_bytes + sum(map(len, requested_infos(model, parsed.outputs)))
+            call.reply = self._replies.begin(context, size, metrics)
             results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 WIDTH, HIDDEN = 5, 6
+CARRIED_BYTES = 2 * 4 * 2 * HIDDEN  # the states that each of two blocks leaves
 
 
 def sequence(seed: int, steps: int) -> Array:

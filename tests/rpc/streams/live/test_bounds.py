@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from bilstm.v1 import encoder_pb2 as pb
-from tests.rpc.streams.live.sequences import HIDDEN, WIDTH, sequence
+from tests.rpc.streams.live.sequences import CARRIED_BYTES, HIDDEN, WIDTH, sequence
 from tests.rpc.streams.talk import Talk, chunk, talking
 from tests.support.engines import gated_server
 from tests.support.servers import settings
@@ -63,7 +63,8 @@ async def test_a_live_stream_is_bounded(folder: Path) -> None:
     """Input that comes faster than it is computed waits at the client, and none of it is lost."""
     step_bytes = 4 * (WIDTH + 2 * HIDDEN)
     room = settings(model=[("one", folder)], max_stream_bytes=100 * step_bytes)
-    holds = (10 + 5 + 2 * 10) * step_bytes  # a block, its look-ahead, and two on their way
+    # A block, its look-ahead, and two on their way.
+    holds = (10 + 5 + 2 * 10) * step_bytes + CARRIED_BYTES
     async with gated_server(room) as (app, gated), talking(f"127.0.0.1:{app.port}") as talk:
 
         def held() -> float:

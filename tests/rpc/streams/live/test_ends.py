@@ -11,7 +11,7 @@ import pytest
 
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.engine.staging import StagedBatch
-from tests.rpc.streams.live.sequences import HIDDEN, WIDTH, sequence
+from tests.rpc.streams.live.sequences import CARRIED_BYTES, HIDDEN, WIDTH, sequence
 from tests.rpc.streams.talk import chunk, talking
 from tests.support.engines import gated_server
 from tests.support.servers import RunningServer, settings
@@ -64,7 +64,7 @@ async def test_drain(folder: Path, leaves: bool) -> None:
         await talk.send(chunk(0, sequence(0, 10), last=not leaves))
         await talk.send(chunk(1, sequence(0, 5)))
         await gated.engines["one"].arrival()
-        await until(lambda: held() == 2 * 14 * step_bytes)
+        await until(lambda: held() == 2 * (14 * step_bytes + CARRIED_BYTES))
         draining = asyncio.create_task(app.drain())
         await until(lambda: not any(model.batcher.has_room for model in app.models))
         gated.open()

@@ -68,7 +68,7 @@ class LiveSequence:
         if not self._buffers:
             self._buffers = await self._begin(steps, self._types)
         count_all, capacity = len(steps[0]), len(self._buffers[0])
-        self._shared.idleness.move(count_all * self._shared.step_bytes.held(self._types))
+        self._shared.idleness.move(count_all * self._shared.sizes.held(self._types))
         done = 0
         while done < count_all and not self.failed:
             count = min(count_all - done, capacity - self._filled)
@@ -85,7 +85,8 @@ class LiveSequence:
         Returns the buffers."""
         shared, live = self._shared, self._live
         capacity = live.block_steps + live.lookahead_steps
-        size = (capacity + 2 * live.block_steps) * shared.step_bytes.held(types)
+        steps_held = capacity + 2 * live.block_steps
+        size = steps_held * shared.sizes.held(types) + shared.sizes.carried
         if size > shared.max_bytes:
             raise InvalidInput(
                 "steps", f"blocks take {size} bytes, and a stream may hold {shared.max_bytes}"

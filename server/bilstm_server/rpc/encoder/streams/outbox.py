@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from bilstm import wire
 from ....batching.jobs import Result
 from ....engine.sequences import Array, SequenceOutput
 from ....model.config import ModelConfig
+from ....model.layers.values import EVERY_STEP
 from ..replies import encoding_chunk
 
 CHUNK_BYTES = 256 * 1024  # of a message; docs/performance.md has the measurement
@@ -130,7 +131,7 @@ def result_chunks(
     values = config.output_values
     rows = {name: array for name, array in output.arrays.items() if values[name].per_step}
     size = sum(array.size * dtype.itemsize for array in rows.values())
-    steps = max((len(array) for array in rows.values()), default=0)
+    steps = _steps(rows, config)
     per_part = max(1, CHUNK_BYTES * steps // size) if size else steps
     step = 0
     while steps - step > per_part:
@@ -142,9 +143,19 @@ def result_chunks(
     yield encoding_chunk(sequence_id, output, dtype, step, result.timing)
 
 
+def _steps(rows: Mapping[str, Array], config: ModelConfig) -> int:
+    """The steps of the sequence, by which its chunks are cut: the rows of an output that has one
+    for each. Where there is none, those of the longest output."""
+    for name, array in rows.items():
+        value = config.output_values[name]
+        if value.grid == EVERY_STEP and not value.sparse:
+            return len(array)
+    return max(map(len, rows.values()), default=0)
+
+
 def _part(rows: Array, step: int, steps: int, most: int) -> Array:
-    """The rows of an output for `steps` steps from `step` on, of a sequence whose longest output
-    has `most`: of one that has fewer rows, its share."""
+    """The rows of an output for `steps` steps from `step` on, of `most` steps in all: of one that
+    has fewer or more rows, its share."""
     if len(rows) == most:
         return rows[step : step + steps]
     first, last = (min(at, most) * len(rows) // most for at in (step, step + steps))

@@ -15,7 +15,7 @@ from ....batching.jobs import Result
 from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
 from ....model.config import ModelConfig
-from ....model.incremental.memory import held_bytes
+from ....model.incremental.memory import carried_bytes, held_bytes, row_bytes
 from ....serving.registry import ServedModel
 from ...context import Context
 from ...internal import log_internal_error
@@ -29,13 +29,17 @@ State = tuple[Array, Array]  # hidden [L*K, P] and cell [L*K, H]
 Types = Sequence[np.dtype[np.generic]]  # of the model's inputs
 
 
-class StepBytes:
-    """What one step of a stream's sequence takes in the server's memory."""
+class SequenceBytes:
+    """What a stream's sequence takes in the server's memory, for each step and beside them."""
 
     def __init__(self, model: ServedModel, options: StreamOptions):
         config = model.config
         self._widths = [own.value.width for own in config.inputs.values()]
         self._beside, self._alone = held_bytes(config, options.outputs, model.itemsize)
+        # Of outputs that have one row for the sequence.
+        self.rows = row_bytes(config, options.outputs, model.itemsize)
+        # What a live sequence keeps beside its steps: after one block, and after the next.
+        self.carried = 2 * carried_bytes(config, options.outputs, model.itemsize)
 
     def taken(self, types: Types) -> int:
         """Bytes of the step itself, its inputs in these types."""
@@ -58,7 +62,7 @@ class Shared:
     outbox: Outbox
     idleness: Idleness
     deadline: float  # in the event loop's time
-    step_bytes: StepBytes
+    sizes: SequenceBytes
     context: Context
     caller: str  # as the batcher tells it from others
 

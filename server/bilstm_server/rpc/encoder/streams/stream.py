@@ -22,7 +22,7 @@ from .idleness import Idleness, Stall
 from .memory import StreamRoom
 from .outbox import Outbox
 from .requests import StreamOptions
-from .shared import Shared, StepBytes
+from .shared import SequenceBytes, Shared
 
 # For so long a client that leaves looks like one that has ended its side of the stream.
 _LEAVING_SECONDS = 0.05
@@ -57,7 +57,7 @@ class Stream:
             self._outbox,
             self.idleness,
             self._deadline.at,
-            StepBytes(model, options),
+            SequenceBytes(model, options),
             context,
             caller,
         )

@@ -38,7 +38,9 @@ class WholeSequence:
         """Take more of its steps, once there is room for them and for their results."""
         shared = self._shared
         self._types = types_of(steps, self._types, shared.model.config)
-        size = len(steps[0]) * shared.step_bytes.held(self._types)
+        size = len(steps[0]) * shared.sizes.held(self._types)
+        if not self._size:
+            size += shared.sizes.rows
         if self._size + size > shared.max_bytes:
             raise InvalidInput(
                 "steps",
@@ -70,7 +72,7 @@ class WholeSequence:
         check_min_steps(whole.tokens, "steps", config)
         check_whole(whole.tokens, whole.outputs, shared.max_whole_tokens, "steps", config)
         self._steps = None
-        taken = whole.tokens * shared.step_bytes.taken(self._types)
+        taken = whole.tokens * shared.sizes.taken(self._types)
         shared.room.complete(self._size)
         result = await shared.enqueue(whole)
         answer = Answer(partial(shared.room.give, self._size - taken, sequences=1))

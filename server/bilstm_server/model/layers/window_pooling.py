@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..kernels import rounded
 from .arithmetic import arrays, largest, total, wide
-from .interface import WindowLayer
+from .interface import WindowConfig, WindowLayer
 from .values import Value, Window
-from .windowed import WindowConfig
 
 
 class _PoolConfig(WindowConfig):
