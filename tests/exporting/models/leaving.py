@@ -91,6 +91,16 @@ class Printed(Frames):
         return x
 
 
+class SafeLogarithm(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x.log(), torch.zeros_like(x))
+
+
+class SafeQuotient(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return (1 / x).masked_fill(x.abs() < 0.01, 0.0)
+
+
 class Masked(Frames):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).masked_fill(torch.tensor([True, True, False]), -1e9)
@@ -151,6 +161,8 @@ REFUSED = [
     Case("scaled_by_numpy", ScaledByNumpy, frames, refused=_NUMPY),
     Case("through_numpy", ThroughNumpy, frames, refused=_NUMPY),
     Case("by_slice", BySlice, frames, refused=_DECIDES),
+    Case("safe_log", SafeLogarithm, frames, refused="may be infinite or NaN"),
+    Case("safe_quotient", SafeQuotient, frames, refused="may be infinite or NaN"),
     Case("two_ids_apart", TwoIdsApart, words, refused="only one can be padding"),
     Case("branch_by_ids", BranchByIds, words, refused=_DECIDES),
     Case("max_norm", lambda: Words(max_norm=1.0), words, refused="set max_norm to None"),
