@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bilstm_server.exporting import convert
 from bilstm_server.exporting.crf.scores import Scores
 
-from .models import crfs
+from .models import crfs, decoders
 from .models.case import Case, seeded
 
 
@@ -39,7 +39,9 @@ def test_the_best_path_is_the_best_of_all(seed: int, steps: int, tags: int) -> N
     assert score_of(tuple(best)) == pytest.approx(score)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in crfs.CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name) for case in (*crfs.CASES, *decoders.CASES)]
+)
 def test_a_crf_is_one_layer(case: Case) -> None:
     """A decoder written in Python is a layer of the graph, whichever way its scores are kept."""
     converted = convert(seeded(case.make), case.example(), **case.arguments)

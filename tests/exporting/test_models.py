@@ -19,6 +19,8 @@ from .models import (
     calls,
     classifiers,
     crfs,
+    decoders,
+    leaving,
     others,
     refused,
     speech,
@@ -28,7 +30,20 @@ from .models import (
 )
 from .models.case import Case, seeded
 
-KINDS = (activity, attention, calls, classifiers, crfs, others, speech, stateful, taggers, windows)
+KINDS = (
+    activity,
+    attention,
+    calls,
+    classifiers,
+    crfs,
+    decoders,
+    leaving,
+    others,
+    speech,
+    stateful,
+    taggers,
+    windows,
+)
 CASES: list[Case] = [case for kind in KINDS for case in kind.CASES]
 
 
@@ -57,7 +72,7 @@ def test_what_is_served_is_what_the_module_gives(case: Case) -> None:
         assert_same(converted, case.lengths)
 
 
-@pytest.mark.parametrize("case", named(refused.CASES))
+@pytest.mark.parametrize("case", named(refused.CASES + leaving.REFUSED))
 def test_what_has_no_layer_is_refused_in_words(case: Case) -> None:
     """The refusal is one line, and says which module, which line and what to do."""
     module = seeded(case.make)
@@ -179,3 +194,9 @@ def test_a_traced_module_is_refused() -> None:
         traced: Any = torch.jit.trace(nn.LSTM(6, 4), torch.randn(9, 6))  # type: ignore[no-untyped-call]
     with pytest.raises(ExportError, match="scripted or traced module"):
         convert(traced, torch.randn(9, 6))
+
+
+def test_a_norm_by_the_numbers_of_a_batch_is_told() -> None:
+    """BatchNorm that trains in eval mode, or has no running statistics, is not what it was."""
+    case = case_of("beside_results")
+    assert "those of a batch" in " ".join(convert(seeded(case.make), case.example()).notes)

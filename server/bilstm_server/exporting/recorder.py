@@ -14,8 +14,10 @@ from torch.utils._pytree import tree_iter
 
 from . import operations
 from .elements import Elements
+from .operations.from_numpy import arrays_return
 from .operations.own_lstm import own_lstms
 from .refusals import Refusal, is_narrow, narrow_words
+from .symbols import SymbolicFloat, SymbolicInt
 from .trace import HANDLERS, Call, Trace
 
 # They change the form of a tensor, and none of its numbers.
@@ -25,7 +27,13 @@ _FORMS = {"squeeze_", "unsqueeze_", "t_", "transpose_", "detach_", "as_strided_"
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record the operations of torch's within, until it ends or `paused`."""
-    with torch.no_grad(), _Operations(trace), _Functions(trace), own_lstms(trace):
+    with (
+        torch.no_grad(),
+        _Operations(trace),
+        _Functions(trace),
+        own_lstms(trace),
+        arrays_return(),
+    ):
         yield
 
 
@@ -55,6 +63,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not depends and not random:
             return func(*args, **kwargs)
         arguments = _bound(func, args, kwargs)
+        random = random and arguments.get("training") is not False  # as rrelu in eval
         written = _written(func, arguments)
         for name, tensor in written.items():
             arguments[name] = _copy(trace, tensor)
@@ -65,9 +74,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         place = trace.places.here()
         trace.count(place)
-        results = list(written.values()) or list(
-            result if isinstance(result, tuple | list) else [result]
-        )
+        made = list(result if isinstance(result, tuple | list) else [result])
+        if written and all(returned.alias_info is None for returned in func._schema.returns):
+            written = {}  # beside what it returns: noise, or the numbers of a batch
+        results = list(written.values()) or made
         call = Call(
             trace, name.removesuffix("_") if written else name, arguments, result, func, place
         )
@@ -77,6 +87,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             isinstance(tensor, Tensor) and (written or tensor.untyped_storage()._cdata not in given)
             for tensor in results
         ]
+        if name == "_local_scalar_dense":
+            with trace.resumed():
+                trace.decide()
         if any(fresh):
             for tensor, where in zip(results, _elements(call, results, random), strict=False):
                 if isinstance(tensor, Tensor) and where is not None:
@@ -97,12 +110,25 @@ def _elements(call: Call, results: list[Any], random: bool) -> list[Elements | N
         return list(found) if isinstance(found, tuple) else [found]
     except Refusal as caught:
         refusal = caught
+        if _chooses(call):  # and how many it chose is seen in the shape
+            with call.trace.resumed():
+                call.trace.decide()
     except Exception as error:  # an operation in a form that was never met
         refusal = call.refusal(f"could not be read: {type(error).__name__}: {error}")
     return [
         call.trace.refuse(refusal, tuple(tensor.shape)) if isinstance(tensor, Tensor) else None
         for tensor in results
     ]
+
+
+def _chooses(call: Call) -> bool:
+    """Whether the result has as many numbers as others say."""
+    if call.name == "index":
+        return any(
+            isinstance(index, Tensor) and index.dtype == torch.bool and call.trace.depends(index)
+            for index in call["indices"]
+        )
+    return torch.Tag.dynamic_output_shape in call.function.tags
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -146,6 +172,10 @@ class _Functions(TorchFunctionMode):
         trace = self._trace
         if trace.is_paused:
             return func(*args, **kwargs)
+        if getattr(func, "__name__", "") not in ("tensor", "as_tensor") and any(
+            isinstance(leaf, SymbolicInt | SymbolicFloat) for leaf in tree_iter((args, kwargs))
+        ):
+            trace.decide()
         rewrite = operations.rewrite_of(func)
         if rewrite is not None and any(map(trace.depends, tree_iter((args, kwargs)))):
             return rewrite(*args, **kwargs)

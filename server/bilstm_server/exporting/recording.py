@@ -96,6 +96,8 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
                 _note_dtype(trace, path, leaf, found)
             elif not is_number(leaf):
                 constants.append(path)
+    if not any(slot.node and slot.node.type == "ctc" for slot in trace.graph.slots):
+        trace.decisions += trace.comparisons
     return Recording(trace, inputs, results, constants)
 
 

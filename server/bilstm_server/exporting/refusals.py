@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..quoting import one_line
 
-_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+_INNER = (
+    str(Path(torch.__file__).parent),
+    str(Path(np.__file__).parent),
+    str(Path(__file__).parent.parent),
+)
 
 BY_NUMPY = "is computed by numpy, which can't be followed; compute it with torch"
 

@@ -138,7 +138,9 @@ def check_folder(folder: Path, overwrite: bool, version: int) -> None:
 def examples_of(converted: Converted) -> Iterator[Example]:
     """Sequences of several lengths, drawn from the example's steps, and what the module gives.
     Lengths that are too short for the module are left out."""
-    for steps in lengths_to_prove(converted.config.min_steps):
+    lengths = lengths_to_prove(converted.config.min_steps)
+    shortest = converted.shortest
+    for steps in (*lengths, *((shortest, shortest + 1) if shortest > 40 else ())):
         # In the floats that callers send, whatever the module computes in.
         inputs = {
             name: tensor.float() if tensor.is_floating_point() else tensor

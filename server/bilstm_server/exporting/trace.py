@@ -23,6 +23,11 @@ from .rows import row_wise as _row_wise
 
 Numbers = NDArray[np.float64]
 
+_DECIDES = (
+    "decides or computes by numbers of the sequence in Python, and another one may go another way; "
+    "make it the client's decision, or compute with tensors"
+)
+
 
 @dataclass
 class Trace:
@@ -40,8 +45,10 @@ class Trace:
     padded: dict[int, int] = field(default_factory=dict)
     """Inputs of ids whose example has the id for padding among its steps."""
     notes: list[str] = field(default_factory=list)
-    decisions: list[Place] = field(default_factory=list)
-    """Where the code took one way or another by numbers of the sequence."""
+    decisions: list[Refusal] = field(default_factory=list)
+    """Where the code took one way or another by numbers of the sequence, or took them elsewhere."""
+    comparisons: list[Refusal] = field(default_factory=list)
+    """Where the code compared integers of the sequence, as greedy decoding of CTC does."""
     arrays: list[Place] = field(default_factory=list)
     """Where numbers left torch for numpy."""
     begins: set[int] = field(default_factory=set)
@@ -64,6 +71,15 @@ class Trace:
         finally:
             self.is_paused = before
 
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Record again, within what is paused for what records."""
+        before, self.is_paused = self.is_paused, False
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
     def depends(self, value: Any) -> bool:
         """Whether this is a tensor of which a number depends on an input."""
         return isinstance(value, Tensor) and self.origins.knows(value)
@@ -76,6 +92,22 @@ class Trace:
         """Something that the owner should know, once."""
         if note not in self.notes:
             self.notes.append(note)
+
+    def decide(self, reason: str = _DECIDES) -> None:
+        """Remember that the code goes on by numbers of the sequence, where nothing is recorded.
+        What it asserts changes nothing."""
+        self._remember(self.decisions, reason)
+
+    def compare(self) -> None:
+        """Remember that the code compared an integer of the sequence, which it may for CTC."""
+        self._remember(self.comparisons, _DECIDES)
+
+    def _remember(self, those: list[Refusal], reason: str) -> None:
+        if self.is_paused:
+            return
+        place = self.places.here()
+        if not place.text.startswith("assert"):
+            those.append(Refusal(reason, place))
 
     def refuse(self, refusal: Refusal, shape: tuple[int, ...]) -> Elements:
         """Elements of what could not be computed."""
@@ -134,6 +166,7 @@ class Call:
         """An argument that must not depend on an input, such as a weight."""
         tensor = self.get(name)
         if self.trace.depends(tensor):
+            self.check_values(self.trace.elements(tensor))
             raise self.refusal(f"its {name} depends on the sequence")
         return tensor if tensor is None or isinstance(tensor, Tensor) else None
 

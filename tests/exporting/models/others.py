@@ -246,6 +246,19 @@ class Arrays(nn.Module):
         return {"scores": y, "labels": best[0], "last": best[0, -1], "mask": torch.ones(1, 4)}
 
 
+class BesideResults(nn.Module):
+    """Operations that write beside what they return: noise, running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+        self.lstm = nn.LSTM(5, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.train()
+        return F.rrelu(self.lstm(self.norm(x.transpose(1, 2)).transpose(1, 2))[0])
+
+
 CASES = [
     Case("folded", Folded, lambda: torch.randn(1, 9, 6)),
     Case("backward_stack", BackwardStack, lambda: torch.randn(1, 9, 6)),
@@ -259,6 +272,7 @@ CASES = [
     Case("autoencoder", Autoencoder, lambda: torch.randn(1, 9, 6)),
     Case("softmax_by_hand", HandWrittenSoftmax, lambda: (ids(1, 9), np.array([9]))),
     Case("own_statistics", OwnStatistics, lambda: torch.randn(1, 9, 6), lengths=(2, 7, 23)),
+    Case("beside_results", BesideResults, lambda: torch.randn(1, 9, 5), lengths=(2, 7, 23)),
     Case("arrays", Arrays, lambda: torch.randn(1, 9, 5)),
 ]
 CASES[5].arguments["kwargs"] = padded()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import elements
 from ..refusals import Refusal
-from ..symbols import SymbolicFloat, SymbolicInt
+from ..symbols import symbol_of
 from ..trace import Trace
 
 
@@ -59,9 +59,7 @@ def with_symbols(
     if isinstance(result, float) and not isinstance(result, bool):
         if not math.isclose(result, score, rel_tol=1e-4, abs_tol=1e-4):
             return result
-        symbol = SymbolicFloat(result)
-        symbol.where = int(elements.make(scores, 0, 0))
-        return symbol
+        return symbol_of(result, int(elements.make(scores, 0, 0)), trace)
     if isinstance(result, dict):
         return {
             k: with_symbols(trace, part, path, score, tags, scores) for k, part in result.items()
@@ -79,9 +77,7 @@ def _symbol(trace: Trace, tag: Any, slot: int, row: int) -> Any:
     if isinstance(tag, Tensor):
         trace.origins.write(tag, where)
         return tag
-    symbol = SymbolicInt(tag)
-    symbol.where = int(where)
-    return symbol
+    return symbol_of(int(tag), int(where), trace)
 
 
 def _mark(

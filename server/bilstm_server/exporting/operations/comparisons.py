@@ -9,8 +9,7 @@ import numpy as np
 from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
-from .movement import move
-from .numbers import Operand, affine, combine, function, other_number
+from .numbers import Operand, affine, function, other_number
 
 _NAMES = ("eq", "ne", "gt", "ge", "lt", "le")
 
@@ -29,6 +28,11 @@ def compare(call: Call) -> Elements:
 @operation("isnan", "isinf", "isfinite", "isneginf", "isposinf")
 def finite(call: Call) -> Elements:
     """Numbers are taken to be finite."""
+    call.check_all()
+    call.trace.note(
+        f"{call.place}: looks for numbers that are not finite; what is served takes all as finite, "
+        "and gives NaN where it gets NaN."
+    )
     return np.array(CONSTANT)
 
 
@@ -66,6 +70,11 @@ def compared(call: Call, where: Elements, result: Any, number: float | None, nam
     ids = _input_of(call, where)
     tells_padding = name in ("eq", "ne") or (name, number) == ("gt", 0)
     if ids is not None and number is not None and tells_padding:
+        if call.trace.padding.get(ids, number) != number:
+            raise call.refusal(
+                f"tells the id {number:g} from the others, and so does the code for the id "
+                f"{call.trace.padding[ids]}; only one can be padding, which is refused when served"
+            )
         if not is_alike:
             call.trace.padded[ids] = int(number)
             raise call.refusal(
@@ -100,23 +109,3 @@ def _input_of(call: Call, where: Elements) -> int | None:
         return None
     slot = call.graph.slots[slots[0]]
     return slots[0] if slot.input and slot.value.ids else None
-
-
-@operation("where", "masked_fill")
-def chosen(call: Call) -> Elements | tuple[Elements | None, ...]:
-    """Of two numbers one, by a third: c a + (1 - c) b. Fixed conditions move numbers only."""
-    name = "condition" if call.name == "where" else "mask"
-    if not call.trace.depends(call[name]):
-        return move(call)
-    condition = Operand.of(call, call[name])
-    call.check_values(condition.where)
-    if any(call.graph.value(slot).ids for slot in elements.slots_in(condition.where)):
-        raise call.refusal("chooses by ids, which has no layer")
-    own = Operand.of(call, call["self"])
-    other = Operand.of(call, call["other" if call.name == "where" else "value"])
-    one, two = (own, other) if call.name == "where" else (other, own)
-    if not all(np.isfinite(x.numbers[x.where == CONSTANT]).all() for x in (one, two)):
-        raise call.refusal("chooses between numbers of which one is infinite, which has no layer")
-    rest = affine(call, condition, -1.0, 1.0)
-    first, second = combine(call, "multiply", condition, one), combine(call, "multiply", rest, two)
-    return np.broadcast_to(combine(call, "add", first, second).where, tuple(call.result.shape))

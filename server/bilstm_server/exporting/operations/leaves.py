@@ -80,24 +80,46 @@ def _leave(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     tensor = args[0]
     if not trace.depends(tensor):
         return result
-    return symbols_of(result, trace.elements(tensor))
+    with trace.resumed():
+        return symbols_of(result, trace.elements(tensor), trace)
 
 
 def _leave_as_array(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
     """A tensor's numbers as an array, which remembers where they come from."""
     if not trace.depends(args[0]):
         return result
-    trace.arrays.append(trace.places.here())
+    place = trace.places.here()
+    trace.arrays.append(place)
+    trace.note(f"{place}: gives numbers to numpy, where no more than what is returned is followed.")
     array = result.view(SymbolicArray)
-    array.where = trace.elements(args[0])
+    array.where, array.owner = trace.elements(args[0]), trace
     return array
 
 
-def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+def _leave_unseen(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """What numpy itself takes from a tensor, as a plain array."""
     if trace.depends(args[0]):
-        place = trace.places.here()
-        if not place.text.startswith("assert"):
-            trace.decisions.append(place)
+        with trace.resumed():
+            trace.decide(BY_NUMPY)
+    return result
+
+
+def _decide(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """Truth, or another number that Python can't remember the origin of."""
+    if any(map(trace.depends, tree_leaves((args, kwargs)))):
+        with trace.resumed():
+            trace.decide()
+    return result
+
+
+def _print(trace: Trace, args: Any, kwargs: Any, result: Any) -> Any:
+    """Words, of which nothing is computed."""
+    return result
+
+
+def _copied(trace: Trace, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+    if trace.depends(args[0]):
+        trace.origins.write(result, trace.elements(args[0]))
     return result
 
 
@@ -122,9 +144,19 @@ _LEAVES: dict[str, Leaf] = {
     "item": _leave,
     "numpy": _leave_as_array,
     "tolist": _leave,
-    "__int__": _leave,
-    "__float__": _leave,
+    "__int__": _decide,  # makes Python's own of whatever is returned
+    "__float__": _decide,
     "__bool__": _decide,
+    "__index__": _decide,
+    "__contains__": _decide,
+    "allclose": _decide,
+    "equal": _decide,
+    "is_nonzero": _decide,
+    "__format__": _print,
+    "__repr__": _print,
+    "__str__": _print,
+    "__array__": _leave_unseen,
+    "__deepcopy__": _copied,
     "tensor": _enter,
     "as_tensor": _enter,
 }

@@ -66,8 +66,10 @@ def move(call: Call) -> Elements | tuple[Elements | None, ...]:
     }
     with torch.no_grad():
         result = call.function(**arguments)
+    if call.name == "_pack_padded_sequence":
+        return result[0].numpy(), None  # the other are sizes of batches
     results = result if isinstance(result, tuple | list) else (result,)
-    return tuple(r.numpy() if r.dtype == torch.int64 else None for r in results)
+    return tuple(r.numpy() for r in results)
 
 
 def _moved(call: Call, value: Any) -> Any:

@@ -28,6 +28,11 @@ def batch_norm(call: Call) -> tuple[Elements | None, ...]:
     eps = float(call["eps"])
     weight, bias = call.fixed("weight"), call.fixed("bias")
     if call.get("training", False) or mean is None or variance is None:
+        if call.place.kind.startswith("BatchNorm"):
+            call.trace.note(
+                f"{call.place}: takes mean and variance of each sequence itself; where it was "
+                "trained, they were those of a batch."
+            )
         axes = [axis for axis in range(where.ndim) if axis != 1]
         return _affine(call, _standardized(call, where, axes, eps), weight, bias), None, None
     channels = np.arange(where.shape[1]).reshape(-1, *[1] * (where.ndim - 2))

@@ -39,6 +39,7 @@ def plain(call: Call) -> Elements:
     "elu",
     "celu",
     "leaky_relu",
+    "rrelu_with_noise",
     "hardtanh",
     "softplus",
     "softshrink",
@@ -56,6 +57,9 @@ def parametrized(call: Call) -> Elements:
             return apply(call, "celu", where, alpha=float(call["alpha"]))
         case "leaky_relu":
             return apply(call, "leaky_relu", where, negative_slope=float(call["negative_slope"]))
+        case "rrelu_with_noise":
+            slope = (float(call["lower"]) + float(call["upper"])) / 2
+            return apply(call, "leaky_relu", where, negative_slope=slope)
         case "hardtanh":
             least, most = float(call["min_val"]), float(call["max_val"])
             return apply(call, "hardtanh", where, min=least, max=most)

@@ -15,6 +15,8 @@ _HINTS = {
     "stft": "a Fourier transform has no layer; give the model its features, computed by the client",
     "group_norm": "its mean and variance are over the steps as well, which has no layer",
     "nonzero": "it chooses steps by their numbers, which has no layer",
+    "embedding_renorm": "max_norm changes rows as they are read; scale the weight once, and set "
+    "max_norm to None",
     "quantized": "a quantized layer can't be exported; export the module as it was before",
     "linear_dynamic": "a quantized layer can't be exported; export the module as it was before",
     "embedding_bag": "bags of ids have no layer; use nn.Embedding and a sum over steps",

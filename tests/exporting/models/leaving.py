@@ -1,0 +1,148 @@
+"""Models that take numbers out of torch, or tell ids apart: what no recording of theirs shows.
+
+Their examples have few steps, so that each recording has all of them, and the same maximum.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .case import Case
+
+
+class Frames(nn.Module):
+    """A tagger of frames, which are prepared before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.fc = nn.Linear(4, 3)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.lstm(self.prepared(x))[0])
+
+
+class BranchByItem(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / 100 if x.abs().max().item() > 100 else x
+
+
+class BranchByFloat(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / 100 if float(x.abs().max()) > 100 else x
+
+
+class BranchByNumpy(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / 100 if np.abs(x.numpy()).max() > 100 else x
+
+
+class BranchByShape(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / 100 if x[x > 100].numel() else x
+
+
+class BranchByEqual(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x + 1 if torch.equal(x, torch.zeros_like(x)) else x
+
+
+class BranchByTruth(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / 100 if (x > 100).any().item() else x
+
+
+class ScaledByItem(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / x.abs().max().item()
+
+
+class ScaledByNumpy(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x / float(np.abs(x.numpy()).max())
+
+
+class ThroughNumpy(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x + torch.from_numpy(x.numpy().max(axis=1, keepdims=True))
+
+
+class BySlice(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return x * x[0, 0].argmax().item()
+
+
+class Copied(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return copy.deepcopy(x) * 2 + torch.from_numpy(x.numpy())
+
+
+class Printed(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        assert x.abs().max().item() < 1e9, f"{x.mean():.3f} {x}"
+        return x
+
+
+class Words(nn.Module):
+    """A tagger of words."""
+
+    def __init__(self, **embedding: Any):
+        super().__init__()
+        self.embed = nn.Embedding(50, 6, **embedding)
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.lstm(self.embed(ids))[0])
+
+
+class TwoIdsApart(Words):
+    def forward(self, ids: Tensor) -> Tensor:
+        is_known = ((ids != 0) & (ids != 1)).unsqueeze(-1)
+        return self.fc(self.lstm(self.embed(ids) * is_known)[0])
+
+
+class BranchByIds(Words):
+    def forward(self, ids: Tensor) -> Tensor:
+        y = super().forward(ids)
+        return y * 2 if ids.max().item() == 49 else y
+
+
+def frames() -> Tensor:
+    """One sequence of floats."""
+    return torch.randn(1, 4, 6)
+
+
+def words() -> Tensor:
+    """One sequence of words."""
+    return torch.tensor([[3, 9, 12, 21, 5, 9, 33]])
+
+
+_DECIDES = "decides or computes by numbers of the sequence in Python"
+_NUMPY = "is computed by numpy"
+
+CASES = [Case("copied", Copied, frames), Case("printed", Printed, frames)]
+
+REFUSED = [
+    Case("branch_by_item", BranchByItem, frames, refused=_DECIDES),
+    Case("branch_by_float", BranchByFloat, frames, refused=_DECIDES),
+    Case("branch_by_numpy", BranchByNumpy, frames, refused=_NUMPY),
+    Case("branch_by_shape", BranchByShape, frames, refused=_DECIDES),
+    Case("branch_by_equal", BranchByEqual, frames, refused=_DECIDES),
+    Case("branch_by_truth", BranchByTruth, frames, refused=_DECIDES),
+    Case("scaled_by_item", ScaledByItem, frames, refused=_DECIDES),
+    Case("scaled_by_numpy", ScaledByNumpy, frames, refused=_NUMPY),
+    Case("through_numpy", ThroughNumpy, frames, refused=_NUMPY),
+    Case("by_slice", BySlice, frames, refused=_DECIDES),
+    Case("two_ids_apart", TwoIdsApart, words, refused="only one can be padding"),
+    Case("branch_by_ids", BranchByIds, words, refused=_DECIDES),
+    Case("max_norm", lambda: Words(max_norm=1.0), words, refused="set max_norm to None"),
+]
