@@ -83,7 +83,7 @@ def test_ids_for_padding_say_which_steps_are_padding() -> None:
     tokens = torch.tensor([[3, 4, 5, 0, 0, 0], [6, 7, 8, 9, 10, 0], [11, 12, 0, 0, 0, 0]])
     converted = convert(Masked().eval(), tokens)
     assert converted.config.inputs["tokens"].padding_id == 0
-    assert set(converted.sample(50, seed=0)["tokens"].tolist()) == {6, 7, 8, 9, 10}
+    assert set(converted.caller.sample(50, seed=0)["tokens"].tolist()) == {6, 7, 8, 9, 10}
 
 
 def test_lengths_say_which_steps_are_padding() -> None:

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
         description="Turn a PyTorch module into a model folder: its code is run here, what it "
         "computes is recorded as layers, and what would be served is compared with what the module "
         "itself gives, for lone sequences of several lengths, in a batch, in streams and in "
-        "slices. Nothing is written if an output differs by more than 1e-4, beside its largest "
-        "number where that is above 1, or a label at all. "
+        "slices. Nothing is written if a number differs by more than 1e-4, beside itself or "
+        "its output's median where these are above 1, or a label at all. "
         "What has no layer is refused, with the line of the module that needs it.",
         formatter_class=DefaultsFormatter,
     )

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
         description="Serve a model folder on this machine, for itself alone, and compare its "
         "outputs with what the PyTorch module gives, or with examples in a file: for lone "
         "sequences, in a batch, in streams and in slices. Prints the largest difference of each "
-        "output, beside its largest number where that is above 1, and ends with 1 if one is more "
-        "than 1e-4, or a label differs.",
+        "output, beside the number itself or the output's median where these are above 1, and ends "
+        "with 1 if one is more than 1e-4, or a label differs.",
         formatter_class=DefaultsFormatter,
     )
     parser.set_defaults(run=_run)

@@ -68,9 +68,25 @@ class Converted:
         return made
 
     def sample(self, steps: int, seed: int) -> dict[str, Tensor]:
-        """The config's inputs by name, of so many steps, drawn from those of the example."""
+        """The config's inputs by name, of so many steps, drawn from those of the example; but at
+        about every second step any id, or floats that are smaller or larger by up to a half."""
         drawn = self.caller.sample(steps, seed)
-        return {name: drawn[name] for name in self.config.inputs}
+        generator = torch.Generator().manual_seed(seed)
+        changed = {}
+        for name, given in self.config.inputs.items():
+            own = drawn[name]
+            is_kept = torch.rand(steps, generator=generator) < 0.5
+            if given.ids:
+                every = torch.arange(given.ids)
+                every = every[every != (-1 if given.padding_id is None else given.padding_id)]
+                others = every[torch.randint(len(every), (steps,), generator=generator)]
+                changed[name] = torch.where(is_kept, own, others.to(own))
+            elif own.is_floating_point():
+                factors = 0.5 + torch.rand(steps, generator=generator).to(own)
+                changed[name] = own * torch.where(is_kept, 1.0, factors).to(own)[:, None]
+            else:
+                changed[name] = own
+        return changed
 
 
 def convert(

@@ -15,7 +15,7 @@ from ..errors import ModelError
 from .served import SLICED_BEYOND, Arrays, serving
 from .tables import aligned
 
-TOLERANCE = 1e-4  # beside an output's largest number, or 1 if that is smaller
+TOLERANCE = 1e-4  # of a number itself, of the output's median, or of 1: the largest of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +133,22 @@ def _differences(
             if expected.dtype.kind in "iub":
                 wrong += int((got != expected).sum())
             else:
-                largest = max(largest, _distance(got, expected), key=_nan_is_largest)
+                largest = max(largest, distance(got, expected), key=_nan_is_largest)
         yield Difference(output, way, largest, wrong, count)
 
 
-def _distance(got: Array, expected: Array) -> float:
+def distance(got: Array, expected: Array) -> float:
+    """The largest difference, beside the number itself, the output's median or 1. A few huge
+    numbers, as of classes that are masked, do not hide what the others are off by."""
     if not expected.size:
         return 0.0
     ours, theirs = got.astype(np.float64), expected.astype(np.float64)
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
     with np.errstate(invalid="ignore"):
         differences = np.where(same, 0.0, np.abs(ours - theirs))
-    finite = np.abs(theirs[np.isfinite(theirs)])
-    return float(differences.max()) / max(1.0, float(finite.max(initial=0.0)))
+    sizes = np.where(np.isfinite(theirs), np.abs(theirs), 0.0)
+    median = np.sort(sizes, axis=None)[(sizes.size - 1) // 2]
+    return float((differences / np.maximum(1.0, np.maximum(sizes, median))).max())
 
 
 def _nan_is_largest(number: float) -> tuple[bool, float]:

@@ -111,10 +111,7 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     raise_refusal(graph, where)
     stepwise = is_stepwise(graph, where)
     rows = np.where(stepwise, elements.row_of(where), 0)
-    changes = [
-        float((np.diff(rows, axis=axis) != 0).mean()) if where.shape[axis] > 1 else 0.0
-        for axis in range(where.ndim)
-    ]
+    changes = [_changes(rows, stepwise, axis) for axis in range(where.ndim)]
     known = numbers(tensor)
     if not any(changes):
         return Result(_lone(trace, where.reshape(1, -1), known.reshape(1, -1), place), None)
@@ -129,10 +126,19 @@ def result_of(trace: Trace, leaf: Any) -> Result | None:
     return Result(slot, axis, bool(before))
 
 
+def _changes(rows: Elements, stepwise: np.ndarray, axis: int) -> float:
+    """How much of what is next to each other on an axis is of different steps."""
+    if rows.shape[axis] == 1:
+        return 0.0
+    last = rows.shape[axis] - 1
+    both = stepwise.take(range(last), axis) & stepwise.take(range(1, last + 1), axis)
+    return float(((np.diff(rows, axis=axis) != 0) & both).mean())
+
+
 def _count(rows: Elements, axis: int) -> int:
     """How many steps lie along an axis, on which columns may lie within each."""
-    along = np.moveaxis(rows, axis, 0).reshape(rows.shape[axis], -1)[:, 0]
-    return int((np.diff(along) != 0).sum()) + 1
+    along = np.moveaxis(rows, axis, 0).reshape(rows.shape[axis], -1)
+    return int((np.diff(along, axis=0) != 0).sum(axis=0).max()) + 1
 
 
 def _steps(trace: Trace, steps: Elements, known: Numbers, place: Place) -> int:

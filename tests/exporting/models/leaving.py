@@ -91,6 +91,11 @@ class Printed(Frames):
         return x
 
 
+class Masked(Frames):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).masked_fill(torch.tensor([True, True, False]), -1e9)
+
+
 class Words(nn.Module):
     """A tagger of words."""
 
@@ -129,7 +134,11 @@ def words() -> Tensor:
 _DECIDES = "decides or computes by numbers of the sequence in Python"
 _NUMPY = "is computed by numpy"
 
-CASES = [Case("copied", Copied, frames), Case("printed", Printed, frames)]
+CASES = [
+    Case("copied", Copied, frames),
+    Case("printed", Printed, frames),
+    Case("masked", Masked, frames),
+]
 
 REFUSED = [
     Case("branch_by_item", BranchByItem, frames, refused=_DECIDES),
