@@ -18,7 +18,7 @@ from .kernels import Kernel, RaggedBatch
 from .layers.interface import Layer, LayerConfig, RowLayer, WholeLayer, WindowLayer
 from .layers.lstm import Lstm
 from .layers.values import EVERY_STEP, Grid
-from .layers.windows import gather_windows
+from .layers.windows import map_all_windows
 
 _MOST_PLANS = 64  # for sets of outputs, which callers choose
 
@@ -171,8 +171,7 @@ class _Run:
                 return (y,)
             return y, *(state.transpose(0, 1).flatten(1) for state in self.state)
         if isinstance(module, WindowLayer):
-            windows, _ = gather_windows(inputs[0], batch, module)
-            return (module(windows),)
+            return (map_all_windows(module, inputs[0], batch),)
         assert isinstance(module, WholeLayer)
         return cast("Sequence[Tensor]", module(*inputs, batch))
 

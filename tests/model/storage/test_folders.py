@@ -110,6 +110,7 @@ def swap_weights(folder: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
     "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
+    "deep JSON": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json"),
     "no UTF-8": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "config.json"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json"),
     "unknown key": (lambda f: edit_config(f, layers=2), "layers"),

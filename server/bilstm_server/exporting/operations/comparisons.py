@@ -10,6 +10,7 @@ from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
 from .numbers import Operand, affine, function, other_number
+from .pointwise import apply
 
 _NAMES = ("eq", "ne", "gt", "ge", "lt", "le")
 
@@ -57,8 +58,6 @@ def sign(call: Call) -> Elements:
     """Of ids it tells padding, which is 0, from the others; of floats it is a function."""
     where = call.elements("self")
     if _input_of(call, where) is None:
-        from .pointwise import apply
-
         return apply(call, "sign", where)
     return compared(call, where, call.result.detach().cpu().numpy(), 0, "ne")
 

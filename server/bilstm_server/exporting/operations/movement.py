@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import elements
 from ..elements import CONSTANT, Elements
 from ..trace import Call, operation
+from .comparisons import compared
 
 # Operations, and those of their arguments whose numbers are moved.
 _MOVED = {
@@ -150,8 +151,6 @@ def converted(call: Call, where: Elements, to: torch.dtype, of: torch.dtype) -> 
     if not to.is_floating_point and not of.is_floating_point and to != torch.bool:
         return where
     if to == torch.bool and is_ids:
-        from .comparisons import compared
-
         return compared(call, where, numbers_of(call), 0, "ne")
     call.check_all()
     if to.is_floating_point:

@@ -15,6 +15,7 @@ from ..rows import Aligned
 from ..trace import Call, Numbers, operation
 from .numbers import Operand
 from .over_steps import Whole, pooled, softmax_steps, whole_of
+from .pointwise import extreme as of_two
 
 # The number that changes nothing, of padding that a lone sequence may still have.
 _NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf}
@@ -105,8 +106,6 @@ def extreme(call: Call) -> Elements:
 @operation("max", "min")
 def extreme_and_place(call: Call) -> Elements | tuple[Elements | None, ...]:
     """Of two tensors, of all numbers, or over an axis with its place."""
-    from .pointwise import extreme as of_two
-
     if call.arguments.get("other") is not None:
         return of_two(call)
     if "dim" not in call.arguments:

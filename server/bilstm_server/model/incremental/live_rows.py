@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..kernels import RaggedBatch, to_device
 from ..layers.interface import WindowLayer
-from ..layers.windows import take_windows, window_rows
+from ..layers.windows import map_windows, window_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ def run_windows(
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths + counts, lengths)
     stops = batch.lengths if ahead else layout.block.lengths
     wanted = (place >= 0) & (place < np.repeat(stops, lengths))
-    y = layer(take_windows(joined, to_device(index[wanted], x.device), layer))
+    y = map_windows(layer, joined, to_device(index[wanted], x.device))
     ends = np.cumsum(lengths) - lengths + counts + layout.block.lengths  # of the blocks
     kept = np.minimum(layer.window.left, counts + layout.block.lengths)
     # Copies: what waits for a sequence's next block holds no other sequence's memory.

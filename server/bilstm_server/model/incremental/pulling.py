@@ -15,7 +15,7 @@ from ..graph import SequenceEncoder
 from ..kernels import to_device
 from ..layers.interface import WindowLayer
 from ..layers.values import Grid, Window
-from ..layers.windows import take_windows
+from ..layers.windows import map_windows
 from .stages import Node, Route
 
 ReadSteps = Callable[[int, int], Sequence[Tensor]]
@@ -142,8 +142,7 @@ class Values:
             (source,) = node.reads
             held, rows = spans[source], found[source]
             index = _window_rows(span, module.window, held, self._rows[self._forms[source].grid])
-            windows = take_windows(rows, to_device(index, rows.device), module)
-            return cast(Tensor, module(windows))
+            return map_windows(module, rows, to_device(index, rows.device))
         inputs = []
         for reference in node.reads:
             rows = self._own(reference, span).of(found[reference], spans[reference])

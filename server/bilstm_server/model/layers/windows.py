@@ -1,6 +1,8 @@
-"""Windows of steps of a ragged batch: where they lie, and their rows side by side."""
+"""Windows of steps of a ragged batch: where they lie, and a layer over them."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,23 +12,30 @@ from ..kernels import RaggedBatch, to_device
 from .interface import WindowLayer
 from .values import Window
 
+_MOST_NUMBERS = 2**24  # side by side at a time: windows overlap, and so are many times their rows
 
-def gather_windows(x: Tensor, batch: RaggedBatch, layer: WindowLayer) -> tuple[Tensor, np.ndarray]:
-    """The rows of each window of each sequence, one after the other: [N, width] -> [rows, kernel *
-    width], and how many rows each sequence has."""
+
+def map_all_windows(layer: WindowLayer, x: Tensor, batch: RaggedBatch) -> Tensor:
+    """What the layer gives for each window of each sequence, one after the other: [N, width] ->
+    [rows, …]"""
     if layer.window == Window():
-        return x, batch.lengths
-    index, counts = window_rows(batch.lengths, layer.window)
-    return take_windows(x, to_device(index, x.device), layer), counts
+        return cast(Tensor, layer(x))
+    index, _ = window_rows(batch.lengths, layer.window)
+    return map_windows(layer, x, to_device(index, x.device))
 
 
-def take_windows(x: Tensor, index: Tensor, layer: WindowLayer) -> Tensor:
-    """The rows that `index` [rows, kernel] names, side by side; len(x) is a row of padding."""
+def map_windows(layer: WindowLayer, x: Tensor, index: Tensor) -> Tensor:
+    """What the layer gives for windows of the rows that `index` [rows, kernel] names; len(x) is a
+    row of padding. As a row does not depend on the others, there may be some at a time."""
     if layer.marks_steps:
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-    padding = x.new_full((1, x.shape[1]), layer.padding_value)
-    padded = torch.cat([x, padding])
-    return padded.index_select(0, index.flatten()).view(len(index), index.shape[1] * x.shape[1])
+    padded = torch.cat([x, x.new_full((1, x.shape[1]), layer.padding_value)])
+    width = index.shape[1] * x.shape[1]
+    given = [
+        layer(padded.index_select(0, part.flatten()).view(len(part), width))
+        for part in torch.split(index, max(1, _MOST_NUMBERS // width))
+    ]
+    return given[0] if len(given) == 1 else torch.cat(given)
 
 
 def window_rows(lengths: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def _config_of(content: bytes) -> ModelConfig:
     """Read a config of either format. Raises `ValidationError`."""
     try:
         is_first = "format" not in json.loads(content)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         is_first = False  # and no config at all: pydantic says what it is
     if is_first:
         return PlainConfig.model_validate_json(content).graph()
