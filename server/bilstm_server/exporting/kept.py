@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .example.structure import leaves
+
+
+class Change(NamedTuple):
+    """A tensor or number that a module had before a call, and what it had afterwards."""
+
+    name: str
+    before: Any
+    after: Any
+    is_in_place: bool
 
 
 @dataclass
@@ -41,8 +50,8 @@ class _Part:
         copies = [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]
         return cls(module, attributes, registered, containers, copies)
 
-    def changed(self) -> Iterator[str]:
-        """Names of tensors and numbers that are not what they were."""
+    def changed(self) -> Iterator[Change]:
+        """Tensors and numbers that are others, or were written into."""
         in_place = {id(tensor) for tensor, _, version in self.tensors if tensor._version != version}
         now = vars(self.module)
         for before, after in (
@@ -52,7 +61,7 @@ class _Part:
             for name, value in before.items():
                 is_state = isinstance(value, Tensor | int | float) and name != "training"
                 if is_state and (after.get(name) is not value or id(value) in in_place):
-                    yield name
+                    yield Change(name, value, after.get(name), id(value) in in_place)
 
     def put_back(self) -> None:
         for value, before in self.containers:
@@ -76,14 +85,17 @@ class as_before:  # noqa: N801 - a context manager, which as a function would be
         self._parts = {
             name: _Part.of(part) for name, part in module.named_modules() if not _is_scripted(part)
         }
-        self.changed: list[str] = []
+        self.changed: list[Change] = []
 
     def __enter__(self) -> as_before:
         return self
 
     def __exit__(self, *error: object) -> None:
         for prefix, part in self._parts.items():
-            self.changed += [f"{prefix}.{name}".strip(".") for name in part.changed()]
+            self.changed += [
+                change._replace(name=f"{prefix}.{change.name}".strip("."))
+                for change in part.changed()
+            ]
             part.put_back()
 
 

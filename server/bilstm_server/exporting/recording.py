@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..model.layers.values import Value
 from ..quoting import listed
@@ -16,7 +16,7 @@ from . import elements
 from .crf import decoding
 from .example.calls import Caller, InputPart
 from .example.structure import Path
-from .kept import states_of
+from .kept import Change, states_of
 from .recorder import recording
 from .refusals import Refusal
 from .results import Outputs, Result, is_number, named, result_of, returned
@@ -54,6 +54,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def _is_state(trace: Trace, change: Change) -> bool:
+    """Whether it may tell the next call of this one: not a weight that each call makes anew."""
+    if isinstance(change.after, Tensor):
+        return change.is_in_place or trace.depends(change.after)
+    return bool(change.before is not change.after)
+
+
 def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> Recording:
     """Call the module with a sequence of so many steps, and record it."""
     trace = Trace.of(module, steps)
@@ -75,9 +82,10 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
         rows = np.arange(steps).reshape(-1, *[1] * (view.dim() - 1))
         columns = np.arange(view[0].numel()).reshape(tuple(view.shape[1:]))
         trace.origins.write(view, elements.make(slot, rows, columns))
-    changed: list[str] = []
+    changes: list[Change] = []
     with evaluating(module), recording(trace), decoding(module, trace):
-        result = returned(module, arguments.bound, outputs, changed)
+        result = returned(module, arguments.bound, outputs, changes)
+    changed = [change.name for change in changes if _is_state(trace, change)]
     for name, tensor in states:
         if tensor.untyped_storage()._cdata in trace.begins:
             trace.note(

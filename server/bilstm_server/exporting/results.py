@@ -15,7 +15,7 @@ from .columns import value_of, with_numbers
 from .ctc import greedy
 from .elements import CONSTANT, Elements
 from .example.structure import Path, leaves
-from .kept import as_before
+from .kept import Change, as_before
 from .refusals import BY_NUMPY, ExportError, Place, Refusal
 from .rows import align, raise_refusal
 from .splicing import reversed_steps, steps_of
@@ -27,10 +27,10 @@ Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[
 
 
 def returned(
-    module: nn.Module, arguments: Any, outputs: Outputs, changed: list[str] | None = None
+    module: nn.Module, arguments: Any, outputs: Outputs, changed: list[Change] | None = None
 ) -> Any:
-    """What the module, or the owner's function, returns. What it changed of itself is put back; its
-    names come to be in `changed`."""
+    """What the module, or the owner's function, returns. What it changed of itself is put back; it
+    comes to be in `changed`."""
     with as_before(module) as before:
         if callable(outputs):
             result = dict(outputs(module, arguments.args))
