@@ -202,3 +202,12 @@ def test_a_norm_by_the_numbers_of_a_batch_is_told() -> None:
     """BatchNorm that trains in eval mode, or has no running statistics, is not what it was."""
     case = case_of("beside_results")
     assert "those of a batch" in " ".join(convert(seeded(case.make), case.example()).notes)
+
+
+def test_what_a_call_changes_is_told() -> None:
+    """What a module counts or averages over calls is as it is now, for each sequence."""
+    module = seeded(case_of("running_mean").make)
+    notes = convert(module, case_of("running_mean").example()).notes
+    assert any("changes its seen, calls when it is called" in note for note in notes), notes
+    assert module.calls == 1
+    assert not module.get_buffer("seen").any()

@@ -41,6 +41,19 @@ class _Part:
         copies = [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]
         return cls(module, attributes, registered, containers, copies)
 
+    def changed(self) -> Iterator[str]:
+        """Names of tensors and numbers that are not what they were."""
+        in_place = {id(tensor) for tensor, _, version in self.tensors if tensor._version != version}
+        now = vars(self.module)
+        for before, after in (
+            (self.registered["_buffers"], now["_buffers"]),
+            ({k: v for k, v in self.attributes.items() if not k.startswith("_")}, now),
+        ):
+            for name, value in before.items():
+                is_state = isinstance(value, Tensor | int | float) and name != "training"
+                if is_state and (after.get(name) is not value or id(value) in in_place):
+                    yield name
+
     def put_back(self) -> None:
         for value, before in self.containers:
             value.clear()
@@ -60,13 +73,17 @@ class as_before:  # noqa: N801 - a context manager, which as a function would be
     """Within, the module may change its attributes and buffers; afterwards they are as before."""
 
     def __init__(self, module: nn.Module):
-        self._parts = [_Part.of(part) for part in module.modules() if not _is_scripted(part)]
+        self._parts = {
+            name: _Part.of(part) for name, part in module.named_modules() if not _is_scripted(part)
+        }
+        self.changed: list[str] = []
 
-    def __enter__(self) -> None:
-        """Nothing is to be done."""
+    def __enter__(self) -> as_before:
+        return self
 
     def __exit__(self, *error: object) -> None:
-        for part in self._parts:
+        for prefix, part in self._parts.items():
+            self.changed += [f"{prefix}.{name}".strip(".") for name in part.changed()]
             part.put_back()
 
 

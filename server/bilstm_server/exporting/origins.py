@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .elements import CONSTANT, Elements
+from .refusals import Refusal
 
 
 class Origins:
@@ -54,4 +55,10 @@ class Origins:
 
     @staticmethod
     def _view(flat: Tensor, tensor: Tensor) -> Tensor:
-        return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        try:
+            return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        except RuntimeError as error:  # the view has numbers of another size
+            raise Refusal(
+                f"looks at numbers as {tensor.dtype}, which has no layer; leave complex numbers "
+                "to the client"
+            ) from error

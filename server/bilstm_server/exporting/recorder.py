@@ -69,6 +69,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             arguments[name] = _copy(trace, tensor)
         given = {t.untyped_storage()._cdata for t in tree_iter(arguments) if isinstance(t, Tensor)}
         result = func(*args, **kwargs)
+        _refuse_lists(trace, func, arguments)
         name = func._schema.name.split("::")[-1]
         if name in _FORMS:
             return result
@@ -150,6 +151,21 @@ def _written(func: Any, arguments: dict[str, Any]) -> dict[str, Tensor]:
         and argument.alias_info.is_write
         and isinstance(arguments.get(argument.name), Tensor)
     }
+
+
+def _refuse_lists(trace: Trace, func: Any, arguments: dict[str, Any]) -> None:
+    """Tensors that were written as a list of them: what they are then is not followed."""
+    for argument in func._schema.arguments:
+        value = arguments.get(argument.name)
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        for tensor in value if isinstance(value, list | tuple) else ():
+            refusal = Refusal(
+                f"{func._schema.name.split('::')[-1]}: writes into a list of tensors, which has no "
+                "layer; write into each of them",
+                trace.places.here(),
+            )
+            trace.origins.write(tensor, trace.refuse(refusal, tuple(tensor.shape)))
 
 
 def _copy(trace: Trace, tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..model.layers.values import Value
+from ..quoting import listed
 from . import elements
 from .crf import decoding
 from .example.calls import Caller, InputPart
@@ -74,14 +75,21 @@ def record(module: nn.Module, caller: Caller, steps: int, outputs: Outputs) -> R
         rows = np.arange(steps).reshape(-1, *[1] * (view.dim() - 1))
         columns = np.arange(view[0].numel()).reshape(tuple(view.shape[1:]))
         trace.origins.write(view, elements.make(slot, rows, columns))
+    changed: list[str] = []
     with evaluating(module), recording(trace), decoding(module, trace):
-        result = returned(module, arguments.bound, outputs)
+        result = returned(module, arguments.bound, outputs, changed)
     for name, tensor in states:
         if tensor.untyped_storage()._cdata in trace.begins:
             trace.note(
                 f"The LSTM begins with {name}, which the module keeps: each sequence that is "
                 "served begins with what it is now."
             )
+            changed = [its for its in changed if its != name]
+    if changed:
+        trace.note(
+            f"The module changes its {listed(changed)} when it is called: for each sequence that "
+            "is served, it is as it is now."
+        )
     results: dict[Path, Result | Refusal] = {}
     constants = []
     with torch.no_grad():

@@ -26,12 +26,19 @@ from .trace import Numbers, Trace, numbers
 Outputs = Sequence[str | None] | Callable[[nn.Module, tuple[Any, ...]], Mapping[str, Any]] | None
 
 
-def returned(module: nn.Module, arguments: Any, outputs: Outputs) -> Any:
-    """What the module, or the owner's function, returns."""
-    with as_before(module):
+def returned(
+    module: nn.Module, arguments: Any, outputs: Outputs, changed: list[str] | None = None
+) -> Any:
+    """What the module, or the owner's function, returns. What it changed of itself is put back; its
+    names come to be in `changed`."""
+    with as_before(module) as before:
         if callable(outputs):
-            return dict(outputs(module, arguments.args))
-        return module(*arguments.args, **arguments.kwargs)
+            result = dict(outputs(module, arguments.args))
+        else:
+            result = module(*arguments.args, **arguments.kwargs)
+    if changed is not None:
+        changed += before.changed
+    return result
 
 
 def named(result: Any, outputs: Outputs) -> Iterator[tuple[Path, Any]]:

@@ -91,6 +91,51 @@ class Printed(Frames):
         return x
 
 
+class WritesItsInput(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        x.view(-1)[::2] *= 2
+        return x
+
+
+class WritesAList(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        copies = [x.clone()]
+        torch._foreach_mul_(copies, 2.0)
+        return copies[0]
+
+
+class Complex(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.unflatten(-1, (3, 2)).contiguous())
+        return torch.view_as_real(pairs * 1j).flatten(-2)
+
+
+class RunningMean(Frames):
+    """It keeps a mean of all that it saw."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 1
+        self.register_buffer("seen", torch.zeros(6))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.mul_(0.9).add_(0.1 * x.mean((0, 1)))
+        return x - self.seen
+
+
+class SafeLogarithm(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x.log(), torch.zeros_like(x))
+
+
+class SafeQuotient(Frames):
+    def prepared(self, x: Tensor) -> Tensor:
+        return (1 / x).masked_fill(x.abs() < 0.01, 0.0)
+
+
 class Masked(Frames):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).masked_fill(torch.tensor([True, True, False]), -1e9)
@@ -138,6 +183,8 @@ CASES = [
     Case("copied", Copied, frames),
     Case("printed", Printed, frames),
     Case("masked", Masked, frames),
+    Case("running_mean", RunningMean, frames),
+    Case("writes_its_input", WritesItsInput, frames),
 ]
 
 REFUSED = [
@@ -151,6 +198,10 @@ REFUSED = [
     Case("scaled_by_numpy", ScaledByNumpy, frames, refused=_NUMPY),
     Case("through_numpy", ThroughNumpy, frames, refused=_NUMPY),
     Case("by_slice", BySlice, frames, refused=_DECIDES),
+    Case("writes_a_list", WritesAList, frames, refused="writes into a list of tensors"),
+    Case("complex", Complex, frames, refused="complex numbers"),
+    Case("safe_log", SafeLogarithm, frames, refused="may be infinite or NaN"),
+    Case("safe_quotient", SafeQuotient, frames, refused="may be infinite or NaN"),
     Case("two_ids_apart", TwoIdsApart, words, refused="only one can be padding"),
     Case("branch_by_ids", BranchByIds, words, refused=_DECIDES),
     Case("max_norm", lambda: Words(max_norm=1.0), words, refused="set max_norm to None"),

@@ -206,7 +206,7 @@ class Caller:
         assert part.time is not None
         own = self._steps(part)
         if None in columns:
-            rows = columns[None].to(value)
+            rows = columns[None].to(value, copy=True)  # which the module may write into
         else:
             rows = own[:1].repeat(steps, 1)
             for column, given in columns.items():

@@ -6,9 +6,29 @@ import numpy as np
 
 from .. import elements
 from ..elements import CONSTANT, Elements
+from ..steps import ROWS
 from ..trace import Call, operation
 from .movement import move
 from .numbers import Operand, affine, combine
+
+# Functions that are infinite or NaN somewhere.
+_UNBOUNDED = frozenset({"log", "log1p", "sqrt", "rsqrt", "reciprocal", "power", "exp", "expm1"})
+
+
+def _may_be_infinite(call: Call, slots: list[int]) -> bool:
+    """Whether any of these values, or a row that it is computed of, is a quotient or such a
+    function."""
+    waiting, seen = list(slots), set(slots)
+    while waiting:
+        node = call.graph.slots[waiting.pop()].node
+        if node is None or node.type not in ROWS:
+            continue
+        function = node.fields.get("function") if node.type == "activation" else None
+        if node.type == "divide" or function in _UNBOUNDED:
+            return True
+        waiting += set(node.inputs) - seen
+        seen |= set(node.inputs)
+    return False
 
 
 @operation("where", "masked_fill")
@@ -26,6 +46,12 @@ def chosen(call: Call) -> Elements | tuple[Elements | None, ...]:
     one, two = (own, other) if call.name == "where" else (other, own)
     if not all(np.isfinite(x.numbers[x.where == CONSTANT]).all() for x in (one, two)):
         raise call.refusal("chooses between numbers of which one is infinite, which has no layer")
+    slots = elements.slots_in(np.concatenate([one.where.reshape(-1), two.where.reshape(-1)]))
+    if _may_be_infinite(call, slots):
+        raise call.refusal(
+            "chooses between numbers of which one may be infinite or NaN, as logarithms, roots and "
+            "quotients are, which has no layer; bound what is computed instead, with clamp"
+        )
     rest = affine(call, condition, -1.0, 1.0)
     first, second = combine(call, "multiply", condition, one), combine(call, "multiply", rest, two)
     return np.broadcast_to(combine(call, "add", first, second).where, tuple(call.result.shape))

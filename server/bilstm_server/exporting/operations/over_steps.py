@@ -11,6 +11,7 @@ import numpy as np
 from .. import elements
 from ..columns import value_of
 from ..elements import CONSTANT, Elements
+from ..rows import check
 from ..steps import is_stepwise, one_grid, trimmed
 from ..trace import Call
 
@@ -49,6 +50,7 @@ def whole_of(call: Call, fibres: Elements) -> Whole | None:
 
 def pooled(call: Call, layer: str, whole: Whole, **fields: Any) -> Elements:
     """What a pooling of each of the fibres gives: [F]. Each must have one column."""
+    check(call.graph, whole.columns, call.place)
     columns, groups = np.unique(whole.columns[:, 0], return_inverse=True)
     source = value_of(call.graph, columns, call.place)
     value = call.graph.value(source)
