@@ -106,7 +106,7 @@ class WritesAList(Frames):
 
 class Complex(Frames):
     def prepared(self, x: Tensor) -> Tensor:
-        pairs = torch.view_as_complex(x.unflatten(-1, (3, 2)).contiguous())
+        pairs = torch.view_as_complex(x.unflatten(-1, (3, 2)).contiguous())  # type: ignore[no-untyped-call]
         return torch.view_as_real(pairs * 1j).flatten(-2)
 
 
