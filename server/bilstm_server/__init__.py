@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exporting import export
+    from .exporting import ExportError, export
 
-__all__ = ["export"]
+__all__ = ["ExportError", "export"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the server itself needs no exporting."""
-    if name == "export":
-        from .exporting import export
+    if name in __all__:
+        from . import exporting
 
-        return export
+        return getattr(exporting, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,9 @@ one line.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from itertools import islice
 
 from pydantic import ValidationError
@@ -40,11 +42,24 @@ def _cut(name: str) -> str:
 
 def first_problem(error: ValidationError) -> str:
     """What is wrong with the first field that a validation refused: `field: problem, got value`."""
-    first = error.errors()[0]
+    problems = error.errors()
+    # A field that is not known is perhaps one that is missed, misspelt.
+    first = next((its for its in problems if its["type"] == "extra_forbidden"), problems[0])
     field = ".".join(str(part) for part in first["loc"])
     field = field if field.isprintable() and len(field) <= _QUOTED_CHARACTERS else quoted(field)
     problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_invalid":
+        return _no_such_type(field, first["ctx"])
     if first["type"] != "value_error" and isinstance(first["input"], str | int | float):
         got = first["input"]
         problem += f", got {quoted(got) if isinstance(got, str) else repr(got)}"
     return f"{field}: {problem}" if field else problem
+
+
+def _no_such_type(field: str, context: Mapping[str, object]) -> str:
+    """What is wrong with a `type` that is none, and which one is near it."""
+    given = str(context["tag"])
+    types = re.findall(r"'(\w+)'", str(context["expected_tags"]))
+    near = get_close_matches(given, types, n=1)
+    there_are = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(types))}"
+    return f"{field}: there is no type {quoted(given)}; {there_are}"

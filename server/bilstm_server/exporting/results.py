@@ -185,12 +185,14 @@ def is_ends(trace: Trace, where: Elements) -> bool:
 def _lone(trace: Trace, fibre: Elements, known: Any, place: Place) -> int:
     """The value [1, K] of one row."""
     graph = trace.graph
+    is_by_number = bool((fibre == CONSTANT).any())  # where it comes from, its number has to tell
     fibre = with_numbers(graph, fibre, known, fibre == CONSTANT)
     if any(graph.value(slot).ids for slot in elements.slots_in(fibre)):
         slot, row = int(elements.slot_of(fibre)[0, 0]), int(elements.row_of(fibre)[0, 0])
         if fibre.size > 1:
             raise Refusal("has several labels for a sequence; name them one by one", place)
-        if len(set(trace.labels.get(slot, ()))) == 1:
+        is_any = graph.value(slot).per_step and len(set(trace.labels.get(slot, ()))) == 1
+        if is_by_number and is_any:
             raise Refusal(
                 "is one label where every step has the same, which may be any of them; give an "
                 "example whose steps have others too",

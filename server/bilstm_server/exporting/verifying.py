@@ -53,7 +53,8 @@ def verify_module(folder: Path, converted: Converted) -> Verified:
         )
         for example in examples_of(converted)
     ]
-    return Verified(prove(folder, examples), tuple(_left(ours, theirs)))
+    notes = (*_left(ours, theirs), *_padding(inputs, config, converted.config))
+    return Verified(prove(folder, examples), notes)
 
 
 def verify_examples(folder: Path, expected: Path) -> Verified:
@@ -83,6 +84,16 @@ def _inputs(folder: Path, config: ModelConfig, other: ModelConfig) -> Mapping[st
             "from another module"
         )
     return names
+
+
+def _padding(names: Mapping[str, str], config: ModelConfig, other: ModelConfig) -> Iterator[str]:
+    for its, own in names.items():
+        padding = other.inputs[its].padding_id
+        if padding is not None and config.inputs[own].padding_id != padding:
+            yield (
+                f"not the module's: it takes id {padding} of {own} for padding, and what is served "
+                f'computes with it; "padding_id": {padding} in config.json refuses it'
+            )
 
 
 def _described(config: ModelConfig) -> str:

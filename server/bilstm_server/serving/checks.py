@@ -83,8 +83,10 @@ def check_output(name: str, field: str, config: ModelConfig) -> None:
         return
     if name == "logits":
         raise InvalidInput(field, "the model has no head, so no logits")
+    default = ", which is asked for where nothing else is" if name == "states" else ""
     raise InvalidInput(
-        field, f"must be one of the model's {listed(config.output_names)}, got {quoted(name)}"
+        field,
+        f"must be one of the model's {listed(config.output_names)}, got {quoted(name)}{default}",
     )
 
 

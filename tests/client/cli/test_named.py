@@ -146,7 +146,7 @@ def test_errors_name_the_input(encode: Run, tmp_path: Path) -> None:
         "wide": "wide.npz: features: must be [T, 3] (input_size), got [7, 4]",
         "half": "half.npz: features: must be given with the other inputs",
         "other": "other.npz: holds none of the model's inputs: tokens, features",
-        "alone": "alone.npy: must be empty: the model's inputs go by name: tokens, features",
+        "alone": "alone.npy: must be empty: the model's inputs are sent by name: tokens, features",
     }
     for name, message in said.items():
         code, _, err = encode("--outputs", "labels", next(tmp_path.glob(f"{name}.np?")))

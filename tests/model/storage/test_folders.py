@@ -186,7 +186,11 @@ def edit_layer(number: int, **fields: object) -> dict[str, Any]:
 # What is other in a good config, and what the line must say of it.
 BROKEN_GRAPHS: dict[str, tuple[dict[str, Any], str]] = {
     "no such format": ({"format": 3}, "format: "),
-    "no such type": (edit_layer(3, type="linaer"), "layers.3: "),
+    "no such type": (
+        edit_layer(3, type="linaer"),
+        "layers.3: there is no type 'linaer'; did you mean 'linear'?",
+    ),
+    "a field misspelt": (edit_layer(3, widht=2), "layers.3.linear.widht: "),
     "no such field": (edit_layer(3, hidden_size=2), "layers.3.linear.hidden_size: "),
     "reads nothing that is": (
         edit_layer(3, inputs=["lstm.heads"]),

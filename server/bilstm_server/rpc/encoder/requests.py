@@ -116,7 +116,7 @@ def _sequences_of(
 
 def unnamed(config: ModelConfig) -> str:
     """What to say where a sequence came without names, for a model of several inputs."""
-    return f"must be empty: the model's inputs go by name: {listed(config.inputs)}"
+    return f"must be empty: the model's inputs are sent by name: {listed(config.inputs)}"
 
 
 def match_inputs(
