@@ -181,7 +181,7 @@ def test_limits() -> None:
     assert rows["tags"] == str(MOST_TAGS)
     assert f"| layers | {fields['layers']['maxItems']}, one `lstm` at least |" in GRAPH
     most = schema["$defs"]["LstmConfig"]["properties"]["num_layers"]["maximum"]
-    assert f"| layers of one `lstm` | {most} |" in GRAPH
+    assert f"| layers of all `lstm` together | {most} |" in GRAPH
 
 
 def test_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
