@@ -127,3 +127,22 @@ def test_proposal(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ACTIVATION" in proposed
     chain = proposed.replace("POOLING", "mean").replace("ACTIVATION", "relu")
     assert cli.main(["import", str(checkpoint), *out, "--chain", chain]) == 0
+
+
+def test_proposal_with_a_crf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CRF is in the chain that is proposed, and nothing is pooled before it."""
+    scores = {"transitions": (5, 5), "start_transitions": (5,), "end_transitions": (5,)}
+    tagger = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(50, 6),
+            "lstm": nn.LSTM(10, 8, bidirectional=True),
+            "fc": nn.Linear(16, 5),
+            "crf": nn.ParameterDict({name: torch.zeros(size) for name, size in scores.items()}),
+        }
+    )
+    torch.save(tagger.state_dict(), tmp_path / "tagger.pt")
+    arguments = ["import", str(tmp_path / "tagger.pt"), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    proposed = capsys.readouterr().err.split("--chain '")[1].split("'")[0]
+    assert proposed == "embedding+features:4, lstm, fc, crf"
+    assert cli.main([*arguments, "--chain", proposed]) == 0

@@ -147,7 +147,7 @@ def _only(ways: Sequence[Arranged], parts: Parts, said: Said) -> Arranged:
         if either := [m for m in both if both.count(m) == 1]:
             raise ValueError(words.embedding_or_linear(either))
         problem = words.several_orders(one.order, other.order)
-        proposed = words.proposal(one.embeddings, one.order, said)
+        proposed = words.proposal(one.embeddings, one.order, parts.crf, said)
         raise ValueError(f"{problem}; say it with {proposed}")
     return ways[0]
 
@@ -167,7 +167,7 @@ def _unfit(parts: Parts, said: Said) -> str:
     problem = words.unfit_embeddings(embeddings, parts.lstms[0])
     if width is None or width > reads:
         return problem
-    return f"{problem}; say it with {words.proposal(embeddings, order, said)}"
+    return f"{problem}; say it with {words.proposal(embeddings, order, parts.crf, said)}"
 
 
 def _leads_to_lstm(module: Found, nodes: Sequence[Found], lstms: Sequence[Found]) -> bool:

@@ -42,7 +42,7 @@ def find_chain(found: Sequence[Found], said: Said) -> Chain:
             *_asked_of_pooling(arranged, heads, parts.crf, said),
             *_asked_of_activations(_all_gaps(tail, heads), said),
         ]
-    _check_answered(asked, arranged, said)
+    _check_answered(asked, arranged, parts.crf, said)
     links = [*_links(body, arranged, said), *_pooled(said), *_activated(tail, not heads, said)]
     if parts.crf:
         if heads or parts.crf.reads != arranged.order[-1].gives:
@@ -60,7 +60,7 @@ def _without_head(parts: Parts, said: Said) -> Chain:
         check_left_out(parts.left, parts.lstms)  # which is perhaps why the others fit nowhere
         raise
     check_left_out([*parts.left, *others], parts.lstms, is_embedded=bool(arranged.embeddings))
-    _check_answered(_asked_of_body(arranged, said), arranged, said)
+    _check_answered(_asked_of_body(arranged, said), arranged, None, said)
     return Chain(_links(arranged.order, arranged, said))
 
 
@@ -81,12 +81,14 @@ def _check_nothing_said_of_a_head(said: Said) -> None:
         raise ValueError(f"{given}, but no head: no linear layer stands behind the LSTM")
 
 
-def _check_answered(asked: Sequence[str], arranged: Arranged, said: Said) -> None:
+def _check_answered(
+    asked: Sequence[str], arranged: Arranged, crf: Found | None, said: Said
+) -> None:
     if not asked:
         return
     problem = "; ".join(asked)
     if any("--chain" in question for question in asked):
-        problem += f": {words.proposal(arranged.embeddings, arranged.order, said)}"
+        problem += f": {words.proposal(arranged.embeddings, arranged.order, crf, said)}"
     raise ValueError(problem)
 
 

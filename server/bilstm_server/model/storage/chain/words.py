@@ -162,7 +162,9 @@ def connections(order: Sequence[Found], said: Said) -> list[str]:
     return ["each reads the one before", *ways]
 
 
-def proposal(embeddings: Sequence[Found], order: Sequence[Found], said: Said) -> str:
+def proposal(
+    embeddings: Sequence[Found], order: Sequence[Found], crf: Found | None, said: Said
+) -> str:
     """The whole chain as --chain takes it, with words to replace where no tensor tells."""
     width = sum(module.reads for module in embeddings)
     parts = [*map(str, embeddings)]
@@ -175,10 +177,11 @@ def proposal(embeddings: Sequence[Found], order: Sequence[Found], said: Said) ->
         links.append(str(module))
         if i == last and connections(order, said):
             links.append("CONNECTION")
-        if i == last and any(m.is_affine for m in order[last:]) and not said.per_step:
+        is_pooled = any(m.is_affine for m in order[last:]) and not (said.per_step or crf)
+        if i == last and is_pooled:
             links.append(said.pooling or "POOLING")
         if gap := open_gaps.get(str(module)):
             is_said = said.head_activation is not None and i > last and gap.behind
             links.append(str(said.head_activation) if is_said else "ACTIVATION")
-    links = [link for link in links if link != "none"]
+    links = [link for link in [*links, *([str(crf)] if crf else [])] if link != "none"]
     return f"--chain {', '.join(links)!r} (with your words for those in capitals, or without them)"
