@@ -18,7 +18,7 @@ from .norms import rms_norm
 
 Leaf = Callable[[Trace, Any, Any, Any], Any]
 
-_BEFORE = "has no layer, an LSTM has; serve the part of the model before it"
+_BEFORE = "has no layer, an LSTM has; serve the part of the model before it, or the one behind it"
 
 _REFUSED = {
     "gru": f"a GRU {_BEFORE}",
