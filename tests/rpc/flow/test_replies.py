@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults.wire import PatientConnection
+from bilstm.v1 import encoder_pb2 as pb
 from bilstm_server.errors import Overloaded
 from bilstm_server.metrics import Metrics
 from bilstm_server.rpc.flow.untaken import UntakenReplies
@@ -30,7 +31,9 @@ from tests.rpc.flow.peers import (
 from tests.support.servers import RunningServer
 
 NO_MODEL = Metrics().no_model
-REPLY_BYTES = 2000 * 12 * 4 + 24 * 1024  # the small model's states, and what a call takes
+STATES = pb.OutputInfo(name="states", per_step=True, width=12)
+# The small model's states, their description, and what a call takes.
+REPLY_BYTES = 2000 * 12 * 4 + pb.EncodeResponse(outputs=[STATES]).ByteSize() + 24 * 1024
 
 
 def test_replies_that_nobody_takes(serve: Callable[..., RunningServer]) -> None:
