@@ -33,7 +33,7 @@ from tests.support.servers import RunningServer
 NO_MODEL = Metrics().no_model
 STATES = pb.OutputInfo(name="states", per_step=True, width=12)
 # The small model's states, their description, and what a call takes.
-REPLY_BYTES = 2000 * 12 * 4 + pb.EncodeResponse(outputs=[STATES]).ByteSize() + 24 * 1024
+REPLY_BYTES = 2000 * 12 * 4 + STATES.ByteSize() + 24 * 1024
 
 
 def test_replies_that_nobody_takes(serve: Callable[..., RunningServer]) -> None:
