@@ -52,7 +52,7 @@ serve: $(SERVER) $(COMPILED) ## serve the shipped model until Ctrl-C
 
 # One more process than cores: tests wait for servers, too.
 TEST = $(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
-test: setup ## the tests, within five minutes
+test: setup ## the tests, within ten minutes
 	$(TEST) -m "not slow"
 
 test-all: setup ## the tests, and those that take long
