@@ -9,6 +9,7 @@ they have the same bits where the steps come a slice at a time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
@@ -106,21 +107,22 @@ class MinConfig(PoolingConfig):
 class Pooling(WholeLayer):
     """Each column is pooled by itself, so that they may come one direction's after the other's."""
 
+    @abstractmethod
     def sliced(self, steps: int, dtype: torch.dtype) -> ColumnAccumulator:
-        raise NotImplementedError
+        """See `WholeLayer`."""
 
 
-class ColumnAccumulator:
+class ColumnAccumulator(ABC):
     """An `Accumulator` that also takes some of the columns at a time."""
 
+    @abstractmethod
     def add(self, start: int, rows: Tensor, column: int = 0) -> None:
         """Take the rows [n, columns] of the steps from `start` on, in the columns from `column` on.
         These may come in any order. See `Accumulator`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> tuple[Tensor]:
         """See `Accumulator`."""
-        raise NotImplementedError
 
 
 class Ends(Pooling):
