@@ -84,6 +84,24 @@ async def test_watch_sees_the_drain(model_folder: Path, service_name: str) -> No
                 await draining
 
 
+async def test_every_watcher_sees_the_drain(model_folder: Path) -> None:
+    """Of many who watch, and whose first answers may still be on their way when the drain begins,
+    each hears of it before its watch is ended."""
+    async with App(settings(model=[("small", model_folder)])) as app:
+        await app.load()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
+                assert (await watches[-1].read()).status == SERVING
+                draining = asyncio.create_task(app.drain())
+                for watch in watches:
+                    while (await watch.read()).status != NOT_SERVING:
+                        pass
+                    watch.cancel()
+                await draining
+
+
 async def test_drain_does_not_wait_for_watchers(model_folder: Path) -> None:
     """A caller that watches the health for ever does not hold up the drain: it ends without
     using up the drain's timeout."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,6 +17,7 @@ from ..summary import SERVING
 from .context import Context
 
 Status = health_pb2.HealthCheckResponse
+_TELL_SECONDS = 0.25  # in which those that watch are told of a change, before anything follows it
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
@@ -26,12 +28,28 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._services = frozenset(services) | {""}
         self.state = "loading"  # in a word
         self._changed = asyncio.Condition()
+        self._watches: set[object] = set()
+        self._untold: set[object] = set()  # watches that have yet to hear of the last change
+        self._told = asyncio.Event()  # all of them were
 
     async def set_serving(self, serving: bool) -> None:
-        """Tell SERVING from now on, or NOT_SERVING, to those that watch, too."""
+        """Tell SERVING from now on, or NOT_SERVING, to those that watch, too: they were told when
+        it returns, but for those that do not take it at once."""
         async with self._changed:
             self.state = SERVING if serving else "draining"
+            self._untold |= self._watches
             self._changed.notify_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TELL_SECONDS):
+                while self._untold:
+                    self._told.clear()
+                    await self._told.wait()
+
+    def _tell(self, watch: object) -> None:
+        """Take into account that a watch was told, or has left."""
+        self._untold.discard(watch)
+        if not self._untold:
+            self._told.set()
 
     @property
     def _serving(self) -> bool:
@@ -50,12 +68,19 @@ class HealthService(health_pb2_grpc.HealthServicer):
         if request.service not in self._services:
             yield Status(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()  # no service is ever added
-        while True:
-            sent = self._serving
-            yield _status(sent)
-            async with self._changed:
-                while self._serving == sent:
-                    await self._changed.wait()
+        watch = object()
+        self._watches.add(watch)
+        try:
+            while True:
+                sent = self._serving
+                yield _status(sent)
+                async with self._changed:
+                    while self._serving == sent:
+                        self._tell(watch)
+                        await self._changed.wait()
+        finally:
+            self._watches.discard(watch)
+            self._tell(watch)
 
 
 def _status(serving: bool) -> Status:
