@@ -6,6 +6,7 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from bilstm_client import (
     PermissionDenied,
     Unauthenticated,
+    Unavailable,
 )
 from tests.client.clients import AnyClient, Connect
 from tests.client.security.calls import CALLS, swap
@@ -36,7 +38,7 @@ def test_refused_token_is_read_anew(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_refused_twice(call: str, world: World, asking: Secured, connect: Connect) -> None:
-    """A function that always has another one is asked once more, and no more."""
+    """A function that always has another one gets its call sent once more, and no more."""
     made: list[str] = []
 
     def make() -> str:
@@ -45,7 +47,9 @@ def test_refused_twice(call: str, world: World, asking: Secured, connect: Connec
 
     with pytest.raises(Unauthenticated):
         CALLS[call](connect(asking.target, tls=world.ca, token=make))
-    assert asking.tokens.seen == ["Bearer wrong0", "Bearer wrong1"]
+    first, second = asking.tokens.seen
+    assert first == "Bearer wrong0"
+    assert second != first
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -82,6 +86,25 @@ def test_stream_goes_on_with_the_newest(
     for encoding in client.encode_stream([X, X], in_flight=1):
         assert_states(encoding, sums(X))
     assert asking.tokens.seen == ["Bearer one", "Bearer two"]
+
+
+def test_refused_in_the_middle(world: World, asking: Secured, connect: Connect) -> None:
+    """What had been sent with a token that is refused is sent again; what was read from an iterator
+    can't be, which is said of its sequence alone; and who has no other token is told only that."""
+    asking.tokens.read_first = 3
+
+    def stream(*tokens: str) -> list[Any]:
+        newest = iter(tokens)
+        client = connect(asking.target, tls=world.ca, token=lambda: next(newest))
+        source = [iter([X[:3], X[3:]]), X]
+        return list(client.encode_stream(source, on_error="return", in_flight=1))
+
+    lost, encoding = stream("old", "one", "two")
+    assert isinstance(lost, Unavailable)
+    assert "the server was lost (the token is not known), and sequences[0] was given" in str(lost)
+    assert_states(encoding, sums(X))
+    with pytest.raises(Unauthenticated, match="the token is not known"):
+        stream("old", "old")
 
 
 @pytest.mark.parametrize("call", CALLS)
