@@ -19,18 +19,19 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> bool:
-    """Serve until SIGTERM, SIGINT or SIGHUP, and drain; a second signal doesn't wait.
+    """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait. SIGHUP reloads
+    certificates and tokens.
 
-    Returns whether all that was accepted is done. Raises `ListenError` or `ModelError` if it
-    can't start.
+    Returns whether all that was accepted is done. Raises `StartError` if it can't start.
     """
     signals: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
-            loop.add_signal_handler(number, signals.put_nowait, number.name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number.name)
     _log_settings(settings)
-    async with App(settings) as app:
+    app = App(settings)
+    loop.add_signal_handler(signal.SIGHUP, _reload, app)
+    async with app:
         if isinstance(stderr := sys.stderr, BackgroundStream):
             app.metrics.watch_log(lambda: stderr.dropped_lines)
         log.info(
@@ -38,6 +39,8 @@ async def serve(settings: Settings) -> bool:
             host=settings.host,
             port=app.port,
             metrics_port=app.metrics_port,
+            tls=settings.tls_cert is not None,
+            tokens=settings.tokens_file is not None,
             tracing_endpoint=settings.tracing_endpoint or None,
         )
         stop = asyncio.create_task(signals.get())
@@ -48,6 +51,10 @@ async def serve(settings: Settings) -> bool:
             return True
         log.warning("stopped before it was drained")
         return False
+
+
+def _reload(app: App) -> None:
+    log.info("reloading", signal="SIGHUP", settings=app.reload())
 
 
 def _log_settings(settings: Settings) -> None:

@@ -14,12 +14,14 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .security import AuthSettings, TlsSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
     "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
+    "AuthSettings",
     "CallLimits",
     "ConnectionLimits",
     "MessageLimits",
@@ -30,6 +32,7 @@ __all__ = [
     "RequestLimits",
     "Settings",
     "StreamLimits",
+    "TlsSettings",
     "check_environment",
     "load_settings",
 ]

@@ -19,6 +19,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -149,6 +150,8 @@ class Settings(
     QueueLimits,
     CallLimits,
     MessageLimits,
+    AuthSettings,
+    TlsSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,

@@ -27,7 +27,7 @@ def end_connection(peer: str) -> bool:
 
     gRPC finds it closed, and ends its calls. Returns False if there is none.
     """
-    address = _address(peer) if has_name(peer) else None
+    address = peer_address(peer) if has_name(peer) else None
     if address is None and has_name(peer):
         return False
     ended = [_end_if(int(name), address) for name in os.listdir(_DESCRIPTORS)]
@@ -66,8 +66,9 @@ def _is_of(connection: socket.socket, address: tuple[str, int] | None) -> bool:
     return (_host(host), port) == address
 
 
-def _address(peer: str) -> tuple[str, int] | None:
-    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+def peer_address(peer: str) -> tuple[str, int] | None:
+    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`, or
+    None of another kind."""
     scheme, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
