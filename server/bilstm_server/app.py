@@ -16,6 +16,7 @@ from .rpc.encoder.service import EncoderService
 from .rpc.encoder.streams.memory import StreamMemory
 from .rpc.encoder.streams.opening import Streams
 from .rpc.flow.connections import end_connection
+from .rpc.flow.places import ConnectionPlaces
 from .rpc.flow.receiving import Receiving
 from .rpc.flow.untaken import UntakenReplies
 from .rpc.health import HealthService
@@ -109,6 +110,7 @@ class App:
             await lifetime.enter_async_context(self.models)
             self._listen_metrics(lifetime)
             await self._listen()
+            lifetime.enter_context(ConnectionPlaces(self._settings, self.port, self.metrics))
             lifetime.push_async_callback(self._stop)
             self._lifetime = lifetime.pop_all()
         return self

@@ -11,11 +11,15 @@ from typing import Any, NoReturn
 import structlog
 
 from .app import App
+from .process.descriptors import allow_descriptors
 from .process.stderr import BackgroundStream
 from .process.threads import available_processors
+from .rpc.flow.places import spare_places
 from .settings import Settings
 
 log = structlog.get_logger()
+
+_OTHER_DESCRIPTORS = 256  # beside connections of gRPC: files, threads' own, metrics
 
 
 async def serve(settings: Settings) -> bool:
@@ -30,6 +34,7 @@ async def serve(settings: Settings) -> bool:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
             loop.add_signal_handler(number, signals.put_nowait, number.name)
     _log_settings(settings)
+    _allow_connections(settings)
     async with App(settings) as app:
         if isinstance(stderr := sys.stderr, BackgroundStream):
             app.metrics.watch_log(lambda: stderr.dropped_lines)
@@ -60,6 +65,18 @@ def _log_settings(settings: Settings) -> None:
             threads=settings.threads,
             processors=processors,
             reason="threads without a processor of their own keep the others waiting",
+        )
+
+
+def _allow_connections(settings: Settings) -> None:
+    """Have descriptors for all connections that there may be, or say that there are too few."""
+    wanted = settings.max_connections + spare_places(settings) + _OTHER_DESCRIPTORS
+    if (allowed := allow_descriptors(wanted)) < wanted:
+        log.warning(
+            "fewer descriptors than connections may need",
+            max_connections=settings.max_connections,
+            descriptors=allowed,
+            reason="raise the hard limit (ulimit -Hn, LimitNOFILE) or lower --max-connections",
         )
 
 
