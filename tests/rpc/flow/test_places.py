@@ -194,21 +194,17 @@ def test_connections_are_found(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def aging_server(folder: Path, **values: object) -> AsyncIterator[tuple[App, Any, Any]]:
-    """One whose connections become a tenth of a second old, and a client of it without retries."""
+    """One whose connections become a tenth of a second old, and a client of it as gRPC makes it."""
     limits = settings(model=[("small", folder)], connection_age_seconds=0.1, **values)
-    no_retries = [("grpc.enable_retries", 0)]
-    async with (
-        App(limits) as app,
-        grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=no_retries) as channel,
-    ):
+    async with App(limits) as app, grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
         await app.load()
         watch: Any = channel.unary_stream(WATCH)
         yield app, encoder_pb2_grpc.EncoderServiceStub(channel), watch
 
 
 async def test_aged_connections_lose_no_call(model_folder: Path) -> None:
-    """A client without retries makes call after call while its connections age many times, and a
-    stream that began over the first one goes on."""
+    """A client without a retry policy makes call after call while its connections age many times,
+    and a stream that began over the first one goes on."""
     message = pb.EncodeRequest.FromString(request())
     addresses: set[Address] = set()
     async with aging_server(model_folder) as (app, stub, watch):
