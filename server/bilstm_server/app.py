@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from .addresses import open_socket
 from .errors import StartError
 from .metrics import Metrics
+from .probes.access import Access
 from .probes.server import Probes
 from .process.heap import Heap
 from .rpc.definitions import ServiceDefinition
@@ -27,6 +28,7 @@ from .rpc.interceptors.open_streams import OpenStreams
 from .rpc.interceptors.outcomes import Outcomes
 from .rpc.interceptors.traces import Traces
 from .rpc.server import listen, make_server
+from .security.reloading import Reloading
 from .serving.loading import LoadEngine, load_engine
 from .serving.models import Models
 from .serving.registry import ModelRegistry
@@ -64,9 +66,14 @@ class App:
     """
 
     def __init__(self, settings: Settings, load_engine: LoadEngine = load_engine):
-        """Raises `StartError` if the settings ask for what is not installed."""
+        """Raises `StartError` if the settings ask for what is not installed, and `UnusableFile` for
+        certificates and tokens."""
         self._settings = settings
         self.metrics = Metrics()
+        self._reloading = Reloading()
+        self._probes_access = Access(settings)
+        for watched in self._probes_access.watched:
+            self._reloading.watch(watched)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
@@ -108,6 +115,7 @@ class App:
                 lifetime.enter_context(self._tracer)
             lifetime.enter_context(Heap())
             await lifetime.enter_async_context(self.models)
+            await lifetime.enter_async_context(self._reloading)
             self._listen_metrics(lifetime)
             await self._listen()
             lifetime.enter_context(ConnectionPlaces(self._settings, self.port, self.metrics))
@@ -122,7 +130,7 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, self._summary)
+        probes = Probes(listening, self.metrics, self._summary, self._probes_access)
         self.metrics_port = lifetime.enter_context(probes).port
 
     def _summary(self) -> ServerSummary:

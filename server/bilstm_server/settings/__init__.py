@@ -14,6 +14,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
@@ -24,6 +25,7 @@ __all__ = [
     "ConnectionLimits",
     "MessageLimits",
     "ModelSource",
+    "ProbeSettings",
     "QueueLimits",
     "ReceiveLimits",
     "ReplyLimits",

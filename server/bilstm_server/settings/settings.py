@@ -19,6 +19,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -149,6 +150,7 @@ class Settings(
     QueueLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,

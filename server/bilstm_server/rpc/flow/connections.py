@@ -96,7 +96,7 @@ def end_connection(peer: str) -> bool:
 
     gRPC finds it closed, and ends its calls. Returns False if there is none.
     """
-    address = _address(peer) if has_name(peer) else _NO_ADDRESS
+    address = peer_address(peer) if has_name(peer) else _NO_ADDRESS
     if address is None:
         return False
     names = os.listdir(_DESCRIPTORS)
@@ -142,7 +142,7 @@ def _peer_of(connection: socket.socket) -> Address | None:
     return _host(host), port
 
 
-def _address(peer: str) -> Address | None:
+def peer_address(peer: str) -> Address | None:
     """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     scheme, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
