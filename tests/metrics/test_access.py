@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from pydantic import ValidationError
 
 from bilstm_server.addresses import open_socket
@@ -19,12 +21,13 @@ from bilstm_server.errors import UnusableFile
 from bilstm_server.metrics import Metrics
 from bilstm_server.probes.access import Access, parse_own_tokens
 from bilstm_server.probes.server import MAX_CONNECTIONS, PATHS, Probes
+from bilstm_server.security.reloading import Reloading
 from bilstm_server.settings import ProbeSettings
 from bilstm_server.summary import ServerSummary
 from tests.rpc.flow.peers import wait_for
 from tests.security.authority import OTHER_TOKEN, TOKEN, Authority, Files
 from tests.support.servers import RunningServer, settings
-from tests.support.waiting import HANGS_AFTER_SECONDS
+from tests.support.waiting import HANGS_AFTER_SECONDS, until
 
 OPEN = ("/livez", "/readyz", "/healthz")
 
@@ -43,11 +46,15 @@ def tls(files: Files) -> dict[str, Path]:
     return {"metrics_tls_cert": files.certificate, "metrics_tls_key": files.key}
 
 
+def access_of(values: dict[str, Any]) -> Access:
+    return Access(ProbeSettings.model_validate(values), Metrics().file)
+
+
 @asynccontextmanager
 async def probes(**values: object) -> AsyncIterator[tuple[int, Access]]:
     """A port that says that it serves, and who may see what there."""
     listening = open_socket("127.0.0.1", 0, "metrics", "--host", "--metrics-port")
-    access = Access(ProbeSettings.model_validate(values))
+    access = access_of(values)
     with Probes(listening, Metrics(), lambda: ServerSummary("serving"), access) as running:
         yield running.port, access
 
@@ -99,12 +106,19 @@ async def test_certificate_is_read_anew(tmp_path: Path, authority: Authority, fi
     other = Authority(tmp_path, "other")
     async with probes(**tls(files)) as (port, access):
         issued = other.issue()
-        os.replace(issued.certificate, files.certificate)
-        (watched,) = access.watched
-        assert not watched.check()  # the key is another's
-        assert await asyncio.to_thread(get, port, "/livez", authority) == 200
-        os.replace(issued.key, files.key)
-        assert watched.check()
+        async with Reloading() as reloading:
+            access.watch(reloading)
+            os.replace(issued.certificate, files.certificate)
+            with structlog.testing.capture_logs() as events:
+                reloading.reload()  # the key is another's
+                await until(lambda: bool(events))
+            assert (events[0]["event"], events[0]["log_level"]) == ("not reloaded", "error")
+            assert await asyncio.to_thread(get, port, "/livez", authority) == 200
+            os.replace(issued.key, files.key)
+            reloading.reload()
+            with structlog.testing.capture_logs() as events:
+                await until(lambda: bool(events))
+            assert events[0]["event"] == "reloaded"
         assert await asyncio.to_thread(get, port, "/livez", other) == 200
 
 
@@ -150,7 +164,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, files: Files) -> None:
         ({"metrics_token_file": files.key}, "--metrics-token-file: .*line 1"),
     ):
         with pytest.raises(UnusableFile, match=words):
-            Access(ProbeSettings.model_validate(values))
+            access_of(values)
 
 
 # -- tokens --------------------------------------------------------------------------------------

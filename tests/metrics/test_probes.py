@@ -104,7 +104,7 @@ async def probes(
     **access: object,
 ) -> AsyncIterator[Probes]:
     listening = open_socket("127.0.0.1", 0, "metrics", "--host", "--metrics-port")
-    who = Access(ProbeSettings.model_validate(access))
+    who = Access(ProbeSettings.model_validate(access), Metrics().file)
     with Probes(listening, metrics or Metrics(), summary, who) as running:
         yield running
 

@@ -134,5 +134,5 @@ def test_a_secret_file_that_others_may_open(tmp_path: Path, mode: int, warnings:
     path.write_bytes(b"1")
     path.chmod(mode)
     with capture_logs() as logged:
-        assert Watched("--file", [path], number, secret=True).value == 1
+        assert Watched("--file", [path], number, secrets=[path]).value == 1
     assert [line["log_level"] for line in logged] == ["warning"] * warnings

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from .device import DeviceGauges
 from .models import DropMetrics, ModelFamilies, ModelMetrics
 from .rpcs import RpcFamilies, RpcMetrics
+from .security import FileMetrics, RefusedCalls, SecurityFamilies
 from .tallies import Counters, ReadCounter
 
 # What the client of a stream did not do, so that the server ended it.
@@ -49,6 +50,8 @@ class Metrics:
             collector(registry=registry)
         self.rpcs = RpcFamilies(registry)
         self.models = ModelFamilies(registry)
+        self.security = SecurityFamilies(registry)
+        self.refused_calls = RefusedCalls(self.security)
         self._streams = Gauge("bilstm_streams", "Streams that are open now.", registry=registry)
         self._stream_bytes = Gauge(
             "bilstm_stream_bytes",
@@ -126,6 +129,10 @@ class Metrics:
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of one RPC method; `kind` is `unary`, `bidi_stream` or the like."""
         return RpcMetrics(self.rpcs, kind, service, method)
+
+    def file(self, setting: str) -> FileMetrics:
+        """The metrics of the file that a setting names, by the setting's name."""
+        return FileMetrics(self.security, setting)
 
     def watch_streams(
         self, streams: Callable[[], int], used: Callable[[], int], max_bytes: int

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import UnusableFile
+from ..metrics import FileMetrics
 from ..security.certificates import KeyPair, parse_key_pair
+from ..security.reloading import Reloading
 from ..security.tokens import Tokens, parse_tokens
-from ..security.watched import ReloadObserver, Watched
+from ..security.watched import Watched
 from ..settings import ProbeSettings
 
 PROTECTED = ("/", "/metrics")  # the probes are open: whoever asks them has no place for a token
@@ -23,48 +24,51 @@ class Access:
     Each connection is made with what the files hold then, and each request is held against them.
     """
 
-    def __init__(
-        self,
-        settings: ProbeSettings,
-        observe: Callable[[str], ReloadObserver | None] = lambda setting: None,
-    ):
-        """Read the files that the settings name. What becomes of a setting's file later is told to
-        the one that `observe` gives for it. Raises `UnusableFile`."""
-        self.certificate: Watched[ServedPair] | None = None
-        self.tokens: Watched[Tokens] | None = None
+    def __init__(self, settings: ProbeSettings, metrics: Callable[[str], FileMetrics]):
+        """Read the files that the settings name. `metrics` are those of a setting's file. Raises
+        `UnusableFile`."""
+        self._pair: Watched[ServedPair] | None = None
+        self._tokens: Watched[Tokens] | None = None
         cert, key = settings.metrics_tls_cert, settings.metrics_tls_key
         if cert is not None and key is not None:
-            self.certificate = Watched(
+            self._pair_metrics = metrics("metrics_tls_cert")
+            self._pair = Watched(
                 "--metrics-tls-cert, --metrics-tls-key",
                 [cert, key],
                 lambda *data: ServedPair(cert, key, parse_key_pair(*data)),
-                observe("metrics_tls_cert"),
+                self._pair_metrics,
+                secrets=[key],
             )
+            self._pair_changed()
         if settings.metrics_token_file is not None:
-            self.tokens = Watched(
-                "--metrics-token-file",
-                [settings.metrics_token_file],
-                parse_own_tokens,
-                observe("metrics_token_file"),
+            paths, counts = [settings.metrics_token_file], metrics("metrics_token_file")
+            self._tokens = Watched(
+                "--metrics-token-file", paths, parse_own_tokens, counts, secrets=paths
             )
 
-    @property
-    def watched(self) -> list[Watched[Any]]:
-        """The files that are to be read anew."""
-        return [each for each in (self.certificate, self.tokens) if each is not None]
+    def watch(self, reloading: Reloading) -> None:
+        """Let the files be read anew."""
+        if self._pair is not None:
+            reloading.watch(self._pair, self._pair_changed)
+        if self._tokens is not None:
+            reloading.watch(self._tokens)
 
     @property
     def tls(self) -> ssl.SSLContext | None:
         """What the next connection is made with; None is plain text."""
-        return None if self.certificate is None else self.certificate.value.context
+        return None if self._pair is None else self._pair.value.context
 
     def allows(self, path: str, authorization: str) -> bool:
         """Whether a request with this header may see what is at the path."""
-        if self.tokens is None or path not in PROTECTED:
+        if self._tokens is None or path not in PROTECTED:
             return True
         scheme, _, presented = authorization.partition(" ")
-        is_known = self.tokens.value.find(presented.strip()) is not None
+        is_known = self._tokens.value.find(presented.strip()) is not None
         return is_known and scheme.lower() == _SCHEME
+
+    def _pair_changed(self) -> None:
+        assert self._pair is not None
+        self._pair_metrics.certificate_ends(self._pair.value.ends_at)
 
 
 class ServedPair:

@@ -32,8 +32,11 @@ def make_server(
     health: HealthService,
     interceptors: InterceptorChain,
     limits: ConnectionLimits,
+    *,
+    reflection: bool,
 ) -> grpc.aio.Server:
-    """Return a server of these services, with health and reflection, that does not listen yet."""
+    """Return a server of these services, with health, and reflection if told, that does not listen
+    yet."""
     places = limits.max_connections + spare_places(limits)
     server = grpc.aio.server(
         interceptors=[interceptors],
@@ -67,7 +70,8 @@ def make_server(
         service.add_to(server)
     registered: Any = server  # the stub knows blocking servers only
     health_pb2_grpc.add_HealthServicer_to_server(health, registered)
-    ReflectionService([*(service.descriptor for service in services), _HEALTH]).add_to(server)
+    if reflection:
+        ReflectionService([*(service.descriptor for service in services), _HEALTH]).add_to(server)
     return server
 
 
@@ -75,13 +79,21 @@ def _ms_or_never(seconds: float) -> int:
     return max(1, int(1000 * seconds)) if seconds else _NEVER_MS
 
 
-async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Listen on the address, and serve there. Returns the port, which gRPC has chosen if `port` was
-    0; it is 0 for a Unix socket. Raises `ListenError`."""
+async def listen(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Listen on the address, with TLS if there are `credentials`, and serve there.
+
+    Returns the port, which gRPC has chosen if `port` was 0; it is 0 for a Unix socket. Raises
+    `ListenError`.
+    """
     # gRPC itself would say on standard error, in words of its own, why it can't listen.
     open_socket(host, port, "gRPC", "--host", "--port").close()
     try:
-        port = server.add_insecure_port(target(host, port))
+        if credentials is None:
+            port = server.add_insecure_port(target(host, port))
+        else:
+            port = server.add_secure_port(target(host, port), credentials)
     except RuntimeError as error:
         raise ListenError(f"can't serve gRPC on {target(host, port)}: {error}") from error
     await server.start()

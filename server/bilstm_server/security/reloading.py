@@ -31,9 +31,11 @@ class Reloading:
         effect."""
         self._watched.append((watched, changed))
 
-    def reload(self) -> None:
-        """Look at all files now, and refuse at once what can't be used."""
+    def reload(self) -> list[str]:
+        """Look at all files now, and refuse at once what can't be used. Returns the flags of the
+        settings that name them."""
         self._asked.set()
+        return [watched.flags for watched, _ in self._watched]
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())

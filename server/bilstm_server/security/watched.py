@@ -50,11 +50,11 @@ class Watched(Generic[T]):
         parse: Callable[..., T],
         observer: ReloadObserver | None = None,
         *,
-        secret: bool = False,
+        secrets: Sequence[Path] = (),
     ):
         """Read the files, which the settings of `flags` name. `parse` is given the bytes of each,
-        and raises `UnusableFile`, as this does then, and where a file can't be read. Whoever else
-        may read or write files that are `secret` is told of in the log, once."""
+        and raises `UnusableFile`, as this does then, and where a file can't be read. The log
+        tells, once, of those of them that are `secrets` and that everybody may open."""
         self.flags = flags
         self._paths = tuple(paths)
         self._parse = parse
@@ -66,8 +66,8 @@ class Watched(Generic[T]):
         self._contents: object = contents  # those in effect
         if observer is not None:
             observer.accepted()
-        if secret:
-            self._warn_of_others()
+        for path in secrets:
+            self._warn_of_others(path)
 
     def check(self, *, patient: bool = True) -> bool:
         """Look at the files, and put what is new in them into effect. Returns whether it did.
@@ -75,22 +75,21 @@ class Watched(Generic[T]):
         What can't be used changes nothing. It is logged and counted once, when a second look finds
         the same; at once unless `patient`.
         """
-        contents: object = None
+        contents: tuple[bytes, ...] | None = None
         try:
             contents = self._read()
-            if contents == self._contents:
-                self._refused = self._reported = None
-                return False
-            value = self._parsed(contents)
+            changed = contents != self._contents
+            if changed:
+                self.value, self._contents = self._parsed(contents), contents
         except UnusableFile as error:
             self._refuse((contents, str(error)), patient)
             return False
-        self.value, self._contents = value, contents
+        if changed or self._reported:  # or it holds again what is in effect
+            if self._observer is not None:
+                self._observer.accepted()
+            log.info("reloaded", setting=self.flags)
         self._refused = self._reported = None
-        if self._observer is not None:
-            self._observer.accepted()
-        log.info("reloaded", setting=self.flags)
-        return True
+        return changed
 
     def _refuse(self, found: tuple[object, str], patient: bool) -> None:
         settled, self._refused = found == self._refused, found
@@ -115,15 +114,14 @@ class Watched(Generic[T]):
             raise UnusableFile(f"{self.flags}: {path}: must have at most {_MAX_BYTES} bytes")
         return data
 
-    def _warn_of_others(self) -> None:
-        for path in self._paths:
-            if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
-                log.warning(
-                    "everybody on this machine may read or write a secret file",
-                    setting=self.flags,
-                    file=str(path),
-                    reason="its mode should be 0600, or 0640 where a group reads it",
-                )
+    def _warn_of_others(self, path: Path) -> None:
+        if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
+            log.warning(
+                "everybody on this machine may read or write a secret file",
+                setting=self.flags,
+                file=str(path),
+                reason="its mode should be 0600, or 0640 where a group reads it",
+            )
 
     def _parsed(self, contents: tuple[bytes, ...]) -> T:
         try:

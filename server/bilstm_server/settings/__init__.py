@@ -15,12 +15,14 @@ from .limits import (
     StreamLimits,
 )
 from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
     "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
+    "AuthSettings",
     "CallLimits",
     "ConnectionLimits",
     "MessageLimits",
@@ -32,6 +34,7 @@ __all__ = [
     "RequestLimits",
     "Settings",
     "StreamLimits",
+    "TlsSettings",
     "check_environment",
     "load_settings",
 ]

@@ -20,6 +20,7 @@ from .limits import (
     StreamLimits,
 )
 from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -151,6 +152,8 @@ class Settings(
     CallLimits,
     MessageLimits,
     ProbeSettings,
+    AuthSettings,
+    TlsSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,

@@ -22,7 +22,8 @@ from bilstm_server.app import App
 from bilstm_server.rpc.flow.connections import Address, Connection, ConnectionFinder
 from bilstm_server.rpc.flow.places import peer_name, surplus
 from bilstm_server.settings import ConnectionLimits
-from tests.rpc.flow.peers import encodes, request, sample, wait_for
+from tests.rpc.flow.peers import CHECK, encodes, request, sample, wait_for
+from tests.security.authority import Authority
 from tests.support.servers import RunningServer, settings
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -245,3 +246,23 @@ def test_connection_that_does_not_begin(
     with RawConnection(server.target, greeting) as silent:
         wait_for(lambda: not silent.read(0.1))
     encodes(server)
+
+
+# The beginning of a ClientHello that has 508 bytes.
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+@pytest.mark.parametrize("greeting", [b"", HELLO], ids=["silence", "a part"])
+def test_tls_handshake_that_does_not_end(
+    serve: Callable[..., RunningServer], tmp_path: Path, greeting: bytes
+) -> None:
+    """It is closed in the same time, however it goes on, and others are served meanwhile."""
+    authority = Authority(tmp_path)
+    files = authority.issue()
+    server = serve(handshake_seconds=0.5, tls_cert=files.certificate, tls_key=files.key)
+    credentials = grpc.ssl_channel_credentials(authority.certificate)
+    with RawConnection(server.target, greeting) as slow:
+        with grpc.secure_channel(server.target, credentials) as channel:
+            check: Any = channel.unary_unary(CHECK)
+            assert check(b"", timeout=HANGS_AFTER_SECONDS) == b"\x08\x01"
+        wait_for(lambda: not (slow.send(b"\0") and slow.read(0.1)))

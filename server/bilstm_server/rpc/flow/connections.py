@@ -143,7 +143,8 @@ def _peer_of(connection: socket.socket) -> Address | None:
 
 
 def peer_address(peer: str) -> Address | None:
-    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`, or
+    None of another kind."""
     scheme, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
