@@ -132,6 +132,7 @@ def test_newest_connections_of_a_peer_are_closed(
         wait_for(lambda: sample(server, "bilstm_connections_closed_total", limit="peer") == 1)
         kept.pop().__exit__()
         encodes(server)
+        assert sample(server, "bilstm_connections_closed_total", limit="peer") == 1
 
 
 def test_greedy_peer_leaves_room(serve: Callable[..., RunningServer]) -> None:

@@ -89,6 +89,7 @@ class ConnectionPlaces:
         self._metrics = metrics
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
+        self._ending: set[Connection] = set()  # shut down, and not yet closed by gRPC
         self._closed: Counter[str] = Counter()  # by peer, and not logged yet
         self._logged_at = -_LOG_SECONDS
         # Fewer descriptors than this can't be too many connections.
@@ -117,8 +118,12 @@ class ConnectionPlaces:
 
     def _look(self) -> None:
         if count_descriptors() > self._few:
-            for connection, limit in surplus(self._finder.find(), self._limits):
+            found = self._finder.find()
+            self._ending.intersection_update(found)
+            staying = [connection for connection in found if connection not in self._ending]
+            for connection, limit in surplus(staying, self._limits):
                 if connection.end():
+                    self._ending.add(connection)
                     self._metrics.close_connection(limit)
                     self._closed[peer_name(connection.address[0])] += 1
         if self._closed and time.monotonic() >= self._logged_at + _LOG_SECONDS:
