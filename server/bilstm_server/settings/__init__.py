@@ -14,6 +14,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
 from .security import AuthSettings, TlsSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
@@ -26,6 +27,7 @@ __all__ = [
     "ConnectionLimits",
     "MessageLimits",
     "ModelSource",
+    "ProbeSettings",
     "QueueLimits",
     "ReceiveLimits",
     "ReplyLimits",

@@ -19,6 +19,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
 from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
@@ -150,6 +151,7 @@ class Settings(
     QueueLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
     AuthSettings,
     TlsSettings,
     AddressSettings,
