@@ -20,6 +20,7 @@ from bilstm_server.batching.jobs import Job, Result
 from bilstm_server.batching.long_work import LongWork
 from bilstm_server.batching.pace import SlicePace
 from bilstm_server.batching.slice_lane import SliceLane
+from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.errors import DeviceLost, OutOfMemory
 from bilstm_server.metrics import Metrics
@@ -98,7 +99,9 @@ class Lane:
             steps = np.full(units * SLICE_UNIT, number)
             sequence = SequenceInput((steps,), frozenset({"states"}))
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-            job = Job(sequence, len(steps), Kind.STREAM, True, "", float("inf"), future)
+            job = Job(
+                sequence, len(steps), Kind.STREAM, True, "", Priority.NORMAL, float("inf"), future
+            )
             self._work.put(job, takes_room=False)
             self.lane.put(job)
             futures.append(future)

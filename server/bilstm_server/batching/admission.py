@@ -25,6 +25,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
 from .estimate import BatchCost
+from .forming import BoundedBatch
 from .long_work import LongWork
 from .queue import BatchQueue, Waiting
 
@@ -46,8 +47,6 @@ class Applicant(Waiting, Protocol):
 
     admitted_at: float  # is set when it is let in
 
-    @property
-    def caller(self) -> str: ...
     @property
     def kind(self) -> Kind: ...
     @property
@@ -226,7 +225,7 @@ class Admission(Generic[J]):
         """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
         streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(now)
+        jobs, expired = self._queue.take(BoundedBatch(self._limits, now))
         taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
         self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
         return ClosedBatch(jobs, expired, self.admit_streams(now))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
 from ..errors import DRAINING
 from .jobs import Result
@@ -40,6 +41,7 @@ class Intake(Protocol):
         deadline: float = math.inf,
         trace: RequestTrace | None = None,
         caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Result]:
         """Encode the sequences of one call, in whatever batches they fall into.
 
@@ -52,7 +54,11 @@ class Intake(Protocol):
         ...
 
     async def enqueue(
-        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+        self,
+        sequence: Input,
+        deadline: float = math.inf,
+        caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> asyncio.Future[Result]:
         """Let a stream's sequence in, once it is its turn. Its result is the future's, which is to
         be cancelled if nobody waits for it any more. The future raises what `submit` does.

@@ -1,4 +1,4 @@
-"""`BatchQueue`: which sequences wait, which form the next batch, which have expired.
+"""`BatchQueue`: which sequences wait, and in which order they are offered to the next batch.
 
 Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now` is an argument.
 """
@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
+from ..callers import Priority
 from ..settings import QueueLimits
+from .forming import FormingBatch, Offered, Verdict
 
 
-class Waiting(Protocol):
+class Waiting(Offered, Protocol):
     """What the queue must know of a waiting sequence. Times are seconds of one clock. It is told
     from others by identity.
     """
 
     @property
-    def tokens(self) -> int: ...
-    @property
     def admitted_at(self) -> float: ...
     @property
-    def deadline(self) -> float: ...
+    def caller(self) -> str: ...
+    @property
+    def priority(self) -> Priority: ...
 
 
 J = TypeVar("J", bound=Waiting)
@@ -83,26 +85,23 @@ class BatchQueue(Generic[J]):
             return None
         return first.admitted_at + (0.0 if self.full else self._limits.max_queue_delay)
 
-    def take(self, now: float) -> tuple[list[J], list[J]]:
-        """Remove and return the next batch, and the jobs before its end that have expired.
+    def tokens_ahead(self, caller: str, priority: Priority) -> int:
+        """How many of the waiting tokens are computed before a new job of that caller."""
+        return self._tokens
 
-        The batch is the longest prefix, of the jobs that have not expired, within the bounds.
-        """
+    def take(self, forming: FormingBatch) -> tuple[list[J], list[J]]:
+        """Remove and return the next batch, as `forming` takes it in, and the hopeless jobs that
+        were found before its end."""
         batch: list[J] = []
-        expired: list[J] = []
-        tokens = 0
-        max_tokens, max_sequences = self._limits.max_batch_tokens, self._limits.max_batch_sequences
+        hopeless: list[J] = []
         for job in self._waiting:
-            if job.deadline <= now:
-                expired.append(job)
-            elif batch and tokens + job.tokens > max_tokens:
-                break
-            else:
+            verdict = forming.offer(job)
+            if verdict is Verdict.JOINED:
                 batch.append(job)
-                tokens += job.tokens
-            if len(batch) == max_sequences:
+            elif verdict is Verdict.HOPELESS:
+                hopeless.append(job)
+            else:
                 break
-        for job in (*batch, *expired):
-            del self._waiting[job]
-        self._tokens -= tokens + sum(job.tokens for job in expired)
-        return batch, expired
+        for job in (*batch, *hopeless):
+            self.remove(job)
+        return batch, hopeless
