@@ -19,6 +19,7 @@ from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Job, Result
 from bilstm_server.batching.long_work import LongWork
 from bilstm_server.batching.pace import SlicePace
+from bilstm_server.batching.shares import Shares
 from bilstm_server.batching.slice_lane import SliceLane
 from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
@@ -88,7 +89,7 @@ class Lane:
         self.pace = SlicePace(SLICE_SECONDS, max_sequences)
         self.pace.want(0.0)
         self.pace.steps = units * SLICE_UNIT
-        self._work: LongWork[Job] = LongWork()
+        self._work: LongWork[Job] = LongWork(Shares({}))
         metrics = Metrics().model("m")
         self.lane = SliceLane(engine, device, metrics, self._work, self.pace)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, ServiceError
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -64,14 +64,9 @@ class Batcher(Intake):
 
     # -- what comes -------------------------------------------------------------------------------
 
-    @property
-    def has_room(self) -> bool:
-        return self._admission.refusal_at_door(asyncio.get_running_loop().time()) is None
-
-    def check_room(self) -> None:
-        refusal = self._admission.refusal_at_door(asyncio.get_running_loop().time())
-        if refusal is not None:
-            raise refusal
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        now = asyncio.get_running_loop().time()
+        return self._admission.refusal_at_door(caller, priority, now)
 
     async def submit(
         self,
@@ -83,7 +78,7 @@ class Batcher(Intake):
     ) -> list[Result]:
         now = asyncio.get_running_loop().time()
         tokens = sum(sequence.tokens for sequence in sequences)
-        refusal = self._admission.refusal(len(sequences), tokens, now)
+        refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
         jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]

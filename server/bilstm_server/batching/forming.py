@@ -6,7 +6,7 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..settings import QueueLimits
 
@@ -29,10 +29,13 @@ class Offered(Protocol):
     def deadline(self) -> float: ...
 
 
-class FormingBatch(Protocol):
+J_contra = TypeVar("J_contra", bound=Offered, contravariant=True)
+
+
+class FormingBatch(Protocol[J_contra]):
     """A batch that the queue fills."""
 
-    def offer(self, job: Offered) -> Verdict:
+    def offer(self, job: J_contra) -> Verdict:
         """Take the job in, or say why not. Whoever comes first to an empty batch joins it, if there
         is hope: however large, it must be computed some time."""
         ...
