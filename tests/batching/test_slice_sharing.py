@@ -89,9 +89,10 @@ class Lane:
         self.pace = SlicePace(SLICE_SECONDS, max_sequences)
         self.pace.want(0.0)
         self.pace.steps = units * SLICE_UNIT
-        self._work: LongWork[Job] = LongWork(Shares({}))
+        shares = Shares({})
+        self._work: LongWork[Job] = LongWork(shares)
         metrics = Metrics().model("m")
-        self.lane = SliceLane(engine, device, metrics, self._work, self.pace)
+        self.lane = SliceLane(engine, device, metrics, self._work, self.pace, shares)
 
     def put(self, *lengths: int) -> list[asyncio.Future[Result]]:
         """Sequences of so many units, numbered from 0; what each of them will get."""

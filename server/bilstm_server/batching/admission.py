@@ -84,7 +84,7 @@ class Admission(Generic[J]):
 
     def __init__(self, limits: QueueLimits):
         self._limits = limits
-        self._shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
+        self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._kept = room_for_newcomers(limits)
         self._streams = StreamTurns(limits, self._queue, shares)
@@ -129,7 +129,7 @@ class Admission(Generic[J]):
         """What a call of so many sequences is told, if it is not to be let in."""
         if self._draining:
             return Unavailable(self._closed_because)
-        self._shares.note(caller, now)
+        self.shares.note(caller, now)
         lack = self._lack_of_room(sequences, tokens, caller, now)
         lack = lack or self._lack_of_time(tokens, caller, priority, now)
         if lack is None:
@@ -152,13 +152,13 @@ class Admission(Generic[J]):
             return None
         if not self._queue.fits(*needed):
             return f"no room for {sequences} more with {tokens}"
-        if not self._shares.are_wanted(now):
+        if not self.shares.are_wanted(now):
             return None
         held, long = self._queue.held(caller), self.long_work.held(caller)
         held = Room(held.sequences + long.sequences, held.tokens + long.tokens)
         if not held.sequences:
             return None
-        part, limits = self._shares.part(caller), self._limits
+        part, limits = self.shares.part(caller), self._limits
         if held.sequences + sequences <= part * (
             limits.max_queue_sequences - kept.sequences
         ) and held.tokens + tokens <= part * (limits.max_queue_tokens - kept.tokens):
@@ -200,7 +200,7 @@ class Admission(Generic[J]):
     def offer(self, job: J, now: float) -> bool:
         """Let a stream's sequence in, or let it wait for its turn: then False, and the job is
         returned when it is let in, by `admit_streams` or in a `ClosedBatch`."""
-        self._shares.note(job.caller, now)
+        self.shares.note(job.caller, now)
         if job.is_long or self._streams.comes_in(job):
             self.admit([job], now)
             return True

@@ -52,7 +52,8 @@ class Batcher(Intake):
         cost = self._admission.batch_cost
         self._computing = Computing(engine, device, metrics, cost, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
-        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace)
+        shares = self._admission.shares
+        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
         self._arrival = asyncio.Event()
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results

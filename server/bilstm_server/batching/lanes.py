@@ -7,10 +7,10 @@ from typing import Generic, Protocol, TypeVar
 
 from ..callers import Priority
 from .forming import Offered
+from .shares import PRIORITY_RATIO
 from .turns import Turns
 
 _TOP_WEIGHT = 8.0  # of the highest level that has something waiting
-_LEVEL_RATIO = 8.0  # of its weight to that of the level below
 
 
 class Waiting(Offered, Protocol):
@@ -100,6 +100,6 @@ def level_weights(callers_weights: Mapping[Priority, float]) -> dict[Priority, f
             weights[priority] = _TOP_WEIGHT
         else:
             ratio = min(1.0, callers_weights[priority] / callers_weights[above])
-            weights[priority] = weights[above] * ratio / _LEVEL_RATIO ** (above - priority)
+            weights[priority] = weights[above] * ratio / PRIORITY_RATIO ** (above - priority)
         above = priority
     return weights

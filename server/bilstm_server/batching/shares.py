@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+PRIORITY_RATIO = 8.0  # of the weights of two priorities, one above the other
 _DEFAULT_WEIGHT = 1.0
 _SHARED_SECONDS = 10.0  # after a second caller came there may be more of them
 
