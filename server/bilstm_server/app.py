@@ -66,6 +66,8 @@ class App:
         """Raises `StartError` if the settings ask for what is not installed."""
         self._settings = settings
         self.metrics = Metrics()
+        self.metrics.name_callers(share.name for share in settings.caller_share)
+        self.metrics.name_callers(given.name for given in settings.caller_priority)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)

@@ -86,6 +86,7 @@ class Admission(Generic[J]):
         self._limits = limits
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
+        self._max_seconds = limits.max_queue_seconds
         self._kept = room_for_newcomers(limits)
         self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
@@ -143,14 +144,16 @@ class Admission(Generic[J]):
         """Why so many more may not wait, if they may not. Where there are several callers, one that
         has something waiting must leave room for a batch of others, if what it has is more than its
         part of the queue."""
-        beside = Room(self.long_work.sequences, self.long_work.tokens)
+        beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
         if (following := self._streams.next) is not None:
-            beside = Room(beside.sequences + 1, beside.tokens + following.tokens)
-        needed = Room(sequences + beside.sequences, tokens + beside.tokens)
+            beside_sequences += 1
+            beside_tokens += following.tokens
         kept = self._kept
-        if self._queue.fits(needed.sequences + kept.sequences, needed.tokens + kept.tokens):
+        if self._queue.fits(
+            sequences + beside_sequences + kept.sequences, tokens + beside_tokens + kept.tokens
+        ):
             return None
-        if not self._queue.fits(*needed):
+        if not self._queue.fits(sequences + beside_sequences, tokens + beside_tokens):
             return f"no room for {sequences} more with {tokens}"
         if not self.shares.are_wanted(now):
             return None
@@ -171,11 +174,14 @@ class Admission(Generic[J]):
     def _lack_of_time(self, tokens: int, caller: str, priority: Priority, now: float) -> str | None:
         """Why the last of so many tokens may not wait for as long as they would, if they may
         not."""
-        ahead = self._queue.tokens_ahead(caller, priority, tokens)
-        waits = max(self._queue.waited(caller, priority, now), self.batch_cost.seconds(ahead))
-        if waits <= self._limits.max_queue_seconds:
-            return None
-        return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
+        at_most = self._max_seconds
+        if self._queue.waited(caller, priority, now) <= at_most:
+            if self.batch_cost.seconds(self._queue.tokens) <= at_most:  # and so do some of them
+                return None
+            ahead = self._queue.tokens_ahead(caller, priority, tokens)
+            if self.batch_cost.seconds(ahead) <= at_most:
+                return None
+        return f"for more than the {at_most:g} seconds that they may"
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""

@@ -113,6 +113,7 @@ class SliceLane:
             assert long.result is not None
             if isinstance(long.result, Result):
                 self._metrics.observe_encoded(1, long.job.tokens)
+                self._metrics.observe_caller(long.caller, long.job.tokens)
                 self._metrics.observe_wait(long.queue_seconds)
             long.job.settle(long.result)
         self._leave(ended)

@@ -66,7 +66,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         try:
             self._registry.check_room(call.caller.name, call.priority)
         except ServiceError as error:
-            self._registry.drops(self._metrics.no_model).drop(drop_reason(error))
+            self._registry.drops(self._metrics.no_model).drop(drop_reason(error), call.caller.name)
             raise
 
     async def Encode(  # type: ignore[override]
@@ -98,10 +98,10 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             call.reply.give()
             return reply
         except asyncio.CancelledError:
-            metrics.drop("expired" if deadline.ended() else "cancelled")
+            metrics.drop("expired" if deadline.ended() else "cancelled", call.caller.name)
             raise
         except Exception as error:
-            metrics.drop(drop_reason(error))
+            metrics.drop(drop_reason(error), call.caller.name)
             raise
 
     async def EncodeStream(  # type: ignore[override]
