@@ -47,7 +47,7 @@ limits = st.builds(
 
 
 def take(queue: BatchQueue[Job], now: float) -> tuple[list[Job], list[Job]]:
-    return queue.take(BoundedBatch(queue._limits, now))
+    return queue.take(BoundedBatch(queue._limits, queue._limits.max_batch_tokens, now))
 
 
 def model_of_take(

@@ -24,6 +24,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
+from .budget import TokenBudget
 from .estimate import BatchCost
 from .forming import BoundedBatch
 from .long_work import LongWork
@@ -94,6 +95,7 @@ class Admission(Generic[J]):
         self._draining = False
         self._closed_because = DRAINING
         self.batch_cost = BatchCost()
+        self.budget = TokenBudget(limits.max_batch_tokens)
         self.long_work: LongWork[J] = LongWork()
 
     # -- what takes room -------------------------------------------------------------------------
@@ -225,7 +227,7 @@ class Admission(Generic[J]):
         """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
         streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(BoundedBatch(self._limits, now))
+        jobs, expired = self._queue.take(BoundedBatch(self._limits, self.budget.tokens(now), now))
         taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
         self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
         return ClosedBatch(jobs, expired, self.admit_streams(now))

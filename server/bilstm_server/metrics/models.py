@@ -67,6 +67,19 @@ class ModelFamilies:
             buckets=TOKENS,
             registry=registry,
         )
+        self.batch_limit_tokens = Gauge(
+            "bilstm_batch_limit_tokens",
+            "Tokens that a batch may have now: fewer than --max-batch-tokens for a while after the "
+            "device's memory ran out; of all versions, the fewest.",
+            _LABELS,
+            registry=registry,
+        )
+        self.out_of_memory = Counters(
+            "bilstm_out_of_memory_total",
+            "Batches and slices for which the device's memory ran out.",
+            _LABELS,
+            registry=registry,
+        )
         self.batch_compute = Histograms(
             "bilstm_batch_compute_seconds",
             "Time to compute a batch.",
@@ -113,6 +126,9 @@ class ModelFamilies:
         self.queue_tokens.labels(model).set_function(
             lambda: sum(version.waiting_tokens() for version in versions)
         )
+        self.batch_limit_tokens.labels(model).set_function(
+            lambda: min((version.budget_tokens() for version in versions), default=0)
+        )
 
     def end(self, model: str, version: ModelMetrics) -> None:
         """Let go of the version, and with the last one of all that the model has."""
@@ -125,6 +141,7 @@ class ModelFamilies:
             *(self.queue_sequences, self.queue_tokens, self.queue_limit_tokens),
             *(self.queue_seconds, self.batch_sequences, self.batch_tokens, self.batch_compute),
             *(self.slice_seconds, self.load_seconds),
+            *(self.batch_limit_tokens, self.out_of_memory),
         ):
             family.remove(model)
         for reason in DROP_REASONS:
@@ -160,6 +177,7 @@ class ModelMetrics(DropMetrics):
         self._batch_tokens = families.batch_tokens.labels(model)
         self._batch_compute = families.batch_compute.labels(model)
         self._slice_seconds = families.slice_seconds.labels(model)
+        self._out_of_memory = families.out_of_memory.labels(model)
         self._load_seconds = families.load_seconds.labels(model)
         self._limit_tokens = families.queue_limit_tokens.labels(model)
         self._info: tuple[str, ...] | None = None
@@ -167,6 +185,7 @@ class ModelMetrics(DropMetrics):
         self._max_waiting_tokens = 0
         self.waiting_sequences: Callable[[], int] = _nothing
         self.waiting_tokens: Callable[[], int] = _nothing
+        self.budget_tokens: Callable[[], int] = _nothing
         families.begin(model, self)
 
     def end(self) -> None:
@@ -177,7 +196,8 @@ class ModelMetrics(DropMetrics):
         if self._info is not None:
             self._families.info.remove(*self._info)
         self._families.end(self._model, self)
-        self.waiting_sequences = self.waiting_tokens = _nothing  # what they read may go
+        # What they read may go.
+        self.waiting_sequences = self.waiting_tokens = self.budget_tokens = _nothing
 
     def watch_queue(
         self, sequences: Callable[[], int], tokens: Callable[[], int], max_tokens: int
@@ -187,6 +207,14 @@ class ModelMetrics(DropMetrics):
         self.waiting_sequences, self.waiting_tokens = sequences, tokens
         self._max_waiting_tokens = max_tokens
         self._limit_tokens.inc(max_tokens)
+
+    def watch_budget(self, tokens: Callable[[], int]) -> None:
+        """Read at each scrape how many tokens a batch of the version may have."""
+        self.budget_tokens = tokens
+
+    def observe_out_of_memory(self) -> None:
+        """Count a batch or a slice for which there was no memory."""
+        self._out_of_memory.inc()
 
     def observe_load(self, seconds: float) -> None:
         """Count the time in which the version was loaded and warmed up."""
