@@ -151,8 +151,9 @@ class App:
         not return; tell all who wait, and raise why."""
         try:
             await self.models.failed()
-        except Failed as error:
-            await self._give_up(error)
+        except Exception as error:
+            told = Failed("the server has failed, and ends; try another one")
+            await self._give_up(error if isinstance(error, Failed) else told)
             raise
 
     async def _give_up(self, error: Failed) -> None:

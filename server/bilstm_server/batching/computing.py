@@ -120,7 +120,7 @@ class Computing:
                 trace.end(loop.time(), type(error).__name__)
             if isinstance(error, DeviceLost):
                 for job in jobs:
-                    job.settle(error)
+                    job.lose(error)
                 raise
             self._fail(jobs, error)
             # The error's traceback has this frame and the engine's. It must not be reached from
@@ -157,7 +157,8 @@ class Computing:
 
     def _work(self, what: str, jobs: Sequence[Job], tokens: int) -> Work:
         """What a watchdog is to know of a batch."""
-        return Work(what, len(jobs), tokens, tokens * self._cost.seconds_per_token)
+        expected = tokens * self._cost.seconds_per_token
+        return Work(what, self._metrics.model, len(jobs), tokens, expected)
 
     def _stage(self, sequences: list[Input], work: Work) -> StagedBatch:
         """In the stage thread."""

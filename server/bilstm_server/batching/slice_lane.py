@@ -100,7 +100,10 @@ class SliceLane:
             if isinstance(long.result, Result):
                 self._metrics.observe_encoded(1, long.job.tokens)
                 self._metrics.observe_wait(long.queue_seconds)
-            long.job.settle(long.result)
+            if isinstance(long.result, DeviceLost):
+                long.job.lose(long.result)
+            else:
+                long.job.settle(long.result)
         self._leave(ended)
         for long in ended:
             if isinstance(long.result, DeviceLost):
@@ -129,7 +132,8 @@ class SliceLane:
     def _compute(self, slice_time: SliceTime) -> None:
         started_at = time.perf_counter()
         while True:
-            with self._device.computing.at(Work("a slice", len(self._active))):
+            work = Work("a slice", self._metrics.model, len(self._active))
+            with self._device.computing.at(work):
                 self._slice()
             if slice_time.is_over(time.perf_counter() - started_at, self._device.wanted):
                 return

@@ -169,7 +169,7 @@ class ModelMetrics(DropMetrics):
     def __init__(self, families: ModelFamilies, model: str):
         super().__init__(families, model)
         self._families = families
-        self._model = model
+        self.model = model  # its name, as it is in the label
         self._sequences = families.sequences.labels(model)
         self._tokens = families.tokens.labels(model)
         self._queue_seconds = families.queue_seconds.labels(model)
@@ -195,7 +195,7 @@ class ModelMetrics(DropMetrics):
         self._load_seconds.dec(self._loaded_in)
         if self._info is not None:
             self._families.info.remove(*self._info)
-        self._families.end(self._model, self)
+        self._families.end(self.model, self)
         # What they read may go.
         self.waiting_sequences = self.waiting_tokens = self.budget_tokens = _nothing
 
@@ -223,7 +223,7 @@ class ModelMetrics(DropMetrics):
 
     def observe_ready(self, version: str, kernel: str, device: str, dtype: str) -> None:
         """Show the version as one that is served."""
-        self._info = (self._model, version, kernel, device, dtype)
+        self._info = (self.model, version, kernel, device, dtype)
         self._families.info.labels(*self._info).set(1)
 
     def observe_batch(

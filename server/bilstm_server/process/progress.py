@@ -18,6 +18,7 @@ class Work:
     """Something that a thread has begun and is to end. It is told from others by identity."""
 
     what: str
+    model: str = ""
     sequences: int = 0
     tokens: int = 0
     expected_seconds: float = 0.0  # 0 where that is not known

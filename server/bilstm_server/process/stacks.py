@@ -20,11 +20,15 @@ class Stack(TypedDict):
 
 def stacks() -> list[Stack]:
     """All threads, as faulthandler finds them: it asks no thread, takes no lock, and reads no
-    source, so that it can't come to hang with them."""
-    with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        text = file.read().decode("utf-8", "backslashreplace")
+    source, so that it can't come to hang with them. None where the process has no descriptor left
+    to write them to."""
+    try:
+        with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            text = file.read().decode("utf-8", "backslashreplace")
+    except OSError:
+        return []
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found: list[Stack] = []
     for line in filter(None, map(str.strip, text.splitlines())):

@@ -85,6 +85,7 @@ class Watchdog:
         log.error(
             "hangs",
             what=work.what,
+            model=work.model,
             seconds=round(overdue.seconds, 3),
             sequences=work.sequences,
             tokens=work.tokens,
