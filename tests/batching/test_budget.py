@@ -35,6 +35,14 @@ def test_a_small_batch_that_fails_lowers_it_below_that() -> None:
     assert budget.tokens(0.0) == 2_000
 
 
+def test_it_is_full_again_once_one_sequence_was_at_fault() -> None:
+    """The batches that it was in failed for it alone."""
+    budget = TokenBudget(FULL)
+    budget.lower(FULL, 0.0)
+    budget.restore()
+    assert budget.tokens(0.0) == FULL
+
+
 @given(st.integers(1, FULL), failures)
 def test_it_is_bounded_and_recovers(full: int, failed: list[tuple[float, int]]) -> None:
     """It never is below a sixteenth, nor grows before its time, and in the end is full again."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.faults.faulty import HANGS, LOSES, STALLS
@@ -132,6 +133,13 @@ def test_the_next_process_serves(model_folder: Path, fault: int) -> None:
                 request(sequence(0, 7)), timeout=HANGS_AFTER_SECONDS, wait_for_ready=True
             )
     assert tensors.decode(reply.encodings[0].states).shape[0] == 7
+
+
+def test_compose_starts_it_anew() -> None:
+    """Docker compose is such a supervisor, whatever the code is."""
+    compose = Path(__file__).parents[2] / "docker-compose.yml"
+    server = yaml.safe_load(compose.read_text("utf-8"))["services"]["server"]
+    assert server["restart"] == "unless-stopped"
 
 
 def test_a_hang_while_it_drains_ends_the_server(model_folder: Path) -> None:

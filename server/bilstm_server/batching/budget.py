@@ -20,10 +20,10 @@ class TokenBudget:
         self._lowered: tuple[int, float] | None = None  # to so many tokens, and when
 
     def tokens(self, now: float) -> int:
-        """The most tokens that a batch may have."""
-        if self._lowered is None:
+        """The most tokens that a batch may have. May be read by any thread."""
+        if (lowered := self._lowered) is None:
             return self._max_tokens
-        tokens, lowered_at = self._lowered
+        tokens, lowered_at = lowered
         since_hold = now - lowered_at - _HOLD_SECONDS
         steps = 0 if since_hold < 0 else 1 + int(since_hold / _STEP_SECONDS)
         if steps >= self._max_tokens.bit_length():  # from one token on that is enough
@@ -35,3 +35,8 @@ class TokenBudget:
         closed before the last failure lowers nothing that this one has not."""
         lowered = min(self.tokens(now), failed_tokens // 2)
         self._lowered = (max(lowered, self._least_tokens), now)
+
+    def restore(self) -> None:
+        """Be full again: one sequence alone did not fit. The batches that failed had it in them,
+        and whoever sends such sequences is not to make all other batches small."""
+        self._lowered = None

@@ -142,18 +142,23 @@ class Computing:
         """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
 
         The halves are batches like others: models that share the device have their turns between.
-        A job that fails alone says nothing of batches.
         """
         if isinstance(error, OutOfMemory):
-            self._metrics.observe_out_of_memory()
-            if len(jobs) > 1:
-                tokens = sum(job.tokens for job in jobs)
-                self._budget.lower(tokens, asyncio.get_running_loop().time())
+            self._lack_memory(jobs)
         if len(jobs) == 1:
             jobs[0].settle(error)
             return
         middle = len(jobs) // 2
         self._halves.extendleft((jobs[middle:], jobs[:middle]))
+
+    def _lack_memory(self, jobs: list[Job]) -> None:
+        """Count it, and let batches be smaller, unless it was one job's own fault."""
+        self._metrics.observe_out_of_memory()
+        if len(jobs) == 1:
+            self._budget.restore()
+        else:
+            tokens = sum(job.tokens for job in jobs)
+            self._budget.lower(tokens, asyncio.get_running_loop().time())
 
     def _work(self, what: str, jobs: Sequence[Job], tokens: int) -> Work:
         """What a watchdog is to know of a batch."""

@@ -240,7 +240,8 @@ async def test_a_lone_sequence_without_memory_lowers_nothing() -> None:
 
 @pytest.mark.parametrize("position", POSITIONS)
 async def test_sequence_that_never_fits_fails_alone(position: int) -> None:
-    """A sequence too large for the memory alone is told so; its mates succeed."""
+    """A sequence too large for the memory alone is told so; its mates succeed, and later batches
+    are as large as ever."""
     async with batching(Engine(memory=10)) as callers:
         first = await callers.busy(99)
         tasks = [await callers.call(n, tokens=11 if n == position else 1) for n in POSITIONS]
@@ -248,6 +249,7 @@ async def test_sequence_that_never_fits_fails_alone(position: int) -> None:
         ended = await outcomes(first, *tasks)
         assert isinstance(ended.pop(position + 1), OutOfMemory)
         assert ended == [[99], *([n] for n in POSITIONS if n != position)]
+        assert callers.sample("batch_limit_tokens") == 100
 
 
 async def test_cancelled_while_its_batch_is_retried_is_not_computed_again() -> None:
