@@ -16,7 +16,7 @@ from bilstm_server import app
 from bilstm_server.__main__ import main
 from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
 from bilstm_server.rpc.interceptors.chain import Handler, InterceptorChain
-from bilstm_server.rpc.interceptors.outcomes import current_call
+from bilstm_server.rpc.interceptors.outcomes import NOBODY, current_call
 
 
 class BareModelMetrics(ModelMetrics):
@@ -51,7 +51,7 @@ class BareMetrics(Metrics):
 class BareCall:
     """What `EncoderService` asks of its call."""
 
-    caller = ""
+    caller = NOBODY
     trace = None
     reply = None
 

@@ -33,6 +33,8 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
     "bilstm_out_of_memory": ("counter", {"model"}),
     "bilstm_calls": ("gauge", set()),
+    "bilstm_connections": ("gauge", set()),
+    "bilstm_connections_closed": ("counter", {"limit"}),
     "bilstm_slow_requests": ("gauge", set()),
     "bilstm_reply_bytes": ("gauge", set()),
     "bilstm_streams": ("gauge", set()),

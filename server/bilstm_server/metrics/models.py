@@ -17,6 +17,7 @@ DROP_REASONS = (
     "cancelled",  # its caller left
     "stalled",  # its client sent no more, or took no replies
     "invalid",  # it, or the model it names
+    "unauthorized",  # its caller has no token, or may not use the model
     "loading",  # it came too early
     "draining",  # it came too late
     "failed",  # the engine, or the device's memory

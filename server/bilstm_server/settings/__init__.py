@@ -14,22 +14,27 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
     "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
+    "AuthSettings",
     "CallLimits",
     "ConnectionLimits",
     "MessageLimits",
     "ModelSource",
+    "ProbeSettings",
     "QueueLimits",
     "ReceiveLimits",
     "ReplyLimits",
     "RequestLimits",
     "Settings",
     "StreamLimits",
+    "TlsSettings",
     "check_environment",
     "load_settings",
 ]

@@ -19,6 +19,8 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -149,6 +151,9 @@ class Settings(
     QueueLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
+    AuthSettings,
+    TlsSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,

@@ -77,7 +77,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         call = current_call.get()
         trace = call.trace
         try:
-            model = self._registry.get(request.model, request.version)
+            model = self._registry.get(request.model, request.version, call.caller.models)
             metrics = model.metrics
             if trace is not None:
                 trace.model = model.name
@@ -85,7 +85,9 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             del request
             size = parsed.reply_bytes + sum(map(len, requested_infos(model, parsed.outputs)))
             call.reply = self._replies.begin(context, size, metrics)
-            results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
+            results = await model.batcher.submit(
+                parsed.sequences, deadline.at, trace, call.caller.name
+            )
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
             if parsed.reply_bytes > _LARGE_BYTES:
@@ -113,12 +115,14 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        """Describe all models, the default one first."""
+        """Describe all models that the caller may use, the default one first."""
+        models = self._registry.all(current_call.get().caller.models)
         return pb.ListModelsResponse(
-            models=[model_message(model, self._limits) for model in self._registry.all()]
+            models=[model_message(model, self._limits) for model in models]
         )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe one model."""
-        model = self._registry.get(request.model, request.version)
+        caller = current_call.get().caller
+        model = self._registry.get(request.model, request.version, caller.models)
         return pb.GetModelResponse(model=model_message(model, self._limits))
