@@ -4,7 +4,7 @@
 
 Calls arrive by themselves, at a share of what the machine can do; beside them come and go streams,
 each on a connection of its own. A tenth of the calls and half of the streams are cancelled on the
-way. Where the server has tokens, their file is changed again and again.
+way. All of it is under TLS and with a token, whose files are changed again and again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from typing import Any
 import grpc
 import numpy as np
 import psutil
+import trustme
 
 from benchmarks.faults.findings import Finding, heading, told
 from benchmarks.load import closed_loop
 from benchmarks.memory import resident
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
-from bilstm_server.settings import Settings
 from bilstm_server.testing import ServerProcess, server_process
 
 NAME = "soak"
 ENCODE = "/bilstm.v1.EncoderService/Encode"
 STREAM = "/bilstm.v1.EncoderService/EncodeStream"
+_HOST = "127.0.0.1"
+_TOKEN = "soak-".ljust(40, "x")
 _WIDTH = 12  # of the model that ships
 _CALLERS = 32  # by which the capacity is measured
 _CAPACITY_SECONDS = 5.0
@@ -45,7 +47,7 @@ _STREAMS = 4
 _STREAM_SEQUENCES, _LONG_STEPS = 40, 5_000
 _CANCELLED = 0.1  # of the calls
 _SAMPLE_SECONDS, _RELOAD_SECONDS = 0.5, 5.0
-_MOST_GROWTH = 0.02
+_MOST_GROWTH = 2.0  # %
 _PART = 5  # the first and the last fifth of the samples are compared
 
 
@@ -73,7 +75,7 @@ def trial(seconds: float, warm_up_seconds: float, share: float) -> Iterator[Find
     usage = soak.samples
     memory = [sample.memory for sample in usage]
     yield Finding(NAME, sent, "memory after warm-up", statistics.median(_first(memory)), "MB")
-    yield Finding(NAME, sent, "growth of memory after warm-up", _growth(memory), "", _MOST_GROWTH)
+    yield Finding(NAME, sent, "growth of memory after warm-up", _growth(memory), "%", _MOST_GROWTH)
     for measured, values in (
         ("descriptors", [float(sample.descriptors) for sample in usage]),
         ("threads", [float(sample.threads) for sample in usage]),
@@ -97,35 +99,45 @@ def _last(values: list[float]) -> list[float]:
 
 
 def _growth(values: list[float]) -> float:
-    return statistics.median(_last(values)) / statistics.median(_first(values)) - 1
+    """In percent."""
+    return 100 * (statistics.median(_last(values)) / statistics.median(_first(values)) - 1)
 
 
 class Reloads:
-    """Changes the files that the server reads anew while it serves, where it has such ones."""
+    """The files that the server reads anew while it serves: its certificate, and its tokens."""
 
     def __init__(self, folder: Path):
+        self._authority = trustme.CA()
+        self._certificate, self._key = folder / "tls.crt", folder / "tls.key"
+        self._tokens = folder / "tokens"
         self.count = 0
-        self.flags: list[str] = []
-        self.metadata: list[tuple[str, str]] = []
-        self._tokens: Path | None = None
-        if "tokens_file" in Settings.model_fields:
-            self._tokens = folder / "tokens"
-            self._write(self._tokens)
-            self.flags.append(f"--tokens-file={self._tokens}")
-            self.metadata.append(("authorization", "Bearer soak-token-that-stays"))
+        self._write()
+        files = {
+            "--tls-cert": self._certificate,
+            "--tls-key": self._key,
+            "--tokens-file": self._tokens,
+        }
+        self.flags = [f"{flag}={path}" for flag, path in files.items()]
+        self.credentials = grpc.ssl_channel_credentials(self._authority.cert_pem.bytes())
+        self.metadata = [("authorization", f"Bearer {_TOKEN}")]
 
     def again(self, server: ServerProcess) -> None:
-        """Swap the file for another with the callers' token and a new one, and tell the server."""
-        if self._tokens is None:
-            return
+        """Swap the files, for another certificate and another token beside the callers' own, and
+        tell the server."""
         self.count += 1
-        self._write(self._tokens)
+        self._write()
         server.send(signal.SIGHUP)
 
-    def _write(self, path: Path) -> None:
-        whole = path.with_suffix(".new")
-        whole.write_text(f"soak: soak-token-that-stays\nother: other-token-{self.count:08}\n")
-        whole.rename(path)
+    def _write(self) -> None:
+        issued = self._authority.issue_cert(_HOST)
+        for path, content in (
+            (self._certificate, b"".join(pem.bytes() for pem in issued.cert_chain_pems)),
+            (self._key, issued.private_key_pem.bytes()),
+            (self._tokens, f"soak: {_TOKEN}\nother: {self.count:032}\n".encode()),
+        ):
+            whole = path.with_suffix(".new")
+            whole.write_bytes(content)
+            whole.rename(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +160,7 @@ class Soak:
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
 
     async def run(self, seconds: float, warm_up_seconds: float, share: float) -> None:
-        async with grpc.aio.insecure_channel(self.server.target) as channel:
+        async with grpc.aio.secure_channel(self.server.target, self.reloads.credentials) as channel:
             self._encode: Any = channel.unary_unary(ENCODE)
             measured = await closed_loop(self._call, _CALLERS, _CAPACITY_SECONDS)
             self.rate = share * len(measured) / _CAPACITY_SECONDS
@@ -188,7 +200,9 @@ class Soak:
         """One stream after the other, as those have them who come and go."""
         while time.perf_counter() < until:
             options = [("grpc.use_local_subchannel_pool", 1), ("soak.number", number)]
-            async with grpc.aio.insecure_channel(self.server.target, options) as channel:
+            async with grpc.aio.secure_channel(
+                self.server.target, self.reloads.credentials, options
+            ) as channel:
                 open_stream: Any = channel.stream_stream(STREAM)
                 call = open_stream(self._messages(), metadata=self.reloads.metadata)
                 leaves_after = self._rng.integers(1, 2 * _STREAM_SEQUENCES)

@@ -17,4 +17,5 @@ def test_a_soak_fails_nothing_and_measures_all() -> None:
     assert figures["drained in the end"] == 1
     for held in ("memory", "descriptors", "threads"):
         assert figures[f"{held} after warm-up"] > 0
-    assert abs(figures["growth of memory after warm-up"]) < 1
+    assert figures["reloads"] > 0
+    assert abs(figures["growth of memory after warm-up"]) < 100  # %
