@@ -17,6 +17,8 @@ _LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
 
 def main() -> NoReturn:
+    # Or gRPC itself would write a line for whoever fails to shake hands, as often as he likes.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _open_descriptors()
     sys.stderr = stderr = BackgroundStream(2)
     stderr.start()

@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -50,6 +53,23 @@ def test_what_is_no_pair(authority: Authority) -> None:
     }.items():
         with pytest.raises(UnusableFile, match=words):
             parse_key_pair(*data)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ed25519.Ed25519PrivateKey.generate(),
+        ec.generate_private_key(ec.SECP521R1()),
+        rsa.generate_private_key(65537, 1024),
+    ],
+    ids=["Ed25519", "P-521", "RSA of 1024 bits"],
+)
+def test_a_key_that_clients_do_not_take(authority: Authority, key: PrivateKeyTypes) -> None:
+    """What gRPC's clients could not connect to, or should not, is refused in words."""
+    _, chain = authority.issue().pair
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(UnusableFile, match="must be RSA of at least 2048 bits, or of the curve"):
+        parse_key_pair(chain, pem)
 
 
 def test_a_certificate_that_is_not_good_now(authority: Authority) -> None:

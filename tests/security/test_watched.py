@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from bilstm_server.errors import UnusableFile
 from bilstm_server.security.watched import Watched
+from tests.security.files import in_place, renamed, swapped_folder
 
 
 class Counts:
@@ -28,27 +29,6 @@ def number(data: bytes) -> int:
     if not data.isdigit():
         raise UnusableFile("must be a number")
     return int(data)
-
-
-def in_place(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def renamed(path: Path, data: bytes) -> None:
-    path.with_suffix(".new").write_bytes(data)
-    os.replace(path.with_suffix(".new"), path)
-
-
-def swapped_folder(path: Path, data: bytes) -> None:
-    """As Kubernetes does it: the file is a link into `..data`, itself a link to a folder."""
-    folder = path.parent / f"..{len(list(path.parent.iterdir()))}"
-    folder.mkdir()
-    (folder / path.name).write_bytes(data)
-    (path.parent / "..new").symlink_to(folder.name)
-    os.replace(path.parent / "..new", path.parent / "..data")
-    if not path.is_symlink():
-        path.unlink(missing_ok=True)
-        path.symlink_to(f"..data/{path.name}")
 
 
 @pytest.mark.parametrize("write", [in_place, renamed, swapped_folder])

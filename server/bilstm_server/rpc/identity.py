@@ -73,7 +73,10 @@ def peer_name(peer: str) -> str:
     if found is None:
         return peer.partition(":")[0]
     host, _ = found
-    address = ipaddress.ip_address(host)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
     if address.version == 6 and not address.is_loopback:
         return str(ipaddress.ip_network((int(address), _IPV6_NETWORK_BITS), strict=False))
     return host

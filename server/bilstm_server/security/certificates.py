@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -15,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from ..errors import UnusableFile
+
+_RSA_BITS = 2_048  # at the least
+_CURVES = ("secp256r1", "secp384r1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,11 @@ def parse_key_pair(chain: bytes, key: bytes) -> KeyPair:
     except (ValueError, UnsupportedAlgorithm):
         raise UnusableFile("the key must be a private key in PEM") from None
     own = certificates[0]
+    if not _is_taken_by_clients(private.public_key()):
+        raise UnusableFile(
+            f"the key must be RSA of at least {_RSA_BITS} bits, or of the curve P-256 or P-384; "
+            "most clients take no other"
+        )
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
         raise UnusableFile("the key must be the one of the first certificate, and is another's")
@@ -69,6 +79,12 @@ def _certificates(data: bytes) -> list[Certificate]:
         return load_pem_x509_certificates(data)
     except ValueError:
         raise UnusableFile("must have certificates in PEM") from None
+
+
+def _is_taken_by_clients(key: object) -> bool:
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= _RSA_BITS
+    return isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
 
 
 def _require_valid(chain: Sequence[Certificate]) -> None:
