@@ -79,6 +79,8 @@ class App:
         self._tls = self._make_tls()
         self._probes_access = Access(settings, self.metrics.file)
         self._probes_access.watch(self._reloading)
+        self.metrics.name_callers(share.name for share in settings.caller_share)
+        self.metrics.name_callers(given.name for given in settings.caller_priority)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
@@ -124,11 +126,18 @@ class App:
             tokens=tokens,
             certificates=settings.tls_client_ca is not None,
             header=settings.caller_header,
+            max_priorities=dict(settings.caller_priority),
             open_services=frozenset({HEALTH} if settings.health == "open" else ()),
         )
         authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
         if tokens is not None:
-            self._reloading.watch(tokens, authentication.tokens_changed)
+            metrics.name_callers(tokens.value.names)
+
+            def changed() -> None:
+                metrics.name_callers(tokens.value.names)
+                authentication.tokens_changed()
+
+            self._reloading.watch(tokens, changed)
         return authentication
 
     def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:

@@ -18,6 +18,7 @@ from .connection import NoConnection, connect
 from .encode_stream import NotAllEncoded
 from .files import FileError
 from .health import NotReady
+from .printing import printable
 
 _INTERRUPTED, _UNREAD = 130, 141  # as shells have it: 128 and the number of SIGINT, SIGPIPE
 
@@ -63,5 +64,5 @@ def _command(parsed: Namespace) -> Callable[[Client, Namespace], None]:
 
 
 def _fail(message: str) -> int:
-    print(f"bilstm: {message}", file=sys.stderr)
+    print(f"bilstm: {printable(message)}", file=sys.stderr)
     return 1

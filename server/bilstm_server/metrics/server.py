@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -125,6 +125,10 @@ class Metrics:
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one more version of the model of that name, until its `end`."""
         return ModelMetrics(self.models, name)
+
+    def name_callers(self, names: Iterable[str]) -> None:
+        """Count apart what callers of these names get; all others are one."""
+        self.models.named_callers.update(names)
 
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of one RPC method; `kind` is `unary`, `bidi_stream` or the like."""
