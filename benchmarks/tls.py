@@ -65,7 +65,8 @@ class Secrets:
         for path, data in zip(paths, contents, strict=True):
             path.write_bytes(data)
             path.chmod(0o600)
-        return cls(*paths, made[-1])
+        authority_file, certificate, key, tokens = paths
+        return cls(authority_file, certificate, key, tokens, made[-1])
 
     @property
     def flags(self) -> dict[str, tuple[str, ...]]:
