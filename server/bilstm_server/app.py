@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from .addresses import is_local, open_socket
 from .errors import StartError
 from .metrics import Metrics
+from .probes.access import Access
 from .probes.server import Probes
 from .process.heap import Heap
 from .rpc.credentials import TlsCredentials, require_tls
@@ -17,6 +18,7 @@ from .rpc.encoder.service import EncoderService
 from .rpc.encoder.streams.memory import StreamMemory
 from .rpc.encoder.streams.opening import Streams
 from .rpc.flow.connections import end_connection
+from .rpc.flow.places import ConnectionPlaces
 from .rpc.flow.receiving import Receiving
 from .rpc.flow.untaken import UntakenReplies
 from .rpc.health import HEALTH, HealthService
@@ -75,6 +77,10 @@ class App:
         self.metrics = Metrics()
         self._reloading = Reloading()
         self._tls = self._make_tls()
+        self._probes_access = Access(settings, self.metrics.file)
+        self._probes_access.watch(self._reloading)
+        self.metrics.name_callers(share.name for share in settings.caller_share)
+        self.metrics.name_callers(given.name for given in settings.caller_priority)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
@@ -120,11 +126,18 @@ class App:
             tokens=tokens,
             certificates=settings.tls_client_ca is not None,
             header=settings.caller_header,
+            max_priorities=dict(settings.caller_priority),
             open_services=frozenset({HEALTH} if settings.health == "open" else ()),
         )
         authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
         if tokens is not None:
-            self._reloading.watch(tokens, authentication.tokens_changed)
+            metrics.name_callers(tokens.value.names)
+
+            def changed() -> None:
+                metrics.name_callers(tokens.value.names)
+                authentication.tokens_changed()
+
+            self._reloading.watch(tokens, changed)
         return authentication
 
     def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
@@ -144,6 +157,7 @@ class App:
             await lifetime.enter_async_context(self._reloading)
             self._listen_metrics(lifetime)
             await self._listen()
+            lifetime.enter_context(ConnectionPlaces(self._settings, self.port, self.metrics))
             lifetime.push_async_callback(self._stop)
             self._lifetime = lifetime.pop_all()
         return self
@@ -155,7 +169,7 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, self._summary)
+        probes = Probes(listening, self.metrics, self._summary, self._probes_access)
         self.metrics_port = lifetime.enter_context(probes).port
 
     def _summary(self) -> ServerSummary:

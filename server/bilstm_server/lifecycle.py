@@ -10,12 +10,17 @@ from typing import Any, NoReturn
 
 import structlog
 
+from .addresses import is_local
 from .app import App
+from .process.descriptors import allow_descriptors
 from .process.stderr import BackgroundStream
 from .process.threads import available_processors
+from .rpc.flow.places import spare_places
 from .settings import Settings
 
 log = structlog.get_logger()
+
+_OTHER_DESCRIPTORS = 256  # beside connections of gRPC: files, threads' own, metrics
 
 
 async def serve(settings: Settings) -> bool:
@@ -29,6 +34,8 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number.name)
     _log_settings(settings)
+    _warn_of_open_metrics(settings)
+    _allow_connections(settings)
     app = App(settings)
     loop.add_signal_handler(signal.SIGHUP, _reload, app)
     async with app:
@@ -67,6 +74,31 @@ def _log_settings(settings: Settings) -> None:
             threads=settings.threads,
             processors=processors,
             reason="threads without a processor of their own keep the others waiting",
+        )
+
+
+def _warn_of_open_metrics(settings: Settings) -> None:
+    """Say so where other machines may read the metrics, and nobody said that they may."""
+    host = settings.metrics_address
+    if settings.metrics_are_open and not settings.insecure and not is_local(host):
+        log.warning(
+            "metrics are open",
+            host=host,
+            port=settings.metrics_port,
+            reason="whoever reaches them can read them: --metrics-token-file and "
+            "--metrics-tls-cert close them, --metrics-host 127.0.0.1 keeps them here",
+        )
+
+
+def _allow_connections(settings: Settings) -> None:
+    """Have descriptors for all connections that there may be, or say that there are too few."""
+    wanted = settings.max_connections + spare_places(settings) + _OTHER_DESCRIPTORS
+    if (allowed := allow_descriptors(wanted)) < wanted:
+        log.warning(
+            "fewer descriptors than connections may need",
+            max_connections=settings.max_connections,
+            descriptors=allowed,
+            reason="raise the hard limit (ulimit -Hn, LimitNOFILE) or lower --max-connections",
         )
 
 

@@ -19,7 +19,9 @@ from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Job, Result
 from bilstm_server.batching.long_work import LongWork
 from bilstm_server.batching.pace import SlicePace
+from bilstm_server.batching.shares import Shares
 from bilstm_server.batching.slice_lane import SliceLane
+from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
 from bilstm_server.errors import DeviceLost, OutOfMemory
 from bilstm_server.metrics import Metrics
@@ -87,9 +89,10 @@ class Lane:
         self.pace = SlicePace(SLICE_SECONDS, max_sequences)
         self.pace.want(0.0)
         self.pace.steps = units * SLICE_UNIT
-        self._work: LongWork[Job] = LongWork()
+        shares = Shares({})
+        self._work: LongWork[Job] = LongWork(shares)
         metrics = Metrics().model("m")
-        self.lane = SliceLane(engine, device, metrics, self._work, self.pace)
+        self.lane = SliceLane(engine, device, metrics, self._work, self.pace, shares)
 
     def put(self, *lengths: int) -> list[asyncio.Future[Result]]:
         """Sequences of so many units, numbered from 0; what each of them will get."""
@@ -98,7 +101,9 @@ class Lane:
             steps = np.full(units * SLICE_UNIT, number)
             sequence = SequenceInput((steps,), frozenset({"states"}))
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-            job = Job(sequence, len(steps), Kind.STREAM, True, "", float("inf"), future)
+            job = Job(
+                sequence, len(steps), Kind.STREAM, True, "", Priority.NORMAL, float("inf"), future
+            )
             self._work.put(job, takes_room=False)
             self.lane.put(job)
             futures.append(future)

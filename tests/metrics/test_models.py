@@ -31,6 +31,8 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_batch_compute_seconds": ("histogram", {"model"}),
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
     "bilstm_calls": ("gauge", set()),
+    "bilstm_connections": ("gauge", set()),
+    "bilstm_connections_closed": ("counter", {"limit"}),
     "bilstm_slow_requests": ("gauge", set()),
     "bilstm_reply_bytes": ("gauge", set()),
     "bilstm_streams": ("gauge", set()),
@@ -38,9 +40,19 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_stream_bytes": ("gauge", set()),
     "bilstm_stream_limit_bytes": ("gauge", set()),
     "bilstm_dropped": ("counter", {"model", "reason"}),
+    "bilstm_caller_tokens": ("counter", {"model", "caller"}),
+    "bilstm_caller_dropped": ("counter", {"model", "caller"}),
     "bilstm_model_info": ("gauge", {"model", "version", "kernel", "device", "dtype"}),
     "bilstm_model_load_seconds": ("gauge", {"model"}),
     "bilstm_log_lines_dropped": ("counter", set()),
+    "bilstm_unauthorized": ("counter", {"reason"}),
+}
+# Of files that the settings name, of which there are none here: tests/rpc/security has them.
+FILE_METRICS = {
+    "bilstm_certificate_end_timestamp_seconds": ("gauge", {"setting"}),
+    "bilstm_file_accepted_timestamp_seconds": ("gauge", {"setting"}),
+    "bilstm_file_refused": ("gauge", {"setting"}),
+    "bilstm_file_reloads": ("counter", {"setting", "outcome"}),
 }
 DEVICE_METRICS = {
     "bilstm_device_memory_bytes": ("gauge", {"device", "kind"}),
@@ -50,17 +62,20 @@ DEVICE_METRICS = {
 
 def test_every_metric_is_there(seen: Traffic) -> None:
     """Each metric has its kind and its labels; the device's are there only on a GPU."""
-    on_gpu = seen.engines["small"].device.type == "cuda"
-    for name, (kind, labels) in (METRICS | DEVICE_METRICS).items():
+    absent_ones = set(FILE_METRICS)
+    if seen.engines["small"].device.type != "cuda":
+        absent_ones |= DEVICE_METRICS.keys()
+    every = METRICS | FILE_METRICS | DEVICE_METRICS
+    for name, (kind, labels) in every.items():
         assert seen.after.kinds[name] == kind, name
-        absent = name in DEVICE_METRICS and not on_gpu
+        absent = name in absent_ones
         assert seen.after.labels[name] == (set() if absent else {frozenset(labels)}), name
     ours = {
         name
         for name in seen.after.kinds
         if name.startswith(("bilstm_", "grpc_")) and not name.endswith("_created")
     }
-    assert ours == METRICS.keys() | DEVICE_METRICS.keys()
+    assert ours == every.keys()
 
 
 @pytest.mark.parametrize("model", BATCHES)
@@ -119,8 +134,11 @@ def test_metrics_go_with_the_model() -> None:
         handle.observe_load(float(version))
         handle.observe_ready(str(version), "cpu", "cpu", "float32")
         handle.observe_encoded(1, version)
+        handle.observe_caller("alice", version)
+        handle.drop("invalid", "alice")
         return handle
 
+    metrics.name_callers(["alice"])
     other = metrics.model("other")
     others = of("other")
     first, second = begin(1), begin(2)
@@ -137,6 +155,8 @@ def test_metrics_go_with_the_model() -> None:
     assert left["bilstm_queue_limit_tokens"] == 200
     assert left["bilstm_model_load_seconds"] == 2
     assert left["bilstm_sequences_total"] == both["bilstm_sequences_total"] == 2
+    assert left["bilstm_caller_tokens_total"] == 1 + 2
+    assert left["bilstm_caller_dropped_total"] == 2
     assert "bilstm_model_info 1" not in left
     second.end()
     assert of("m") == {}
@@ -144,6 +164,26 @@ def test_metrics_go_with_the_model() -> None:
     first.drop("cancelled")  # a caller that left late
     assert of("m") == {}
     other.end()
+
+
+def test_only_named_callers_are_told_apart() -> None:
+    """What a caller is called comes from outside: it is a label only if the configuration has the
+    name, and without any name there are no series."""
+    metrics = Metrics()
+    model = metrics.model("m")
+    told = metrics.registry.get_sample_value
+
+    def tokens(caller: str) -> float | None:
+        return told("bilstm_caller_tokens_total", {"model": "m", "caller": caller})
+
+    model.observe_caller("alice", 1)
+    assert tokens("") is tokens("alice") is None
+    metrics.name_callers(["alice"])
+    for caller, count in (("alice", 2), ("mallory", 3), ("", 4)):
+        model.observe_caller(caller, count)
+        model.drop("overloaded", caller)
+    assert (tokens("alice"), tokens(""), tokens("mallory")) == (2, 7, None)
+    assert told("bilstm_caller_dropped_total", {"model": "m", "caller": ""}) == 2
 
 
 @pytest.mark.gpu

@@ -13,8 +13,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, ServiceError
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -51,7 +52,8 @@ class Batcher(Intake):
         cost = self._admission.batch_cost
         self._computing = Computing(engine, device, metrics, cost, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
-        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace)
+        shares = self._admission.shares
+        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
         self._arrival = asyncio.Event()
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results
@@ -63,14 +65,9 @@ class Batcher(Intake):
 
     # -- what comes -------------------------------------------------------------------------------
 
-    @property
-    def has_room(self) -> bool:
-        return self._admission.refusal_at_door(asyncio.get_running_loop().time()) is None
-
-    def check_room(self) -> None:
-        refusal = self._admission.refusal_at_door(asyncio.get_running_loop().time())
-        if refusal is not None:
-            raise refusal
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        now = asyncio.get_running_loop().time()
+        return self._admission.refusal_at_door(caller, priority, now)
 
     async def submit(
         self,
@@ -78,13 +75,14 @@ class Batcher(Intake):
         deadline: float = math.inf,
         trace: RequestTrace | None = None,
         caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Result]:
         now = asyncio.get_running_loop().time()
         tokens = sum(sequence.tokens for sequence in sequences)
-        refusal = self._admission.refusal(len(sequences), tokens, now)
+        refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
-        jobs = [self._job(s, Kind.CALL, caller, deadline, trace) for s in sequences]
+        jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]
         if trace is not None:
             trace.admit(len(jobs), tokens, now)
         self._admission.admit(jobs, now)
@@ -104,13 +102,17 @@ class Batcher(Intake):
                 del job
 
     async def enqueue(
-        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+        self,
+        sequence: Input,
+        deadline: float = math.inf,
+        caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> asyncio.Future[Result]:
         refusal = self._admission.refusal_of_stream()
         if refusal is not None:
             raise refusal
         loop = asyncio.get_running_loop()
-        job = self._job(sequence, Kind.STREAM, caller, deadline)
+        job = self._job(sequence, Kind.STREAM, caller, priority, deadline)
         job.future.add_done_callback(lambda _: self._admission.withdraw(job))
         if self._admission.offer(job, loop.time()):
             self._arrive([job])
@@ -132,13 +134,14 @@ class Batcher(Intake):
         sequence: Input,
         kind: Kind,
         caller: str,
+        priority: Priority,
         deadline: float,
         trace: RequestTrace | None = None,
     ) -> Job:
         tokens = sequence.tokens
         is_long = tokens > self._max_whole_tokens and isinstance(sequence, SequenceInput)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        return Job(sequence, tokens, kind, is_long, caller, deadline, future, trace)
+        return Job(sequence, tokens, kind, is_long, caller, priority, deadline, future, trace)
 
     def _end_turns(self, jobs: Iterable[Job]) -> None:
         """Let the streams go on whose jobs were let in."""

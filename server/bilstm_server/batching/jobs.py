@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..callers import Priority
 from ..engine.sequences import Input, SequenceOutput
 from ..errors import DeadlineExpired
 from .admission import Kind
@@ -41,6 +42,7 @@ class Job:
     kind: Kind
     is_long: bool
     caller: str
+    priority: Priority
     deadline: float
     future: asyncio.Future[Result]
     trace: RequestTrace | None = None

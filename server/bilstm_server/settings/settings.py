@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..addresses import is_unix
 from .limits import (
+    CallerLimits,
     CallLimits,
     ConnectionLimits,
     MessageLimits,
@@ -19,6 +20,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
 from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
@@ -148,8 +150,10 @@ class Settings(
     ReceiveLimits,
     ConnectionLimits,
     QueueLimits,
+    CallerLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
     AuthSettings,
     TlsSettings,
     AddressSettings,

@@ -60,12 +60,13 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _check_door(self) -> None:
-        """Raise what any `Encode` would get now. Saying so before the request is read costs
-        little."""
+        """Raise what any `Encode` of the caller would get now. Saying so before the request is read
+        costs little."""
+        call = current_call.get()
         try:
-            self._registry.check_room()
+            self._registry.check_room(call.caller.name, call.priority)
         except ServiceError as error:
-            self._registry.drops(self._metrics.no_model).drop(drop_reason(error))
+            self._registry.drops(self._metrics.no_model).drop(drop_reason(error), call.caller.name)
             raise
 
     async def Encode(  # type: ignore[override]
@@ -86,7 +87,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             size = parsed.reply_bytes + sum(map(len, requested_infos(model, parsed.outputs)))
             call.reply = self._replies.begin(context, size, metrics)
             results = await model.batcher.submit(
-                parsed.sequences, deadline.at, trace, call.caller.name
+                parsed.sequences, deadline.at, trace, call.caller.name, call.priority
             )
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
@@ -97,10 +98,10 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             call.reply.give()
             return reply
         except asyncio.CancelledError:
-            metrics.drop("expired" if deadline.ended() else "cancelled")
+            metrics.drop("expired" if deadline.ended() else "cancelled", call.caller.name)
             raise
         except Exception as error:
-            metrics.drop(drop_reason(error))
+            metrics.drop(drop_reason(error), call.caller.name)
             raise
 
     async def EncodeStream(  # type: ignore[override]

@@ -142,7 +142,7 @@ class Streams:
     ) -> Stream | None:
         """Open a stream as its first message asks. Returns None if the client sends none."""
         metrics: DropMetrics = self._metrics.no_model
-        caller = current_call.get().caller
+        call = current_call.get()
         request = await anext(aiter(requests), None)
         if request is None:
             return None
@@ -152,11 +152,12 @@ class Streams:
             if request.chunks:
                 raise InvalidInput("chunks", "the first message must have none")
             model = self._registry.get(
-                request.options.model, request.options.version, caller.models
+                request.options.model, request.options.version, call.caller.models
             )
             metrics = model.metrics
             options = parse_stream_options(request.options, model.config, self._limits)
         except Exception as error:
             metrics.drop(drop_reason(error))
             raise
-        return Stream(model, options, self._limits, self._memory.open(), context, caller.name)
+        room = self._memory.open()
+        return Stream(model, options, self._limits, room, context, call.caller, call.priority)
