@@ -25,6 +25,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from ..callers import Priority
 from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
+from .budget import TokenBudget
 from .estimate import BatchCost
 from .forming import BoundedBatch
 from .lanes import Waiting
@@ -94,6 +95,7 @@ class Admission(Generic[J]):
         self._closed_because = DRAINING
         self.batch_cost = BatchCost()
         self.long_work: LongWork[J] = LongWork(shares)
+        self.budget = TokenBudget(limits.max_batch_tokens)
 
     # -- what takes room -------------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class Admission(Generic[J]):
         """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
         streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(BoundedBatch(self._limits, now))
+        jobs, expired = self._queue.take(BoundedBatch(self._limits, self.budget.tokens(now), now))
         limits = self._limits
         self._streams.earn(
             max(

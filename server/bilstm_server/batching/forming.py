@@ -44,8 +44,9 @@ class FormingBatch(Protocol[J_contra]):
 class BoundedBatch:
     """A batch that is bounded in tokens and in sequences, and takes no expired ones."""
 
-    def __init__(self, limits: QueueLimits, now: float):
-        self._max_tokens = limits.max_batch_tokens
+    def __init__(self, limits: QueueLimits, max_tokens: int, now: float):
+        """`max_tokens` are those that it may have now, and no more than the limit of tokens."""
+        self._max_tokens = max_tokens
         self._max_sequences = limits.max_batch_sequences
         self._now = now
         self._tokens = 0
