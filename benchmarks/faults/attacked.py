@@ -41,6 +41,16 @@ class Attacked:
         return self._process.num_threads()
 
     @property
+    def descriptors(self) -> int:
+        return self._process.num_fds()
+
+    @property
+    def errors(self) -> list[str]:
+        """What its log has of its own faults."""
+        events = [event for event in self.server.log if event["level"] in ("error", "critical")]
+        return [*map(str, events), *self.server.lines]
+
+    @property
     def cpu_seconds(self) -> float:
         times = self._process.cpu_times()
         return times.user + times.system

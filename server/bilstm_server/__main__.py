@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .process import threads  # noqa: F401
+from .process import grpc_lines, threads  # noqa: F401
 from .process.stderr import BackgroundStream
 
 _LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends

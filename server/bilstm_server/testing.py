@@ -29,7 +29,9 @@ class ServerProcess:
         instance."""
         command = [sys.executable, "-m", module, "serve"]
         command += ["--port=0", "--metrics-port=0", "--log-format=json", *flags]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, errors="backslashreplace"
+        )
         self._logged = threading.Condition()
         self._log: list[Event] = []
         self._lines: list[str] = []  # those that are no events
@@ -73,6 +75,12 @@ class ServerProcess:
         """The events that the server has logged so far; all of them once `wait` has returned."""
         with self._logged:
             return list(self._log)
+
+    @property
+    def lines(self) -> list[str]:
+        """What is on its standard error so far beside the events, such as a traceback."""
+        with self._logged:
+            return list(self._lines)
 
     def wait_for(self, name: str) -> Event:
         """Wait for the first event of that name, and return it.
