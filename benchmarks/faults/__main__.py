@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from . import (
+    cancellations,
     connections,
     fuzz,
+    killed,
     messages,
     overload,
     replies,
@@ -35,6 +37,8 @@ _MODULES = (
     connections,
     overload,
     restart,
+    killed,
+    cancellations,
     fuzz.calls,
     fuzz.connections,
 )

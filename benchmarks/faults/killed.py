@@ -29,6 +29,8 @@ def trial(kills: int = _KILLS) -> Iterator[Finding]:
         else:
             yield Finding(NAME, sent, "calls that failed", lost)
         yield Finding(NAME, sent, "the longest call", 1e3 * ends.longest[caller], "ms")
+        for code in codes.keys() - {"OK"}:
+            yield Finding(NAME, sent, f"ended as {code}", codes[code])
 
 
 async def _kill(pair: Pair, kills: int) -> None:
