@@ -11,9 +11,8 @@ import traceback
 from typing import NoReturn
 
 from .process import grpc_lines, threads  # noqa: F401
+from .process.ending import end_process
 from .process.stderr import BackgroundStream
-
-_LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
 
 def main() -> NoReturn:
@@ -26,8 +25,7 @@ def main() -> NoReturn:
             sys.stdout.flush()
     except OSError as error:
         code = code or _fail(f"can't write to standard output: {error.strerror}")
-    stderr.drain(_LAST_LINES_SECONDS)
-    os._exit(code)  # the interpreter would wait for a thread that still computes for nobody
+    end_process(code)  # the interpreter would wait for a thread that still computes for nobody
 
 
 def _code() -> int:
@@ -36,6 +34,8 @@ def _code() -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _leave)  # until the server has handlers of its own
+        if sys.argv[1:2] == ["serve"]:  # it asks for files to be read, and they will be
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             from .cli.main import main as run
         except ModuleNotFoundError as error:

@@ -3,16 +3,21 @@
     ServiceError
     ├── InvalidInput       the request can't be served as it is: names the field
     ├── ModelNotFound      no such model or version
+    ├── Unauthenticated    the call has no token that lets it in
+    ├── PermissionDenied   who calls may not use what it asks for
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Stalled            a stream's client moved nothing for too long
     ├── Unavailable        the server is draining, or the model was unloaded
     │   ├── Loading        or has not loaded its models yet
-    │   └── DeviceLost     or its GPU computes no more, and it ends
+    │   └── Failed         or computes no more, and ends
+    │       ├── DeviceLost     its GPU is lost
+    │       └── EngineHung     its engine does not return
     └── OutOfMemory        one sequence alone does not fit into the device's memory
     StartError             the server or command can't start: one line, never on the wire
     ├── ModelError         a model folder or checkpoint can't be used
-    └── ListenError        a port can't be had
+    ├── ListenError        a port can't be had
+    └── UnusableFile       a certificate, key or file of tokens can't be used
 
 Knows nothing of gRPC, torch or Prometheus.
 """
@@ -44,6 +49,14 @@ class ModelNotFound(ServiceError):
     """The request names a model or a version that this server does not have."""
 
 
+class Unauthenticated(ServiceError):
+    """The call has no token, or none that lets it in. The message repeats nothing of it."""
+
+
+class PermissionDenied(ServiceError):
+    """Who calls is known, and may not use what the call asks for."""
+
+
 class Overloaded(ServiceError):
     """The queue has no room for the request now; `retry_after_seconds` says when it may have."""
 
@@ -72,8 +85,16 @@ class Loading(Unavailable):
     """The server takes no requests yet: its models are loading."""
 
 
-class DeviceLost(Unavailable):
+class Failed(Unavailable):
+    """The server computes no more, and its process ends."""
+
+
+class DeviceLost(Failed):
     """The GPU computes no more in this process, whatever it is given."""
+
+
+class EngineHung(Failed):
+    """The engine has not returned within the time that its work may take."""
 
 
 class OutOfMemory(ServiceError):
@@ -94,6 +115,11 @@ class ModelError(StartError):
 
 class ListenError(StartError):
     """The server can't listen on an address."""
+
+
+class UnusableFile(StartError):
+    """A certificate, a key or a file of tokens can't be read, or not be used. Nothing of what it
+    holds is repeated. A server that has started goes on with what it had."""
 
 
 def forget_locals(error: BaseException | None) -> None:

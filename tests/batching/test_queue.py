@@ -19,7 +19,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from bilstm_server.batching.forming import BoundedBatch
 from bilstm_server.batching.queue import BatchQueue
+from bilstm_server.batching.shares import Shares
+from bilstm_server.callers import Priority
 from bilstm_server.settings import QueueLimits
 
 NEVER = 1e9
@@ -30,6 +33,8 @@ class Job:
     tokens: int = 1
     admitted_at: float = 0.0
     deadline: float = NEVER
+    caller: str = ""
+    priority: Priority = Priority.NORMAL
 
 
 limits = st.builds(
@@ -40,6 +45,17 @@ limits = st.builds(
     max_queue_sequences=st.integers(5, 20),
     max_queue_delay=st.sampled_from([0.0, 0.5, 3.0]),
 )
+
+
+LIMITS = QueueLimits(
+    max_batch_tokens=10, max_batch_sequences=3, max_queue_tokens=100, max_queue_sequences=100
+)
+
+
+def take(
+    queue: BatchQueue[Job], now: float, limits: QueueLimits = LIMITS
+) -> tuple[list[Job], list[Job]]:
+    return queue.take(BoundedBatch(limits, limits.max_batch_tokens, now))
 
 
 def model_of_take(
@@ -71,7 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(chosen=limits)
     def restart(self, chosen: QueueLimits) -> None:
         self.limits = chosen
-        self.queue: BatchQueue[Job] = BatchQueue(chosen)
+        self.queue: BatchQueue[Job] = BatchQueue(chosen, Shares({}))
         self.waiting: list[Job] = []
 
     def __init__(self) -> None:
@@ -117,7 +133,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(passed=st.sampled_from([0.0, 0.5, 1.0, 5.0]))
     def take(self, passed: float) -> None:
         self.now += passed
-        batch, expired = self.queue.take(self.now)
+        batch, expired = take(self.queue, self.now, self.limits)
         assert (batch, expired) == model_of_take(self.waiting, self.limits, self.now)
         assert all(job.deadline <= self.now for job in expired)
         assert all(job.deadline > self.now for job in batch)
@@ -154,7 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Nothing is lost and nothing comes twice: emptying the queue gives what still waits."""
         rest: list[Job] = []
         while len(self.queue):
-            batch, expired = self.queue.take(self.now)
+            batch, expired = take(self.queue, self.now, self.limits)
             assert batch or expired
             rest += [*batch, *expired]
         assert {id(job) for job in rest} == {id(job) for job in self.waiting}
@@ -170,13 +186,7 @@ QueueMachine.TestCase.settings = examples(
 
 
 def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
-    defaults = {
-        "max_batch_tokens": 10,
-        "max_batch_sequences": 3,
-        "max_queue_tokens": 100,
-        "max_queue_sequences": 100,
-    }
-    queue: BatchQueue[Job] = BatchQueue(QueueLimits(**(defaults | changed)))  # type: ignore[arg-type]
+    queue: BatchQueue[Job] = BatchQueue(LIMITS.model_copy(update=changed), Shares({}))
     queue.put(jobs)
     return queue
 
@@ -188,11 +198,11 @@ def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
 @examples(deadline=None, derandomize=True)
 def test_first_in_first_out(jobs: list[Job], limits: QueueLimits) -> None:
     """Batch after batch, the jobs leave in the order in which they came, each one once."""
-    queue: BatchQueue[Job] = BatchQueue(limits)
+    queue: BatchQueue[Job] = BatchQueue(limits, Shares({}))
     queue.put(jobs)
     left: list[Job] = []
     while len(queue):
-        batch, expired = queue.take(0.0)
+        batch, expired = take(queue, 0.0, limits)
         assert batch
         assert not expired
         left += batch
@@ -204,16 +214,16 @@ def test_one_job_always_fits_a_batch(tokens: int) -> None:
     """A job as large as a batch, or larger, is taken alone instead of waiting for ever."""
     large, small = Job(tokens), Job(1)
     queue = waiting(large, small)
-    assert queue.take(0.0) == ([large], [])
-    assert queue.take(0.0) == ([small], [])
+    assert take(queue, 0.0) == ([large], [])
+    assert take(queue, 0.0) == ([small], [])
 
 
 def test_large_job_does_not_let_others_pass() -> None:
     """Those behind a job that does not fit into the batch wait with it."""
     first, large, last = Job(4), Job(9), Job(1)
     queue = waiting(first, large, last)
-    assert queue.take(0.0) == ([first], [])
-    assert queue.take(0.0) == ([large, last], [])
+    assert take(queue, 0.0) == ([first], [])
+    assert take(queue, 0.0) == ([large, last], [])
 
 
 def test_expired_make_room_in_the_batch() -> None:
@@ -221,15 +231,15 @@ def test_expired_make_room_in_the_batch() -> None:
     dead = [Job(9, deadline=1.0) for _ in range(4)]
     live = [Job(5), Job(5)]
     queue = waiting(dead[0], live[0], dead[1], dead[2], live[1], dead[3])
-    assert queue.take(1.0) == (live, dead)
+    assert take(queue, 1.0) == (live, dead)
     assert (len(queue), queue.tokens) == (0, 0)
 
 
 def test_deadline_is_over_when_it_is_reached() -> None:
     """At its deadline a job has expired; before, it has not."""
     job = Job(deadline=2.0)
-    assert waiting(job).take(1.999) == ([job], [])
-    assert waiting(job).take(2.0) == ([], [job])
+    assert take(waiting(job), 1.999) == ([job], [])
+    assert take(waiting(job), 2.0) == ([], [job])
 
 
 def test_equal_jobs_are_told_apart() -> None:
@@ -238,15 +248,15 @@ def test_equal_jobs_are_told_apart() -> None:
     queue = waiting(first, second)
     assert queue.remove(first)
     assert not queue.remove(first)
-    assert queue.take(0.0) == ([second], [])
+    assert take(queue, 0.0) == ([second], [])
 
 
 def test_batch_is_bounded_in_sequences() -> None:
     """However few tokens they have."""
     jobs = [Job() for _ in range(4)]
     queue = waiting(*jobs)
-    assert queue.take(0.0) == (jobs[:3], [])
-    assert queue.take(0.0) == (jobs[3:], [])
+    assert take(queue, 0.0) == (jobs[:3], [])
+    assert take(queue, 0.0) == (jobs[3:], [])
 
 
 def test_job_that_left_makes_room() -> None:
@@ -261,7 +271,7 @@ def test_job_that_left_makes_room() -> None:
 def test_empty_queue_is_never_due() -> None:
     """An empty queue is never due: without jobs there is no batch to wait for."""
     assert waiting().due_at() is None
-    assert waiting().take(0.0) == ([], [])
+    assert take(waiting(), 0.0) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,13 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_queue_seconds": ("histogram", {"model"}),
     "bilstm_batch_sequences": ("histogram", {"model"}),
     "bilstm_batch_tokens": ("histogram", {"model"}),
+    "bilstm_batch_limit_tokens": ("gauge", {"model"}),
     "bilstm_batch_compute_seconds": ("histogram", {"model"}),
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
+    "bilstm_out_of_memory": ("counter", {"model"}),
     "bilstm_calls": ("gauge", set()),
+    "bilstm_connections": ("gauge", set()),
+    "bilstm_connections_closed": ("counter", {"limit"}),
     "bilstm_slow_requests": ("gauge", set()),
     "bilstm_reply_bytes": ("gauge", set()),
     "bilstm_streams": ("gauge", set()),
@@ -38,6 +42,8 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_stream_bytes": ("gauge", set()),
     "bilstm_stream_limit_bytes": ("gauge", set()),
     "bilstm_dropped": ("counter", {"model", "reason"}),
+    "bilstm_caller_tokens": ("counter", {"model", "caller"}),
+    "bilstm_caller_dropped": ("counter", {"model", "caller"}),
     "bilstm_model_info": ("gauge", {"model", "version", "kernel", "device", "dtype"}),
     "bilstm_model_load_seconds": ("gauge", {"model"}),
     "bilstm_log_lines_dropped": ("counter", set()),
@@ -116,11 +122,16 @@ def test_metrics_go_with_the_model() -> None:
     def begin(version: int) -> ModelMetrics:
         handle = metrics.model("m")
         handle.watch_queue(lambda: version, lambda: 10 * version, 100 * version)
+        handle.watch_budget(lambda: 1_000 * version)
+        handle.observe_out_of_memory()
         handle.observe_load(float(version))
         handle.observe_ready(str(version), "cpu", "cpu", "float32")
         handle.observe_encoded(1, version)
+        handle.observe_caller("alice", version)
+        handle.drop("invalid", "alice")
         return handle
 
+    metrics.name_callers(["alice"])
     other = metrics.model("other")
     others = of("other")
     first, second = begin(1), begin(2)
@@ -128,6 +139,8 @@ def test_metrics_go_with_the_model() -> None:
     assert both["bilstm_queue_sequences"] == 1 + 2
     assert both["bilstm_queue_tokens"] == 10 + 20
     assert both["bilstm_queue_limit_tokens"] == 100 + 200
+    assert both["bilstm_batch_limit_tokens"] == 1_000
+    assert both["bilstm_out_of_memory_total"] == 2
     assert both["bilstm_model_load_seconds"] == 1 + 2
     assert both["bilstm_model_info 1"] == both["bilstm_model_info 2"] == 1
     first.end()
@@ -135,8 +148,11 @@ def test_metrics_go_with_the_model() -> None:
     assert left["bilstm_queue_sequences"] == 2
     assert left["bilstm_queue_tokens"] == 20
     assert left["bilstm_queue_limit_tokens"] == 200
+    assert left["bilstm_batch_limit_tokens"] == 2_000
     assert left["bilstm_model_load_seconds"] == 2
     assert left["bilstm_sequences_total"] == both["bilstm_sequences_total"] == 2
+    assert left["bilstm_caller_tokens_total"] == 1 + 2
+    assert left["bilstm_caller_dropped_total"] == 2
     assert "bilstm_model_info 1" not in left
     second.end()
     assert of("m") == {}
@@ -144,6 +160,26 @@ def test_metrics_go_with_the_model() -> None:
     first.drop("cancelled")  # a caller that left late
     assert of("m") == {}
     other.end()
+
+
+def test_only_named_callers_are_told_apart() -> None:
+    """What a caller is called comes from outside: it is a label only if the configuration has the
+    name, and without any name there are no series."""
+    metrics = Metrics()
+    model = metrics.model("m")
+    told = metrics.registry.get_sample_value
+
+    def tokens(caller: str) -> float | None:
+        return told("bilstm_caller_tokens_total", {"model": "m", "caller": caller})
+
+    model.observe_caller("alice", 1)
+    assert tokens("") is tokens("alice") is None
+    metrics.name_callers(["alice"])
+    for caller, count in (("alice", 2), ("mallory", 3), ("", 4)):
+        model.observe_caller(caller, count)
+        model.drop("overloaded", caller)
+    assert (tokens("alice"), tokens(""), tokens("mallory")) == (2, 7, None)
+    assert told("bilstm_caller_dropped_total", {"model": "m", "caller": ""}) == 2
 
 
 @pytest.mark.gpu

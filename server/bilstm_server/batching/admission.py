@@ -22,14 +22,19 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from ..callers import Priority
 from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
+from .budget import TokenBudget
 from .estimate import BatchCost
+from .forming import BoundedBatch
+from .lanes import Waiting
 from .long_work import LongWork
-from .queue import BatchQueue, Waiting
+from .queue import BatchQueue, Room, room_for_newcomers
+from .shares import Shares
+from .stream_turns import StreamTurns
 
 _LEAST_RETRY_SECONDS = 0.01
-_STREAMS_SHARE = 0.5  # of a batch, for streams where calls fill the queue
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -46,8 +51,6 @@ class Applicant(Waiting, Protocol):
 
     admitted_at: float  # is set when it is let in
 
-    @property
-    def caller(self) -> str: ...
     @property
     def kind(self) -> Kind: ...
     @property
@@ -82,20 +85,17 @@ class Admission(Generic[J]):
 
     def __init__(self, limits: QueueLimits):
         self._limits = limits
-        self._queue: BatchQueue[J] = BatchQueue(limits)
-        # Streams leave to calls so many sequences and tokens: a batch, or half the queue if less.
-        self._left_to_calls = (
-            min(limits.max_batch_sequences, limits.max_queue_sequences // 2),
-            min(limits.max_batch_tokens, limits.max_queue_tokens // 2),
-        )
-        self._streamed: dict[J, None] = {}  # streams' sequences that wait to be let in, in order
-        self._credit = _STREAMS_SHARE  # batches that streams may bring although calls need the room
-        self._next: J | None = None  # the one of these whose turn it is once there is room
+        self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
+        self._queue: BatchQueue[J] = BatchQueue(limits, shares)
+        self._max_seconds = limits.max_queue_seconds
+        self._kept = room_for_newcomers(limits)
+        self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
         self.batch_cost = BatchCost()
-        self.long_work: LongWork[J] = LongWork()
+        self.long_work: LongWork[J] = LongWork(shares)
+        self.budget = TokenBudget(limits.max_batch_tokens)
 
     # -- what takes room -------------------------------------------------------------------------
 
@@ -118,17 +118,23 @@ class Admission(Generic[J]):
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def refusal_at_door(self, now: float) -> Overloaded | Unavailable | None:
-        """What any call is told before it is read, if it is not to be read."""
+    def refusal_at_door(
+        self, caller: str, priority: Priority, now: float
+    ) -> Overloaded | Unavailable | None:
+        """What any call of that caller is told before it is read, if it is not to be read."""
         if self._refusing:
             return Unavailable(self._closed_because)
-        return self.refusal(1, 1, now)
+        return self.refusal(1, 1, caller, priority, now)
 
-    def refusal(self, sequences: int, tokens: int, now: float) -> Overloaded | Unavailable | None:
+    def refusal(
+        self, sequences: int, tokens: int, caller: str, priority: Priority, now: float
+    ) -> Overloaded | Unavailable | None:
         """What a call of so many sequences is told, if it is not to be let in."""
         if self._draining:
             return Unavailable(self._closed_because)
-        lack = self._lack_of_room(sequences, tokens, now)
+        self.shares.note(caller, now)
+        lack = self._lack_of_room(sequences, tokens, caller, now)
+        lack = lack or self._lack_of_time(tokens, caller, priority, now)
         if lack is None:
             return None
         return Overloaded(
@@ -136,17 +142,48 @@ class Admission(Generic[J]):
             self.seconds_of_waiting,
         )
 
-    def _lack_of_room(self, sequences: int, tokens: int, now: float) -> str | None:
-        """Why so many more may not wait, if they may not."""
-        beside = (self.long_work.sequences, self.long_work.tokens)
-        if self._next is not None:
-            beside = (beside[0] + 1, beside[1] + self._next.tokens)
-        if not self._queue.fits(sequences + beside[0], tokens + beside[1]):
-            return f"no room for {sequences} more with {tokens}"
-        waits = max(self._queue.waited(now), self.batch_cost.seconds(self._queue.tokens))
-        if waits <= self._limits.max_queue_seconds:
+    def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
+        """Why so many more may not wait, if they may not. Where there are several callers, one that
+        has something waiting must leave room for a batch of others, if what it has is more than its
+        part of the queue."""
+        beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
+        if (following := self._streams.next) is not None:
+            beside_sequences += 1
+            beside_tokens += following.tokens
+        kept = self._kept
+        if self._queue.fits(
+            sequences + beside_sequences + kept.sequences, tokens + beside_tokens + kept.tokens
+        ):
             return None
-        return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
+        if not self._queue.fits(sequences + beside_sequences, tokens + beside_tokens):
+            return f"no room for {sequences} more with {tokens}"
+        if not self.shares.are_wanted(now):
+            return None
+        held, long = self._queue.held(caller), self.long_work.held(caller)
+        held = Room(held.sequences + long.sequences, held.tokens + long.tokens)
+        if not held.sequences:
+            return None
+        part, limits = self.shares.part(caller), self._limits
+        if held.sequences + sequences <= part * (
+            limits.max_queue_sequences - kept.sequences
+        ) and held.tokens + tokens <= part * (limits.max_queue_tokens - kept.tokens):
+            return None
+        return (
+            f"{held.sequences} with {held.tokens} of this caller, and the room for {sequences} "
+            f"more with {tokens} is kept for others"
+        )
+
+    def _lack_of_time(self, tokens: int, caller: str, priority: Priority, now: float) -> str | None:
+        """Why the last of so many tokens may not wait for as long as they would, if they may
+        not."""
+        at_most = self._max_seconds
+        if self._queue.waited(caller, priority, now) <= at_most:
+            if self.batch_cost.seconds(self._queue.tokens) <= at_most:  # and so do some of them
+                return None
+            ahead = self._queue.tokens_ahead(caller, priority, tokens)
+            if self.batch_cost.seconds(ahead) <= at_most:
+                return None
+        return f"for more than the {at_most:g} seconds that they may"
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -171,43 +208,18 @@ class Admission(Generic[J]):
     def offer(self, job: J, now: float) -> bool:
         """Let a stream's sequence in, or let it wait for its turn: then False, and the job is
         returned when it is let in, by `admit_streams` or in a `ClosedBatch`."""
-        if job.is_long or (not self._streamed and self._has_space(job)):
+        self.shares.note(job.caller, now)
+        if job.is_long or self._streams.comes_in(job):
             self.admit([job], now)
             return True
-        self._streamed[job] = None
         return False
 
     def admit_streams(self, now: float) -> list[J]:
         """Let in, and return, the streams' sequences whose turn it is."""
-        admitted: list[J] = []
-        if not self._streamed:
-            return admitted
-        self._next = None
-        for job in self._streamed:
-            if not self._has_space(job):
-                if self._credit <= 0.0:
-                    break
-                if not self._queue.fits(1, job.tokens):
-                    self._next = job
-                    break
-                self._credit -= self._batches(1, job.tokens)
-            self.admit([job], now)
-            admitted.append(job)
+        admitted = self._streams.let_in()
         for job in admitted:
-            del self._streamed[job]
+            job.admitted_at = now
         return admitted
-
-    def _has_space(self, job: J) -> bool:
-        """Whether a stream's sequence takes no room that calls may need."""
-        if not len(self._queue):
-            return True
-        sequences, tokens = self._left_to_calls
-        return not self._queue.full and self._queue.fits(1 + sequences, job.tokens + tokens)
-
-    def _batches(self, sequences: int, tokens: int) -> float:
-        """What part of a batch so much is."""
-        limits = self._limits
-        return max(sequences / limits.max_batch_sequences, tokens / limits.max_batch_tokens)
 
     # -- batches ---------------------------------------------------------------------------------
 
@@ -226,18 +238,20 @@ class Admission(Generic[J]):
         """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
         streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(now)
-        taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
-        self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
+        jobs, expired = self._queue.take(BoundedBatch(self._limits, self.budget.tokens(now), now))
+        limits = self._limits
+        self._streams.earn(
+            max(
+                (sequences - len(self._queue)) / limits.max_batch_sequences,
+                (tokens - self._queue.tokens) / limits.max_batch_tokens,
+            )
+        )
         return ClosedBatch(jobs, expired, self.admit_streams(now))
 
     def withdraw(self, job: J) -> None:
         """Forget a job if it still waits: nobody wants its result any more."""
-        if self._queue.remove(job):
-            return
-        self._streamed.pop(job, None)
-        if job is self._next:
-            self._next = None
+        if not self._queue.remove(job):
+            self._streams.withdraw(job)
 
     # -- long sequences --------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, Failed, ServiceError
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -48,11 +50,13 @@ class Batcher(Intake):
         self._device = device
         self._max_whole_tokens = limits.whole_tokens
         self._admission: Admission[Job] = Admission(limits)
-        cost = self._admission.batch_cost
-        self._computing = Computing(engine, device, metrics, cost, tracer)
+        cost, budget = self._admission.batch_cost, self._admission.budget
+        self._computing = Computing(engine, device, metrics, cost, budget, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
-        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace)
+        shares = self._admission.shares
+        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
         self._arrival = asyncio.Event()
+        self._jobs: set[Job] = set()  # that have not ended
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results
         metrics.watch_queue(
@@ -60,17 +64,13 @@ class Batcher(Intake):
             lambda: self._admission.tokens,
             limits.max_queue_tokens,
         )
+        metrics.watch_budget(lambda: budget.tokens(time.monotonic()))
 
     # -- what comes -------------------------------------------------------------------------------
 
-    @property
-    def has_room(self) -> bool:
-        return self._admission.refusal_at_door(asyncio.get_running_loop().time()) is None
-
-    def check_room(self) -> None:
-        refusal = self._admission.refusal_at_door(asyncio.get_running_loop().time())
-        if refusal is not None:
-            raise refusal
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        now = asyncio.get_running_loop().time()
+        return self._admission.refusal_at_door(caller, priority, now)
 
     async def submit(
         self,
@@ -78,13 +78,14 @@ class Batcher(Intake):
         deadline: float = math.inf,
         trace: RequestTrace | None = None,
         caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Result]:
         now = asyncio.get_running_loop().time()
         tokens = sum(sequence.tokens for sequence in sequences)
-        refusal = self._admission.refusal(len(sequences), tokens, now)
+        refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
-        jobs = [self._job(s, Kind.CALL, caller, deadline, trace) for s in sequences]
+        jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]
         if trace is not None:
             trace.admit(len(jobs), tokens, now)
         self._admission.admit(jobs, now)
@@ -99,19 +100,24 @@ class Batcher(Intake):
             self._calls -= 1
             while jobs:  # none stays in this frame: an error's traceback keeps it
                 job = jobs.pop()
+                self._jobs.discard(job)
                 if job.future.cancel() or job.future.cancelled():
                     self._admission.withdraw(job)
                 del job
 
     async def enqueue(
-        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+        self,
+        sequence: Input,
+        deadline: float = math.inf,
+        caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> asyncio.Future[Result]:
         refusal = self._admission.refusal_of_stream()
         if refusal is not None:
             raise refusal
         loop = asyncio.get_running_loop()
-        job = self._job(sequence, Kind.STREAM, caller, deadline)
-        job.future.add_done_callback(lambda _: self._admission.withdraw(job))
+        job = self._job(sequence, Kind.STREAM, caller, priority, deadline)
+        job.future.add_done_callback(lambda _: self._forget(job))
         if self._admission.offer(job, loop.time()):
             self._arrive([job])
             self._stage_ahead()
@@ -132,13 +138,21 @@ class Batcher(Intake):
         sequence: Input,
         kind: Kind,
         caller: str,
+        priority: Priority,
         deadline: float,
         trace: RequestTrace | None = None,
     ) -> Job:
         tokens = sequence.tokens
         is_long = tokens > self._max_whole_tokens and isinstance(sequence, SequenceInput)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        return Job(sequence, tokens, kind, is_long, caller, deadline, future, trace)
+        job = Job(sequence, tokens, kind, is_long, caller, priority, deadline, future, trace)
+        self._jobs.add(job)
+        return job
+
+    def _forget(self, job: Job) -> None:
+        """Let go of a stream's job, which has ended."""
+        self._jobs.discard(job)
+        self._admission.withdraw(job)
 
     def _end_turns(self, jobs: Iterable[Job]) -> None:
         """Let the streams go on whose jobs were let in."""
@@ -169,6 +183,14 @@ class Batcher(Intake):
     def drain(self, because: str = DRAINING) -> None:
         self._admission.drain(because)
         self._arrival.set()
+
+    def fail(self, error: Failed) -> None:
+        self.drain(str(error))
+        for job in list(self._jobs):
+            job.settle(error)
+        for turn in self._turns.values():
+            if not turn.done():
+                turn.set_result(None)  # their futures have the error
 
     # -- batches ----------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, Failed, ServiceError
 from .jobs import Result
 
 if TYPE_CHECKING:
@@ -20,17 +21,12 @@ if TYPE_CHECKING:
 
 class Intake(Protocol):
     """Takes in the sequences of all callers of one model. Used in one event loop; deadlines are in
-    its time. A `caller` is any text by which callers are told apart.
+    its time. A `caller` is any text by which those are told apart who share the device.
     """
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a call of one short sequence would be let in now."""
-        ...
-
-    def check_room(self) -> None:
-        """Raises what a call of one short sequence would be told now: `Unavailable`, `Overloaded`,
-        or nothing if it has room.
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        """What a call of one short sequence of that caller would be told now: `Unavailable`,
+        `Overloaded`, or None if it has room.
         """
         ...
 
@@ -40,6 +36,7 @@ class Intake(Protocol):
         deadline: float = math.inf,
         trace: RequestTrace | None = None,
         caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Result]:
         """Encode the sequences of one call, in whatever batches they fall into.
 
@@ -52,7 +49,11 @@ class Intake(Protocol):
         ...
 
     async def enqueue(
-        self, sequence: Input, deadline: float = math.inf, caller: str = ""
+        self,
+        sequence: Input,
+        deadline: float = math.inf,
+        caller: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> asyncio.Future[Result]:
         """Let a stream's sequence in, once it is its turn. Its result is the future's, which is to
         be cancelled if nobody waits for it any more. The future raises what `submit` does.
@@ -76,6 +77,11 @@ class Intake(Protocol):
         """Let nothing in any more: what comes gets `Unavailable` with the words of `because`. `run`
         returns when all that was let in has ended.
         """
+        ...
+
+    def fail(self, error: Failed) -> None:
+        """Let nothing in any more, and end all that was let in with this error, at once: what is
+        computed now, too."""
         ...
 
     async def run(self) -> None:

@@ -11,14 +11,21 @@ from typing import Any
 import structlog
 from pydantic_settings import CliSettingsSource
 
-from ..errors import DeviceLost, StartError
+from ..errors import DeviceLost, EngineHung, StartError
 from ..lifecycle import serve
 from ..logs import configure_logs
+from ..process.ending import FAILED_CODE
 from ..settings import Settings
 from .commands import Commands
 from .setting_flags import add_config, settings_in_effect
 
 log = structlog.get_logger()
+
+_PAIRS = {
+    "--model": "NAME=FOLDER",
+    "--caller-share": "NAME=WEIGHT",
+    "--caller-priority": "NAME=PRIORITY",
+}
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
 
@@ -42,18 +49,26 @@ def add(commands: Commands) -> None:
 def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> None:
     """Add a flag, with words for its value in place of its Python type."""
     kind = options["metavar"]
-    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FOLDER"}
+    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FILE"}
     if flag.endswith("-ratio"):
         words["float"] = "RATIO"
     if flag.endswith("-bytes"):
         words["int"] = "BYTES"
-    options["metavar"] = words.get(kind, kind if kind.startswith("{") else "NAME=FOLDER")
+    if flag.endswith("-folder"):
+        words["{Path,null}"] = "FOLDER"
+    if flag.endswith("-header"):
+        words["str"] = "NAME"
+    if kind == "bool":  # a switch, which may have its value behind =
+        words["bool"] = "true|false"
+        options |= {"nargs": "?", "const": "true"}
+    options["metavar"] = _PAIRS.get(flag) or words.get(kind, kind)
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)
 
 
 def _run(source: SettingsSource, parsed: argparse.Namespace) -> int:
-    """0 once all that was accepted is done, 1 if some of it was cut off."""
+    """0 once all that was accepted is done, 1 if some of it was cut off, 3 if the engine or its
+    device failed."""
     loaded = settings_in_effect(source(parsed_args=parsed)(), parsed)
     configure_logs(loaded.log_format)
     try:
@@ -63,4 +78,6 @@ def _run(source: SettingsSource, parsed: argparse.Namespace) -> int:
         return 1
     except DeviceLost as error:
         log.error("device lost", reason=str(error), cause=str(error.__cause__))
-        return 1
+        return FAILED_CODE
+    except EngineHung:  # the watchdog has said so
+        return FAILED_CODE

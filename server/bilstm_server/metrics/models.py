@@ -17,11 +17,13 @@ DROP_REASONS = (
     "cancelled",  # its caller left
     "stalled",  # its client sent no more, or took no replies
     "invalid",  # it, or the model it names
+    "unauthorized",  # its caller has no token, or may not use the model
     "loading",  # it came too early
     "draining",  # it came too late
     "failed",  # the engine, or the device's memory
 )
 _LABELS = ("model",)
+_CALLER_LABELS = ("model", "caller")
 
 
 class ModelFamilies:
@@ -67,6 +69,19 @@ class ModelFamilies:
             buckets=TOKENS,
             registry=registry,
         )
+        self.batch_limit_tokens = Gauge(
+            "bilstm_batch_limit_tokens",
+            "Tokens that a batch may have now: fewer than --max-batch-tokens for a while after the "
+            "device's memory ran out; of all versions, the fewest.",
+            _LABELS,
+            registry=registry,
+        )
+        self.out_of_memory = Counters(
+            "bilstm_out_of_memory_total",
+            "Batches and slices for which the device's memory ran out.",
+            _LABELS,
+            registry=registry,
+        )
         self.batch_compute = Histograms(
             "bilstm_batch_compute_seconds",
             "Time to compute a batch.",
@@ -89,6 +104,19 @@ class ModelFamilies:
             ("model", "reason"),
             registry=registry,
         )
+        self.caller_tokens = Counters(
+            "bilstm_caller_tokens_total",
+            "Tokens (steps) encoded for a caller that the settings name. The caller is '' for all "
+            "others. There is none where they name none.",
+            _CALLER_LABELS,
+            registry=registry,
+        )
+        self.caller_dropped = Counters(
+            "bilstm_caller_dropped_total",
+            "Requests, and sequences of streams, that ended without a result, by caller as above.",
+            _CALLER_LABELS,
+            registry=registry,
+        )
         self.info = Gauge(
             "bilstm_model_info",
             "A model that is served: always 1. There is none until all are loaded.",
@@ -101,6 +129,7 @@ class ModelFamilies:
             _LABELS,
             registry=registry,
         )
+        self.named_callers: set[str] = set()
         self._versions: defaultdict[str, list[ModelMetrics]] = defaultdict(list)
 
     def begin(self, model: str, version: ModelMetrics) -> None:
@@ -112,6 +141,9 @@ class ModelFamilies:
         )
         self.queue_tokens.labels(model).set_function(
             lambda: sum(version.waiting_tokens() for version in versions)
+        )
+        self.batch_limit_tokens.labels(model).set_function(
+            lambda: min((version.budget_tokens() for version in versions), default=0)
         )
 
     def end(self, model: str, version: ModelMetrics) -> None:
@@ -125,10 +157,20 @@ class ModelFamilies:
             *(self.queue_sequences, self.queue_tokens, self.queue_limit_tokens),
             *(self.queue_seconds, self.batch_sequences, self.batch_tokens, self.batch_compute),
             *(self.slice_seconds, self.load_seconds),
+            *(self.batch_limit_tokens, self.out_of_memory),
         ):
             family.remove(model)
         for reason in DROP_REASONS:
             self.dropped.remove(model, reason)
+        for caller in ("", *self.named_callers):
+            self.caller_tokens.remove(model, caller)
+            self.caller_dropped.remove(model, caller)
+
+    def count(self, family: Counters, model: str, caller: str, amount: int) -> None:
+        """Count for a caller in one of the families of callers, if any caller is named. What is
+        late for a model that has ended is not counted."""
+        if self.named_callers and (not model or model in self._versions):
+            family.labels(model, caller if caller in self.named_callers else "").inc(amount)
 
 
 def _nothing() -> int:
@@ -139,11 +181,14 @@ class DropMetrics:
     """Counts the requests to one model that ended without a result."""
 
     def __init__(self, families: ModelFamilies, model: str):
+        self._families = families
+        self._model = model
         self._dropped = {reason: families.dropped.labels(model, reason) for reason in DROP_REASONS}
 
-    def drop(self, reason: str) -> None:
-        """Count one, for one of DROP_REASONS."""
+    def drop(self, reason: str, caller: str = "") -> None:
+        """Count one, for one of DROP_REASONS. `caller` is whose it is, if that is known."""
         self._dropped[reason].inc()
+        self._families.count(self._families.caller_dropped, self._model, caller, 1)
 
 
 class ModelMetrics(DropMetrics):
@@ -152,7 +197,7 @@ class ModelMetrics(DropMetrics):
     def __init__(self, families: ModelFamilies, model: str):
         super().__init__(families, model)
         self._families = families
-        self._model = model
+        self.model = model  # its name, as it is in the label
         self._sequences = families.sequences.labels(model)
         self._tokens = families.tokens.labels(model)
         self._queue_seconds = families.queue_seconds.labels(model)
@@ -160,6 +205,7 @@ class ModelMetrics(DropMetrics):
         self._batch_tokens = families.batch_tokens.labels(model)
         self._batch_compute = families.batch_compute.labels(model)
         self._slice_seconds = families.slice_seconds.labels(model)
+        self._out_of_memory = families.out_of_memory.labels(model)
         self._load_seconds = families.load_seconds.labels(model)
         self._limit_tokens = families.queue_limit_tokens.labels(model)
         self._info: tuple[str, ...] | None = None
@@ -167,6 +213,7 @@ class ModelMetrics(DropMetrics):
         self._max_waiting_tokens = 0
         self.waiting_sequences: Callable[[], int] = _nothing
         self.waiting_tokens: Callable[[], int] = _nothing
+        self.budget_tokens: Callable[[], int] = _nothing
         families.begin(model, self)
 
     def end(self) -> None:
@@ -176,8 +223,9 @@ class ModelMetrics(DropMetrics):
         self._load_seconds.dec(self._loaded_in)
         if self._info is not None:
             self._families.info.remove(*self._info)
-        self._families.end(self._model, self)
-        self.waiting_sequences = self.waiting_tokens = _nothing  # what they read may go
+        self._families.end(self.model, self)
+        # What they read may go.
+        self.waiting_sequences = self.waiting_tokens = self.budget_tokens = _nothing
 
     def watch_queue(
         self, sequences: Callable[[], int], tokens: Callable[[], int], max_tokens: int
@@ -188,6 +236,14 @@ class ModelMetrics(DropMetrics):
         self._max_waiting_tokens = max_tokens
         self._limit_tokens.inc(max_tokens)
 
+    def watch_budget(self, tokens: Callable[[], int]) -> None:
+        """Read at each scrape how many tokens a batch of the version may have."""
+        self.budget_tokens = tokens
+
+    def observe_out_of_memory(self) -> None:
+        """Count a batch or a slice for which there was no memory."""
+        self._out_of_memory.inc()
+
     def observe_load(self, seconds: float) -> None:
         """Count the time in which the version was loaded and warmed up."""
         self._loaded_in = seconds
@@ -195,7 +251,7 @@ class ModelMetrics(DropMetrics):
 
     def observe_ready(self, version: str, kernel: str, device: str, dtype: str) -> None:
         """Show the version as one that is served."""
-        self._info = (self._model, version, kernel, device, dtype)
+        self._info = (self.model, version, kernel, device, dtype)
         self._families.info.labels(*self._info).set(1)
 
     def observe_batch(
@@ -213,6 +269,10 @@ class ModelMetrics(DropMetrics):
         """Count sequences that have their results, and their tokens."""
         self._sequences.inc(sequences)
         self._tokens.inc(tokens)
+
+    def observe_caller(self, caller: str, tokens: int) -> None:
+        """Count a caller's tokens that have their results."""
+        self._families.count(self._families.caller_tokens, self._model, caller, tokens)
 
     def observe_slice(self, seconds: float) -> None:
         """Count a slice that was computed in so long, of one long sequence or several."""

@@ -14,14 +14,16 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import (
     DeadlineExpired,
-    DeviceLost,
+    Failed,
     InvalidInput,
     Loading,
     ModelNotFound,
     OutOfMemory,
     Overloaded,
+    PermissionDenied,
     ServiceError,
     Stalled,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -43,11 +45,13 @@ class _Row:
 _TABLE: dict[type[ServiceError], _Row] = {
     InvalidInput: _Row(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
     ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
+    Unauthenticated: _Row(grpc.StatusCode.UNAUTHENTICATED, "unauthorized"),
+    PermissionDenied: _Row(grpc.StatusCode.PERMISSION_DENIED, "unauthorized"),
     Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
     Stalled: _Row(grpc.StatusCode.UNAVAILABLE, "stalled"),
     Loading: _Row(grpc.StatusCode.UNAVAILABLE, "loading"),
-    DeviceLost: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
+    Failed: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
     OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
 }

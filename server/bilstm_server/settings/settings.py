@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..addresses import is_unix
 from .limits import (
+    CallerLimits,
     CallLimits,
     ConnectionLimits,
     MessageLimits,
@@ -19,6 +20,8 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -147,8 +150,12 @@ class Settings(
     ReceiveLimits,
     ConnectionLimits,
     QueueLimits,
+    CallerLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
+    AuthSettings,
+    TlsSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,
@@ -168,6 +175,17 @@ class Settings(
         default=30.0,
         description="The seconds that accepted requests have to finish once the server has "
         "stopped taking new ones.",
+    )
+    hang_seconds: SecondsOrNone = Field(
+        default=60.0,
+        description="The seconds within which the engine must have computed a batch, or ten times "
+        "what such a batch should take, if that is more. After that the server ends, so that it "
+        "can be started anew. 0 waits for ever.",
+    )
+    stall_seconds: SecondsOrNone = Field(
+        default=10.0,
+        description="The seconds for which the event loop may stand still. After that the server "
+        "ends, so that it can be started anew. 0 waits for ever, as long as a debugger needs.",
     )
     tracing_endpoint: OtlpEndpoint = Field(
         default="",

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from bilstm_server.batching.admission import Admission, ClosedBatch, Kind
+from bilstm_server.callers import Priority
 from bilstm_server.settings import QueueLimits
 
 NEVER = 1e9
@@ -24,6 +25,7 @@ class Job:
     kind: Kind = Kind.CALL
     is_long: bool = False
     caller: str = ""
+    priority: Priority = Priority.NORMAL
     deadline: float = NEVER
     admitted_at: float = -1.0
 
@@ -76,7 +78,9 @@ class Server:
     def step(self) -> None:
         """All send what they may; then a batch is closed and computed."""
         self.offer_streams()
-        while (tokens := next(self.calls, 0)) and not self.policy.refusal(1, tokens, self.now):
+        while (tokens := next(self.calls, 0)) and not self.policy.refusal(
+            1, tokens, "", Priority.NORMAL, self.now
+        ):
             self.enter(call(tokens))
         closed = self.policy.close_batch(self.now)
         for job in closed.admitted:

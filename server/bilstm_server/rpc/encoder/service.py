@@ -60,12 +60,13 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _check_door(self) -> None:
-        """Raise what any `Encode` would get now. Saying so before the request is read costs
-        little."""
+        """Raise what any `Encode` of the caller would get now. Saying so before the request is read
+        costs little."""
+        call = current_call.get()
         try:
-            self._registry.check_room()
+            self._registry.check_room(call.caller.name, call.priority)
         except ServiceError as error:
-            self._registry.drops(self._metrics.no_model).drop(drop_reason(error))
+            self._registry.drops(self._metrics.no_model).drop(drop_reason(error), call.caller.name)
             raise
 
     async def Encode(  # type: ignore[override]
@@ -77,7 +78,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         call = current_call.get()
         trace = call.trace
         try:
-            model = self._registry.get(request.model, request.version)
+            model = self._registry.get(request.model, request.version, call.caller.models)
             metrics = model.metrics
             if trace is not None:
                 trace.model = model.name
@@ -85,7 +86,9 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             del request
             size = parsed.reply_bytes + sum(map(len, requested_infos(model, parsed.outputs)))
             call.reply = self._replies.begin(context, size, metrics)
-            results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
+            results = await model.batcher.submit(
+                parsed.sequences, deadline.at, trace, call.caller.name, call.priority
+            )
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
             if parsed.reply_bytes > _LARGE_BYTES:
@@ -95,10 +98,10 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             call.reply.give()
             return reply
         except asyncio.CancelledError:
-            metrics.drop("expired" if deadline.ended() else "cancelled")
+            metrics.drop("expired" if deadline.ended() else "cancelled", call.caller.name)
             raise
         except Exception as error:
-            metrics.drop(drop_reason(error))
+            metrics.drop(drop_reason(error), call.caller.name)
             raise
 
     async def EncodeStream(  # type: ignore[override]
@@ -113,12 +116,14 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        """Describe all models, the default one first."""
+        """Describe all models that the caller may use, the default one first."""
+        models = self._registry.all(current_call.get().caller.models)
         return pb.ListModelsResponse(
-            models=[model_message(model, self._limits) for model in self._registry.all()]
+            models=[model_message(model, self._limits) for model in models]
         )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe one model."""
-        model = self._registry.get(request.model, request.version)
+        caller = current_call.get().caller
+        model = self._registry.get(request.model, request.version, caller.models)
         return pb.GetModelResponse(model=model_message(model, self._limits))

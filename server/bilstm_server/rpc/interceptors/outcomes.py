@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
+from ...callers import Caller, Priority
 from ...errors import ServiceError
 from ...metrics import Metrics, RpcMetrics
 from ..context import Context
@@ -19,6 +20,9 @@ from .method import Method, Respond
 if TYPE_CHECKING:
     from ...tracing import RequestTrace
     from ..flow.untaken import UntakenReply
+
+
+NOBODY = Caller("", "peer")  # makes a call until the layer that knows callers has seen it
 
 
 class Outcomes:
@@ -34,8 +38,6 @@ class Outcomes:
 
         async def answer(requests: object, context: Context) -> bytes | None:
             call = Call(metrics, context)
-            if method.tensor is not None:
-                call.caller = context.peer()
             current_call.set(call)
             with call:
                 return await respond(requests, context)
@@ -60,6 +62,7 @@ class Call:
         "caller",
         "end",
         "last_message_bytes",
+        "priority",
         "reply",
         "started_at",
         "trace",
@@ -70,9 +73,8 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
-        # Whose call this is, where the time of the device is shared: its connection's peer. It is
-        # read at the call's start, because a call that has ended has none, and asking would crash.
-        self.caller = ""
+        self.caller = NOBODY
+        self.priority = Priority.NORMAL
         self.trace: RequestTrace | None = None  # of a call that is traced
         self.reply: UntakenReply | None = None  # what its one reply holds until it is taken
         # Of a stream: ends it with that error, wherever it waits.

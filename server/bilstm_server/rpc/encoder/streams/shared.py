@@ -12,6 +12,7 @@ import numpy as np
 from bilstm.v1 import encoder_pb2 as pb
 
 from ....batching.jobs import Result
+from ....callers import Caller, Priority
 from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
 from ....model.config import ModelConfig
@@ -64,17 +65,24 @@ class Shared:
     deadline: float  # in the event loop's time
     sizes: SequenceBytes
     context: Context
-    caller: str  # as the batcher tells it from others
+    caller: Caller
+    priority: Priority
 
     async def enqueue(self, sequence: Input) -> asyncio.Future[Result]:
         """Hand a sequence, or a block of one, to the batcher once it is its turn. Returns its
         result's future. Raises `Unavailable`."""
-        return await self.model.batcher.enqueue(sequence, self.deadline, self.caller)
+        return await self.model.batcher.enqueue(
+            sequence, self.deadline, self.caller.name, self.priority
+        )
+
+    def drop(self, reason: str) -> None:
+        """Count a sequence that has no result, for one of DROP_REASONS."""
+        self.model.metrics.drop(reason, self.caller.name)
 
     def report(self, error: BaseException) -> pb.SequenceError:
         """Count a sequence that has no result. Returns the error as its client is sent it."""
         assert isinstance(error, Exception)
-        self.model.metrics.drop(drop_reason(error))
+        self.drop(drop_reason(error))
         if isinstance(error, ServiceError):
             return sequence_error(error)
         return internal_sequence_error(log_internal_error(error, self.context))
