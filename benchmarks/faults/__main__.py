@@ -15,6 +15,7 @@ from . import (
     cancellations,
     connections,
     fuzz,
+    greedy,
     hang,
     killed,
     messages,
@@ -24,6 +25,7 @@ from . import (
     restart,
     retries,
     streams,
+    swaps,
 )
 from .findings import Finding, heading, told
 
@@ -41,6 +43,8 @@ _MODULES = (
     restart,
     killed,
     cancellations,
+    swaps,
+    greedy,
     fuzz.calls,
     fuzz.connections,
 )
