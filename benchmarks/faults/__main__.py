@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from . import (
+    cancellations,
     connections,
+    fuzz,
+    greedy,
     hang,
+    killed,
     messages,
     overload,
     replies,
@@ -21,12 +25,29 @@ from . import (
     restart,
     retries,
     streams,
+    swaps,
 )
 from .findings import Finding, heading, told
 
 Trial = Callable[[], Iterator[Finding]]
 
-_MODULES = (messages, replies, requests, streams, retries, connections, overload, hang, restart)
+_MODULES = (
+    messages,
+    replies,
+    requests,
+    streams,
+    retries,
+    connections,
+    overload,
+    hang,
+    restart,
+    killed,
+    cancellations,
+    swaps,
+    greedy,
+    fuzz.calls,
+    fuzz.connections,
+)
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
 
 
