@@ -130,8 +130,8 @@ soak: setup ## load a server for ten minutes: whether memory, descriptors or thr
 	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS) --check
 
 # Each runs even where the one before misses a target.
-bench: setup $(BENCH) ## the operator against others, a CRF's paths, the server under load, streams, what metrics cost
-	@missed=0; for part in operator tagger viterbi serving streaming overhead; do \
+bench: setup $(BENCH) ## the operator against others, a CRF's paths, the server under load, streams, what metrics and TLS cost
+	@missed=0; for part in operator tagger viterbi serving streaming overhead tls; do \
 		$(BIN)/python -m benchmarks.$$part --check || missed=1; done; exit $$missed
 
 clean: ## remove the .venv and everything generated

@@ -36,7 +36,7 @@ CALLERS = 64
 TOKENS = 100  # in the file
 PLAIN, TLS, TOKEN, CERTIFICATE = "plain text", "TLS", "TLS, token", "TLS, certificate"
 ALLOWED_TLS_COST = 0.15  # of the calls a second in plain text
-ALLOWED_TOKEN_COST = 0.03  # of those over TLS: what one run tells from nothing
+ALLOWED_TOKEN_COST = 0.05  # of those over TLS: what one run tells from nothing
 _WARM_UP_SECONDS = 1.0
 
 

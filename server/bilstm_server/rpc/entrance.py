@@ -1,0 +1,53 @@
+"""`Entrance`: certificates, tokens and the rules of callers, made as the settings say."""
+
+from __future__ import annotations
+
+import grpc
+
+from ..metrics import Metrics
+from ..security.reloading import Reloading
+from ..security.tokens import Tokens, parse_tokens
+from ..security.watched import Watched
+from ..settings import Settings
+from .credentials import TlsCredentials, require_tls
+from .health import HEALTH
+from .interceptors.authentication import Authentication, CallerRules
+
+
+class Entrance:
+    """What a connection and a call must show to be let in."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, reloading: Reloading):
+        """Read the files that the settings name, and let `reloading` read them anew.
+
+        Raises `StartError` where other machines would be served without TLS, and `UnusableFile`.
+        """
+        require_tls(settings, settings.host)
+        self._metrics = metrics
+        self._tls: TlsCredentials | None = None
+        if settings.tls_cert is not None:
+            self._tls = TlsCredentials(settings, metrics.file)
+            self._tls.watch(reloading)
+        self._tokens: Watched[Tokens] | None = None
+        if settings.tokens_file is not None:
+            paths, counts = [settings.tokens_file], metrics.file("tokens_file")
+            self._tokens = Watched("--tokens-file", paths, parse_tokens, counts, secrets=paths)
+            reloading.watch(self._tokens, self._tokens_changed)
+            metrics.name_callers(self._tokens.value.names)
+        rules = CallerRules(
+            tokens=self._tokens,
+            certificates=settings.tls_client_ca is not None,
+            header=settings.caller_header,
+            max_priorities=dict(settings.caller_priority),
+            open_services=frozenset({HEALTH} if settings.health == "open" else ()),
+        )
+        self.authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
+
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """Return what gRPC listens with; None for plain text."""
+        return self._tls.server_credentials() if self._tls is not None else None
+
+    def _tokens_changed(self) -> None:
+        assert self._tokens is not None
+        self._metrics.name_callers(self._tokens.value.names)
+        self.authentication.tokens_changed()
