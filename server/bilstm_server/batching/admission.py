@@ -29,11 +29,12 @@ from .estimate import BatchCost
 from .forming import BoundedBatch
 from .lanes import Waiting
 from .long_work import LongWork
-from .queue import BatchQueue, Room, room_for_newcomers
+from .queue import BatchQueue, Room, room_of
 from .shares import Shares
 from .stream_turns import StreamTurns
 
 _LEAST_RETRY_SECONDS = 0.01
+_KEPT_BATCHES = 2
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -87,7 +88,7 @@ class Admission(Generic[J]):
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
-        self._kept = room_for_newcomers(limits)
+        self._kept = room_of(_KEPT_BATCHES, limits)  # for callers that have not had their part
         self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
         self._draining = False
@@ -142,8 +143,8 @@ class Admission(Generic[J]):
 
     def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
         """Why so many more may not wait, if they may not. Where there are several callers, one that
-        has something waiting must leave room for a batch of others, if what it has is more than its
-        part of the queue."""
+        has something waiting must leave room for those that have not had their part, if it has more
+        than its own."""
         beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
         if (following := self._streams.next) is not None:
             beside_sequences += 1
