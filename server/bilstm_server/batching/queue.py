@@ -76,6 +76,15 @@ class BatchQueue(Generic[J]):
         lanes = [lane for level in self._levels if (lane := level.lanes.get(caller))]
         return Room(sum(len(lane.jobs) for lane in lanes), sum(lane.tokens for lane in lanes))
 
+    def excess(self, shared: Room) -> Room:
+        """How much of what waits is beyond its caller's part of `shared`."""
+        sequences = tokens = 0.0
+        for _, lane in self._lanes():
+            part = self._shares.part(lane.caller)
+            sequences += max(len(lane.jobs) - part * shared.sequences, 0.0)
+            tokens += max(lane.tokens - part * shared.tokens, 0.0)
+        return Room(int(sequences), int(tokens))
+
     def waited(self, caller: str, priority: Priority, now: float) -> float:
         """Seconds for which the caller's first sequence of that priority has waited, or 0 if none
         waits."""

@@ -3,8 +3,8 @@
 There are three ways in:
 
 - Freely, while less than a batch waits and a batch of calls would still find room.
-- As a part: among several callers, each may have its part of a batch and a half in the queue, and so
-  it has its part of what is computed, whoever fills the queue.
+- As a part: among several callers, each may have its part of a batch and a half in the queue, and
+  so it has its part of what is computed, whoever fills the queue.
 - In turn: where calls fill the queue, streams may bring half of what each batch takes out, their
   own caller's calls or not. Room for the next of them is kept from calls.
 

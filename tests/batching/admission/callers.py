@@ -60,8 +60,9 @@ class Shared:
     def step(self) -> None:
         for caller in self.callers:
             caller.refused.append(0)
-            while caller.in_flight < caller.ahead and self.send(caller):
-                pass
+        sending = list(self.callers)
+        while sending:  # one call each, until nobody has one more or finds room for it
+            sending = [c for c in sending if c.in_flight < c.ahead and self.send(c)]
         closed = self.policy.close_batch(0.0)
         assert not closed.expired
         self.batches.append(closed.jobs)
@@ -88,7 +89,7 @@ class Shared:
                 return False
             self.policy.admit(jobs, 0.0)
         waiting = list(jobs)
-        self._calls |= {job: (caller, waiting) for job in jobs}
+        self._calls |= dict.fromkeys(jobs, (caller, waiting))
         caller.call = next(caller.calls)
         caller.in_flight += 1
         return True
