@@ -30,11 +30,12 @@ from .estimate import BatchCost
 from .forming import BoundedBatch
 from .lanes import Waiting
 from .long_work import LongWork
-from .queue import BatchQueue, Room, room_for_newcomers
+from .queue import BatchQueue, Room, room_of
 from .shares import Shares
 from .stream_turns import StreamTurns
 
 _LEAST_RETRY_SECONDS = 0.01
+_KEPT_BATCHES = 2
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -88,7 +89,12 @@ class Admission(Generic[J]):
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
-        self._kept = room_for_newcomers(limits)
+        self._batch = room_of(1, limits)
+        self._shared = Room(
+            limits.max_queue_sequences - room_of(_KEPT_BATCHES, limits).sequences,
+            limits.max_queue_tokens - room_of(_KEPT_BATCHES, limits).tokens,
+        )
+        self._kept = room_of(_KEPT_BATCHES, limits)  # for callers that have not had their part
         self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
         self._draining = False
@@ -144,8 +150,8 @@ class Admission(Generic[J]):
 
     def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
         """Why so many more may not wait, if they may not. Where there are several callers, one that
-        has something waiting must leave room for a batch of others, if what it has is more than its
-        part of the queue."""
+        has something waiting must leave room for a batch of those that have not; and for two, if it
+        has more than its part."""
         beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
         if (following := self._streams.next) is not None:
             beside_sequences += 1
@@ -163,10 +169,16 @@ class Admission(Generic[J]):
         held = Room(held.sequences + long.sequences, held.tokens + long.tokens)
         if not held.sequences:
             return None
-        part, limits = self.shares.part(caller), self._limits
-        if held.sequences + sequences <= part * (
-            limits.max_queue_sequences - kept.sequences
-        ) and held.tokens + tokens <= part * (limits.max_queue_tokens - kept.tokens):
+        part, shared = self.shares.part(caller), self._shared
+        excess = self._queue.excess(shared)  # who came before others did may have more for a while
+        one = self._batch
+        if (
+            held.sequences + sequences <= part * (shared.sequences - excess.sequences)
+            and held.tokens + tokens <= part * (shared.tokens - excess.tokens)
+            and self._queue.fits(
+                sequences + beside_sequences + one.sequences, tokens + beside_tokens + one.tokens
+            )
+        ):
             return None
         return (
             f"{held.sequences} with {held.tokens} of this caller, and the room for {sequences} "

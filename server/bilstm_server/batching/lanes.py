@@ -30,61 +30,65 @@ J = TypeVar("J", bound=Waiting)
 
 
 class Lane(Generic[J]):
-    """What one caller has waiting at one priority; never empty but when it is made."""
+    """What one caller has waiting at one priority."""
 
-    __slots__ = ("caller", "credit", "jobs", "tokens", "weight")
+    __slots__ = ("caller", "credit", "jobs", "place", "placed", "tokens", "weight")
 
-    def __init__(self, caller: str, weight: float):
+    def __init__(self, caller: str, weight: float, place: float):
+        """`place` is the least that a job costs, however few tokens it has."""
         self.caller = caller
         self.weight = weight
+        self.place = place
         self.credit = 0.0
+        self.placed = False
         self.jobs: dict[J, None] = {}  # in order of arrival
         self.tokens = 0  # of all of them
 
     @property
     def first(self) -> J:
-        """The job that came first."""
+        """The job that came first. There must be one."""
         return next(iter(self.jobs))
 
     @property
-    def next_tokens(self) -> int:
-        """Tokens of the job that came first."""
-        return self.first.tokens
+    def next_cost(self) -> float | None:
+        """The cost of the job that came first, in tokens."""
+        return max(self.first.tokens, self.place) if self.jobs else None
 
 
 class Level(Generic[J]):
     """The lanes of one priority."""
 
-    def __init__(self, priority: Priority):
+    def __init__(self, priority: Priority, quantum: float):
+        """`quantum` is that of the turns of its lanes."""
         self.priority = priority
         self.weight = _TOP_WEIGHT
         self.credit = 0.0
+        self.placed = False
         self.lanes: dict[str, Lane[J]] = {}  # by caller
-        self.turns: Turns[Lane[J]] = Turns()
-        self.callers_weight = 0.0  # of all lanes together
+        self.turns: Turns[Lane[J]] = Turns(quantum, lambda lane: self.lanes.pop(lane.caller))
+        self.callers_weight = 0.0  # of all that have something waiting
 
     @property
-    def next_tokens(self) -> int:
-        """Tokens of the first job of the lane whose turn it is."""
-        return self.turns.current().next_tokens
+    def next_cost(self) -> float | None:
+        """The cost of the first job of the lane whose turn it is, in tokens."""
+        return self.turns.current().next_cost if self.turns else None
 
     @property
     def tokens(self) -> int:
         """Tokens of all that waits at this priority."""
         return sum(lane.tokens for lane in self.turns)
 
-    def add(self, lane: Lane[J]) -> None:
-        """Add the lane of a caller that had none."""
+    def wait(self, lane: Lane[J]) -> None:
+        """Take into account that a lane is empty no more."""
         self.lanes[lane.caller] = lane
-        self.turns.add(lane)
+        self.turns.wait(lane)
         self.callers_weight += lane.weight
 
-    def remove(self, lane: Lane[J]) -> None:
-        """Forget a lane that is empty."""
-        del self.lanes[lane.caller]
-        self.turns.remove(lane)
+    def rest(self, lane: Lane[J]) -> None:
+        """Take into account that a lane is empty."""
+        self.turns.rest(lane)
         # Sums of floats drift, and of nothing it is known.
-        self.callers_weight = self.callers_weight - lane.weight if self.lanes else 0.0
+        self.callers_weight = self.callers_weight - lane.weight if self.turns else 0.0
 
 
 def level_weights(callers_weights: Mapping[Priority, float]) -> dict[Priority, float]:

@@ -1,7 +1,8 @@
 """`BatchQueue`: which sequences wait, and in which order they are offered to the next batch.
 
 Levels of priority take turns, within a level its callers do, and what one caller has at one level
-is served first come, first served. Turns are counted in tokens: see `Turns`.
+is served first come, first served. Turns are counted in tokens, and a sequence of few of them costs
+as many as its place in a batch could have had: see `Turns`.
 
 Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now` is an argument.
 """
@@ -16,7 +17,9 @@ from ..settings import QueueLimits
 from .forming import FormingBatch, Verdict
 from .lanes import J, Lane, Level, level_weights
 from .shares import Shares
-from .turns import TURN_TOKENS, Turns
+from .turns import Turns
+
+_MOST_TURNS = 1024  # of a weight of 1 in a batch
 
 
 class Room(NamedTuple):
@@ -26,11 +29,11 @@ class Room(NamedTuple):
     tokens: int
 
 
-def room_for_newcomers(limits: QueueLimits) -> Room:
-    """What nobody takes who has more than its part already: a batch, or half the queue if less."""
+def room_of(batches: int, limits: QueueLimits) -> Room:
+    """The room of so many batches, or half the queue's if that is less."""
     return Room(
-        min(limits.max_batch_sequences, limits.max_queue_sequences // 2),
-        min(limits.max_batch_tokens, limits.max_queue_tokens // 2),
+        min(batches * limits.max_batch_sequences, limits.max_queue_sequences // 2),
+        min(batches * limits.max_batch_tokens, limits.max_queue_tokens // 2),
     )
 
 
@@ -44,8 +47,12 @@ class BatchQueue(Generic[J]):
         self._batch = Room(limits.max_batch_sequences, limits.max_batch_tokens)
         self._max_delay = limits.max_queue_delay
         self._shares = shares
-        self._levels = tuple(Level[J](priority) for priority in Priority)  # by priority
-        self._turns: Turns[Level[J]] = Turns()  # of the levels that have something waiting
+        # Tokens of a place in a full batch. What has fewer takes such a place, too.
+        self._place = limits.max_batch_tokens / limits.max_batch_sequences
+        quantum = max(self._place, limits.max_batch_tokens / _MOST_TURNS)
+        self._quantum = quantum
+        self._levels = tuple(Level[J](priority, quantum) for priority in Priority)  # by priority
+        self._turns: Turns[Level[J]] = Turns(quantum)  # of the levels that have something waiting
         self._sequences = 0
         self._tokens = 0
 
@@ -66,14 +73,23 @@ class BatchQueue(Generic[J]):
 
     def held(self, caller: str) -> Room:
         """How much of what waits is the caller's."""
-        lanes = [lane for level in self._turns if (lane := level.lanes.get(caller))]
+        lanes = [lane for level in self._levels if (lane := level.lanes.get(caller))]
         return Room(sum(len(lane.jobs) for lane in lanes), sum(lane.tokens for lane in lanes))
+
+    def excess(self, shared: Room) -> Room:
+        """How much of what waits is beyond its caller's part of `shared`."""
+        sequences = tokens = 0.0
+        for _, lane in self._lanes():
+            part = self._shares.part(lane.caller)
+            sequences += max(len(lane.jobs) - part * shared.sequences, 0.0)
+            tokens += max(lane.tokens - part * shared.tokens, 0.0)
+        return Room(int(sequences), int(tokens))
 
     def waited(self, caller: str, priority: Priority, now: float) -> float:
         """Seconds for which the caller's first sequence of that priority has waited, or 0 if none
         waits."""
         lane = self._levels[priority].lanes.get(caller)
-        return 0.0 if lane is None else now - lane.first.admitted_at
+        return now - lane.first.admitted_at if lane and lane.jobs else 0.0
 
     def put(self, jobs: Sequence[J]) -> None:
         """Let `jobs` wait, all of one caller and priority. Somebody has asked `fits`."""
@@ -82,7 +98,8 @@ class BatchQueue(Generic[J]):
         caller, level = jobs[0].caller, self._levels[jobs[0].priority]
         lane = level.lanes.get(caller)
         if lane is None:
-            lane = self._open(level, caller)
+            lane = Lane(caller, self._shares.weight(caller), self._place)
+        was_empty = not lane.jobs
         tokens = 0
         for job in jobs:
             lane.jobs[job] = None
@@ -90,6 +107,8 @@ class BatchQueue(Generic[J]):
         lane.tokens += tokens
         self._sequences += len(jobs)
         self._tokens += tokens
+        if was_empty:
+            self._wait(level, lane)
 
     def remove(self, job: J) -> bool:
         """Forget a waiting job; False if it no longer waits."""
@@ -150,24 +169,27 @@ class BatchQueue(Generic[J]):
         """Offer the lane's jobs, in order and as far as its credit reaches. Returns `JOINED`, or
         why the last one must go on waiting."""
         joined, lost = len(batch), len(hopeless)
-        tokens = lost_tokens = 0
-        verdict = Verdict.JOINED
+        tokens, cost = 0, 0.0
+        verdict, place = Verdict.JOINED, self._place
         for job in lane.jobs:
-            if tokens + job.tokens > credit:
+            size = job.tokens
+            job_cost = size if size > place else place
+            if cost + job_cost > credit:
                 break
             verdict = forming.offer(job)
             if verdict is Verdict.JOINED:
                 batch.append(job)
-                tokens += job.tokens
+                cost += job_cost
+                tokens += size
             elif verdict is Verdict.HOPELESS:
                 hopeless.append(job)
-                lost_tokens += job.tokens
+                tokens += size
                 verdict = Verdict.JOINED
             else:
                 break
-        self._turns.charge(level, tokens)
-        level.turns.charge(lane, tokens)
-        self._leave(level, lane, batch[joined:] + hopeless[lost:], tokens + lost_tokens)
+        self._turns.charge(level, cost)
+        level.turns.charge(lane, cost)
+        self._leave(level, lane, batch[joined:] + hopeless[lost:], tokens)
         return verdict
 
     # -- lanes -----------------------------------------------------------------------------------
@@ -176,15 +198,13 @@ class BatchQueue(Generic[J]):
         """Those that have something waiting, beginning with the one whose turn it is."""
         return ((level, lane) for level in self._turns for lane in level.turns)
 
-    def _open(self, level: Level[J], caller: str) -> Lane[J]:
-        """Begin the lane of a caller that has nothing waiting at that level."""
-        lane: Lane[J] = Lane(caller, self._shares.weight(caller))
-        self._shares.enter(caller)
-        if not level.lanes:
-            self._turns.add(level)
-        level.add(lane)
+    def _wait(self, level: Level[J], lane: Lane[J]) -> None:
+        """Take into account that a lane is empty no more."""
+        self._shares.enter(lane.caller)
+        level.wait(lane)
+        if len(level.turns) == 1:
+            self._turns.wait(level)
         self._weigh()
-        return lane
 
     def _leave(self, level: Level[J], lane: Lane[J], jobs: Sequence[J], tokens: int) -> None:
         """Let jobs of the lane, with so many tokens, wait no more."""
@@ -195,10 +215,11 @@ class BatchQueue(Generic[J]):
             for job in jobs:
                 del lane.jobs[job]
             return
+        lane.jobs.clear()
         self._shares.leave(lane.caller)
-        level.remove(lane)
-        if not level.lanes:
-            self._turns.remove(level)
+        level.rest(lane)
+        if not level.turns:
+            self._turns.rest(level)
         self._weigh()
 
     def _weigh(self) -> None:
@@ -219,7 +240,7 @@ class BatchQueue(Generic[J]):
         if own == self._tokens:
             return own
         weight = self._shares.weight(caller)
-        rounds = (own + tokens) / weight + TURN_TOKENS  # what a weight of 1 is served meanwhile
+        rounds = (own + tokens) / weight + self._quantum  # what a weight of 1 is served meanwhile
         ahead = own + sum(
             min(other.tokens, rounds * other.weight) for other in level.turns if other is not lane
         )
@@ -228,6 +249,6 @@ class BatchQueue(Generic[J]):
             callers_weights = {other.priority: other.callers_weight for other in others}
             callers_weights[priority] = level.callers_weight + (weight if lane is None else 0.0)
             weights = level_weights(callers_weights)
-            rounds = (ahead + tokens) / weights[priority] + TURN_TOKENS
+            rounds = (ahead + tokens) / weights[priority] + self._quantum
             ahead += sum(min(other.tokens, rounds * weights[other.priority]) for other in others)
         return min(int(ahead), self._tokens)

@@ -3,8 +3,8 @@
 There are three ways in:
 
 - Freely, while less than a batch waits and a batch of calls would still find room.
-- As a part of the next batch: a caller may always have its part of one in the queue, and so it has
-  its part of what is computed, whoever fills the queue.
+- As a part: among several callers, each may have its part of a batch and a half in the queue, and
+  so it has its part of what is computed, whoever fills the queue.
 - In turn: where calls fill the queue, streams may bring half of what each batch takes out, their
   own caller's calls or not. Room for the next of them is kept from calls.
 
@@ -18,10 +18,11 @@ from typing import Generic
 from ..settings import QueueLimits
 from .forming import Verdict
 from .lanes import J
-from .queue import BatchQueue, room_for_newcomers
+from .queue import BatchQueue, room_of
 from .shares import Shares
 
 _STREAMS_SHARE = 0.5  # of a batch, for streams where calls fill the queue
+_PART = 1.5  # batches, of which each of several callers may have its part waiting
 
 
 class StreamTurns(Generic[J]):
@@ -32,14 +33,14 @@ class StreamTurns(Generic[J]):
         self._queue = queue
         self._shares = shares
         self._waiting: BatchQueue[J] = BatchQueue(limits, shares)
-        self._kept = room_for_newcomers(limits)
+        self._batch = room_of(1, limits)
         self._credit = _STREAMS_SHARE  # batches that streams may bring in turn
         self.next: J | None = None  # the one whose turn it is once there is room
 
     def comes_in(self, job: J) -> bool:
         """Whether a sequence may be let in that has just come; otherwise it waits here."""
         if not self._waiting.held(job.caller).sequences and (
-            self._has_part(job) or (not len(self._waiting) and self._has_space(job))
+            self._lacks_part(job) or (not len(self._waiting) and self._has_space(job))
         ):
             return True
         self._waiting.put([job])
@@ -62,7 +63,7 @@ class StreamTurns(Generic[J]):
 
     def offer(self, job: J) -> Verdict:
         """Let a sequence that waits into the queue, or say why not, as a forming batch does."""
-        if not (self._has_space(job) or self._has_part(job)):
+        if not (self._has_space(job) or self._lacks_part(job)):
             if self._credit <= 0.0 or self._exceeds_share(job):
                 return Verdict.LATER
             if not self._queue.fits(1, job.tokens):
@@ -79,20 +80,21 @@ class StreamTurns(Generic[J]):
         """Whether the sequence takes no room that calls may need."""
         if not len(self._queue):
             return True
-        sequences, tokens = self._kept
+        sequences, tokens = self._batch
         return not self._queue.full and self._queue.fits(1 + sequences, job.tokens + tokens)
 
-    def _has_part(self, job: J) -> bool:
-        """Whether its caller has its part of the next batch only with the sequence."""
-        held, part = self._queue.held(job.caller), self._shares.part(job.caller)
-        sequences, tokens = self._kept
-        if not held.sequences:  # however small its part is, something of it may wait
-            return self._queue.fits(1 + sequences // 2, job.tokens + tokens // 2)
-        return (
-            held.sequences + 1 <= part * sequences
-            and held.tokens + job.tokens <= part * tokens
-            and self._queue.fits(1, job.tokens)
+    def _lacks_part(self, job: J) -> bool:
+        """Whether, among several callers, its caller lacks its part of what comes next without the
+        sequence. It leaves half of the room that newcomers may need."""
+        part = self._shares.part(job.caller)
+        if part == 1.0:
+            return False
+        held, (sequences, tokens) = self._queue.held(job.caller), self._batch
+        lacks = not held.sequences or (
+            held.sequences + 1 <= _PART * part * sequences
+            and held.tokens + job.tokens <= _PART * part * tokens
         )
+        return lacks and self._queue.fits(1 + sequences // 2, job.tokens + tokens // 2)
 
     def _exceeds_share(self, job: J) -> bool:
         """Whether its caller has more than its part of the whole queue already."""
