@@ -46,7 +46,7 @@ class Watchdog:
         self._turns = Progress()  # the event loop's
 
         def of_engine(work: Work) -> float:
-            return max(hang_seconds, _MULTIPLE * work.expected_seconds) or math.inf
+            return max(hang_seconds, _MULTIPLE * work.expected_seconds)
 
         def of_loop(_: Work) -> float:
             return stall_seconds or math.inf
