@@ -122,7 +122,7 @@ $(BENCH): $(STAMP)
 	@$(INSTALL) '.[bench]' | $(LARGE)
 	@touch $@
 
-faults: setup ## attack a server over loopback, within ten minutes: what its callers could do to each other
+faults: setup ## attack a server over loopback, some twenty minutes: what its callers could do to each other
 	$(BIN)/python -m benchmarks.faults --check
 
 SOAK_SECONDS ?= 600

@@ -47,6 +47,7 @@ _MODULES = (
     greedy,
     fuzz.calls,
     fuzz.connections,
+    fuzz.handshakes,
 )
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -133,9 +134,10 @@ def served(
 
 
 @contextmanager
-def probing(target: str, width: int = 12) -> Iterator[Prober]:
-    """Enter when both methods have been answered."""
+def probing(target: str, width: int = 12, authority: Path | None = None) -> Iterator[Prober]:
+    """Enter when both methods have been answered. `authority`: whom to trust, over TLS."""
     command = [sys.executable, "-m", "benchmarks.faults.prober", target, f"--width={width}"]
+    command += [f"--authority={authority}"] if authority else []
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -151,12 +153,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("target", metavar="HOST:PORT")
     parser.add_argument("--width", type=int, default=12, help="of the model that it asks")
+    parser.add_argument("--authority", type=Path, metavar="FILE", help="whom to trust, over TLS")
     chosen = parser.parse_args()
     x = np.random.default_rng(0).standard_normal((_STEPS, chosen.width), dtype=np.float32)
     encode = pb.EncodeRequest(sequences=[tensors.encode(x)], outputs=[pb.OUTPUT_FINAL])
     askers = {
         # Connections of their own: one that is refused does not hinder the other.
-        path: _Asker(_channel(chosen.target, number), path, request)
+        path: _Asker(_channel(chosen.target, number, chosen.authority), path, request)
         for number, (path, request) in enumerate(
             {HEALTH: b"", ENCODE: encode.SerializeToString()}.items()
         )
@@ -168,10 +171,12 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _channel(target: str, number: int) -> grpc.Channel:
-    return grpc.insecure_channel(
-        target, options=[("grpc.use_local_subchannel_pool", 1), ("prober.number", number)]
-    )
+def _channel(target: str, number: int, authority: Path | None) -> grpc.Channel:
+    options = [("grpc.use_local_subchannel_pool", 1), ("prober.number", number)]
+    if authority is None:
+        return grpc.insecure_channel(target, options=options)
+    credentials = grpc.ssl_channel_credentials(authority.read_bytes())
+    return grpc.secure_channel(target, credentials, options=options)
 
 
 if __name__ == "__main__":

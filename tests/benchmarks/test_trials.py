@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.faults import cancellations, killed, restart, swaps
 from benchmarks.faults.findings import Finding
-from benchmarks.faults.fuzz import calls, connections
+from benchmarks.faults.fuzz import calls, connections, handshakes
 from benchmarks.faults.pairs import PLAIN
 
 Trial = Callable[[int], Iterator[Finding]]
@@ -30,6 +30,11 @@ def test_a_server_stands_damaged_calls() -> None:
 def test_a_server_stands_damaged_connections() -> None:
     """It takes every connection, and gRPC's core writes no line about any of them."""
     assert not missed(connections.trial(300))
+
+
+def test_a_server_with_tls_stands_damaged_handshakes() -> None:
+    """It takes every connection, whatever comes over it, and its callers are served."""
+    assert not missed(handshakes.trial(300))
 
 
 def test_neighbours_of_cancelled_calls_have_the_same_bits() -> None:

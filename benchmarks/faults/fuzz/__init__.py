@@ -2,11 +2,11 @@
 
     python -m benchmarks.faults --only fuzz-calls --only fuzz-connections
 
-`traffic` is what was recorded; `messages` and `frames` damage it; `calls` and `connections` are the
-trials. A seed and a case's number make the same case everywhere; `python -m benchmarks.faults.fuzz`
-sends one again.
+`traffic` is what was recorded; `messages` and `frames` damage it; `calls`, `connections` and
+`handshakes` are the trials. A seed and a case's number make the same case everywhere;
+`python -m benchmarks.faults.fuzz` sends one again.
 """
 
-from . import calls, connections
+from . import calls, connections, handshakes
 
-__all__ = ["calls", "connections"]
+__all__ = ["calls", "connections", "handshakes"]

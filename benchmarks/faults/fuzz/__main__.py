@@ -2,6 +2,7 @@
 
     python -m benchmarks.faults.fuzz HOST:PORT --call 1234
     python -m benchmarks.faults.fuzz HOST:PORT --connection 1234
+    python -m benchmarks.faults.fuzz HOST:PORT --handshake 1234
 
 The server must serve what the trial's does: see `traffic.served_models`.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from . import calls, connections
+from . import calls, connections, handshakes
 from .traffic import recorded
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     case = parser.add_mutually_exclusive_group(required=True)
     case.add_argument("--call", type=int, metavar="NUMBER")
     case.add_argument("--connection", type=int, metavar="NUMBER")
+    case.add_argument("--handshake", type=int, metavar="NUMBER")
     chosen = parser.parse_args()
     if chosen.call is not None:
         *_, (_, call) = calls.cases_of(recorded(), chosen.call + 1)
@@ -31,10 +33,12 @@ def main() -> None:
         calls.send(chosen.target, chosen.call + 1, outcome, first=chosen.call)
         print(dict(outcome.statuses))
         return
-    *_, (_, data) = connections.cases_of(recorded(), chosen.connection + 1)
-    print(data.hex())
+    make = connections if chosen.connection is not None else handshakes
+    number = chosen.connection if chosen.connection is not None else chosen.handshake
+    *_, case = make.cases_of(recorded(), number + 1)
+    print(case[1].hex())
     ends: Counter[str] = Counter()
-    connections.send(chosen.target, chosen.connection + 1, ends, first=chosen.connection)
+    connections.send(chosen.target, iter([case]), ends)
     print(dict(ends))
 
 

@@ -21,9 +21,9 @@ from .standing import attacks
 from .traffic import Frame, Traffic, frames_of, numbered, recorded
 
 NAME = "fuzz-connections"
-CASES = 100_000
+CASES = 80_000
 SEED = 0
-_WARM_UP = 10  # a part of them that comes before what the server grows by is counted
+WARM_UP = 10  # a part of them that comes before what the server grows by is counted
 _OPEN = 16  # at a time
 _RATE = 800.0  # a second, at most: a flood is another trial
 _PATIENCE_SECONDS = 0.1  # for an answer to all that was sent: many are none that has one
@@ -41,12 +41,17 @@ def trial(cases: int = CASES) -> Iterator[Finding]:
     yield from attacks(
         NAME,
         sent,
-        warm_up=lambda target: send(target, cases // _WARM_UP, Counter()),
-        attack=lambda target: send(target, cases, ends),
+        warm_up=lambda target: send(target, cases_of(recorded(), cases // WARM_UP), Counter()),
+        attack=lambda target: send(target, cases_of(recorded(), cases), ends),
     )
+    yield from ended(NAME, sent, ends)
+
+
+def ended(trial: str, sent: str, ends: Counter[str]) -> Iterator[Finding]:
+    """How the connections have ended."""
     for end in sorted(ends):
-        yield Finding(NAME, sent, f"that ended {end}", ends[end])
-    yield Finding(NAME, sent, "that could not be opened", ends[_REFUSED], most=0)
+        yield Finding(trial, sent, f"that ended {end}", ends[end])
+    yield Finding(trial, sent, "that could not be opened", ends[_REFUSED], most=0)
 
 
 _REFUSED = "refused"
@@ -67,12 +72,10 @@ def _strange(random: Random) -> bytes:
     return damaged_bytes(data, random)
 
 
-def send(target: str, count: int, ends: Counter[str], first: int = 0) -> None:
-    """Open the connections below `count`, from `first` on, several at a time, and count how they
-    end."""
+def send(target: str, cases: Iterator[tuple[int, bytes]], ends: Counter[str]) -> None:
+    """Open a connection for each case, several at a time, and count how they end."""
     host, _, port = target.rpartition(":")
     address = host, int(port)
-    cases = (case for case in cases_of(recorded(), count) if case[0] >= first)
     opened: dict[int, _Connection] = {}
     more = True
     started_at, begun = time.perf_counter(), 0

@@ -10,6 +10,7 @@ anew when the wire has grown.
 from __future__ import annotations
 
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -42,9 +43,20 @@ def main() -> None:
         server_process(*served_models(Path(folder))) as server,
     ):
         recordings = [_recorded(server.target, session) for session in _SESSIONS]
-    traffic.write([connection for recording in recordings for connection in recording])
+    connections = [connection for recording in recordings for connection in recording]
+    traffic.write(connections, _hello())
     calls = traffic.recorded().calls
     print(f"{len(calls)} calls over {len(traffic.recorded().connections)} connections")
+
+
+def _hello() -> bytes:
+    """What a client of TLS sends first."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
 
 
 def _recorded(target: str, session: Session) -> list[bytes]:

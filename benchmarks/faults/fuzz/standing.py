@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..attacked import Attacked, attacked
@@ -20,13 +20,22 @@ _MOST_MORE = 8  # threads, and descriptors
 Attack = Callable[[str], None]  # on an address
 
 
-def attacks(trial: str, sent: str, warm_up: Attack, attack: Attack) -> Iterator[Finding]:
+def attacks(
+    trial: str,
+    sent: str,
+    *,
+    warm_up: Attack,
+    attack: Attack,
+    flags: Sequence[str] = (),
+    authority: Path | None = None,
+) -> Iterator[Finding]:
     """Have a server attacked, and tell whether it stands. What it grows by is counted from when
-    `warm_up` is over."""
+    `warm_up` is over. `flags` are the server's own; `authority` is whom its callers trust, if it
+    has TLS."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        attacked(*served_models(Path(folder))) as server,
-        probing(server.target) as prober,
+        attacked(*served_models(Path(folder)), *flags) as server,
+        probing(server.target, authority=authority) as prober,
     ):
         warm_up(server.target)
         server.settle()

@@ -69,23 +69,22 @@ class Traffic:
 
     calls: Sequence[RecordedCall]
     connections: Sequence[bytes]
-
-
-def traffic_of(connections: Sequence[bytes]) -> Traffic:
-    """Read the calls out of what clients have sent."""
-    calls = [call for connection in connections for call in _calls(connection)]
-    return Traffic(calls, connections)
+    hello: bytes  # with which a client begins TLS
 
 
 def recorded() -> Traffic:
     """Read traffic.json."""
-    return traffic_of([b64decode(connection) for connection in json.loads(FILE.read_text())])
+    content = json.loads(FILE.read_text())
+    connections = [b64decode(connection) for connection in content["connections"]]
+    calls = [call for connection in connections for call in _calls(connection)]
+    return Traffic(calls, connections, b64decode(content["hello"]))
 
 
-def write(connections: Sequence[bytes]) -> None:
+def write(connections: Sequence[bytes], hello: bytes) -> None:
     """Write traffic.json."""
     lines = [b64encode(connection).decode() for connection in connections]
-    FILE.write_text(json.dumps(lines, indent=0) + "\n")
+    content = {"connections": lines, "hello": b64encode(hello).decode()}
+    FILE.write_text(json.dumps(content, indent=0) + "\n")
 
 
 def frames_of(connection: bytes) -> Iterator[Frame]:
