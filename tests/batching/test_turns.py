@@ -238,7 +238,7 @@ async def test_slices_tell_what_they_cost(engine: Engine) -> None:
             engine.go_on(1)
             await engine.arrival()
             assert one._admission.seconds_of_waiting == pytest.approx(0.5)  # a guessed batch's
-            one._admission.batch_cost.last_seconds = 0.0
+            one._admission.outlook.last_seconds = 0.0
             left = (LONG - 1) * SLICE_SECONDS
             assert one._admission.seconds_of_waiting == pytest.approx(left)
             engine.go_on()

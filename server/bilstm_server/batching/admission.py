@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ..errors import DRAINING, Overloaded, Unavailable
+from ..errors import DRAINING, DeadlineExpired, Overloaded, Unavailable
 from ..settings import QueueLimits
-from .estimate import BatchCost
-from .forming import BoundedBatch
+from .forming import TimelyBatch
 from .long_work import LongWork
+from .outlook import Outlook
 from .queue import BatchQueue, Waiting
 
 _LEAST_RETRY_SECONDS = 0.01
@@ -93,7 +93,7 @@ class Admission(Generic[J]):
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
-        self.batch_cost = BatchCost()
+        self.outlook = Outlook(limits)
         self.long_work: LongWork[J] = LongWork()
 
     # -- what takes room -------------------------------------------------------------------------
@@ -111,9 +111,9 @@ class Admission(Generic[J]):
     @property
     def seconds_of_waiting(self) -> float:
         """About how long all that was let in will take, and at least as long as the last batch."""
-        queued = self._queue.tokens * self.batch_cost.seconds_per_token
-        sliced = self.long_work.seconds(self.batch_cost)
-        return max(queued + sliced, self.batch_cost.last_seconds, _LEAST_RETRY_SECONDS)
+        queued = self.outlook.seconds(self._queue.tokens)
+        sliced = self.long_work.seconds(self.outlook.estimate)
+        return max(queued + sliced, self.outlook.last_seconds, _LEAST_RETRY_SECONDS)
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -142,10 +142,33 @@ class Admission(Generic[J]):
             beside = (beside[0] + 1, beside[1] + self._next.tokens)
         if not self._queue.fits(sequences + beside[0], tokens + beside[1]):
             return f"no room for {sequences} more with {tokens}"
-        waits = max(self._queue.waited(now), self.batch_cost.seconds(self._queue.tokens))
+        waits = max(self._queue.waited(now), self.outlook.seconds(self._queue.tokens))
         if waits <= self._limits.max_queue_seconds:
             return None
         return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
+
+    def lateness(
+        self, tokens: Sequence[int], deadline: float, free_at: float, now: float
+    ) -> DeadlineExpired | None:
+        """What a call is told, of sequences of so many tokens each, that is known not to be
+        answered by its deadline. The device is free at `free_at`.
+
+        Where nothing was computed for a while nothing is known: a call is let in as a trial.
+        """
+        outlook = self.outlook
+        outlook.arrive(deadline - now, now)
+        if not len(self._queue) and outlook.is_stale(now):
+            return None
+        whole = [each for each in tokens if each <= self._limits.whole_tokens]
+        expected = self.long_work.seconds_with(sum(tokens) - sum(whole))
+        if whole:
+            seconds = outlook.seconds(self._queue.tokens, max(whole), sum(whole))
+            expected = max(expected, free_at - now + seconds)
+        if now + outlook.estimate.earliest(expected) <= outlook.due_at(deadline, now):
+            return None
+        return DeadlineExpired(
+            f"would take about {1e3 * expected:.0f} ms, {1e3 * (deadline - now):.0f} ms are left"
+        )
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -221,11 +244,13 @@ class Admission(Generic[J]):
         due_at = self._queue.due_at()
         return -math.inf if due_at is not None and self._refusing else due_at
 
-    def close_batch(self, now: float) -> ClosedBatch[J]:
-        """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
-        streams' sequences that have their turn then."""
+    def close_batch(self, now: float, free_at: float = -math.inf) -> ClosedBatch[J]:
+        """Take the jobs that came first out of the queue, as many as a batch holds that begins when
+        the device is free, and let in the streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(BoundedBatch(self._limits, now))
+        starts_at = max(now, free_at + self.outlook.gap_seconds)
+        forming = TimelyBatch(self._limits, self.outlook, now, starts_at, tokens)
+        jobs, expired = self._queue.take(forming)
         taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
         self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
         return ClosedBatch(jobs, expired, self.admit_streams(now))
