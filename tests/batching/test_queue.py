@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from bilstm_server.batching.forming import BoundedBatch
 from bilstm_server.batching.queue import BatchQueue
+from bilstm_server.batching.shares import Shares
 from bilstm_server.callers import Priority
 from bilstm_server.settings import QueueLimits
 
@@ -80,7 +81,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(chosen=limits)
     def restart(self, chosen: QueueLimits) -> None:
         self.limits = chosen
-        self.queue: BatchQueue[Job] = BatchQueue(chosen)
+        self.queue: BatchQueue[Job] = BatchQueue(chosen, Shares({}))
         self.waiting: list[Job] = []
 
     def __init__(self) -> None:
@@ -185,7 +186,7 @@ def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
         "max_queue_tokens": 100,
         "max_queue_sequences": 100,
     }
-    queue: BatchQueue[Job] = BatchQueue(QueueLimits(**(defaults | changed)))  # type: ignore[arg-type]
+    queue: BatchQueue[Job] = BatchQueue(QueueLimits(**(defaults | changed)), Shares({}))  # type: ignore[arg-type]
     queue.put(jobs)
     return queue
 
@@ -197,7 +198,7 @@ def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
 @examples(deadline=None, derandomize=True)
 def test_first_in_first_out(jobs: list[Job], limits: QueueLimits) -> None:
     """Batch after batch, the jobs leave in the order in which they came, each one once."""
-    queue: BatchQueue[Job] = BatchQueue(limits)
+    queue: BatchQueue[Job] = BatchQueue(limits, Shares({}))
     queue.put(jobs)
     left: list[Job] = []
     while len(queue):

@@ -19,6 +19,7 @@ from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Job, Result
 from bilstm_server.batching.long_work import LongWork
 from bilstm_server.batching.pace import SlicePace
+from bilstm_server.batching.shares import Shares
 from bilstm_server.batching.slice_lane import SliceLane
 from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import SequenceInput, SequenceOutput
@@ -88,9 +89,10 @@ class Lane:
         self.pace = SlicePace(SLICE_SECONDS, max_sequences)
         self.pace.want(0.0)
         self.pace.steps = units * SLICE_UNIT
-        self._work: LongWork[Job] = LongWork()
+        shares = Shares({})
+        self._work: LongWork[Job] = LongWork(shares)
         metrics = Metrics().model("m")
-        self.lane = SliceLane(engine, device, metrics, self._work, self.pace)
+        self.lane = SliceLane(engine, device, metrics, self._work, self.pace, shares)
 
     def put(self, *lengths: int) -> list[asyncio.Future[Result]]:
         """Sequences of so many units, numbered from 0; what each of them will get."""

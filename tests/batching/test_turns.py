@@ -19,6 +19,7 @@ from bilstm_server.batching.admission import SliceTime
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
+from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
 from bilstm_server.errors import Unavailable
@@ -121,7 +122,9 @@ async def model(engine: Engine, device: Device, **limits: int) -> AsyncIterator[
         "max_queue_sequences": 1000,
         "max_whole_tokens": LONG - 1,
     }
-    batcher = Batcher(engine, QueueLimits(**defaults | limits), device, Metrics().model("m"))
+    batcher = Batcher(
+        engine, QueueLimits.model_validate(defaults | limits), device, Metrics().model("m")
+    )
     running = asyncio.create_task(batcher.run())
     try:
         yield batcher
@@ -278,12 +281,9 @@ async def test_nothing_comes_in_after_the_drain(engine: Engine) -> None:
     with Device() as device:
         async with model(engine, device) as one:
             engine.go_on()
-            assert one.has_room
-            one.check_room()
+            assert one.refusal("", Priority.NORMAL) is None
             one.refuse()
-            assert not one.has_room
-            with pytest.raises(Unavailable):
-                one.check_room()
+            assert isinstance(one.refusal("", Priority.NORMAL), Unavailable)
             await (await call(one, 0))  # it was past the door
             await (await (await stream(one, 1)))
             one.drain()

@@ -89,7 +89,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 async def batched(
-    engine: Engine, sequences: Sequence[SequenceInput], **more: int
+    engine: Engine, sequences: Sequence[SequenceInput], **more: Any
 ) -> list[SequenceOutput]:
     """The sequences' outputs by way of a `Batcher`, in one batch if memory allows."""
     tokens = sum(sequence.tokens for sequence in sequences)

@@ -22,15 +22,18 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from ..callers import Priority
 from ..errors import DRAINING, DeadlineExpired, Overloaded, Unavailable
 from ..settings import QueueLimits
 from .forming import TimelyBatch
+from .lanes import Waiting
 from .long_work import LongWork
 from .outlook import Outlook
-from .queue import BatchQueue, Waiting
+from .queue import BatchQueue, Room, room_for_newcomers
+from .shares import Shares
+from .stream_turns import StreamTurns
 
 _LEAST_RETRY_SECONDS = 0.01
-_STREAMS_SHARE = 0.5  # of a batch, for streams where calls fill the queue
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -81,20 +84,15 @@ class Admission(Generic[J]):
 
     def __init__(self, limits: QueueLimits):
         self._limits = limits
-        self._queue: BatchQueue[J] = BatchQueue(limits)
-        # Streams leave to calls so many sequences and tokens: a batch, or half the queue if less.
-        self._left_to_calls = (
-            min(limits.max_batch_sequences, limits.max_queue_sequences // 2),
-            min(limits.max_batch_tokens, limits.max_queue_tokens // 2),
-        )
-        self._streamed: dict[J, None] = {}  # streams' sequences that wait to be let in, in order
-        self._credit = _STREAMS_SHARE  # batches that streams may bring although calls need the room
-        self._next: J | None = None  # the one of these whose turn it is once there is room
+        self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
+        self._queue: BatchQueue[J] = BatchQueue(limits, shares)
+        self._kept = room_for_newcomers(limits)
+        self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
         self.outlook = Outlook(limits)
-        self.long_work: LongWork[J] = LongWork()
+        self.long_work: LongWork[J] = LongWork(shares)
 
     # -- what takes room -------------------------------------------------------------------------
 
@@ -117,17 +115,23 @@ class Admission(Generic[J]):
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def refusal_at_door(self, now: float) -> Overloaded | Unavailable | None:
-        """What any call is told before it is read, if it is not to be read."""
+    def refusal_at_door(
+        self, caller: str, priority: Priority, now: float
+    ) -> Overloaded | Unavailable | None:
+        """What any call of that caller is told before it is read, if it is not to be read."""
         if self._refusing:
             return Unavailable(self._closed_because)
-        return self.refusal(1, 1, now)
+        return self.refusal(1, 1, caller, priority, now)
 
-    def refusal(self, sequences: int, tokens: int, now: float) -> Overloaded | Unavailable | None:
+    def refusal(
+        self, sequences: int, tokens: int, caller: str, priority: Priority, now: float
+    ) -> Overloaded | Unavailable | None:
         """What a call of so many sequences is told, if it is not to be let in."""
         if self._draining:
             return Unavailable(self._closed_because)
-        lack = self._lack_of_room(sequences, tokens, now)
+        self.shares.note(caller, now)
+        lack = self._lack_of_room(sequences, tokens, caller, now)
+        lack = lack or self._lack_of_time(tokens, caller, priority, now)
         if lack is None:
             return None
         return Overloaded(
@@ -135,20 +139,52 @@ class Admission(Generic[J]):
             self.seconds_of_waiting,
         )
 
-    def _lack_of_room(self, sequences: int, tokens: int, now: float) -> str | None:
-        """Why so many more may not wait, if they may not."""
-        beside = (self.long_work.sequences, self.long_work.tokens)
-        if self._next is not None:
-            beside = (beside[0] + 1, beside[1] + self._next.tokens)
-        if not self._queue.fits(sequences + beside[0], tokens + beside[1]):
+    def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
+        """Why so many more may not wait, if they may not. Where there are several callers, one that
+        has something waiting must leave room for a batch of others, if what it has is more than its
+        part of the queue."""
+        beside = Room(self.long_work.sequences, self.long_work.tokens)
+        if (following := self._streams.next) is not None:
+            beside = Room(beside.sequences + 1, beside.tokens + following.tokens)
+        needed = Room(sequences + beside.sequences, tokens + beside.tokens)
+        kept = self._kept
+        if self._queue.fits(needed.sequences + kept.sequences, needed.tokens + kept.tokens):
+            return None
+        if not self._queue.fits(*needed):
             return f"no room for {sequences} more with {tokens}"
-        waits = max(self._queue.waited(now), self.outlook.seconds(self._queue.tokens))
+        if not self.shares.are_wanted(now):
+            return None
+        held, long = self._queue.held(caller), self.long_work.held(caller)
+        held = Room(held.sequences + long.sequences, held.tokens + long.tokens)
+        if not held.sequences:
+            return None
+        part, limits = self.shares.part(caller), self._limits
+        if held.sequences + sequences <= part * (
+            limits.max_queue_sequences - kept.sequences
+        ) and held.tokens + tokens <= part * (limits.max_queue_tokens - kept.tokens):
+            return None
+        return (
+            f"{held.sequences} with {held.tokens} of this caller, and the room for {sequences} "
+            f"more with {tokens} is kept for others"
+        )
+
+    def _lack_of_time(self, tokens: int, caller: str, priority: Priority, now: float) -> str | None:
+        """Why the last of so many tokens may not wait for as long as they would, if they may
+        not."""
+        ahead = self._queue.tokens_ahead(caller, priority, tokens)
+        waits = max(self._queue.waited(caller, priority, now), self.outlook.seconds(ahead))
         if waits <= self._limits.max_queue_seconds:
             return None
         return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
 
     def lateness(
-        self, tokens: Sequence[int], deadline: float, free_at: float, now: float
+        self,
+        tokens: Sequence[int],
+        caller: str,
+        priority: Priority,
+        deadline: float,
+        free_at: float,
+        now: float,
     ) -> DeadlineExpired | None:
         """What a call is told, of sequences of so many tokens each, that is known not to be
         answered by its deadline. The device is free at `free_at`.
@@ -160,15 +196,14 @@ class Admission(Generic[J]):
         if not len(self._queue) and outlook.is_stale(now):
             return None
         whole = [each for each in tokens if each <= self._limits.whole_tokens]
-        expected = self.long_work.seconds_with(sum(tokens) - sum(whole))
+        in_batches = sum(whole)
+        expected = 0.0
         if whole:
-            seconds = outlook.seconds(self._queue.tokens, max(whole), sum(whole))
-            expected = max(expected, free_at - now + seconds)
-        if now + outlook.estimate.earliest(expected) <= outlook.due_at(deadline, now):
-            return None
-        return DeadlineExpired(
-            f"would take about {1e3 * expected:.0f} ms, {1e3 * (deadline - now):.0f} ms are left"
-        )
+            ahead = self._queue.tokens_ahead(caller, priority, in_batches)
+            expected = free_at - now + outlook.seconds(ahead, max(whole), in_batches)
+        if len(whole) < len(tokens):
+            expected = max(expected, self.long_work.seconds_with(sum(tokens) - in_batches))
+        return outlook.lateness(expected, deadline, now)
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -193,43 +228,18 @@ class Admission(Generic[J]):
     def offer(self, job: J, now: float) -> bool:
         """Let a stream's sequence in, or let it wait for its turn: then False, and the job is
         returned when it is let in, by `admit_streams` or in a `ClosedBatch`."""
-        if job.is_long or (not self._streamed and self._has_space(job)):
+        self.shares.note(job.caller, now)
+        if job.is_long or self._streams.comes_in(job):
             self.admit([job], now)
             return True
-        self._streamed[job] = None
         return False
 
     def admit_streams(self, now: float) -> list[J]:
         """Let in, and return, the streams' sequences whose turn it is."""
-        admitted: list[J] = []
-        if not self._streamed:
-            return admitted
-        self._next = None
-        for job in self._streamed:
-            if not self._has_space(job):
-                if self._credit <= 0.0:
-                    break
-                if not self._queue.fits(1, job.tokens):
-                    self._next = job
-                    break
-                self._credit -= self._batches(1, job.tokens)
-            self.admit([job], now)
-            admitted.append(job)
+        admitted = self._streams.let_in()
         for job in admitted:
-            del self._streamed[job]
+            job.admitted_at = now
         return admitted
-
-    def _has_space(self, job: J) -> bool:
-        """Whether a stream's sequence takes no room that calls may need."""
-        if not len(self._queue):
-            return True
-        sequences, tokens = self._left_to_calls
-        return not self._queue.full and self._queue.fits(1 + sequences, job.tokens + tokens)
-
-    def _batches(self, sequences: int, tokens: int) -> float:
-        """What part of a batch so much is."""
-        limits = self._limits
-        return max(sequences / limits.max_batch_sequences, tokens / limits.max_batch_tokens)
 
     # -- batches ---------------------------------------------------------------------------------
 
@@ -251,17 +261,19 @@ class Admission(Generic[J]):
         starts_at = max(now, free_at + self.outlook.gap_seconds)
         forming = TimelyBatch(self._limits, self.outlook, now, starts_at, tokens)
         jobs, expired = self._queue.take(forming)
-        taken = self._batches(sequences - len(self._queue), tokens - self._queue.tokens)
-        self._credit = min(self._credit + _STREAMS_SHARE * taken, _STREAMS_SHARE)
+        limits = self._limits
+        self._streams.earn(
+            max(
+                (sequences - len(self._queue)) / limits.max_batch_sequences,
+                (tokens - self._queue.tokens) / limits.max_batch_tokens,
+            )
+        )
         return ClosedBatch(jobs, expired, self.admit_streams(now))
 
     def withdraw(self, job: J) -> None:
         """Forget a job if it still waits: nobody wants its result any more."""
-        if self._queue.remove(job):
-            return
-        self._streamed.pop(job, None)
-        if job is self._next:
-            self._next = None
+        if not self._queue.remove(job):
+            self._streams.withdraw(job)
 
     # -- long sequences --------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, ServiceError
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -52,7 +52,8 @@ class Batcher(Intake):
         self._metrics = metrics
         self._computing = Computing(engine, device, metrics, self._admission.outlook, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
-        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace)
+        shares = self._admission.shares
+        self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
         self._arrival = asyncio.Event()
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results
@@ -64,14 +65,9 @@ class Batcher(Intake):
 
     # -- what comes -------------------------------------------------------------------------------
 
-    @property
-    def has_room(self) -> bool:
-        return self._admission.refusal_at_door(asyncio.get_running_loop().time()) is None
-
-    def check_room(self) -> None:
-        refusal = self._admission.refusal_at_door(asyncio.get_running_loop().time())
-        if refusal is not None:
-            raise refusal
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        now = asyncio.get_running_loop().time()
+        return self._admission.refusal_at_door(caller, priority, now)
 
     async def submit(
         self,
@@ -83,11 +79,11 @@ class Batcher(Intake):
     ) -> list[Result]:
         now = asyncio.get_running_loop().time()
         tokens = sum(sequence.tokens for sequence in sequences)
-        refusal = self._admission.refusal(len(sequences), tokens, now)
+        refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
         if deadline < math.inf:
-            self._check_deadline([s.tokens for s in sequences], deadline, now)
+            self._check_deadline([s.tokens for s in sequences], caller, priority, deadline)
         jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]
         if len(jobs) > 1:
             _tie(jobs)
@@ -138,10 +134,13 @@ class Batcher(Intake):
             del self._turns[job]
         return job.future
 
-    def _check_deadline(self, tokens: Sequence[int], deadline: float, now: float) -> None:
+    def _check_deadline(
+        self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float
+    ) -> None:
         """Raises `DeadlineExpired` for sequences that are known not to be computed in time."""
+        now = asyncio.get_running_loop().time()
         free_at = max(self._device.free_at, now) + self._computing.seconds_ahead()
-        lateness = self._admission.lateness(tokens, deadline, free_at, now)
+        lateness = self._admission.lateness(tokens, caller, priority, deadline, free_at, now)
         if lateness is not None:
             self._metrics.observe_spared(sum(tokens))
             raise lateness

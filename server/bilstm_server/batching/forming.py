@@ -42,12 +42,13 @@ class Offered(Protocol):
 
 
 J = TypeVar("J", bound=Offered)
+J_contra = TypeVar("J_contra", bound=Offered, contravariant=True)
 
 
-class FormingBatch(Protocol):
+class FormingBatch(Protocol[J_contra]):
     """A batch that the queue fills."""
 
-    def offer(self, job: Offered) -> Verdict:
+    def offer(self, job: J_contra) -> Verdict:
         """Take the job in, or say why not. Whoever comes first to an empty batch joins it, if there
         is hope: however large, it must be computed some time."""
         ...
@@ -95,7 +96,6 @@ class TimelyBatch(BoundedBatch):
         self._outlook = outlook
         self._estimate = outlook.estimate
         self._starts_at = starts_at
-        self._waiting = waiting
         self._longest = 0
         self._due_at = starts_at + outlook.batch_seconds(waiting)
         self._in_a_hurry = self._due_at < math.inf  # whether it has to end by some time

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING
+from ..errors import DRAINING, ServiceError
 from .jobs import Result
 
 if TYPE_CHECKING:
@@ -21,17 +21,12 @@ if TYPE_CHECKING:
 
 class Intake(Protocol):
     """Takes in the sequences of all callers of one model. Used in one event loop; deadlines are in
-    its time. A `caller` is any text by which callers are told apart.
+    its time. A `caller` is any text by which those are told apart who share the device.
     """
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a call of one short sequence would be let in now."""
-        ...
-
-    def check_room(self) -> None:
-        """Raises what a call of one short sequence would be told now: `Unavailable`, `Overloaded`,
-        or nothing if it has room.
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+        """What a call of one short sequence of that caller would be told now: `Unavailable`,
+        `Overloaded`, or None if it has room.
         """
         ...
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Generic
 
 from .estimate import BatchEstimate
-from .queue import J
+from .lanes import J
+from .queue import Room
+from .shares import Shares
 
 
 class LongWork(Generic[J]):
@@ -14,7 +16,9 @@ class LongWork(Generic[J]):
     has T in each layer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Shares) -> None:
+        """`shares` is told whose sequences take room of the queue."""
+        self._shares = shares
         self._left: dict[J, int | None] = {}  # tokens of all layers, None before it has begun
         self._layers = 1  # of the model, once a sequence has begun
         self._seconds_per_token = 0.0  # until a slice was computed
@@ -32,6 +36,7 @@ class LongWork(Generic[J]):
         if takes_room:
             self._in_room.add(job)
             self.tokens += job.tokens
+            self._shares.enter(job.caller)
 
     def end(self, job: J) -> None:
         """Forget a sequence: it is computed, or nobody wants its result any more."""
@@ -39,6 +44,12 @@ class LongWork(Generic[J]):
         if job in self._in_room:
             self._in_room.remove(job)
             self.tokens -= job.tokens
+            self._shares.leave(job.caller)
+
+    def held(self, caller: str) -> Room:
+        """How much room of the queue the caller's take."""
+        tokens = [job.tokens for job in self._in_room if job.caller == caller]
+        return Room(len(tokens), sum(tokens))
 
     def progress(self, job: J, tokens_left: int, layers: int) -> None:
         """Take into account what is left of a sequence, in a model of so many layers."""

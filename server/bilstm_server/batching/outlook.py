@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from ..errors import DeadlineExpired
 from ..settings import QueueLimits
 from .estimate import BatchEstimate
 from .recent import Recent
@@ -73,6 +74,16 @@ class Outlook:
     def is_stale(self, now: float) -> bool:
         """Whether nothing was computed for so long that one job is let through as a trial."""
         return now - self._tried_at > _STALE_SECONDS
+
+    def lateness(self, seconds: float, deadline: float, now: float) -> DeadlineExpired | None:
+        """What a caller is told that is likely to have to wait for so long, if that is too long
+        even if all goes well."""
+        if now + self.estimate.earliest(seconds) <= self.due_at(deadline, now):
+            return None
+        left = deadline - now
+        return DeadlineExpired(
+            f"would take about {1e3 * seconds:.0f} ms, {1e3 * left:.0f} ms are left"
+        )
 
     def due_at(self, deadline: float, came_at: float) -> float:
         """When the batch of a job that came then must have ended, so that it is answered in

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..callers import Priority
 from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
@@ -20,8 +20,10 @@ from ..model.incremental.slices import SLICE_UNIT, SlicedRun
 from .admission import SliceTime
 from .device import Device
 from .jobs import BatchTiming, Job, Result, spare
+from .long_turns import LongTurns
 from .long_work import LongWork
 from .pace import SlicePace
+from .shares import Shares
 
 
 class SliceEngine(Protocol):
@@ -42,6 +44,14 @@ class _LongJob:
     slice_sequences: int = 1  # the most that shared a slice with it
     result: Result | Exception | None = None
 
+    @property
+    def caller(self) -> str:
+        return self.job.caller
+
+    @property
+    def priority(self) -> Priority:
+        return self.job.priority
+
 
 _Group = Sequence[tuple[_LongJob, SlicedRun]]  # which share a slice
 
@@ -56,6 +66,7 @@ class SliceLane:
         metrics: ModelMetrics,
         work: LongWork[Job],
         pace: SlicePace,
+        shares: Shares,
     ):
         """`work` is told what becomes of the sequences."""
         self._engine = engine
@@ -64,7 +75,8 @@ class SliceLane:
         self._work = work
         self._pace = pace
         self._new: list[_LongJob] = []  # which the compute thread does not know yet
-        self._active: deque[_LongJob] = deque()  # the one whose turn it is first
+        self._active: list[_LongJob] = []
+        self._turns: LongTurns[_LongJob] = LongTurns(shares)  # of those without a result
         self._slices: list[tuple[int, float]] = []  # of this turn: tokens of a layer, and seconds
 
     def __bool__(self) -> bool:
@@ -79,12 +91,17 @@ class SliceLane:
         """Compute slices, having the device's turn, for as long as they may."""
         loop = asyncio.get_running_loop()
         self._active += self._new
+        for long in self._new:
+            self._turns.add(long)
         self._new.clear()
         now = loop.time()
         for long in self._active:
             if long.run is None:
                 long.queue_seconds = now - long.job.admitted_at
-        self._leave([long for long in self._active if not self._is_wanted(long, now)])
+        dead = [long for long in self._active if not self._is_wanted(long, now)]
+        for long in dead:
+            self._turns.remove(long)
+        self._leave(dead)
         if not self._active:
             return
         if slice_time.at_least:  # a batch went before
@@ -140,7 +157,7 @@ class SliceLane:
             self._slice()
             if slice_time.is_over(time.perf_counter() - started_at, self._device.wanted):
                 return
-            if all(long.result is not None for long in self._active):
+            if not self._turns:
                 return
 
     def _slice(self) -> None:
@@ -154,7 +171,8 @@ class SliceLane:
             self._engine.advance([run for _, run in group], self._pace.steps // len(group))
         except DeviceLost as error:
             for long in self._active:
-                long.result = long.result or error
+                if long.result is None:
+                    self._end(long, error)
             return
         except Exception as error:
             forget_locals(error)
@@ -173,53 +191,58 @@ class SliceLane:
                 self._finish(long, run)
 
     def _group(self) -> _Group:
-        """As many as a slice has steps for. Their next turn is behind the others'."""
+        """Those that share the next slice: as many as it has steps for, at the same stage."""
         group: list[tuple[_LongJob, SlicedRun]] = []
-        others: list[_LongJob] = []
-        for _ in range(len(self._active)):
+        failed: list[tuple[_LongJob, Exception]] = []
+        for long in self._turns.in_order(self._pace.steps):
+            try:
+                run = self._running(long)
+            except Exception as error:
+                failed.append((long, error))
+                continue
+            if not group or run.stage == group[0][1].stage:
+                group.append((long, run))
             if len(group) == self._pace.sequences:
                 break
-            long = self._active.popleft()
-            run = self._running(long)
-            if run is None or (group and run.stage != group[0][1].stage):
-                others.append(long)
-            else:
-                group.append((long, run))
-        self._active.extendleft(reversed(others))
-        self._active.extend(long for long, _ in group)
+        for long, cause in failed:
+            self._end(long, cause)
+        for long, _ in group:
+            self._turns.serve(long, self._pace.steps // len(group))
         return group
 
-    def _running(self, long: _LongJob) -> SlicedRun | None:
-        """Its run, begun if it was not; None if it has a result."""
-        if long.run is None and long.result is None:
+    def _running(self, long: _LongJob) -> SlicedRun:
+        """Its run, begun if it was not. Raises what the engine does."""
+        if long.run is None:
             long.started_at = time.perf_counter()
-            try:
-                long.run = self._engine.begin(long.sequence)
-            except Exception as error:
-                long.result = error
-        return None if long.result is not None else long.run
+            long.run = self._engine.begin(long.sequence)
+        return long.run
+
+    def _end(self, long: _LongJob, result: Result | Exception) -> None:
+        """Give a sequence its result or error. It has no more turns."""
+        long.result = result
+        self._turns.remove(long)
 
     def _finish(self, long: _LongJob, run: SlicedRun) -> None:
         try:
             output = self._engine.finish(run, long.sequence)
         except Exception as error:
-            long.result = error
+            self._end(long, error)
             return
         seconds = time.perf_counter() - long.started_at
         timing = BatchTiming(long.queue_seconds, seconds, long.slice_sequences, long.job.tokens)
-        long.result = Result(output, timing)
+        self._end(long, Result(output, timing))
 
     def _find_guilty(self, group: _Group, error: Exception) -> None:
         """Let each of a slice that failed move by itself, so that only those at fault fail."""
         if len(group) == 1:
-            group[0][0].result = error
+            self._end(group[0][0], error)
             return
         for long, run in group:
             try:
                 self._engine.advance([run], SLICE_UNIT)
             except Exception as own_error:
                 forget_locals(own_error)
-                long.result = own_error
+                self._end(long, own_error)
             else:
                 if run.done:
                     self._finish(long, run)

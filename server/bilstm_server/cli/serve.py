@@ -20,6 +20,12 @@ from .setting_flags import add_config, settings_in_effect
 
 log = structlog.get_logger()
 
+_PAIRS = {
+    "--model": "NAME=FOLDER",
+    "--caller-share": "NAME=WEIGHT",
+    "--caller-priority": "NAME=PRIORITY",
+}
+
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
 
 
@@ -47,7 +53,7 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
         words["float"] = "RATIO"
     if flag.endswith("-bytes"):
         words["int"] = "BYTES"
-    options["metavar"] = words.get(kind, kind if kind.startswith("{") else "NAME=FOLDER")
+    options["metavar"] = words.get(kind, kind if kind.startswith("{") else _PAIRS[flag])
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..batching.intake import Intake
-from ..errors import Loading, ModelError, ModelNotFound
+from ..callers import Priority
+from ..errors import Loading, ModelError, ModelNotFound, ServiceError
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
 from ..quoting import listed, quoted
@@ -75,17 +76,18 @@ class ModelRegistry:
         if not versions:
             del self._models[model.name]
 
-    def check_room(self) -> None:
-        """Raise the error that a request gets whichever model it names: `Loading`, or where no
-        model has room, that of the first one."""
+    def check_room(self, caller: str, priority: Priority) -> None:
+        """Raise the error that a request of that caller gets whichever model it names: `Loading`,
+        or where no model has room, that of the first one."""
         self._require_complete()
-        if self._models and not self.has_room:
-            next(iter(self)).batcher.check_room()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether some model has room for a small request; True until all are loaded."""
-        return not self.complete or any(model.batcher.has_room for model in self)
+        first: ServiceError | None = None
+        for model in self:
+            refusal = model.batcher.refusal(caller, priority)
+            if refusal is None:
+                return
+            first = first or refusal
+        if first is not None:
+            raise first
 
     def drops(self, no_model: DropMetrics) -> DropMetrics:
         """The metrics that count a request whose model is not known: those of the only model that

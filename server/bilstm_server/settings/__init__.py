@@ -5,6 +5,7 @@ the tables in the docs are made of `Settings`; a room takes the group of limits 
 from .config_file import CONFIG_VARIABLE, load_settings
 from .environment import check_environment
 from .limits import (
+    CallerLimits,
     CallLimits,
     ConnectionLimits,
     MessageLimits,
@@ -14,6 +15,7 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .named_callers import CallerPriority, CallerShare
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
@@ -21,6 +23,9 @@ __all__ = [
     "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
     "CallLimits",
+    "CallerLimits",
+    "CallerPriority",
+    "CallerShare",
     "ConnectionLimits",
     "MessageLimits",
     "ModelSource",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .types import Bytes, Count, Seconds, SecondsOrNone, WireBytes
+from .types import Bytes, CallerPriorities, CallerShares, Count, Seconds, SecondsOrNone, WireBytes
 
 
 class _Limits(BaseModel):
@@ -38,7 +38,24 @@ class CallLimits(MessageLimits):
     )
 
 
-class QueueLimits(_Limits):
+class CallerLimits(_Limits):
+    """What single callers have of what all callers share."""
+
+    caller_share: CallerShares = Field(
+        default=(),
+        description="The weight of a caller's part of the device's time and of the queue's room, "
+        "as NAME=WEIGHT; that of others is 1. NAME is a token's name, a certificate's subject, or "
+        "an address. Repeat the flag for more, or separate them by commas.",
+    )
+    caller_priority: CallerPriorities = Field(
+        default=(),
+        description="The highest priority that a caller's calls may ask for, as NAME=low, "
+        "NAME=normal or NAME=high; that of others is normal. Repeat the flag for more, or separate "
+        "them by commas.",
+    )
+
+
+class QueueLimits(CallerLimits):
     """What may wait for one model, and what of that is computed together."""
 
     max_batch_tokens: Count = Field(

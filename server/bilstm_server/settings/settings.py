@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..addresses import is_unix
 from .limits import (
+    CallerLimits,
     CallLimits,
     ConnectionLimits,
     MessageLimits,
@@ -147,6 +148,7 @@ class Settings(
     ReceiveLimits,
     ConnectionLimits,
     QueueLimits,
+    CallerLimits,
     CallLimits,
     MessageLimits,
     AddressSettings,

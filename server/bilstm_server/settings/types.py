@@ -10,6 +10,12 @@ from pydantic_settings import NoDecode
 
 from ..addresses import is_unix, parse_host
 from ..quoting import quoted
+from .named_callers import (
+    CallerPriority,
+    CallerShare,
+    parse_caller_priorities,
+    parse_caller_shares,
+)
 from .sources import ModelSource, parse_model_sources
 
 _OTLP_PORT = 4317
@@ -69,3 +75,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: no wait at all
 Ratio = Annotated[float, Field(ge=0, le=1)]
 ModelSources = Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(parse_model_sources)]
+CallerShares = Annotated[tuple[CallerShare, ...], NoDecode, BeforeValidator(parse_caller_shares)]
+CallerPriorities = Annotated[
+    tuple[CallerPriority, ...], NoDecode, BeforeValidator(parse_caller_priorities)
+]

@@ -79,7 +79,9 @@ class Server:
     def step(self) -> None:
         """All send what they may; then a batch is closed and computed."""
         self.offer_streams()
-        while (tokens := next(self.calls, 0)) and not self.policy.refusal(1, tokens, self.now):
+        while (tokens := next(self.calls, 0)) and not self.policy.refusal(
+            1, tokens, "", Priority.NORMAL, self.now
+        ):
             self.enter(call(tokens))
         closed = self.policy.close_batch(self.now)
         for job in closed.admitted:

@@ -10,6 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm_server.batching.admission import Admission, Kind
+from bilstm_server.callers import Priority
 from bilstm_server.settings import QueueLimits
 from tests.batching.admission.simulation import (
     Job,
@@ -110,7 +111,7 @@ def test_room_is_kept_for_a_large_sequence_of_a_stream() -> None:
     admitted = []
     for _ in range(3):
         admitted.append(policy.close_batch(0.0).admitted)
-        while policy.refusal(1, 1, 0.0) is None:
+        while policy.refusal(1, 1, "", Priority.NORMAL, 0.0) is None:
             policy.admit([call()], 0.0)
     assert admitted == [[], [], [large]]
 
@@ -138,14 +139,14 @@ def test_stream_that_left_keeps_no_room(left: str) -> None:
     policy.offer(large, 0.0)
     if left == "waiting":
         assert not policy.close_batch(0.0).admitted  # its turn has come, but there is no room
-        assert policy.refusal(1, 1, 0.0) is not None
+        assert policy.refusal(1, 1, "", Priority.NORMAL, 0.0) is not None
     else:
         admitted = [policy.close_batch(0.0).admitted for _ in range(3)]
         assert admitted == [[], [], [large]]
     tokens = policy.tokens
     policy.withdraw(large)
     assert policy.tokens == tokens - (5 if left == "let in" else 0)
-    assert policy.refusal(1, 20 - policy.tokens, 0.0) is None
+    assert policy.refusal(1, 20 - policy.tokens, "", Priority.NORMAL, 0.0) is None
     assert policy.offer(small, 0.0) == (not policy.close_batch(0.0).admitted)
 
 

@@ -8,6 +8,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bilstm_server.batching.admission import Kind
+from bilstm_server.callers import Priority
 from bilstm_server.errors import Overloaded, Unavailable
 from bilstm_server.settings import QueueLimits
 from tests.batching.admission.simulation import (
@@ -40,7 +41,9 @@ def test_a_refused_call_changes_nothing(
         for _ in range(20):
             busy.step()
             for _ in range(refused_calls):
-                assert busy.policy.refusal(1, limits.max_queue_tokens + 1, busy.now)
+                assert busy.policy.refusal(
+                    1, limits.max_queue_tokens + 1, "", Priority.NORMAL, busy.now
+                )
         return [[(job.kind, job.tokens) for job in closed.jobs] for closed in busy.batches]
 
     assert batches(3) == batches(0)
@@ -56,7 +59,7 @@ def test_calls_are_bounded_with_the_long_ones(sequences: int, tokens: int, refus
     policy.admit([long_call(20), call(4), call(3), call(3)], 0.0)
     policy.admit([Job(100, Kind.STREAM, is_long=True)], 0.0)  # takes memory of streams
     assert (policy.sequences, policy.tokens) == (4, 30)
-    assert (policy.refusal(sequences, tokens, 0.0) is not None) == refused
+    assert (policy.refusal(sequences, tokens, "", Priority.NORMAL, 0.0) is not None) == refused
 
 
 def test_long_sequences_give_back_their_room() -> None:
@@ -74,12 +77,12 @@ def test_calls_are_refused_that_would_wait_for_too_long() -> None:
     """Calls are refused where the first has waited, or the queue will take, for too long."""
     policy = admission(max_queue_seconds=2.0)
     policy.admit([call(10)], 0.0)
-    assert policy.refusal(1, 1, 2.0) is None
-    assert isinstance(policy.refusal(1, 1, 2.1), Overloaded)
+    assert policy.refusal(1, 1, "", Priority.NORMAL, 2.0) is None
+    assert isinstance(policy.refusal(1, 1, "", Priority.NORMAL, 2.1), Overloaded)
     policy.outlook.end(10, 10, 2.0, 0.0)
-    assert policy.refusal(1, 1, 0.0) is None
+    assert policy.refusal(1, 1, "", Priority.NORMAL, 0.0) is None
     policy.admit([call(1)], 0.0)
-    assert isinstance(policy.refusal(1, 1, 0.0), Overloaded)
+    assert isinstance(policy.refusal(1, 1, "", Priority.NORMAL, 0.0), Overloaded)
 
 
 def test_refusing_is_for_those_at_the_door() -> None:
@@ -87,17 +90,17 @@ def test_refusing_is_for_those_at_the_door() -> None:
     policy = admission(max_queue_delay=5.0)
     policy.admit([call()], 1.0)
     assert policy.due_at() == 6.0
-    assert policy.refusal_at_door(0.0) is None
+    assert policy.refusal_at_door("", Priority.NORMAL, 0.0) is None
     policy.refuse()
-    assert isinstance(policy.refusal_at_door(0.0), Unavailable)
-    assert policy.refusal(1, 1, 0.0) is None
+    assert isinstance(policy.refusal_at_door("", Priority.NORMAL, 0.0), Unavailable)
+    assert policy.refusal(1, 1, "", Priority.NORMAL, 0.0) is None
     assert policy.refusal_of_stream() is None
     assert not policy.is_drained
     due_at = policy.due_at()
     assert due_at is not None
     assert due_at <= 0.0
     policy.drain()
-    assert isinstance(policy.refusal(1, 1, 0.0), Unavailable)
+    assert isinstance(policy.refusal(1, 1, "", Priority.NORMAL, 0.0), Unavailable)
     assert isinstance(policy.refusal_of_stream(), Unavailable)
     assert policy.is_drained
 
@@ -114,7 +117,7 @@ def test_refusal_says_when_the_queue_is_computed(
     busy = server(limits, calls, streams, ahead)
     for _ in range(20):
         busy.step()
-    refusal = busy.policy.refusal(1, limits.max_queue_tokens + 1, busy.now)
+    refusal = busy.policy.refusal(1, limits.max_queue_tokens + 1, "", Priority.NORMAL, busy.now)
     assert isinstance(refusal, Overloaded)
     expected = busy.policy.tokens * SECONDS_PER_TOKEN
     last = sum(job.tokens for job in busy.batches[-1].jobs) * SECONDS_PER_TOKEN

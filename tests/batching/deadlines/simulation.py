@@ -110,9 +110,9 @@ class Server:
         policy, now = self.policy, self.now
         free_at = self._expected_free_at()
         is_late = job.deadline < math.inf and policy.lateness(
-            [job.tokens], job.deadline, free_at, now
+            [job.tokens], job.caller, job.priority, job.deadline, free_at, now
         )
-        if is_late or policy.refusal(1, job.tokens, now):
+        if is_late or policy.refusal(1, job.tokens, job.caller, job.priority, now):
             ahead = policy.tokens + sum(job.tokens for job in self._ahead)
             self._refuse(job, True, ahead, self._longest)
             return

@@ -60,10 +60,11 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _check_door(self) -> None:
-        """Raise what any `Encode` would get now. Saying so before the request is read costs
-        little."""
+        """Raise what any `Encode` of the caller would get now. Saying so before the request is read
+        costs little."""
+        call = current_call.get()
         try:
-            self._registry.check_room()
+            self._registry.check_room(call.caller.name, call.priority)
         except ServiceError as error:
             self._registry.drops(self._metrics.no_model).drop(drop_reason(error))
             raise
@@ -85,7 +86,9 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             del request
             size = parsed.reply_bytes + sum(map(len, requested_infos(model, parsed.outputs)))
             call.reply = self._replies.begin(context, size, metrics)
-            results = await model.batcher.submit(parsed.sequences, deadline.at, trace, call.caller)
+            results = await model.batcher.submit(
+                parsed.sequences, deadline.at, trace, call.caller.name, call.priority
+            )
             if trace is not None:
                 trace.enter("encode", asyncio.get_running_loop().time())
             if parsed.reply_bytes > _LARGE_BYTES:

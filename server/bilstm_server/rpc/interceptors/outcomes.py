@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote
 
 import grpc
 
+from ...callers import Caller, Priority
 from ...errors import ServiceError
 from ...metrics import Metrics, RpcMetrics
 from ..context import Context
@@ -19,6 +22,17 @@ from .method import Method, Respond
 if TYPE_CHECKING:
     from ...tracing import RequestTrace
     from ..flow.untaken import UntakenReply
+
+
+NOBODY = Caller("", "peer")  # whose call it is as long as that is not known
+
+
+@lru_cache(1024)
+def _caller_at(peer: str) -> Caller:
+    """Return the caller at the address of `peer`, whichever of its connections it uses."""
+    scheme, _, rest = unquote(peer).partition(":")
+    address = rest.rpartition(":")[0].strip("[]")
+    return Caller(address if scheme in ("ipv4", "ipv6") else "unix", "peer")
 
 
 class Outcomes:
@@ -35,7 +49,7 @@ class Outcomes:
         async def answer(requests: object, context: Context) -> bytes | None:
             call = Call(metrics, context)
             if method.tensor is not None:
-                call.caller = context.peer()
+                call.caller = _caller_at(context.peer())
             current_call.set(call)
             with call:
                 return await respond(requests, context)
@@ -60,6 +74,7 @@ class Call:
         "caller",
         "end",
         "last_message_bytes",
+        "priority",
         "reply",
         "started_at",
         "trace",
@@ -70,9 +85,10 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
-        # Whose call this is, where the time of the device is shared: its connection's peer. It is
-        # read at the call's start, because a call that has ended has none, and asking would crash.
-        self.caller = ""
+        # Whose call this is: its connection's peer. It is read at the call's start, because a call
+        # that has ended has none, and asking would crash.
+        self.caller = NOBODY
+        self.priority = Priority.NORMAL
         self.trace: RequestTrace | None = None  # of a call that is traced
         self.reply: UntakenReply | None = None  # what its one reply holds until it is taken
         # Of a stream: ends it with that error, wherever it waits.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bilstm.v1 import encoder_pb2 as pb
+from bilstm_server.callers import Priority
 from bilstm_server.engine.staging import StagedBatch
 from tests.rpc.streams.live.sequences import CARRIED_BYTES, HIDDEN, WIDTH, sequence
 from tests.rpc.streams.talk import chunk, talking
@@ -66,7 +67,7 @@ async def test_drain(folder: Path, leaves: bool) -> None:
         await gated.engines["one"].arrival()
         await until(lambda: held() == 2 * (14 * step_bytes + CARRIED_BYTES))
         draining = asyncio.create_task(app.drain())
-        await until(lambda: not any(model.batcher.has_room for model in app.models))
+        await until(lambda: all(m.batcher.refusal("", Priority.NORMAL) for m in app.models))
         gated.open()
         if not leaves:
             await talk.until_answered(0)

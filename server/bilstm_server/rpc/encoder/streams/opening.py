@@ -156,5 +156,6 @@ class Streams:
         except Exception as error:
             metrics.drop(drop_reason(error))
             raise
-        caller = current_call.get().caller
-        return Stream(model, options, self._limits, self._memory.open(), context, caller)
+        call = current_call.get()
+        room = self._memory.open()
+        return Stream(model, options, self._limits, room, context, call.caller, call.priority)

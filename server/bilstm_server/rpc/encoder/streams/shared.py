@@ -12,6 +12,7 @@ import numpy as np
 from bilstm.v1 import encoder_pb2 as pb
 
 from ....batching.jobs import Result
+from ....callers import Caller, Priority
 from ....engine.sequences import Array, Input
 from ....errors import InvalidInput, ServiceError
 from ....model.config import ModelConfig
@@ -64,12 +65,15 @@ class Shared:
     deadline: float  # in the event loop's time
     sizes: SequenceBytes
     context: Context
-    caller: str  # as the batcher tells it from others
+    caller: Caller
+    priority: Priority
 
     async def enqueue(self, sequence: Input) -> asyncio.Future[Result]:
         """Hand a sequence, or a block of one, to the batcher once it is its turn. Returns its
         result's future. Raises `Unavailable`."""
-        return await self.model.batcher.enqueue(sequence, self.deadline, self.caller)
+        return await self.model.batcher.enqueue(
+            sequence, self.deadline, self.caller.name, self.priority
+        )
 
     def report(self, error: BaseException) -> pb.SequenceError:
         """Count a sequence that has no result. Returns the error as its client is sent it."""

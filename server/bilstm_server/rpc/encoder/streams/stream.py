@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
+from ....callers import Caller, Priority
 from ....errors import DRAINING, InvalidInput, Unavailable
 from ....serving.registry import ServedModel
 from ....settings import RequestLimits
@@ -40,7 +41,8 @@ class Stream:
         limits: RequestLimits,
         room: StreamRoom,
         context: Context,
-        caller: str,
+        caller: Caller,
+        priority: Priority,
     ):
         self.model = model
         self.room = room
@@ -60,6 +62,7 @@ class Stream:
             SequenceBytes(model, options),
             context,
             caller,
+            priority,
         )
         self._assembly = Assembly(shared, limits)
         self._reading: asyncio.Task[None] | None = None
