@@ -1,24 +1,32 @@
 # The server. With CUDA unless TORCH_INDEX is that of PyTorch's CPU packages:
 #   docker build --tag bilstm-server:cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+# For the torch of another index: `make lock TORCH_INDEX=URL` first.
 
-ARG BASE=python:3.11.14-slim-bookworm
+ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 # -- what pip installs -------------------------------------------------------------------------
-# A layer of its own, which changes with constraints.txt and not with the source.
+# A layer of its own, which changes with requirements/ and not with the source. Each file is one whose
+# hash is in requirements/, and none is built here.
 
 FROM ${BASE} AS dependencies
 WORKDIR /src
 ARG TORCH_INDEX=""
+# Which of requirements/torch-*.txt is installed: unless it is named, that of the index.
+ARG TORCH_BUILD=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-COPY pyproject.toml constraints.txt ./
-# Empty files stand in for the project: only what it depends on is kept. Nothing is kept that the
-# server never uses: installers, headers, static libraries, tests, what Triton profiles with.
-RUN touch README.md LICENSE \
- && mkdir --parents proto/bilstm client/bilstm_client server/bilstm_server \
+COPY requirements requirements
+# Nothing is kept that the server never uses: installers, headers, static libraries, tests, what
+# Triton profiles with.
+RUN index=${TORCH_INDEX%/} && build=${TORCH_BUILD:-${index##*/}} \
+ && torch=requirements/torch-${build:-cuda}.txt \
+ && if ! test -f "$torch"; then \
+      echo "$torch is missing: make lock TORCH_INDEX=$TORCH_INDEX" >&2; exit 1; \
+    fi \
  && python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --constraint constraints.txt \
-      ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[server,tracing]' \
- && /opt/venv/bin/pip uninstall --yes bilstm setuptools \
+ && /opt/venv/bin/pip install --require-hashes --only-binary :all: \
+      ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+      --requirement requirements/server.txt --requirement "$torch" \
+ && /opt/venv/bin/pip uninstall --yes setuptools \
  && /opt/venv/bin/pip uninstall --yes pip \
  && find /opt/venv/lib -type d \
       '(' -name tests -o -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' \
@@ -35,12 +43,16 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY --from=dependencies /opt/venv /opt/venv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY requirements/build.txt requirements/
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: \
+      --requirement requirements/build.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
 COPY client client
 COPY server server
 ENV PYTHONPATH=/opt/bilstm
-RUN python3 -m pip install --no-cache-dir --no-deps --target /opt/bilstm . \
+RUN /opt/build/bin/pip install --no-cache-dir --no-deps --no-build-isolation --target /opt/bilstm . \
  && sed --in-place '1s|^#!.*|#!/opt/venv/bin/python3|' /opt/bilstm/bin/* \
  && /opt/bilstm/bin/bilstm-server compile --all
 
@@ -60,7 +72,9 @@ RUN if ls --directory /opt/venv/lib/*/site-packages/triton 2> /dev/null; then \
       && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=project /opt/bilstm /opt/bilstm
-# Every interface of the container's own network; what of it is published is the host's to say.
+# Every interface of the container's own network; what of it is published is the host's to say. So
+# it is to be said, too, how callers are kept from it: without BILSTM_TLS_CERT and BILSTM_TLS_KEY the
+# server starts only with BILSTM_INSECURE=true, for a network where nobody else is, or a proxy has TLS.
 ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/bilstm \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -70,8 +84,8 @@ ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
     TRITON_CACHE_DIR=/var/cache/triton
 USER 10001
 EXPOSE 50051 9464
-# A probe costs half a second of a core, most of it for imports.
+# By the port of metrics and probes, which asks for no token.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=3 \
-  CMD ["bilstm", "health", "--timeout-seconds", "5"]
+  CMD ["python3", "-I", "-S", "/opt/bilstm/bilstm_server/probes/healthcheck.py"]
 ENTRYPOINT ["bilstm-server"]
 CMD ["serve"]

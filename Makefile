@@ -13,10 +13,10 @@ COMPILED := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-all check sanitize proto release docs train parity bench faults clean
+.PHONY: help setup demo serve test test-all check sanitize proto release lock licences sbom pin-images docs train parity bench faults clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # What pip says of large packages, and nothing else.
 INSTALL := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
@@ -67,6 +67,9 @@ check: setup ## lint, types, generated stubs, breaking changes, docs and their l
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/released.json
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m supply.images --check
+	$(BIN)/python -m supply.licences --check
+	@$(BIN)/python -m supply.audit
 	$(BIN)/python docs/tables.py --check
 	$(MKDOCS) build --strict
 	$(BIN)/lint-imports --no-cache
@@ -85,6 +88,19 @@ proto: setup ## generate the stubs
 
 release: setup ## make the protos of this state those that no change may break
 	$(BIN)/buf build proto --exclude-source-info --output proto/released.json
+
+# The torch of one more index: make lock TORCH_INDEX=https://download.pytorch.org/whl/cu126
+lock: setup ## pin what the image installs, with hashes: requirements/
+	$(BIN)/python -m supply.lock $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+licences: setup ## write the licences of what the images have: docs/licences.md
+	$(BIN)/python -m supply.licences
+
+sbom: setup ## write each image's bill of materials to build/sbom, as CycloneDX
+	@$(BIN)/python -m supply.sbom
+
+pin-images: setup ## give each image in Dockerfile and compose the digest that its tag has today
+	$(BIN)/python -m supply.images
 
 # Its banner is about other software than this.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs

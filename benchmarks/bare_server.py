@@ -14,13 +14,14 @@ import grpc
 
 from bilstm_server import app
 from bilstm_server.__main__ import main
+from bilstm_server.callers import Priority
 from bilstm_server.metrics import Metrics, ModelMetrics, RpcMetrics
 from bilstm_server.rpc.interceptors.chain import Handler, InterceptorChain
-from bilstm_server.rpc.interceptors.outcomes import current_call
+from bilstm_server.rpc.interceptors.outcomes import NOBODY, current_call
 
 
 class BareModelMetrics(ModelMetrics):
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, caller: str = "") -> None:
         pass
 
     def observe_batch(
@@ -29,6 +30,9 @@ class BareModelMetrics(ModelMetrics):
         pass
 
     def observe_encoded(self, sequences: int, tokens: int) -> None:
+        pass
+
+    def observe_caller(self, caller: str, tokens: int) -> None:
         pass
 
 
@@ -51,7 +55,8 @@ class BareMetrics(Metrics):
 class BareCall:
     """What `EncoderService` asks of its call."""
 
-    caller = ""
+    caller = NOBODY
+    priority = Priority.NORMAL
     trace = None
     reply = None
 

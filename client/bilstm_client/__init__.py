@@ -20,9 +20,12 @@ from .errors import (
     NotAnArray,
     NotRequested,
     NotSaved,
+    NotTrusted,
     Overloaded,
+    PermissionDenied,
     SequenceFailure,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
 from .types import (
@@ -55,12 +58,15 @@ __all__ = [
     "NotAnArray",
     "NotRequested",
     "NotSaved",
+    "NotTrusted",
     "OutputInfo",
     "Overloaded",
+    "PermissionDenied",
     "Progress",
     "SequenceFailure",
     "ServerError",
     "State",
     "Timing",
+    "Unauthenticated",
     "Unavailable",
 ]

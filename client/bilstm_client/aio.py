@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Self, Unpack
 
 from ._calls.asynchronous import AsyncChannel
-from ._calls.flows import Flows
+from ._calls.base import BaseClient
 from ._calls.options import EncodeOptions
-from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
+from ._calls.session import Session
 from ._streams.options import StreamOptions
 from ._streams.tasks import AioStream
 from .errors import SequenceFailure
@@ -37,35 +37,17 @@ from .types import (
 )
 
 
-class AsyncClient:
-    """Encodes sequences on the server at `target`. Make one and keep it, for one event loop."""
+class AsyncClient(BaseClient[AsyncChannel]):
+    """Encodes sequences on the server at `target`. Make one and keep it, for one event loop.
 
-    target: str
-    """Where calls go, as it was given."""
+    Nothing is opened until the first call. The client belongs to that call's event loop until the
+    loop is closed, as `asyncio.run` does at its end; then to the next call's. A `token` function is
+    called in it, and must return at once.
+    """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        metadata: Metadata | None = None,
-    ) -> None:
-        """Nothing is opened until the first call. The client belongs to that call's event loop
-        until the loop is closed, as `asyncio.run` does at its end; then to the next call's.
-
-        `target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
-        several servers, `ipv4:address:port,address:port` or `dns:///host`, each call takes the
-        next one that is ready. A proxy that the environment names is used for neither loopback
-        nor several addresses. `timeout_seconds`: of a call that sets none. `metadata`: headers of
-        each call, {name: value} or pairs, in lower case; a call's own replace those of its names.
-        """
-        self.target = target
-        self._session = Session(target, timeout_seconds, metadata)
-        self._channel = AsyncChannel(self._session)
-        self._flows = Flows(self._session)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self.target!r}, {'closed' if self.is_closed else 'open'})"
+    @staticmethod
+    def _opened(session: Session) -> AsyncChannel:
+        return AsyncChannel(session)
 
     async def __aenter__(self) -> Self:
         self._session.check_open()
@@ -73,11 +55,6 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._session.is_closed
 
     async def close(self) -> None:
         """Close the connection: what runs ends as `Cancelled`, later calls as `ValueError`."""

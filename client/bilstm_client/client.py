@@ -6,10 +6,10 @@ import typing
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Self, Unpack
 
+from ._calls.base import BaseClient
 from ._calls.blocking import BlockingChannel
-from ._calls.flows import Flows
 from ._calls.options import EncodeOptions
-from ._calls.session import DEFAULT_TIMEOUT_SECONDS, Session
+from ._calls.session import Session
 from ._streams.options import StreamOptions
 from ._streams.threads import SyncStream
 from .errors import SequenceFailure
@@ -36,34 +36,12 @@ from .types import (
 )
 
 
-class Client:
+class Client(BaseClient[BlockingChannel]):
     """Encodes sequences on the server at `target`. Make one and keep it: threads may share it."""
 
-    target: str
-    """Where calls go, as it was given."""
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        metadata: Metadata | None = None,
-    ) -> None:
-        """Nothing is sent until the first call.
-
-        `target`: `host` or `host:port` (50051 unless given), `[ipv6]:port`, or `unix:path`. Of
-        several servers, `ipv4:address:port,address:port` or `dns:///host`, each call takes the
-        next one that is ready. A proxy that the environment names is used for neither loopback
-        nor several addresses. `timeout_seconds`: of a call that sets none. `metadata`: headers of
-        each call, {name: value} or pairs, in lower case; a call's own replace those of its names.
-        """
-        self.target = target
-        self._session = Session(target, timeout_seconds, metadata)
-        self._channel = BlockingChannel(self._session)
-        self._flows = Flows(self._session)
-
-    def __repr__(self) -> str:
-        return f"Client({self.target!r}, {'closed' if self.is_closed else 'open'})"
+    @staticmethod
+    def _opened(session: Session) -> BlockingChannel:
+        return BlockingChannel(session)
 
     def __enter__(self) -> Self:
         self._session.check_open()
@@ -71,11 +49,6 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._session.is_closed
 
     def close(self) -> None:
         """Close the connection: what runs ends as `Cancelled`, later calls as `ValueError`."""

@@ -7,7 +7,10 @@ EncoderError
 ├── Overloaded          RESOURCE_EXHAUSTED by the server: `retry_after_seconds`, if it said
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
 ├── Unavailable         UNAVAILABLE, after the retries: `retry_after_seconds`, if it said; or
-│                       a stream's server has given no sign of life within the timeout
+│   │                   a stream's server has given no sign of life within the timeout
+│   └── NotTrusted      UNAVAILABLE by the client's own TLS: not what it was told to trust
+├── Unauthenticated     UNAUTHENTICATED: the token, or that there is none; or none could be had
+├── PermissionDenied    PERMISSION_DENIED: the caller is known, and may not do this
 ├── Cancelled           CANCELLED; by the server, after the retries
 └── ServerError         any other code: `error_id`, which the server's log has too; or a reply
                         that can't be read
@@ -93,6 +96,22 @@ class DeadlineExceeded(EncoderError):
 
 class Unavailable(EncoderError):
     """No server could be reached, or the one that was is loading or draining."""
+
+
+class NotTrusted(Unavailable):
+    """What answers has no certificate to trust: its signer, its name or its time is wrong, or it
+    has no TLS at all. To try again would not help, unless the server is changed.
+    """
+
+
+class Unauthenticated(EncoderError):
+    """The server does not know who calls: the token is missing or wrong, or there was none to send,
+    because the caller's function has failed: the error's `__cause__` says how.
+    """
+
+
+class PermissionDenied(EncoderError):
+    """The server knows who calls, and that this caller may not do this."""
 
 
 class Cancelled(EncoderError):

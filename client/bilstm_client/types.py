@@ -19,6 +19,7 @@ __all__ = [
     "Array",
     "AsyncPairs",
     "AsyncSource",
+    "CertificateFiles",
     "ChunkKeywords",
     "DataTypeName",
     "Encoding",
@@ -42,6 +43,8 @@ __all__ = [
     "State",
     "StreamKeywords",
     "Timing",
+    "TlsFrom",
+    "TokenFrom",
     "whole_number",
 ]
 
@@ -54,6 +57,11 @@ InitialState = State | tuple[Any, Any]  # the pair: hidden and cell, as torch.nn
 # Headers of a call: one value of each name, or pairs where a name has several.
 Metadata = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 
+FilePath = str | os.PathLike[str]
+TlsFrom = bool | FilePath | bytes  # whether there is TLS, or a CA's certificates: a file, or PEM
+CertificateFiles = tuple[FilePath, FilePath]  # a certificate, and its key
+TokenFrom = str | Callable[[], str] | os.PathLike[str]  # the token, what returns it, or its file
+
 DEFAULT_IN_FLIGHT = 64  # sequences of a stream
 OnError = Literal["raise", "return"]
 Raise = Literal["raise"]
@@ -61,7 +69,7 @@ Return = Literal["return"]
 Pairs = Iterable[tuple[K, Any]]  # of keys and sequences
 AsyncPairs = Pairs[K] | AsyncIterable[tuple[K, Any]]
 AsyncSource = Iterable[Any] | AsyncIterable[Any]
-SaveStates = Callable[[Any], "str | os.PathLike[str] | None"]  # None: they stay in memory
+SaveStates = Callable[[Any], FilePath | None]  # None: they stay in memory
 
 
 @dataclass(frozen=True, slots=True)

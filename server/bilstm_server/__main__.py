@@ -17,6 +17,8 @@ _LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
 
 def main() -> NoReturn:
+    # Or gRPC itself would write a line for whoever fails to shake hands, as often as he likes.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _open_descriptors()
     sys.stderr = stderr = BackgroundStream(2)
     stderr.start()
@@ -36,6 +38,8 @@ def _code() -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _leave)  # until the server has handlers of its own
+        if sys.argv[1:2] == ["serve"]:  # it asks for files to be read, and they will be
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             from .cli.main import main as run
         except ModuleNotFoundError as error:

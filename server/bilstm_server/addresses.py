@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from contextlib import suppress
@@ -31,6 +32,18 @@ def parse_host(value: str) -> str:
 def is_unix(host: str) -> bool:
     """Whether the host is a Unix socket."""
     return host.startswith((_UNIX, _ABSTRACT))
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach what listens there: a Unix socket, or loopback. What
+    can't be resolved counts as local, as nothing will listen there."""
+    if is_unix(host):
+        return True
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return True
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def target(host: str, port: int) -> str:

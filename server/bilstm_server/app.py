@@ -6,19 +6,23 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from .addresses import open_socket
+from .addresses import is_local, open_socket
 from .errors import StartError
 from .metrics import Metrics
+from .probes.access import Access
 from .probes.server import Probes
 from .process.heap import Heap
+from .rpc.credentials import TlsCredentials, require_tls
 from .rpc.definitions import ServiceDefinition
 from .rpc.encoder.service import EncoderService
 from .rpc.encoder.streams.memory import StreamMemory
 from .rpc.encoder.streams.opening import Streams
 from .rpc.flow.connections import end_connection
+from .rpc.flow.places import ConnectionPlaces
 from .rpc.flow.receiving import Receiving
 from .rpc.flow.untaken import UntakenReplies
-from .rpc.health import HealthService
+from .rpc.health import HEALTH, HealthService
+from .rpc.interceptors.authentication import Authentication, CallerRules
 from .rpc.interceptors.chain import InterceptorChain
 from .rpc.interceptors.decoding import Decoding
 from .rpc.interceptors.in_flight import CallsInFlight
@@ -26,6 +30,9 @@ from .rpc.interceptors.open_streams import OpenStreams
 from .rpc.interceptors.outcomes import Outcomes
 from .rpc.interceptors.traces import Traces
 from .rpc.server import listen, make_server
+from .security.reloading import Reloading
+from .security.tokens import Tokens, parse_tokens
+from .security.watched import Watched
 from .serving.loading import LoadEngine, load_engine
 from .serving.models import Models
 from .serving.registry import ModelRegistry
@@ -63,9 +70,17 @@ class App:
     """
 
     def __init__(self, settings: Settings, load_engine: LoadEngine = load_engine):
-        """Raises `StartError` if the settings ask for what is not installed."""
+        """Raises `StartError` if the settings ask for what is not installed, or would serve other
+        machines without TLS, and `UnusableFile` for certificates and tokens."""
+        require_tls(settings, settings.host)
         self._settings = settings
         self.metrics = Metrics()
+        self._reloading = Reloading()
+        self._tls = self._make_tls()
+        self._probes_access = Access(settings, self.metrics.file)
+        self._probes_access.watch(self._reloading)
+        self.metrics.name_callers(share.name for share in settings.caller_share)
+        self.metrics.name_callers(given.name for given in settings.caller_priority)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)
@@ -81,6 +96,7 @@ class App:
             [
                 Outcomes(self.metrics),
                 self._calls,
+                self._make_authentication(),
                 self._open_streams,
                 *([Traces(self._tracer)] if self._tracer is not None else []),
             ],
@@ -92,6 +108,37 @@ class App:
         self._lifetime = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
+
+    def _make_tls(self) -> TlsCredentials | None:
+        if self._settings.tls_cert is None:
+            return None
+        tls = TlsCredentials(self._settings, self.metrics.file)
+        tls.watch(self._reloading)
+        return tls
+
+    def _make_authentication(self) -> Authentication:
+        settings, metrics = self._settings, self.metrics
+        tokens: Watched[Tokens] | None = None
+        if settings.tokens_file is not None:
+            paths, counts = [settings.tokens_file], metrics.file("tokens_file")
+            tokens = Watched("--tokens-file", paths, parse_tokens, counts, secrets=paths)
+        rules = CallerRules(
+            tokens=tokens,
+            certificates=settings.tls_client_ca is not None,
+            header=settings.caller_header,
+            max_priorities=dict(settings.caller_priority),
+            open_services=frozenset({HEALTH} if settings.health == "open" else ()),
+        )
+        authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
+        if tokens is not None:
+            metrics.name_callers(tokens.value.names)
+
+            def changed() -> None:
+                metrics.name_callers(tokens.value.names)
+                authentication.tokens_changed()
+
+            self._reloading.watch(tokens, changed)
+        return authentication
 
     def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
         """Every service that is served; health and reflection are there besides."""
@@ -107,8 +154,10 @@ class App:
                 lifetime.enter_context(self._tracer)
             lifetime.enter_context(Heap())
             await lifetime.enter_async_context(self.models)
+            await lifetime.enter_async_context(self._reloading)
             self._listen_metrics(lifetime)
             await self._listen()
+            lifetime.enter_context(ConnectionPlaces(self._settings, self.port, self.metrics))
             lifetime.push_async_callback(self._stop)
             self._lifetime = lifetime.pop_all()
         return self
@@ -120,7 +169,7 @@ class App:
         address, port = self._settings.metrics_address, self._settings.metrics_port
         host_flag = "--metrics-host" if self._settings.metrics_host else "--host"
         listening = open_socket(address, port, "metrics", host_flag, "--metrics-port")
-        probes = Probes(listening, self.metrics, self._summary)
+        probes = Probes(listening, self.metrics, self._summary, self._probes_access)
         self.metrics_port = lifetime.enter_context(probes).port
 
     def _summary(self) -> ServerSummary:
@@ -128,8 +177,18 @@ class App:
 
     async def _listen(self) -> None:
         settings = self._settings
-        self._server = make_server(self._services, self._health, self._interceptors, settings)
-        self.port = await listen(self._server, settings.host, settings.port)
+        reflection = settings.reflection
+        self._server = make_server(
+            *(self._services, self._health, self._interceptors, settings),
+            reflection=is_local(settings.host) if reflection == "auto" else reflection == "on",
+        )
+        credentials = self._tls.server_credentials() if self._tls is not None else None
+        self.port = await listen(self._server, settings.host, settings.port, credentials)
+
+    def reload(self) -> list[str]:
+        """Read certificates and tokens anew, if they have changed. Returns the flags of the
+        settings that name them; what becomes of each is logged."""
+        return self._reloading.reload()
 
     async def load(self) -> None:
         """Load and warm every model, then be ready. Raises `ModelError`."""

@@ -22,3 +22,4 @@ class Caller:
     name: str  # a token's, a certificate's subject, or the address of the connection's peer
     kind: Literal["token", "certificate", "peer"]
     max_priority: Priority = Priority.NORMAL  # the most that its calls may ask for
+    models: frozenset[str] | None = None  # that it may use; None: all

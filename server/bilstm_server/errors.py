@@ -3,6 +3,8 @@
     ServiceError
     ├── InvalidInput       the request can't be served as it is: names the field
     ├── ModelNotFound      no such model or version
+    ├── Unauthenticated    the call has no token that lets it in
+    ├── PermissionDenied   who calls may not use what it asks for
     ├── Overloaded         the queue is full; carries when to try again
     ├── DeadlineExpired    the caller's deadline passed before the result was computed
     ├── Stalled            a stream's client moved nothing for too long
@@ -12,7 +14,8 @@
     └── OutOfMemory        one sequence alone does not fit into the device's memory
     StartError             the server or command can't start: one line, never on the wire
     ├── ModelError         a model folder or checkpoint can't be used
-    └── ListenError        a port can't be had
+    ├── ListenError        a port can't be had
+    └── UnusableFile       a certificate, key or file of tokens can't be used
 
 Knows nothing of gRPC, torch or Prometheus.
 """
@@ -42,6 +45,14 @@ class InvalidInput(ServiceError):
 
 class ModelNotFound(ServiceError):
     """The request names a model or a version that this server does not have."""
+
+
+class Unauthenticated(ServiceError):
+    """The call has no token, or none that lets it in. The message repeats nothing of it."""
+
+
+class PermissionDenied(ServiceError):
+    """Who calls is known, and may not use what the call asks for."""
 
 
 class Overloaded(ServiceError):
@@ -94,6 +105,11 @@ class ModelError(StartError):
 
 class ListenError(StartError):
     """The server can't listen on an address."""
+
+
+class UnusableFile(StartError):
+    """A certificate, a key or a file of tokens can't be read, or not be used. Nothing of what it
+    holds is repeated. A server that has started goes on with what it had."""
 
 
 def forget_locals(error: BaseException | None) -> None:

@@ -10,27 +10,35 @@ from typing import Any, NoReturn
 
 import structlog
 
+from .addresses import is_local
 from .app import App
+from .process.descriptors import allow_descriptors
 from .process.stderr import BackgroundStream
 from .process.threads import available_processors
+from .rpc.flow.places import spare_places
 from .settings import Settings
 
 log = structlog.get_logger()
 
+_OTHER_DESCRIPTORS = 256  # beside connections of gRPC: files, threads' own, metrics
+
 
 async def serve(settings: Settings) -> bool:
-    """Serve until SIGTERM, SIGINT or SIGHUP, and drain; a second signal doesn't wait.
+    """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait. SIGHUP reloads
+    certificates and tokens.
 
-    Returns whether all that was accepted is done. Raises `ListenError` or `ModelError` if it
-    can't start.
+    Returns whether all that was accepted is done. Raises `StartError` if it can't start.
     """
     signals: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
-            loop.add_signal_handler(number, signals.put_nowait, number.name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number.name)
     _log_settings(settings)
-    async with App(settings) as app:
+    _warn_of_open_metrics(settings)
+    _allow_connections(settings)
+    app = App(settings)
+    loop.add_signal_handler(signal.SIGHUP, _reload, app)
+    async with app:
         if isinstance(stderr := sys.stderr, BackgroundStream):
             app.metrics.watch_log(lambda: stderr.dropped_lines)
         log.info(
@@ -38,6 +46,8 @@ async def serve(settings: Settings) -> bool:
             host=settings.host,
             port=app.port,
             metrics_port=app.metrics_port,
+            tls=settings.tls_cert is not None,
+            tokens=settings.tokens_file is not None,
             tracing_endpoint=settings.tracing_endpoint or None,
         )
         stop = asyncio.create_task(signals.get())
@@ -50,6 +60,10 @@ async def serve(settings: Settings) -> bool:
         return False
 
 
+def _reload(app: App) -> None:
+    log.info("reloading", signal="SIGHUP", settings=app.reload())
+
+
 def _log_settings(settings: Settings) -> None:
     """Log the settings that are in effect, once; at a terminal those that differ from defaults."""
     log.info("settings", **settings.model_dump(mode="json", exclude_defaults=sys.stderr.isatty()))
@@ -60,6 +74,31 @@ def _log_settings(settings: Settings) -> None:
             threads=settings.threads,
             processors=processors,
             reason="threads without a processor of their own keep the others waiting",
+        )
+
+
+def _warn_of_open_metrics(settings: Settings) -> None:
+    """Say so where other machines may read the metrics, and nobody said that they may."""
+    host = settings.metrics_address
+    if settings.metrics_are_open and not settings.insecure and not is_local(host):
+        log.warning(
+            "metrics are open",
+            host=host,
+            port=settings.metrics_port,
+            reason="whoever reaches them can read them: --metrics-token-file and "
+            "--metrics-tls-cert close them, --metrics-host 127.0.0.1 keeps them here",
+        )
+
+
+def _allow_connections(settings: Settings) -> None:
+    """Have descriptors for all connections that there may be, or say that there are too few."""
+    wanted = settings.max_connections + spare_places(settings) + _OTHER_DESCRIPTORS
+    if (allowed := allow_descriptors(wanted)) < wanted:
+        log.warning(
+            "fewer descriptors than connections may need",
+            max_connections=settings.max_connections,
+            descriptors=allowed,
+            reason="raise the hard limit (ulimit -Hn, LimitNOFILE) or lower --max-connections",
         )
 
 

@@ -74,6 +74,12 @@ class ServerProcess:
         with self._logged:
             return list(self._log)
 
+    @property
+    def lines(self) -> list[str]:
+        """What else stands in the server's log so far, beside events."""
+        with self._logged:
+            return list(self._lines)
+
     def wait_for(self, name: str) -> Event:
         """Wait for the first event of that name, and return it.
 

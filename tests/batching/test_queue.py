@@ -48,8 +48,15 @@ limits = st.builds(
 )
 
 
-def take(queue: BatchQueue[Job], now: float) -> tuple[list[Job], list[Job]]:
-    return queue.take(BoundedBatch(queue._limits, now))
+LIMITS = QueueLimits(
+    max_batch_tokens=10, max_batch_sequences=3, max_queue_tokens=100, max_queue_sequences=100
+)
+
+
+def take(
+    queue: BatchQueue[Job], now: float, limits: QueueLimits = LIMITS
+) -> tuple[list[Job], list[Job]]:
+    return queue.take(BoundedBatch(limits, now))
 
 
 def model_of_take(
@@ -127,7 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(passed=st.sampled_from([0.0, 0.5, 1.0, 5.0]))
     def take(self, passed: float) -> None:
         self.now += passed
-        batch, expired = take(self.queue, self.now)
+        batch, expired = take(self.queue, self.now, self.limits)
         assert (batch, expired) == model_of_take(self.waiting, self.limits, self.now)
         assert all(job.deadline <= self.now for job in expired)
         assert all(job.deadline > self.now for job in batch)
@@ -164,7 +171,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Nothing is lost and nothing comes twice: emptying the queue gives what still waits."""
         rest: list[Job] = []
         while len(self.queue):
-            batch, expired = take(self.queue, self.now)
+            batch, expired = take(self.queue, self.now, self.limits)
             assert batch or expired
             rest += [*batch, *expired]
         assert {id(job) for job in rest} == {id(job) for job in self.waiting}
@@ -180,13 +187,7 @@ QueueMachine.TestCase.settings = examples(
 
 
 def waiting(*jobs: Job, **changed: float) -> BatchQueue[Job]:
-    defaults = {
-        "max_batch_tokens": 10,
-        "max_batch_sequences": 3,
-        "max_queue_tokens": 100,
-        "max_queue_sequences": 100,
-    }
-    queue: BatchQueue[Job] = BatchQueue(QueueLimits(**(defaults | changed)), Shares({}))  # type: ignore[arg-type]
+    queue: BatchQueue[Job] = BatchQueue(LIMITS.model_copy(update=changed), Shares({}))
     queue.put(jobs)
     return queue
 
@@ -202,7 +203,7 @@ def test_first_in_first_out(jobs: list[Job], limits: QueueLimits) -> None:
     queue.put(jobs)
     left: list[Job] = []
     while len(queue):
-        batch, expired = take(queue, 0.0)
+        batch, expired = take(queue, 0.0, limits)
         assert batch
         assert not expired
         left += batch

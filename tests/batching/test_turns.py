@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_server.batching.admission import SliceTime
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
+from bilstm_server.batching.pace import SliceTime
 from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch

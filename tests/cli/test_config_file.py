@@ -56,7 +56,8 @@ BAD_VALUES = {
     "number": ("max_streams = 0", "max_streams: ", "got 0"),
     "text": ("threads = 'many'", "threads: ", "got 'many'"),
     "in a list": ("model = ['one']", "model: ", "got 'one'"),
-    "bool": ("port = true", "port: no setting is true or false, got true", ""),
+    "bool": ("port = true", "port: must not be true or false, got true", ""),
+    "no bool": ("insecure = 'true'", "insecure: must be true or false, without quotes, ", "'true'"),
 }
 
 

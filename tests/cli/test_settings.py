@@ -38,6 +38,22 @@ OTHER_VALUES: dict[str, Any] = {
     "models_folder": Path("/"),
     "tracing_endpoint": "http://collector:4317",
     "tracing_sample_ratio": 0.25,
+    "tls_cert": Path("server.pem"),
+    "tls_key": Path("server.key"),
+    "tls_client_ca": Path("authorities.pem"),
+    "tokens_file": Path("tokens"),
+    "insecure": True,
+    "caller_header": "x-forwarded-for",
+    "health": "callers",
+    "reflection": "off",
+}
+
+
+# So that the bounds nest, and what belongs together is given together.
+BESIDE = {
+    "BILSTM_MAX_SEQUENCE_TOKENS": "100",
+    "BILSTM_TLS_CERT": "beside.pem",
+    "BILSTM_TLS_KEY": "beside.key",
 }
 
 
@@ -60,8 +76,7 @@ def test_every_setting_by_environment(name: str, load: Load) -> None:
     """Every setting can be made by its environment variable."""
     value = other_value(name)
     assert value != Settings.model_fields[name].default
-    few = {"BILSTM_MAX_SEQUENCE_TOKENS": "100"}  # so that the bounds nest
-    loaded = load(**(few | {f"BILSTM_{name.upper()}": written(value)}))
+    loaded = load(**(BESIDE | {f"BILSTM_{name.upper()}": written(value)}))
     assert getattr(loaded, name) == value
 
 
@@ -72,8 +87,7 @@ def test_every_setting_by_flag(name: str, load: Load) -> None:
     default = Settings.model_fields[name].default
     outside = "b=y,c=z" if name == "model" else written(default)
     flag = f"--{name.replace('_', '-')}"
-    few = {"BILSTM_MAX_SEQUENCE_TOKENS": "100"}
-    loaded = load(flag, written(value), **(few | {f"BILSTM_{name.upper()}": outside}))
+    loaded = load(flag, written(value), **(BESIDE | {f"BILSTM_{name.upper()}": outside}))
     assert getattr(loaded, name) == value
 
 

@@ -99,7 +99,7 @@ async def test_a_unix_socket_in_use(configure: Configure, tmp_path: Path) -> Non
     [
         ({"host": "no.such.host.invalid"}, "--host"),
         ({"host": "localhost:50051"}, "--host"),
-        ({"host": "192.0.2.1"}, "--host"),
+        ({"host": "192.0.2.1", "insecure": True}, "--host"),
         ({"host": "x" * 300}, "--host"),
         ({"host": "unix:/no/such/folder/socket"}, "--host"),
         ({"host": f"unix:/{'x' * 200}"}, "--host"),
@@ -107,7 +107,9 @@ async def test_a_unix_socket_in_use(configure: Configure, tmp_path: Path) -> Non
         ({"host": "unix-abstract:x", "metrics_host": "192.0.2.1"}, "--metrics-host"),
     ],
 )
-async def test_a_bad_host_is_named(values: dict[str, str], flag: str, configure: Configure) -> None:
+async def test_a_bad_host_is_named(
+    values: dict[str, object], flag: str, configure: Configure
+) -> None:
     """An address that can't be had is blamed on the flag that gave it."""
     assert f"({flag}): " in await refusal(configure(**values))
 

@@ -109,35 +109,22 @@ def test_sigterm_loses_nothing_accepted(model_folder: Path, judge: Judge) -> Non
     assert last_events(process, 1) == ["drained"]
 
 
-def test_sighup_drains(model_folder: Path, judge: Judge) -> None:
-    """SIGHUP, as a terminal that is closed sends it, loses nothing that was accepted, and is
-    told."""
-    inputs = [sequence(seed, 200) for seed in range(40)]
-    options = ("--model", f"small={model_folder}", "--max-batch-sequences", 2)
-    with serving(*options) as (process, channel):
-        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
-        calls = [stub.Encode.future(request(x), timeout=HANGS_AFTER_SECONDS) for x in inputs]
-        await_started(process, len(calls))
-        process.send(signal.SIGHUP)
-        replies = [call.result() for call in calls]
-        assert process.wait() == 0
-    assert all(is_right(reply, x, judge) for reply, x in zip(replies, inputs, strict=True))
-    assert process.wait_for("draining")["signal"] == "SIGHUP"
-    assert last_events(process, 1) == ["drained"]
-
-
-def test_nohup_ignores_sighup(model_folder: Path) -> None:
-    """Where SIGHUP is ignored, as nohup has it, it stays so."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["shell", "nohup"])
+def test_sighup_ends_nothing(model_folder: Path, before: signal.Handlers) -> None:
+    """SIGHUP asks for files to be read anew, from the process's first moment, also under nohup; it
+    never ends the server."""
+    ours = signal.signal(signal.SIGHUP, before)
     try:
         process = ServerProcess(f"--model=small={model_folder}")
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, ours)
     try:
         process.wait_for("ready")
         process.send(signal.SIGHUP)
+        assert process.wait_for("reloading")["signal"] == "SIGHUP"
         assert process.stop() == 0
         assert process.wait_for("draining")["signal"] == "SIGTERM"
+        assert troubles(process) == []
     finally:
         process.kill()
 
@@ -205,12 +192,30 @@ def test_signal_while_loading(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ("number", "arguments", "code"),
+    [
+        (signal.SIGTERM, ["serve", "--help"], 0),
+        (signal.SIGINT, ["serve", "--help"], 130),
+        (signal.SIGHUP, ["import", "--help"], 129),
+    ],
     ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
-def test_signal_while_importing(number: signal.Signals, code: int) -> None:
+def test_signal_while_importing(number: signal.Signals, arguments: list[str], code: int) -> None:
     """A signal that comes before the server has handlers ends it without a traceback."""
+    ended = signalled_while_importing(number, arguments)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
+
+
+def test_sighup_while_importing() -> None:
+    """A server that is about to read its files anyway is not ended by who asks for it."""
+    ended = signalled_while_importing(signal.SIGHUP, ["serve", "--help"])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--tls-cert" in ended.stdout
+
+
+def signalled_while_importing(
+    number: signal.Signals, arguments: list[str]
+) -> subprocess.CompletedProcess[str]:
     program = f"""
 import os, sys
 from bilstm_server.__main__ import main
@@ -223,7 +228,6 @@ class Signal:
 sys.meta_path.insert(0, Signal())
 sys.exit(main())
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")

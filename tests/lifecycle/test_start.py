@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bilstm_server.cli.main import main
+from bilstm_server.testing import server_process
 from tests.support.servers import start_error
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
@@ -66,3 +68,51 @@ def test_bad_model_folder(model_folder: Path, tmp_path: Path, fault: str) -> Non
     models = broken(model_folder, tmp_path / "bad", fault)
     line = failing(*(f"--model={name}={folder}" for name, folder in models))
     assert "bad" in line
+
+
+def test_other_machines_are_not_served_without_tls(model_folder: Path) -> None:
+    """Off loopback a server without TLS doesn't start, and says the three ways out."""
+    assert failing(f"--model=small={model_folder}", "--host=0.0.0.0") == (
+        "--host 0.0.0.0 would serve other machines without TLS: give --tls-cert and --tls-key; or "
+        "--insecure, where something in front of the server has TLS; or --host 127.0.0.1"
+    )
+
+
+@pytest.mark.parametrize("insecure", ["--insecure", "--insecure=true"])
+def test_something_in_front_has_tls(model_folder: Path, insecure: str) -> None:
+    """The operator may say that TLS is elsewhere."""
+    with server_process(f"--model=small={model_folder}", "--host=0.0.0.0", insecure) as process:
+        assert process.wait_for("listening")["tls"] is False
+
+
+def test_bad_security_files(model_folder: Path, tmp_path: Path) -> None:
+    """A certificate, a key or a file of tokens that can't be used is named, and nothing starts."""
+    model, missing, other = f"--model=small={model_folder}", tmp_path / "missing", tmp_path / "x"
+    other.write_text("nothing of the kind")
+    pair = (f"--tls-cert={other}", f"--tls-key={other}")
+    for flags, line in {
+        (f"--tokens-file={missing}",): f"--tokens-file: {missing}: No such file or directory",
+        (f"--tokens-file={other}",): f"--tokens-file: {other}: line 1: must be NAME: TOKEN, or",
+        pair: f"--tls-cert, --tls-key: {other}, {other}: must have certificates in PEM",
+    }.items():
+        assert failing(model, *flags).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--tls-cert=a"], "--tls-cert and --tls-key must be given together"),
+        (["--tls-key=a"], "--tls-cert and --tls-key must be given together"),
+        (["--tls-client-ca=a"], "--tls-client-ca must be given with --tls-cert and --tls-key"),
+        (["--caller-header=authorization"], "must not be authorization, which has the token"),
+        (["--caller-header=a b"], "must be of letters, digits and _ . -"),
+        (["--insecure=perhaps"], "--insecure (BILSTM_INSECURE): "),
+    ],
+)
+def test_security_settings(
+    flags: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What belongs together must be given together, and is refused in one line if it is not."""
+    assert main(["serve", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line

@@ -15,7 +15,7 @@ import structlog
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
-from bilstm_server.errors import ModelError
+from bilstm_server.errors import ModelError, StartError
 from bilstm_server.lifecycle import serve
 from bilstm_server.logs import configure_logs
 from bilstm_server.process.threads import available_processors
@@ -81,6 +81,22 @@ async def test_no_warning_for_few_threads(threads: int) -> None:
     with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
         await serve(settings(model=[("none", Path("none"))], threads=threads))
     assert [event for event in events if event["log_level"] == "warning"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({"metrics_host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "insecure": True}, False),
+        ({"metrics_host": "0.0.0.0", "metrics_token_file": Path(__file__)}, False),
+        ({}, False),
+    ],
+)
+async def test_open_metrics_are_warned_of(values: dict[str, object], warned: bool) -> None:
+    """Metrics that other machines can read are told of, unless somebody has said that they may."""
+    with structlog.testing.capture_logs() as events, pytest.raises(StartError):
+        await serve(settings(model=[("none", Path("none"))], **values))
+    assert ("metrics are open" in [event["event"] for event in events]) == warned
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

@@ -31,6 +31,8 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_batch_compute_seconds": ("histogram", {"model"}),
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
     "bilstm_calls": ("gauge", set()),
+    "bilstm_connections": ("gauge", set()),
+    "bilstm_connections_closed": ("counter", {"limit"}),
     "bilstm_slow_requests": ("gauge", set()),
     "bilstm_reply_bytes": ("gauge", set()),
     "bilstm_streams": ("gauge", set()),
@@ -38,6 +40,8 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_stream_bytes": ("gauge", set()),
     "bilstm_stream_limit_bytes": ("gauge", set()),
     "bilstm_dropped": ("counter", {"model", "reason"}),
+    "bilstm_caller_tokens": ("counter", {"model", "caller"}),
+    "bilstm_caller_dropped": ("counter", {"model", "caller"}),
     "bilstm_model_info": ("gauge", {"model", "version", "kernel", "device", "dtype"}),
     "bilstm_model_load_seconds": ("gauge", {"model"}),
     "bilstm_log_lines_dropped": ("counter", set()),
@@ -119,8 +123,11 @@ def test_metrics_go_with_the_model() -> None:
         handle.observe_load(float(version))
         handle.observe_ready(str(version), "cpu", "cpu", "float32")
         handle.observe_encoded(1, version)
+        handle.observe_caller("alice", version)
+        handle.drop("invalid", "alice")
         return handle
 
+    metrics.name_callers(["alice"])
     other = metrics.model("other")
     others = of("other")
     first, second = begin(1), begin(2)
@@ -137,6 +144,8 @@ def test_metrics_go_with_the_model() -> None:
     assert left["bilstm_queue_limit_tokens"] == 200
     assert left["bilstm_model_load_seconds"] == 2
     assert left["bilstm_sequences_total"] == both["bilstm_sequences_total"] == 2
+    assert left["bilstm_caller_tokens_total"] == 1 + 2
+    assert left["bilstm_caller_dropped_total"] == 2
     assert "bilstm_model_info 1" not in left
     second.end()
     assert of("m") == {}
@@ -144,6 +153,26 @@ def test_metrics_go_with_the_model() -> None:
     first.drop("cancelled")  # a caller that left late
     assert of("m") == {}
     other.end()
+
+
+def test_only_named_callers_are_told_apart() -> None:
+    """What a caller is called comes from outside: it is a label only if the configuration has the
+    name, and without any name there are no series."""
+    metrics = Metrics()
+    model = metrics.model("m")
+    told = metrics.registry.get_sample_value
+
+    def tokens(caller: str) -> float | None:
+        return told("bilstm_caller_tokens_total", {"model": "m", "caller": caller})
+
+    model.observe_caller("alice", 1)
+    assert tokens("") is tokens("alice") is None
+    metrics.name_callers(["alice"])
+    for caller, count in (("alice", 2), ("mallory", 3), ("", 4)):
+        model.observe_caller(caller, count)
+        model.drop("overloaded", caller)
+    assert (tokens("alice"), tokens(""), tokens("mallory")) == (2, 7, None)
+    assert told("bilstm_caller_dropped_total", {"model": "m", "caller": ""}) == 2
 
 
 @pytest.mark.gpu

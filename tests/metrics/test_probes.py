@@ -21,9 +21,10 @@ from bilstm_server.addresses import open_socket
 from bilstm_server.app import App
 from bilstm_server.engine.engine import Engine
 from bilstm_server.metrics import Metrics
+from bilstm_server.probes.access import Access
 from bilstm_server.probes.server import MAX_CONNECTIONS, Probes
 from bilstm_server.serving.loading import load_engine
-from bilstm_server.settings import Settings
+from bilstm_server.settings import ProbeSettings, Settings
 from bilstm_server.summary import ModelSummary, ServerSummary
 from tests.support.servers import RunningServer, settings
 from tests.support.waiting import HANGS_AFTER_SECONDS
@@ -98,10 +99,13 @@ async def port() -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def probes(
-    summary: Callable[[], ServerSummary] = lambda: SUMMARY, metrics: Metrics | None = None
+    summary: Callable[[], ServerSummary] = lambda: SUMMARY,
+    metrics: Metrics | None = None,
+    **access: object,
 ) -> AsyncIterator[Probes]:
     listening = open_socket("127.0.0.1", 0, "metrics", "--host", "--metrics-port")
-    with Probes(listening, metrics or Metrics(), summary) as running:
+    who = Access(ProbeSettings.model_validate(access), Metrics().file)
+    with Probes(listening, metrics or Metrics(), summary, who) as running:
         yield running
 
 

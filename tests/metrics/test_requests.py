@@ -86,6 +86,17 @@ def test_dropped(seen: Traffic) -> None:
     assert seen.after.nonzero("bilstm_dropped_total", "model", "reason") == DROPPED
 
 
+def test_callers(seen: Traffic) -> None:
+    """What a named caller got is counted, in batches of every model, and what of its calls was
+    dropped once they were read."""
+    tokens = seen.after.nonzero("bilstm_caller_tokens_total", "model", "caller")
+    assert tokens == {
+        (model, "127.0.0.1"): sum(map(sum, batches)) for model, batches in BATCHES.items()
+    }
+    dropped = seen.after.nonzero("bilstm_caller_dropped_total", "model", "caller")
+    assert dropped["small", "127.0.0.1"] == sum(n for (m, _), n in DROPPED.items() if m == "small")
+
+
 def test_reasons_are_there_before_they_happen(seen: Traffic) -> None:
     """Each reason of each model is there from the start, at zero, so that a rate can be taken."""
     reasons = set(DROP_REASONS)

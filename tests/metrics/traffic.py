@@ -212,6 +212,8 @@ async def traffic(model_folder: Path, token_model_folder: Path) -> AsyncIterator
         max_sequence_tokens=16,
         max_batch_tokens=32,
         max_queue_tokens=32,
+        caller_share="127.0.0.1=2",
+        caller_priority="nobody=high",
     )
     gated = LateGated()
     async with App(limits, gated) as app:

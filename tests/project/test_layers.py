@@ -54,6 +54,10 @@ PLANTED = {
         "server/bilstm_server/app.py",
         "from prometheus_client import Counter",
     ),
+    "cryptography in security/ only": (
+        "server/bilstm_server/rpc/server.py",
+        "from cryptography import x509",
+    ),
     "OpenTelemetry in tracing.py only": (
         "server/bilstm_server/app.py",
         "from opentelemetry import trace",

@@ -24,6 +24,7 @@ from bilstm_server.metrics import Metrics
 from bilstm_server.testing import server_process
 from tests.project import monitoring
 from tests.project.monitoring import DEPLOY, PROMETHEUS, Expression, Json
+from tests.security.authority import TOKEN, Authority
 from tests.support.waiting import HANGS_AFTER_SECONDS
 
 DOCS = DEPLOY.parent / "docs"
@@ -170,10 +171,15 @@ def until(is_so: Callable[[], object], otherwise: Callable[[], object]) -> None:
         time.sleep(monitoring.POLL_SECONDS)
 
 
-def write_config(folder: Path, target: str) -> Path:
-    """The configuration as it ships, but for the address of the server and the intervals."""
+def write_config(folder: Path, target: str, secured: bool) -> Path:
+    """The configuration as it ships, but for the address of the server and the intervals. With the
+    lines that it has for a server with TLS and a token, if it is `secured`."""
     shutil.copytree(PROMETHEUS / "rules", folder / "rules")
-    config = monitoring.load_yaml(PROMETHEUS / "prometheus.yml")
+    text = (PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8")
+    if secured:
+        text, lines = re.subn(r"# ((scheme|tls_config|authorization): )", r"\1", text)
+        assert lines == 3
+    config = yaml.safe_load(text)
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     targets = {"bilstm": [target], "prometheus": []}
     for job in config["scrape_configs"]:
@@ -185,11 +191,14 @@ def write_config(folder: Path, target: str) -> Path:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
+def prometheus(folder: Path, target: str, secured: bool = False) -> Iterator[str]:
     """A Prometheus on a free port of loopback that scrapes `target`: its URL, once it is ready."""
     if not (program := shutil.which("prometheus")):
         pytest.skip("Prometheus is not installed")
-    flags = [f"--config.file={write_config(folder, target)}", "--web.listen-address=127.0.0.1:0"]
+    flags = [
+        f"--config.file={write_config(folder, target, secured)}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
     log = folder / "log"
     with log.open("wb") as sink:
         command = [program, *flags, f"--storage.tsdb.path={folder / 'data'}"]
@@ -246,3 +255,18 @@ def test_everything_returns_data(tmp_path: Path) -> None:
         assert subprocess.run(command, capture_output=True).returncode == 0
         with urlopen(server.metrics_url, timeout=HANGS_AFTER_SECONDS) as scrape:
             promtool("check", "metrics", stdin=scrape.read())
+
+
+def test_scraping_over_tls(tmp_path: Path) -> None:
+    """A Prometheus with the lines that its configuration has for that scrapes a server whose
+    metrics have TLS and a token."""
+    authority = Authority(tmp_path)
+    files = authority.issue("server")
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    token = tmp_path / "metrics-token"
+    token.write_text(TOKEN)
+    flags = [f"--metrics-tls-cert={files.certificate}", f"--metrics-tls-key={files.key}"]
+    with server_process(*flags, f"--metrics-token-file={token}") as server:
+        address = server.metrics_url.split("/")[2]
+        with prometheus(tmp_path, address, secured=True) as url:
+            until(lambda: monitoring.query(url, "bilstm_model_info"), lambda: "nothing is scraped")

@@ -38,8 +38,7 @@ from tests.support.waiting import HANGS_AFTER_SECONDS
 
 
 async def test_callers_are_told_apart(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batcher is told whose each sequence is, of a call, of a stream, and of a live one: the
-    same caller on one connection, another one on another."""
+    """The batcher is told whose each sequence is, of a call, of a stream, and of a live one."""
     callers: list[str] = []
     admit = Batcher._job
 
@@ -51,23 +50,18 @@ async def test_callers_are_told_apart(model_folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Batcher, "_job", recorded)
     x = tensors.encode(np.ones((3, 5), "<f4"))
     chunks = [pb.SequenceChunk(id=1, steps=x, last=True)]
-    async with serving(model_folder) as (app, channel):
-        target = f"127.0.0.1:{app.port}"
-        pool = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options=pool) as other:
-            for each in (channel, other):
-                stub: Any = encoder_pb2_grpc.EncoderServiceStub(each)
-                await stub.Encode(pb.EncodeRequest(sequences=[x]))
-                for options in (pb.StreamOptions(), pb.StreamOptions(live=pb.Live(block_steps=2))):
-                    sent = [
-                        pb.EncodeStreamRequest(options=options),
-                        pb.EncodeStreamRequest(chunks=chunks),
-                    ]
-                    assert [reply async for reply in stub.EncodeStream(iter(sent))]
-    assert len(callers) == 2 * (1 + 1 + 2)
-    first, second = callers[:4], callers[4:]
-    assert len({*first}) == len({*second}) == 1
-    assert first != second
+    async with serving(model_folder, caller_header="x-caller") as (_, channel):
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        for name in ("one", "another"):
+            who = (("x-caller", name),)
+            await stub.Encode(pb.EncodeRequest(sequences=[x]), metadata=who)
+            for options in (pb.StreamOptions(), pb.StreamOptions(live=pb.Live(block_steps=2))):
+                sent = [
+                    pb.EncodeStreamRequest(options=options),
+                    pb.EncodeStreamRequest(chunks=chunks),
+                ]
+                assert [reply async for reply in stub.EncodeStream(iter(sent), metadata=who)]
+    assert callers == ["one"] * (1 + 1 + 2) + ["another"] * (1 + 1 + 2)
 
 
 # -- the order -----------------------------------------------------------------------------------

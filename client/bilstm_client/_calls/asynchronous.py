@@ -85,8 +85,11 @@ class AsyncChannel:
             raise RuntimeError("the client is used by another event loop; make one for each loop")
 
     def _open(self, *, checked: bool = True) -> grpc.aio.Channel:
-        address = self.session.address
-        return grpc.aio.insecure_channel(address.name, channel_options(address, checked=checked))
+        address, tls = self.session.address, self.session.tls
+        options = channel_options(address, tls, checked=checked)
+        if tls is None:
+            return grpc.aio.insecure_channel(address.name, options)
+        return grpc.aio.secure_channel(address.name, tls.credentials, options)
 
     async def _do(self, wanted: Send | Pause) -> Any:
         if isinstance(wanted, Pause):

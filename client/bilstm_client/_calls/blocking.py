@@ -75,8 +75,11 @@ class BlockingChannel:
         self._channel.close()
 
     def _open(self, *, checked: bool = True) -> grpc.Channel:
-        address = self.session.address
-        return grpc.insecure_channel(address.name, channel_options(address, checked=checked))
+        address, tls = self.session.address, self.session.tls
+        options = channel_options(address, tls, checked=checked)
+        if tls is None:
+            return grpc.insecure_channel(address.name, options)
+        return grpc.secure_channel(address.name, tls.credentials, options)
 
     def _do(self, wanted: Send | Pause) -> Any:
         if isinstance(wanted, Pause):

@@ -13,6 +13,7 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 
 from .target import Target
+from .tls import Tls
 
 _SERVICE = "bilstm.v1.EncoderService"
 ANY_SERVICE = health_pb2.HealthCheckRequest()  # how the server is, all in all
@@ -44,9 +45,13 @@ def methods_of(channel: Any) -> dict[str, Any]:
     }
 
 
-def channel_options(target: Target, *, checked: bool = True) -> list[tuple[str, Any]]:
+def channel_options(
+    target: Target, tls: Tls | None = None, *, checked: bool = True
+) -> list[tuple[str, Any]]:
     """gRPC's settings. A channel that is not `checked` also asks servers that are not ready."""
+    name = tls.server_name if tls is not None else ""
     return [
+        *([("grpc.ssl_target_name_override", name)] if name else []),
         ("grpc.max_receive_message_length", -1),  # the server bounds its replies
         ("grpc.max_send_message_length", -1),  # and refuses requests that are too large
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),

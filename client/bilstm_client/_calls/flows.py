@@ -5,7 +5,7 @@ sent its outcome. So both clients run the same code, one blocking and one in an 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
@@ -14,7 +14,14 @@ from grpc_health.v1 import health_pb2
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from ..errors import Cancelled, DeadlineExceeded, EncoderError, Unavailable
+from ..errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EncoderError,
+    NotTrusted,
+    Unauthenticated,
+    Unavailable,
+)
 from ..types import Encoding, InitialState, Metadata, Model
 from .batches import Batch
 from .channel import ANY_SERVICE
@@ -37,7 +44,7 @@ class Send:
     method: str
     request: Message
     timeout_seconds: float
-    headers: Headers
+    headers: Headers = field(repr=False)  # which may be secret
     to_any: bool = False  # also to a server that is not ready, over a connection of its own
 
 
@@ -109,6 +116,8 @@ class Flows:
                     return
                 reason = "it says that it does not serve: it loads its models, or drains"
                 error: EncoderError = Unavailable(grpc.StatusCode.UNAVAILABLE, reason)
+            except NotTrusted:
+                raise  # to wait would not mend it
             except (Unavailable, Cancelled, DeadlineExceeded) as failure:
                 error = failure
             if call.seconds_left <= _WAIT_SECONDS:
@@ -141,9 +150,7 @@ class Flows:
         return (yield from self._is_serving(call, to_any=True))
 
     def _is_serving(self, call: Call, to_any: bool = False) -> Flow[bool]:
-        send = Send("Check", ANY_SERVICE, call.seconds_left, call.headers, to_any)
-        with self._session.calling():
-            response = _readable((yield send))
+        response = yield from self._attempt("Check", ANY_SERVICE, call, to_any=to_any)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _call(
@@ -158,10 +165,8 @@ class Flows:
         session = self._session
         attempts = Attempts(session.retries, call.deadline)
         while True:
-            send = Send(method, request, call.seconds_left, call.headers)
             try:
-                with session.calling(key, part):
-                    response = _readable((yield send))
+                response = yield from self._attempt(method, request, call, key, part)
             except EncoderError as error:
                 session.failed(attempts, error)
             else:
@@ -169,6 +174,30 @@ class Flows:
                 return response
             while pause := session.pause(attempts):
                 yield Pause(pause)
+
+    def _attempt(
+        self,
+        method: str,
+        request: Message,
+        call: Call,
+        key: ModelKey = DEFAULT_MODEL,
+        part: slice = NO_SEQUENCES,
+        *,
+        to_any: bool = False,
+    ) -> Flow[Any]:
+        """One RPC with the newest token. If it is refused, and there is another one by then, once
+        more with that."""
+        headers, renewed = call.sent_headers(), False
+        while True:
+            try:
+                with self._session.calling(key, part):
+                    send = Send(method, request, call.seconds_left, headers, to_any)
+                    return _readable((yield send))
+            except Unauthenticated:
+                another = None if renewed else call.renewed_headers(headers)
+                if another is None:
+                    raise
+                headers, renewed = another, True
 
 
 def _readable(response: Any) -> Any:

@@ -10,7 +10,10 @@ from typing import Any
 
 from ..types import Metadata
 
-Headers = tuple[tuple[str, str | bytes], ...]
+Header = tuple[str, str | bytes]
+Headers = tuple[Header, ...]
+
+AUTHORIZATION = "authorization"
 
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _TEXT = re.compile(r"[ -~]*")
@@ -33,7 +36,12 @@ def joined(standing: Headers, added: Headers) -> Headers:
     return (*(header for header in standing if header[0] not in names), *added)
 
 
-def _header(item: Any) -> tuple[str, str | bytes]:
+def has(headers: Headers, name: str) -> bool:
+    """Whether one of the headers has this name."""
+    return bool(headers) and any(own == name for own, _ in headers)
+
+
+def _header(item: Any) -> Header:
     # A value may be a secret: only types and lengths are shown.
     kind = type(item).__name__
     if not isinstance(item, tuple | list):

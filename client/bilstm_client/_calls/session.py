@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -22,13 +22,17 @@ from ..errors import (
     EncoderError,
     InvalidInput,
     ModelNotFound,
+    NotTrusted,
+    Unauthenticated,
     Unavailable,
 )
 from ..types import Metadata, Model
-from .metadata import Headers, headers_of, joined
+from .metadata import AUTHORIZATION, Headers, has, headers_of, joined
 from .retries import Attempts, Retries
-from .status import through, typed_errors
+from .status import through, typed_errors, worded
 from .target import Target
+from .tls import Tls
+from .tokens import Token
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _MAX_TIMEOUT_SECONDS = 1e8  # three years; gRPC's own times end a little later
@@ -36,6 +40,7 @@ _MAX_TIMEOUT_SECONDS = 1e8  # three years; gRPC's own times end a little later
 ModelKey = tuple[str, str]  # name and version, as the caller gives them
 DEFAULT_MODEL: ModelKey = ("", "")
 NO_SEQUENCES = slice(0, 0)
+_TOKEN_WAYS = "give it as token=, --token-file or BILSTM_TOKEN"
 
 
 def finite_seconds(seconds: Any) -> float:
@@ -53,7 +58,21 @@ class Call:
 
     timeout_seconds: float
     deadline: float  # on the clock of time.monotonic
-    headers: Headers
+    headers: Headers = field(repr=False)  # the caller's own, which may be secret
+    token: Token | None  # that each attempt carries, too
+
+    def sent_headers(self) -> Headers:
+        """What an attempt carries: the headers, and the token as it is now. Raises
+        `Unauthenticated` where none can be had."""
+        return self.headers if self.token is None else (*self.headers, self.token.header())
+
+    def renewed_headers(self, refused: Headers) -> Headers | None:
+        """The same with another token than that of an attempt that a server has just refused, if
+        there is one by now."""
+        if self.token is None:
+            return None
+        headers = (*self.headers, self.token.header(anew=True))
+        return None if headers == refused else headers
 
     @property
     def seconds_left(self) -> float:
@@ -68,14 +87,25 @@ class Call:
 class Session:
     """What a client keeps from call to call."""
 
-    def __init__(self, target: str, timeout_seconds: float, metadata: Metadata | None):
+    def __init__(
+        self,
+        target: str,
+        address: Target,
+        tls: Tls | None,
+        token: Token | None,
+        timeout_seconds: float,
+        metadata: Metadata | None,
+    ):
+        """`target`: as it was given; `address`: the same, as it was read."""
         self.target = target
-        self.address = Target.of(target)
+        self.address = address
+        self.tls = tls
         self.is_closed = False
         self.retries = Retries()
         self.models: dict[ModelKey, Model] = {}  # whose limits batches are cut by
         self._timeout_seconds = finite_seconds(timeout_seconds)
         self._headers = headers_of(metadata)
+        self._token = token
         self._process = os.getpid()
 
     @property
@@ -105,17 +135,19 @@ class Session:
         if timeout_seconds is not None:
             seconds = finite_seconds(timeout_seconds)
         headers = joined(self._headers, headers_of(metadata))
-        return Call(seconds, time.monotonic() + seconds, headers)
+        token = None if has(headers, AUTHORIZATION) else self._token
+        return Call(seconds, time.monotonic() + seconds, headers, token)
 
     def failed(self, attempts: Attempts, error: EncoderError) -> None:
         """An attempt has ended with this error, which is raised if there is to be no other one.
 
         No call changes anything on the server, so each may be sent again that a server did not
         serve. A server that stops ends those that it had not yet seen as CANCELLED."""
-        if isinstance(error, Unavailable | Cancelled) and not self.is_closed:
+        is_lost = isinstance(error, Unavailable | Cancelled) and not isinstance(error, NotTrusted)
+        if is_lost and not self.is_closed:
             attempts.failed(error, time.monotonic())
             return
-        if not isinstance(error, DeadlineExceeded | Cancelled):
+        if not isinstance(error, DeadlineExceeded | Cancelled | NotTrusted):
             self.retries.served()
         raise error
 
@@ -134,8 +166,12 @@ class Session:
         """Around one RPC, for the model of `key` and the sequences `part` of the caller's batch:
         what it raises is the client's own, and a model that may have changed is forgotten."""
         try:
-            with typed_errors(part, self.address):
+            with typed_errors(part, self.address, self.tls):
                 yield
+        except Unauthenticated as error:
+            if self._token is None:
+                worded(error, f"{error.message} (the client has no token: {_TOKEN_WAYS})")
+            raise
         except (InvalidInput, ModelNotFound):
             self.models.pop(key, None)
             raise

@@ -24,17 +24,22 @@ from ..errors import (
     InvalidInput,
     ModelNotFound,
     Overloaded,
+    PermissionDenied,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
 from .target import Target
-from .unreached import in_words
+from .tls import Tls
+from .unreached import unreached
 
 _PLAIN: dict[grpc.StatusCode, type[EncoderError]] = {
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -44,17 +49,17 @@ _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 
 @contextmanager
-def typed_errors(part: slice, target: Target) -> Iterator[None]:
+def typed_errors(part: slice, target: Target, tls: Tls | None = None) -> Iterator[None]:
     """Turn grpc's error, or a reply that can't be read, into one of the client's own.
 
     `part` says which of the caller's sequences the request has, so that an error names the caller's
-    index. `target` is where the request goes.
+    index. `target` is where the request goes, and `tls` how that is secured.
     """
     try:
         yield
     except grpc.RpcError as error:
         # It says the same at length, and so stays only the context, which is not printed.
-        raise through(target.proxy, _typed(error, part, target)) from None
+        raise through(target.proxy, _typed(error, part, target, tls)) from None
     except (tensors.TensorError, KeyError) as error:  # KeyError: of a code that grpc.aio has not
         raise broken_reply(str(error)) from error
 
@@ -101,17 +106,25 @@ def _delay(duration: duration_pb2.Duration) -> float | None:
 def through(proxy: str, error: EncoderError) -> EncoderError:
     """The same error; if it may be the proxy's, its message names the proxy."""
     if proxy and isinstance(error, Unavailable | DeadlineExceeded):
-        error.message = f"{error.message} (through the proxy {proxy})"
-        error.args = (error.message,)
+        worded(error, f"{error.message} (through the proxy {proxy})")
     return error
 
 
-def _typed(error: Any, part: slice, target: Target) -> EncoderError:
+def worded(error: EncoderError, message: str) -> None:
+    """Give the error this message."""
+    error.message = message
+    error.args = (message,)
+
+
+def _typed(error: Any, part: slice, target: Target, tls: Tls | None) -> EncoderError:
     code, message = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE:
-        message = in_words(message, target.name)
     status = _status(error, code)
-    typed = _by_code(code, message, status, part)
+    typed: EncoderError
+    if code is grpc.StatusCode.UNAVAILABLE:
+        kind, message = unreached(message, target, tls)
+        typed = kind(code, message)
+    else:
+        typed = _by_code(code, message, status, part)
     retry = _detail(status, error_details_pb2.RetryInfo)
     if retry is not None:
         typed.retry_after_seconds = _delay(retry.retry_delay)

@@ -36,6 +36,8 @@ class Target:
     is_balanced: bool
     is_direct: bool  # no proxy, whatever the environment says
     proxy: str = ""  # the one on the way, and the variable that names it; empty: none
+    is_local: bool = False  # what is sent there stays on this machine
+    host: str = ""  # that a certificate must be for; empty: there are several
 
     @classmethod
     def of(cls, text: str, environment: Mapping[str, str] = os.environ) -> Self:
@@ -54,7 +56,9 @@ class Target:
         scheme, prefix, path = _split(text)
         if scheme in ("unix", "unix-abstract", "vsock", "xds"):
             _check_path(scheme, path)
-            return cls(text, is_balanced=False, is_direct=scheme != "xds")
+            is_local = scheme in ("unix", "unix-abstract")
+            host = "localhost" if is_local else ""  # as gRPC has it
+            return cls(text, False, scheme != "xds", "", is_local, host)
         hosts = path.split(",") if scheme in ("ipv4", "ipv6") else [path]
         dialled = [_host_port(host) for host in hosts]
         if scheme in ("ipv4", "ipv6"):
@@ -63,9 +67,13 @@ class Target:
         name = prefix + ",".join(f"{host}:{port}" for host, port in dialled)
         several = len(dialled) > 1
         # A proxy takes one name, and would be told all of them as if they were one.
-        direct = several or all(_is_loopback(host) for host, _ in dialled)
-        proxy = "" if direct else _proxy(dialled[0][0].strip("[]"), environment)
-        return cls(name, several or scheme == "dns", direct, proxy)
+        is_loopback = all(_is_loopback(host) for host, _ in dialled)
+        # A server of names that the target itself has may say anything.
+        is_local = is_loopback and (prefix == "dns:///" or not prefix.startswith("dns://"))
+        host = "" if several else dialled[0][0].strip("[]")
+        direct = several or is_loopback
+        proxy = "" if direct else _proxy(host, environment)
+        return cls(name, several or scheme == "dns", direct, proxy, is_local, host)
 
 
 def _split(text: str) -> tuple[str, str, str]:
@@ -85,8 +93,8 @@ def _instead_of_url(url: str) -> str:
     scheme, separator, rest = url.partition("://" if "://" in url else ":")
     host = rest.partition("/")[0].rpartition("@")[2]
     instead = repr(host) if host else "HOST:PORT"
-    plain = " (the connection is plain, without TLS)" if scheme.lower() in _TLS_SCHEMES else ""
-    return f"write {instead}, without {scheme}{separator}{plain}"
+    tls = ", and give tls=True (--tls)" if scheme.lower() in _TLS_SCHEMES else ""
+    return f"write {instead}, without {scheme}{separator}{tls}"
 
 
 def _check_path(scheme: str, path: str) -> None:

@@ -10,21 +10,25 @@ from contextlib import AbstractContextManager
 
 from bilstm.v1 import encoder_pb2 as pb
 
-from .._calls.session import Session
-from ..errors import Cancelled, EncoderError, Overloaded, Unavailable
+from .._calls.metadata import Headers
+from .._calls.session import Call, Session
+from ..errors import Cancelled, EncoderError, Overloaded, Unauthenticated, Unavailable
 from .stream import Stream
 
 Lost = Unavailable | Cancelled | Overloaded  # how a server is lost
-LOST = (Unavailable, Cancelled, Overloaded)
+ENDS_CALL = (Unavailable, Cancelled, Overloaded, Unauthenticated)  # after which another may help
 _log = logging.getLogger("bilstm_client")
 
 
 class StreamRunner:
     """One running stream of a client, until it ends."""
 
-    def __init__(self, session: Session, stream: Stream):
+    def __init__(self, session: Session, options: Call, stream: Stream):
         self._session = session
+        self._options = options  # of each call that it makes
         self._stream = stream
+        self._headers: Headers = ()  # of the present call
+        self._refusal: Unauthenticated | None = None  # of the call before
         self._failure: BaseException | None = None  # raised by the source, or by chunks
         self._stopped = False  # whether the caller has left
         self._is_reading = False  # whether the caller waits for a reply
@@ -43,6 +47,18 @@ class StreamRunner:
         if self._session.is_closed:
             raise self._session.closed_error()
 
+    def _next_headers(self) -> Headers:
+        """What the next call carries. If the token of the one before was refused, and there is no
+        other by now, raises that."""
+        if self._refusal is None:
+            self._headers = self._options.sent_headers()
+        else:
+            headers = self._options.renewed_headers(self._headers)
+            if headers is None:
+                raise self._refusal
+            self._headers = headers
+        return self._headers
+
     def _calling(self) -> AbstractContextManager[None]:
         return self._session.calling(self._stream.options.encode.model_key)
 
@@ -54,18 +70,26 @@ class StreamRunner:
         if self._stream.options.progress is not None:
             self._stream.options.progress(self._stream.progress())
 
-    def _pause_after(self, response: pb.EncodeStreamResponse | None, lost: Lost | None) -> float:
-        """A call has given a reply, has ended, or was lost. Returns the seconds to wait before the
-        next call, or 0 if there is nothing to wait for; raises what ends the stream."""
+    def _pause_after(
+        self, response: pb.EncodeStreamResponse | None, ended: Lost | Unauthenticated | None
+    ) -> float:
+        """A call has given a reply, has ended, was refused or lost. Returns the seconds to wait
+        before the next call, or 0 if there is nothing to wait for; raises what ends the stream."""
         if self._stream.is_finished:
             return 0
         self._check()
-        if lost is not None:
+        if isinstance(ended, Unauthenticated):
+            if self._refusal is not None:
+                raise ended
+            self._refusal = ended
+        elif ended is not None:
             was_waiting = self._stream.is_waiting
-            seconds = self._stream.interrupted(lost, time.monotonic())
+            seconds = self._stream.interrupted(ended, time.monotonic())
             if not was_waiting:
                 _log.info("waiting for a server at %s …", self._session.target)
             return seconds
-        if response is None:
+        elif response is None:
             self._stream.check_finished()
+        else:
+            self._refusal = None
         return 0

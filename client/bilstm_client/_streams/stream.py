@@ -14,7 +14,14 @@ import grpc
 from bilstm.v1 import encoder_pb2 as pb
 
 from .._calls.messages import named_infos
-from ..errors import EncoderError, Overloaded, SequenceFailure, ServerError, Unavailable
+from ..errors import (
+    EncoderError,
+    NotTrusted,
+    Overloaded,
+    SequenceFailure,
+    ServerError,
+    Unavailable,
+)
 from ..types import EncodingChunk, OutputInfo, Progress
 from .entries import Entry, check_is_no_chunk, entry_of
 from .options import StreamOptions
@@ -115,10 +122,11 @@ class Stream:
     def interrupted(self, error: EncoderError, now: float) -> float:
         """The server was lost, with this error. Returns the seconds until another call is to be
         made. Raises where another can't help, and the error where none has helped for too long. A
-        server that has no room for the stream counts as lost if the stream had been open."""
+        server that has no room for the stream, or is not trusted, counts as lost if the stream had
+        been open."""
         self.stop()
         self._lost = error
-        if isinstance(error, Overloaded) and not self._was_open:
+        if isinstance(error, Overloaded | NotTrusted) and not self._was_open:
             raise error
         for entry in self._entries.values():
             if entry.answered or entry.failure or not entry.begun:

@@ -18,7 +18,7 @@ from ..types import Metadata
 from .aio_call import StreamCall
 from .entries import Entry
 from .options import StreamOptions
-from .runner import LOST, Lost, StreamRunner
+from .runner import ENDS_CALL, StreamRunner
 from .sending import Sending
 from .silence import Action
 from .stream import Stream
@@ -41,9 +41,8 @@ class AioStream(StreamRunner):
     ):
         call = channel.session.begin(timeout_seconds, metadata)
         has_length = hasattr(source, "__len__")
-        super().__init__(channel.session, Stream(options, call.timeout_seconds, has_length))
+        super().__init__(channel.session, call, Stream(options, call.timeout_seconds, has_length))
         self._channel = channel
-        self._headers = call.headers
         self._source = source
         self._changed = asyncio.Event()
         self._call: StreamCall | None = None
@@ -93,9 +92,10 @@ class AioStream(StreamRunner):
         sending = self._stream.begin_call()
         await _end(self._sender)
         self._check()
+        headers = self._next_headers()
         try:
             with self._calling():
-                self._call = StreamCall(self._channel.open_stream(self._headers), sending)
+                self._call = StreamCall(self._channel.open_stream(headers), sending)
         except Exception:  # grpc.aio's own: the channel is closed
             self._check()
             raise
@@ -105,22 +105,22 @@ class AioStream(StreamRunner):
     async def _next(self, call: StreamCall) -> pb.EncodeStreamResponse | None:
         """The next reply. None: the call is over, and if more is owed another one is to be made."""
         response: pb.EncodeStreamResponse | None = None
-        lost: Lost | None = None
+        ended = None
         cancellations = _cancellations()
         self._session.check_process()
         self._is_reading = True
         try:
             with self._calling():
                 response = await call.read()
-        except LOST as error:
-            lost = error
+        except ENDS_CALL as error:
+            ended = error
         except asyncio.CancelledError:
             # Of this task, or of the call, because the source has failed or the client was closed.
             if _cancellations() > cancellations or not self._is_over:
                 raise
         finally:
             self._is_reading = False
-        if seconds := self._pause_after(response, lost):
+        if seconds := self._pause_after(response, ended):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until(lambda: self._is_over), seconds)
             self._check()
@@ -200,7 +200,7 @@ class AioStream(StreamRunner):
 
     async def _is_alive(self, seconds: float) -> bool:
         try:
-            return await self._channel.ask(seconds, self._headers) is not None
+            return await self._channel.ask(seconds, self._options.sent_headers()) is not None
         except Exception:  # grpc.aio's own, of many kinds
             return False
 

@@ -19,7 +19,7 @@ from .._calls.blocking import BlockingChannel
 from ..types import Metadata
 from .entries import Entry
 from .options import StreamOptions
-from .runner import LOST, Lost, StreamRunner
+from .runner import ENDS_CALL, StreamRunner
 from .sending import Sending
 from .silence import Action
 from .stream import Stream
@@ -38,9 +38,8 @@ class SyncStream(StreamRunner):
     ):
         call = channel.session.begin(timeout_seconds, metadata)
         has_length = hasattr(source, "__len__")
-        super().__init__(channel.session, Stream(options, call.timeout_seconds, has_length))
+        super().__init__(channel.session, call, Stream(options, call.timeout_seconds, has_length))
         self._channel = channel
-        self._headers = call.headers
         self._source = source
         self._changed = threading.Condition()  # guards the stream, and all below
         self._reports = threading.Lock()  # one at a time, and not under the other lock
@@ -104,9 +103,10 @@ class SyncStream(StreamRunner):
         # Not the generator itself: gRPC drops what it was given when the call is over, and only so
         # is that no GeneratorExit of the caller's chunks.
         requests = iter(partial(self._request, sending, self._requests(sending)), None)
+        headers = self._next_headers()
         try:
             with self._calling():
-                call = self._channel.open_stream(requests, self._headers)
+                call = self._channel.open_stream(requests, headers)
         except ValueError:  # the channel is closed
             self._check()
             raise
@@ -117,18 +117,18 @@ class SyncStream(StreamRunner):
     def _next(self) -> pb.EncodeStreamResponse | None:
         """The next reply. None: the call is over, and if more is owed another one is to be made."""
         response: pb.EncodeStreamResponse | None = None
-        lost: Lost | None = None
+        ended = None
         self._session.check_process()
         self._is_reading = True
         try:
             with self._calling():
                 response = next(self._call, None)
-        except LOST as error:
-            lost = error
+        except ENDS_CALL as error:
+            ended = error
         finally:
             self._is_reading = False
         with self._changed:
-            if seconds := self._pause_after(response, lost):
+            if seconds := self._pause_after(response, ended):
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._is_over, seconds)
                 self._check()
@@ -156,7 +156,7 @@ class SyncStream(StreamRunner):
 
     def _is_alive(self, seconds: float) -> bool:
         try:
-            self._question = self._channel.ask(seconds, self._headers)
+            self._question = self._channel.ask(seconds, self._options.sent_headers())
             return not self._ends.is_set() and self._question.exception() is None
         except Exception:  # grpc's own, of many kinds: it was cancelled, or the client is closed
             return False

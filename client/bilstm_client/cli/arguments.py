@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .._calls.options import output_names
-from .._calls.session import DEFAULT_TIMEOUT_SECONDS, finite_seconds
-from .._calls.target import Target
 from ..types import DEFAULT_IN_FLIGHT, OUTPUTS
+from .connection import add_connection, check_connection
 from .tables import check_table
 
 _NO_TABLE = {"states", "final", "mean", "max", "state", "probabilities"}  # have no scores or labels
@@ -28,6 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_models(commands)
     _add_health(commands)
     parsed = parser.parse_args(arguments)
+    check_connection(parsed, commands.choices[parsed.command])
     if parsed.command == "encode":
         if parsed.out and parsed.out_dir:
             encode.error("argument --out: all results go into one table: no --out-dir")
@@ -103,7 +103,7 @@ examples:
         help="with --stream: sequences that are sent before the first is answered; "
         "default: %(default)s",
     )
-    _add_connection(parser, "how long a call may take, or a stream be without a server")
+    add_connection(parser, "how long a call may take, or a stream be without a server")
     return parser
 
 
@@ -115,7 +115,7 @@ def _add_models(commands: Any) -> None:
         description="List the server's models, with what each takes, gives and allows.",
         epilog="examples:\n  bilstm models --server encoder.example:50051",
     )
-    _add_connection(parser, "how long the server may take to answer")
+    add_connection(parser, "how long the server may take to answer")
 
 
 def _add_health(commands: Any) -> None:
@@ -129,6 +129,7 @@ before that, while it drains, and where no server answers.""",
         epilog="""\
 examples:
   bilstm health
+  bilstm health --server encoder.example --tls --token-file token
   bilstm health --wait --timeout-seconds 60 && bilstm encode utterances.npz""",
     )
     parser.add_argument(
@@ -137,26 +138,7 @@ examples:
         help="wait until it is ready, for --timeout-seconds at most, also where no server answers "
         "yet",
     )
-    _add_connection(parser, "how long the server may take to answer, or --wait waits")
-
-
-def _add_connection(parser: argparse.ArgumentParser, time: str) -> None:
-    """`time`: what --timeout-seconds bounds."""
-    add = parser.add_argument
-    add(
-        "--server",
-        type=_server,
-        default="localhost:50051",
-        metavar="HOST:PORT",
-        help="default: %(default)s",
-    )
-    add(
-        "--timeout-seconds",
-        type=_seconds,
-        default=DEFAULT_TIMEOUT_SECONDS,
-        metavar="SECONDS",
-        help=f"{time}; default: %(default)s",
-    )
+    add_connection(parser, "how long the server may take to answer, or --wait waits")
 
 
 # -- values, as argparse converts them --------------------------------------------------------
@@ -172,15 +154,6 @@ def _outputs(text: str) -> list[str]:
     return names
 
 
-def _server(text: str) -> str:
-    """HOST:PORT, or another target."""
-    try:
-        Target.of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
 def _count(text: str) -> int:
     """A number, 1 or more."""
     try:
@@ -190,14 +163,6 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
     return number
-
-
-def _seconds(text: str) -> float:
-    """A finite number of seconds."""
-    try:
-        return finite_seconds(float(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _table(text: str) -> Path:

@@ -27,6 +27,7 @@ from .folders import (
     read_sequences,
     steps_of,
 )
+from .printing import printable
 from .report import Report, reporting
 from .result_files import unwritable, without_results
 from .result_tables import has_rows
@@ -163,7 +164,7 @@ class _Failures:
 
     def add(self, error: FileError) -> None:
         self.count += 1
-        tqdm.write(f"bilstm: {error}", file=sys.stderr)
+        tqdm.write(f"bilstm: {printable(str(error))}", file=sys.stderr)
 
 
 class _StepsBar:
@@ -207,7 +208,7 @@ def _showing_waits() -> Iterator[None]:
     """What the client logs is said on standard error: that a server is waited for."""
     handler = logging.Handler()
     handler.emit = lambda record: tqdm.write(  # type: ignore[method-assign]
-        f"bilstm: {record.getMessage()}", file=sys.stderr
+        f"bilstm: {printable(record.getMessage())}", file=sys.stderr
     )
     logger = logging.getLogger("bilstm_client")
     level = logger.level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..client import Client
-from ..errors import DeadlineExceeded, Unavailable
+from ..errors import DeadlineExceeded, NotTrusted, Unavailable
 
 
 class NotReady(Exception):
@@ -25,5 +25,7 @@ def _wait(client: Client, server: str) -> None:
     """Wait for the client's own timeout."""
     try:
         client.wait_until_ready()
+    except NotTrusted:
+        raise  # it was not waited for
     except (DeadlineExceeded, Unavailable) as error:
         raise NotReady(f"{server}: {error.message}") from error

@@ -14,9 +14,11 @@ from ..client import Client
 from ..errors import EncoderError, Unavailable
 from . import encode, encode_stream, health, models
 from .arguments import parse
+from .connection import NoConnection, connect
 from .encode_stream import NotAllEncoded
 from .files import FileError
 from .health import NotReady
+from .printing import printable
 
 _INTERRUPTED, _UNREAD = 130, 141  # as shells have it: 128 and the number of SIGINT, SIGPIPE
 
@@ -40,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parsed = parse(arguments)
     try:
-        with Client(parsed.server, timeout_seconds=parsed.timeout_seconds) as client:
+        with connect(parsed) as client:
             _command(parsed)(client, parsed)
     except BrokenPipeError:
         return _UNREAD
     except Unavailable as error:
         said = parsed.server in error.message
         return _fail(error.message if said else f"{parsed.server}: {error.message}")
-    except (EncoderError, FileError, NotAllEncoded, NotReady, OSError) as error:
+    except (EncoderError, FileError, NoConnection, NotAllEncoded, NotReady, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted")
@@ -62,5 +64,5 @@ def _command(parsed: Namespace) -> Callable[[Client, Namespace], None]:
 
 
 def _fail(message: str) -> int:
-    print(f"bilstm: {message}", file=sys.stderr)
+    print(f"bilstm: {printable(message)}", file=sys.stderr)
     return 1

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 from ..client import Client
 from ..types import Model
+from .printing import printable
 
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
     for index, model in enumerate(client.list_models()):
-        print(f"{model.name} version {model.version}{'' if index else ' (default)'}")
+        print(printable(f"{model.name} version {model.version}{'' if index else ' (default)'}"))
         for name, value in _facts(model):
-            print(f"  {name:8} {value}")
+            print(printable(f"  {name:8} {value}"))
 
 
 def _facts(model: Model) -> Iterator[tuple[str, str]]:

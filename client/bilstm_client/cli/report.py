@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..types import Encoding, Model
 from .labels import shown_labels
+from .printing import printable
 from .scores import best_class, class_names
 
 _MOST_LINES = 20  # of sequences, and of files
@@ -94,7 +95,7 @@ class Summary:
             self._more_rows += 1
             return
         cells = (place, f"{steps:,}", *self._shown.cells(encoding))
-        self._rows.append(tuple(map(_printable, cells)))
+        self._rows.append(tuple(map(printable, cells)))
 
     def written(self, path: Path) -> None:
         if len(self._written) < _MOST_LINES:
@@ -112,7 +113,7 @@ class Summary:
         if self._more_rows:
             print(f"and {self._more_rows:,} more")
         for path in self._written:
-            print(f"wrote {_printable(str(path))}")
+            print(f"wrote {printable(str(path))}")
         if self._more_written:
             print(f"and {self._more_written:,} more")
         if self._skipped:
@@ -148,8 +149,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
-
-
-def _printable(text: str) -> str:
-    """Names come from files and servers: what would move a terminal's cursor is shown as ?."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -29,6 +28,7 @@ from .forming import TimelyBatch
 from .lanes import Waiting
 from .long_work import LongWork
 from .outlook import Outlook
+from .pace import SliceTime
 from .queue import BatchQueue, Room, room_for_newcomers
 from .shares import Shares
 from .stream_turns import StreamTurns
@@ -67,18 +67,6 @@ class ClosedBatch(NamedTuple, Generic[J]):
     admitted: list[J]  # streams' sequences, which wait in the queue from now on
 
 
-@dataclass(frozen=True, slots=True)
-class SliceTime:
-    """How long slices of long sequences may have the device, in seconds."""
-
-    at_least: float  # whoever else wants it
-    at_most: float
-
-    def is_over(self, elapsed: float, wanted: bool) -> bool:
-        """Whether to compute no further slice now; `wanted`: something else wants the device."""
-        return elapsed >= self.at_most or (wanted and elapsed >= self.at_least)
-
-
 class Admission(Generic[J]):
     """The policy of one model: what its `Batcher` asks before it does anything."""
 
@@ -86,6 +74,7 @@ class Admission(Generic[J]):
         self._limits = limits
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
+        self._max_seconds = limits.max_queue_seconds
         self._kept = room_for_newcomers(limits)
         self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
@@ -143,14 +132,16 @@ class Admission(Generic[J]):
         """Why so many more may not wait, if they may not. Where there are several callers, one that
         has something waiting must leave room for a batch of others, if what it has is more than its
         part of the queue."""
-        beside = Room(self.long_work.sequences, self.long_work.tokens)
+        beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
         if (following := self._streams.next) is not None:
-            beside = Room(beside.sequences + 1, beside.tokens + following.tokens)
-        needed = Room(sequences + beside.sequences, tokens + beside.tokens)
+            beside_sequences += 1
+            beside_tokens += following.tokens
         kept = self._kept
-        if self._queue.fits(needed.sequences + kept.sequences, needed.tokens + kept.tokens):
+        if self._queue.fits(
+            sequences + beside_sequences + kept.sequences, tokens + beside_tokens + kept.tokens
+        ):
             return None
-        if not self._queue.fits(*needed):
+        if not self._queue.fits(sequences + beside_sequences, tokens + beside_tokens):
             return f"no room for {sequences} more with {tokens}"
         if not self.shares.are_wanted(now):
             return None
@@ -171,11 +162,14 @@ class Admission(Generic[J]):
     def _lack_of_time(self, tokens: int, caller: str, priority: Priority, now: float) -> str | None:
         """Why the last of so many tokens may not wait for as long as they would, if they may
         not."""
-        ahead = self._queue.tokens_ahead(caller, priority, tokens)
-        waits = max(self._queue.waited(caller, priority, now), self.outlook.seconds(ahead))
-        if waits <= self._limits.max_queue_seconds:
-            return None
-        return f"for more than the {self._limits.max_queue_seconds:g} seconds that they may"
+        at_most = self._max_seconds
+        if self._queue.waited(caller, priority, now) <= at_most:
+            if self.outlook.seconds(self._queue.tokens) <= at_most:  # and so do some of them
+                return None
+            ahead = self._queue.tokens_ahead(caller, priority, tokens)
+            if self.outlook.seconds(ahead) <= at_most:
+                return None
+        return f"for more than the {at_most:g} seconds that they may"
 
     def lateness(
         self,

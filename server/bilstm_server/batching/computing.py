@@ -137,6 +137,7 @@ class Computing:
         self._metrics.observe_encoded(*map(sum, encoded))
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
+            self._metrics.observe_caller(job.caller, job.tokens)
             job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
         # Each caller that waits goes on, and writes its reply, before this is called.
         loop.call_soon(loop.call_soon, self._replied, jobs, ended_at)

@@ -39,9 +39,12 @@ class BatchQueue(Generic[J]):
 
     def __init__(self, limits: QueueLimits, shares: Shares):
         """`shares` is told which callers have something waiting here."""
-        self._limits = limits
+        self._max_sequences = limits.max_queue_sequences
+        self._max_tokens = limits.max_queue_tokens
+        self._batch = Room(limits.max_batch_sequences, limits.max_batch_tokens)
+        self._max_delay = limits.max_queue_delay
         self._shares = shares
-        self._levels = {priority: Level[J](priority) for priority in Priority}
+        self._levels = tuple(Level[J](priority) for priority in Priority)  # by priority
         self._turns: Turns[Level[J]] = Turns()  # of the levels that have something waiting
         self._sequences = 0
         self._tokens = 0
@@ -57,8 +60,8 @@ class BatchQueue(Generic[J]):
     def fits(self, sequences: int, tokens: int) -> bool:
         """Whether that many more sequences, with that many tokens in all, may wait."""
         return (
-            self._sequences + sequences <= self._limits.max_queue_sequences
-            and self._tokens + tokens <= self._limits.max_queue_tokens
+            self._sequences + sequences <= self._max_sequences
+            and self._tokens + tokens <= self._max_tokens
         )
 
     def held(self, caller: str) -> Room:
@@ -80,8 +83,10 @@ class BatchQueue(Generic[J]):
         lane = level.lanes.get(caller)
         if lane is None:
             lane = self._open(level, caller)
-        tokens = sum(job.tokens for job in jobs)
-        lane.jobs |= dict.fromkeys(jobs)
+        tokens = 0
+        for job in jobs:
+            lane.jobs[job] = None
+            tokens += job.tokens
         lane.tokens += tokens
         self._sequences += len(jobs)
         self._tokens += tokens
@@ -100,17 +105,14 @@ class BatchQueue(Generic[J]):
     @property
     def full(self) -> bool:
         """Whether what waits fills a batch, so that waiting longer would not make it larger."""
-        return (
-            self._sequences >= self._limits.max_batch_sequences
-            or self._tokens >= self._limits.max_batch_tokens
-        )
+        return self._sequences >= self._batch.sequences or self._tokens >= self._batch.tokens
 
     def due_at(self) -> float | None:
         """When a batch may form at the latest: at once if it is full; None if nothing waits."""
         if not self._sequences:
             return None
         first = min(lane.first.admitted_at for _, lane in self._lanes())
-        return first + (0.0 if self.full else self._limits.max_queue_delay)
+        return first + (0.0 if self.full else self._max_delay)
 
     def take(self, forming: FormingBatch[J]) -> tuple[list[J], list[J]]:
         """Remove and return the next batch, as `forming` takes it in, and the hopeless jobs that

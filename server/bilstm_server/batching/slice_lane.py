@@ -17,12 +17,11 @@ from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.incremental.slices import SLICE_UNIT, SlicedRun
-from .admission import SliceTime
 from .device import Device
 from .jobs import BatchTiming, Job, Result, spare
 from .long_turns import LongTurns
 from .long_work import LongWork
-from .pace import SlicePace
+from .pace import SlicePace, SliceTime
 from .shares import Shares
 
 
@@ -113,6 +112,7 @@ class SliceLane:
             assert long.result is not None
             if isinstance(long.result, Result):
                 self._metrics.observe_encoded(1, long.job.tokens)
+                self._metrics.observe_caller(long.caller, long.job.tokens)
                 self._metrics.observe_wait(long.queue_seconds)
             long.job.settle(long.result)
         self._leave(ended)

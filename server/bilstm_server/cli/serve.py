@@ -48,11 +48,18 @@ def add(commands: Commands) -> None:
 def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> None:
     """Add a flag, with words for its value in place of its Python type."""
     kind = options["metavar"]
-    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FOLDER"}
+    words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FILE"}
     if flag.endswith("-ratio"):
         words["float"] = "RATIO"
     if flag.endswith("-bytes"):
         words["int"] = "BYTES"
+    if flag.endswith("-folder"):
+        words["{Path,null}"] = "FOLDER"
+    if flag.endswith("-header"):
+        words["str"] = "NAME"
+    if kind == "bool":  # a switch, which may have its value behind =
+        words["bool"] = "true|false"
+        options |= {"nargs": "?", "const": "true"}
     options["metavar"] = words.get(kind, kind if kind.startswith("{") else _PAIRS[flag])
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)

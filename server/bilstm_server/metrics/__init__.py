@@ -5,14 +5,17 @@ Label children are resolved when a model or an RPC method is made known, not per
 
 from .models import DROP_REASONS, DropMetrics, ModelMetrics
 from .rpcs import RpcMetrics
+from .security import FileMetrics, RefusedCalls
 from .server import STALLS, Metrics, can_accept
 
 __all__ = [
     "DROP_REASONS",
     "STALLS",
     "DropMetrics",
+    "FileMetrics",
     "Metrics",
     "ModelMetrics",
+    "RefusedCalls",
     "RpcMetrics",
     "can_accept",
 ]

@@ -17,11 +17,13 @@ DROP_REASONS = (
     "cancelled",  # its caller left
     "stalled",  # its client sent no more, or took no replies
     "invalid",  # it, or the model it names
+    "unauthorized",  # its caller has no token, or may not use the model
     "loading",  # it came too early
     "draining",  # it came too late
     "failed",  # the engine, or the device's memory
 )
 _LABELS = ("model",)
+_CALLER_LABELS = ("model", "caller")
 
 
 class ModelFamilies:
@@ -108,6 +110,19 @@ class ModelFamilies:
             ("model", "reason"),
             registry=registry,
         )
+        self.caller_tokens = Counters(
+            "bilstm_caller_tokens_total",
+            "Tokens (steps) encoded for a caller that the settings name. The caller is '' for all "
+            "others. There is none where they name none.",
+            _CALLER_LABELS,
+            registry=registry,
+        )
+        self.caller_dropped = Counters(
+            "bilstm_caller_dropped_total",
+            "Requests, and sequences of streams, that ended without a result, by caller as above.",
+            _CALLER_LABELS,
+            registry=registry,
+        )
         self.info = Gauge(
             "bilstm_model_info",
             "A model that is served: always 1. There is none until all are loaded.",
@@ -120,6 +135,7 @@ class ModelFamilies:
             _LABELS,
             registry=registry,
         )
+        self.named_callers: set[str] = set()
         self._versions: defaultdict[str, list[ModelMetrics]] = defaultdict(list)
 
     def begin(self, model: str, version: ModelMetrics) -> None:
@@ -149,6 +165,15 @@ class ModelFamilies:
             family.remove(model)
         for reason in DROP_REASONS:
             self.dropped.remove(model, reason)
+        for caller in ("", *self.named_callers):
+            self.caller_tokens.remove(model, caller)
+            self.caller_dropped.remove(model, caller)
+
+    def count(self, family: Counters, model: str, caller: str, amount: int) -> None:
+        """Count for a caller in one of the families of callers, if any caller is named. What is
+        late for a model that has ended is not counted."""
+        if self.named_callers and (not model or model in self._versions):
+            family.labels(model, caller if caller in self.named_callers else "").inc(amount)
 
 
 def _nothing() -> int:
@@ -159,11 +184,14 @@ class DropMetrics:
     """Counts the requests to one model that ended without a result."""
 
     def __init__(self, families: ModelFamilies, model: str):
+        self._families = families
+        self._model = model
         self._dropped = {reason: families.dropped.labels(model, reason) for reason in DROP_REASONS}
 
-    def drop(self, reason: str) -> None:
-        """Count one, for one of DROP_REASONS."""
+    def drop(self, reason: str, caller: str = "") -> None:
+        """Count one, for one of DROP_REASONS. `caller` is whose it is, if that is known."""
         self._dropped[reason].inc()
+        self._families.count(self._families.caller_dropped, self._model, caller, 1)
 
 
 class ModelMetrics(DropMetrics):
@@ -171,8 +199,6 @@ class ModelMetrics(DropMetrics):
 
     def __init__(self, families: ModelFamilies, model: str):
         super().__init__(families, model)
-        self._families = families
-        self._model = model
         self._sequences = families.sequences.labels(model)
         self._tokens = families.tokens.labels(model)
         self._queue_seconds = families.queue_seconds.labels(model)
@@ -236,6 +262,10 @@ class ModelMetrics(DropMetrics):
         """Count sequences that have their results, and their tokens."""
         self._sequences.inc(sequences)
         self._tokens.inc(tokens)
+
+    def observe_caller(self, caller: str, tokens: int) -> None:
+        """Count a caller's tokens that have their results."""
+        self._families.count(self._families.caller_tokens, self._model, caller, tokens)
 
     def observe_slice(self, seconds: float) -> None:
         """Count a slice that was computed in so long, of one long sequence or several."""

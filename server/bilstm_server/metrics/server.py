@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from .device import DeviceGauges
 from .models import DropMetrics, ModelFamilies, ModelMetrics
 from .rpcs import RpcFamilies, RpcMetrics
+from .security import FileMetrics, RefusedCalls, SecurityFamilies
 from .tallies import Counters, ReadCounter
 
 # What the client of a stream did not do, so that the server ended it.
@@ -26,6 +27,8 @@ STALLS = (
     "sending",  # send the rest of a sequence
     "quiet",  # anything, with nothing in flight
 )
+# The limit that a connection was beyond, so that the server closed it.
+CONNECTION_LIMITS = ("peer", "all")
 
 
 def can_accept(accept: str) -> bool:
@@ -47,6 +50,8 @@ class Metrics:
             collector(registry=registry)
         self.rpcs = RpcFamilies(registry)
         self.models = ModelFamilies(registry)
+        self.security = SecurityFamilies(registry)
+        self.refused_calls = RefusedCalls(self.security)
         self._streams = Gauge("bilstm_streams", "Streams that are open now.", registry=registry)
         self._stream_bytes = Gauge(
             "bilstm_stream_bytes",
@@ -77,6 +82,21 @@ class Metrics:
             "Bytes of replies that are computed or on their way, of --max-reply-bytes.",
             registry=registry,
         )
+        self._connections = Gauge(
+            "bilstm_connections",
+            "Connections that are open now, of --max-connections.",
+            registry=registry,
+        )
+        self._connections_closed = Counters(
+            "bilstm_connections_closed_total",
+            "Connections that the server closed because there were too many: of one address (peer) "
+            "or of all.",
+            ("limit",),
+            registry=registry,
+        )
+        self._closed = {
+            limit: self._connections_closed.labels(limit) for limit in CONNECTION_LIMITS
+        }
         self.devices = DeviceGauges(registry)
         self._log_dropped = ReadCounter(
             "bilstm_log_lines_dropped_total",
@@ -106,9 +126,17 @@ class Metrics:
         """The metrics of one more version of the model of that name, until its `end`."""
         return ModelMetrics(self.models, name)
 
+    def name_callers(self, names: Iterable[str]) -> None:
+        """Count apart what callers of these names get; all others are one."""
+        self.models.named_callers.update(names)
+
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of one RPC method; `kind` is `unary`, `bidi_stream` or the like."""
         return RpcMetrics(self.rpcs, kind, service, method)
+
+    def file(self, setting: str) -> FileMetrics:
+        """The metrics of the file that a setting names, by the setting's name."""
+        return FileMetrics(self.security, setting)
 
     def watch_streams(
         self, streams: Callable[[], int], used: Callable[[], int], max_bytes: int
@@ -129,6 +157,14 @@ class Metrics:
         self._calls.set_function(calls)
         self._slow_requests.set_function(slow_requests)
         self._reply_bytes.set_function(reply_bytes)
+
+    def watch_connections(self, connections: Callable[[], int]) -> None:
+        """Read at each scrape how many connections are open."""
+        self._connections.set_function(connections)
+
+    def close_connection(self, limit: str) -> None:
+        """Count a connection that was closed, beyond one of CONNECTION_LIMITS."""
+        self._closed[limit].inc()
 
     def watch_device(
         self, device: str, memory: dict[str, Callable[[], float]], utilization: Callable[[], float]

@@ -39,6 +39,13 @@ class Reply:
         return cls(status, text.encode(), [("Content-Type", "text/plain; charset=utf-8")])
 
     @classmethod
+    def unauthorized(cls) -> Self:
+        """What whoever has no token, or another one, is told; not which of these it is."""
+        reply = cls.words(HTTPStatus.UNAUTHORIZED, "a token is needed")
+        reply.headers.append(("WWW-Authenticate", "Bearer"))
+        return reply
+
+    @classmethod
     def html(cls, status: HTTPStatus, page: str) -> Self:
         """A page that may load nothing and run nothing."""
         security = ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")

@@ -2,7 +2,7 @@
 
 Served by a thread with an event loop of its own: a scrape doesn't hold the server up, and a probe
 is answered where the server's loop no longer turns. Bounded in connections, and in the bytes and
-the time of each. One request a connection.
+the time of each, its TLS included. One request a connection.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Self
 
@@ -18,6 +19,7 @@ import structlog
 
 from ..metrics import Metrics, can_accept
 from ..summary import SERVING, ServerSummary
+from .access import Access
 from .http import Reply, Request
 from .page import page
 
@@ -31,19 +33,27 @@ _REQUEST_BYTES = 8 * 1024
 _SECONDS = 5.0  # from a connection's start to its end
 _TURN_SECONDS = 2.0  # in which a loop that lives comes to what it is asked
 _END_SECONDS = 5.0
+_ACCEPT_AGAIN_SECONDS = 0.1
+
+_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Probes:
     """`with` serves, until the block's end."""
 
     def __init__(
-        self, listening: socket.socket, metrics: Metrics, summary: Callable[[], ServerSummary]
+        self,
+        listening: socket.socket,
+        metrics: Metrics,
+        summary: Callable[[], ServerSummary],
+        access: Access,
     ):
         """`listening` is closed at the end. `summary` is asked in the event loop that enters."""
         self._socket = listening
+        self._access = access
         self._metrics = metrics
         self._summary = summary
-        self._connections: dict[asyncio.StreamWriter, None] = {}  # the oldest first
+        self._connections: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._end = asyncio.Event()
         self.port: int = listening.getsockname()[1]
 
@@ -64,33 +74,55 @@ class Probes:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(
-            self._connected, sock=self._socket, limit=_REQUEST_BYTES
-        )
-        await self._end.wait()
-        server.close()
-        for connection in self._connections:
-            connection.transport.abort()
-        if others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others, timeout=_SECONDS)
+        with self._socket:
+            accepting = asyncio.create_task(self._accept())
+            await self._end.wait()
+        ending = [accepting, *self._connections]
+        for task in ending:
+            task.cancel()
+        await asyncio.wait(ending, timeout=_SECONDS)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self) -> None:
         """Whoever holds connections, a new one is served: where there are too many, the oldest
         ends."""
-        if len(self._connections) >= MAX_CONNECTIONS:
-            oldest = next(iter(self._connections))
-            del self._connections[oldest]
-            oldest.transport.abort()
-        self._connections[writer] = None
-        try:
-            async with asyncio.timeout(_SECONDS):
+        self._socket.setblocking(False)
+        while True:
+            try:
+                accepted, _ = await self._loop.sock_accept(self._socket)
+            except OSError:  # no descriptor is left, or the caller has left
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
+            if len(self._connections) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                oldest.cancel()
+            task = asyncio.create_task(self._connected(accepted))
+            self._connections[task] = None
+            task.add_done_callback(lambda task: self._connections.pop(task, None))
+            await asyncio.sleep(0)  # even where one more waits already
+
+    async def _connected(self, accepted: socket.socket) -> None:
+        # What a caller does wrong ends its connection, and is nobody else's.
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(_SECONDS), self._stream(accepted) as (reader, writer):
                 await self._talk(reader, writer)
                 writer.close()
                 await writer.wait_closed()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            writer.transport.abort()
-        finally:
-            self._connections.pop(writer, None)
+
+    @asynccontextmanager
+    async def _stream(self, accepted: socket.socket) -> AsyncIterator[_Stream]:
+        """The connection's two ends, behind its TLS if there is to be any. It is closed at the
+        block's end."""
+        reader = asyncio.StreamReader(_REQUEST_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        with accepted:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._access.tls
+            )
+            try:
+                yield reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            finally:
+                transport.abort()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -117,6 +149,8 @@ class Probes:
             return Reply.words(HTTPStatus.NOT_FOUND, f"there are {', '.join(PATHS)}")
         if request.method not in ("GET", "HEAD"):
             return Reply.words(HTTPStatus.METHOD_NOT_ALLOWED)
+        if not self._access.allows(request.path, request.headers.get("authorization", "")):
+            return Reply.unauthorized()
         if request.path == "/metrics":
             return self._scrape(request)
         summary = await self._ask()

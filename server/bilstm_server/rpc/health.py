@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..summary import SERVING
 from .context import Context
 
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 Status = health_pb2.HealthCheckResponse
 _TELL_SECONDS = 0.25  # in which those that watch are told of a change, before anything follows it
 

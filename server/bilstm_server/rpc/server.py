@@ -12,6 +12,7 @@ from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
 from ..settings import ConnectionLimits
 from .definitions import ServiceDefinition
+from .flow.places import spare_places
 from .health import HealthService
 from .interceptors.chain import InterceptorChain
 from .reflection import ReflectionService
@@ -23,7 +24,7 @@ _FRAME_BYTES = 1024 * 1024  # of HTTP/2; larger frames cost less CPU on large me
 _PENDING_CALLS = 1_024
 _KEEPALIVE_SECONDS = 60  # a client that answers no ping is gone, and what waits for it is let go
 _PING_SECONDS = 5  # between a client's own pings, at the least: many have one every ten
-_HANDSHAKE_SECONDS = 10  # in which a connection must have become one of HTTP/2
+_NEVER_MS = 2**31 - 1  # gRPC's own word for it
 
 
 def make_server(
@@ -31,14 +32,20 @@ def make_server(
     health: HealthService,
     interceptors: InterceptorChain,
     limits: ConnectionLimits,
+    *,
+    reflection: bool,
 ) -> grpc.aio.Server:
-    """Return a server of these services, with health and reflection, that does not listen yet."""
+    """Return a server of these services, with health, and reflection if told, that does not listen
+    yet."""
+    places = limits.max_connections + spare_places(limits)
     server = grpc.aio.server(
         interceptors=[interceptors],
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
-            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.max_allowed_incoming_connections", places),
             ("grpc.max_connection_idle_ms", int(1000 * limits.connection_idle_seconds)),
+            ("grpc.max_connection_age_ms", _ms_or_never(limits.connection_age_seconds)),
+            ("grpc.max_connection_age_grace_ms", _ms_or_never(limits.connection_age_grace_seconds)),
             ("grpc.max_concurrent_streams", limits.max_connection_calls),
             # gRPC's own count of what it has yet to clean up: a client that has more calls to make
             # than fit would be refused in the moment in which one of them ends.
@@ -50,8 +57,8 @@ def make_server(
             ("grpc.http2.max_frame_size", _FRAME_BYTES),
             # Or what gRPC reads of a message before it is asked for would grow with the link.
             ("grpc.http2.bdp_probe", 0),
-            ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_SECONDS),
-            ("grpc.http2.settings_timeout", 1000 * _HANDSHAKE_SECONDS),
+            ("grpc.server_handshake_timeout_ms", int(1000 * limits.handshake_seconds)),
+            ("grpc.http2.settings_timeout", int(1000 * limits.handshake_seconds)),
             ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_SECONDS),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", int(1000 * _PING_SECONDS)),
@@ -63,17 +70,30 @@ def make_server(
         service.add_to(server)
     registered: Any = server  # the stub knows blocking servers only
     health_pb2_grpc.add_HealthServicer_to_server(health, registered)
-    ReflectionService([*(service.descriptor for service in services), _HEALTH]).add_to(server)
+    if reflection:
+        ReflectionService([*(service.descriptor for service in services), _HEALTH]).add_to(server)
     return server
 
 
-async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Listen on the address, and serve there. Returns the port, which gRPC has chosen if `port` was
-    0; it is 0 for a Unix socket. Raises `ListenError`."""
+def _ms_or_never(seconds: float) -> int:
+    return max(1, int(1000 * seconds)) if seconds else _NEVER_MS
+
+
+async def listen(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Listen on the address, with TLS if there are `credentials`, and serve there.
+
+    Returns the port, which gRPC has chosen if `port` was 0; it is 0 for a Unix socket. Raises
+    `ListenError`.
+    """
     # gRPC itself would say on standard error, in words of its own, why it can't listen.
     open_socket(host, port, "gRPC", "--host", "--port").close()
     try:
-        port = server.add_insecure_port(target(host, port))
+        if credentials is None:
+            port = server.add_insecure_port(target(host, port))
+        else:
+            port = server.add_secure_port(target(host, port), credentials)
     except RuntimeError as error:
         raise ListenError(f"can't serve gRPC on {target(host, port)}: {error}") from error
     await server.start()

@@ -20,8 +20,10 @@ from ..errors import (
     ModelNotFound,
     OutOfMemory,
     Overloaded,
+    PermissionDenied,
     ServiceError,
     Stalled,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -43,6 +45,8 @@ class _Row:
 _TABLE: dict[type[ServiceError], _Row] = {
     InvalidInput: _Row(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
     ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
+    Unauthenticated: _Row(grpc.StatusCode.UNAUTHENTICATED, "unauthorized"),
+    PermissionDenied: _Row(grpc.StatusCode.PERMISSION_DENIED, "unauthorized"),
     Overloaded: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
     Stalled: _Row(grpc.StatusCode.UNAVAILABLE, "stalled"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..batching.intake import Intake
 from ..callers import Priority
-from ..errors import Loading, ModelError, ModelNotFound, ServiceError
+from ..errors import Loading, ModelError, ModelNotFound, PermissionDenied, ServiceError
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
 from ..quoting import listed, quoted
@@ -100,24 +100,30 @@ class ModelRegistry:
         for versions in self._models.values():
             yield from versions.values()
 
-    def all(self) -> Iterator[ServedModel]:
-        """Every model, the default one first, and of each model the newest version first.
+    def all(self, allowed: Collection[str] | None = None) -> Iterator[ServedModel]:
+        """Every model, or those that a caller is `allowed`; the default one first, and of each
+        model the newest version first.
 
         Raises `Loading` until all are loaded.
         """
         self._require_complete()
-        for versions in self._models.values():
-            yield from sorted(versions.values(), key=lambda model: -model.config.version)
+        for name, versions in self._models.items():
+            if allowed is None or name in allowed:
+                yield from sorted(versions.values(), key=lambda model: -model.config.version)
 
-    def get(self, name: str, version: str) -> ServedModel:
+    def get(self, name: str, version: str, allowed: Collection[str] | None = None) -> ServedModel:
         """The model of that name (empty: the default) and version (empty: the newest).
 
-        Raises `ModelNotFound`, naming what there is, or `Loading` until all are loaded.
+        Raises `PermissionDenied` where the caller is `allowed` some models and not this one,
+        `ModelNotFound`, naming what there is, or `Loading` until all are loaded.
         """
         self._require_complete()
+        if allowed is not None:
+            self._require_allowed(name or next(iter(self._models), ""), name, allowed)
         versions = self._models.get(name) if name else next(iter(self._models.values()), None)
         if versions is None:
-            raise ModelNotFound(f"no model {quoted(name)}; there are: {listed(self._models)}")
+            there = [each for each in self._models if allowed is None or each in allowed]
+            raise ModelNotFound(f"no model {quoted(name)}; there are: {listed(there)}")
         if not version:
             return max(versions.values(), key=lambda model: model.config.version)
         if version not in versions:
@@ -126,6 +132,12 @@ class ModelRegistry:
                 f"{quoted(version)}; it has: {listed(versions)}"
             )
         return versions[version]
+
+    def _require_allowed(self, name: str, asked: str, allowed: Collection[str]) -> None:
+        """Tell a caller only of what it may use, also where nothing has the name."""
+        if name not in allowed:
+            what = f"model {quoted(asked)}" if asked else "the default model"
+            raise PermissionDenied(f"may not use {what}, but: {listed(sorted(allowed))}")
 
     def _require_complete(self) -> None:
         if not self.complete:

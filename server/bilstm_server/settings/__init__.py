@@ -16,12 +16,15 @@ from .limits import (
     StreamLimits,
 )
 from .named_callers import CallerPriority, CallerShare
+from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .settings import Settings
 from .sources import SHIPPED_MODEL, ModelSource
 
 __all__ = [
     "CONFIG_VARIABLE",
     "SHIPPED_MODEL",
+    "AuthSettings",
     "CallLimits",
     "CallerLimits",
     "CallerPriority",
@@ -29,12 +32,14 @@ __all__ = [
     "ConnectionLimits",
     "MessageLimits",
     "ModelSource",
+    "ProbeSettings",
     "QueueLimits",
     "ReceiveLimits",
     "ReplyLimits",
     "RequestLimits",
     "Settings",
     "StreamLimits",
+    "TlsSettings",
     "check_environment",
     "load_settings",
 ]

@@ -77,6 +77,9 @@ def _problem(name: str, value: object) -> str:
     if name not in Settings.model_fields:
         nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0)
         return f"{quoted(name)} is no setting; nearest: {nearest[0]}"
-    if isinstance(value, bool):  # which Python would take for 0 or 1
-        return f"{name}: no setting is true or false, got {str(value).lower()}"
+    is_switch = Settings.model_fields[name].annotation is bool
+    if isinstance(value, bool) and not is_switch:  # which Python would take for 0 or 1
+        return f"{name}: must not be true or false, got {str(value).lower()}"
+    if is_switch and not isinstance(value, bool):
+        return f"{name}: must be true or false, without quotes, got {quoted(str(value))}"
     return ""

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .types import Bytes, CallerPriorities, CallerShares, Count, Seconds, SecondsOrNone, WireBytes
+from .types import (
+    Bytes,
+    CallerPriorities,
+    CallerShares,
+    Count,
+    CountOrAll,
+    Seconds,
+    SecondsOrEver,
+    SecondsOrNone,
+    WireBytes,
+)
 
 
 class _Limits(BaseModel):
@@ -108,13 +118,39 @@ class ConnectionLimits(MessageLimits):
 
     max_connections: Count = Field(
         default=1_024,
-        description="The most connections that may be open. One more is closed at once.",
+        description="The most connections that may be open. Beyond that the newest one of the "
+        "address that has most is closed.",
+    )
+    max_peer_connections: CountOrAll = Field(
+        default=0,
+        description="The most connections that one address may have open, of IPv6 one network of "
+        "64 bits. Beyond that its newest ones are closed. Loopback has no such limit: a proxy "
+        "there brings everyone. 0 allows as many as --max-connections.",
+    )
+    handshake_seconds: Seconds = Field(
+        default=10.0,
+        le=2e6,  # gRPC counts milliseconds in 32 bits
+        description="The seconds in which a new connection must have come as far as HTTP/2, TLS "
+        "included. After that it is closed.",
     )
     connection_idle_seconds: Seconds = Field(
         default=600.0,
-        le=2e6,  # gRPC counts milliseconds in 32 bits
+        le=2e6,
         description="The seconds without a call after which a connection is closed. Clients "
         "connect again by themselves.",
+    )
+    connection_age_seconds: SecondsOrEver = Field(
+        default=3_600.0,
+        le=2e6,
+        description="The seconds, give or take a tenth, after which a connection takes no new "
+        "calls, so that its client connects anew, and finds servers that were added. 0 lets it "
+        "stay.",
+    )
+    connection_age_grace_seconds: SecondsOrEver = Field(
+        default=0.0,
+        le=2e6,
+        description="The seconds that calls and streams have to end once their connection takes "
+        "no new ones by its age. After that it is closed. 0 gives them as long as they take.",
     )
     max_connection_calls: Count = Field(
         default=256,

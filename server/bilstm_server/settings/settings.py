@@ -20,6 +20,8 @@ from .limits import (
     RequestLimits,
     StreamLimits,
 )
+from .probes import ProbeSettings
+from .security import AuthSettings, TlsSettings
 from .sources import SHIPPED_MODEL, LeftOut, ModelSource, find_models, has_model
 from .types import (
     BytesOrAll,
@@ -151,6 +153,9 @@ class Settings(
     CallerLimits,
     CallLimits,
     MessageLimits,
+    ProbeSettings,
+    AuthSettings,
+    TlsSettings,
     AddressSettings,
     ModelSettings,
     BaseSettings,

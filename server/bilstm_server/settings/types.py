@@ -66,6 +66,7 @@ OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+CountOrAll = Annotated[int, Field(ge=0, le=2**31 - 1)]  # 0: all there are
 WireBytes = Annotated[
     int, BeforeValidator(_bytes), Field(ge=1, le=2**31 - 1)
 ]  # gRPC counts a message in 32 bits
@@ -73,6 +74,7 @@ Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=2**63 - 1)]
 BytesOrAll = Annotated[int, BeforeValidator(_bytes), Field(ge=0, le=2**63 - 1)]  # 0: all there is
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: no wait at all
+SecondsOrEver = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: without an end
 Ratio = Annotated[float, Field(ge=0, le=1)]
 ModelSources = Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(parse_model_sources)]
 CallerShares = Annotated[tuple[CallerShare, ...], NoDecode, BeforeValidator(parse_caller_shares)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bilstm_client import Unavailable
-from bilstm_client._calls.unreached import in_words
+from bilstm_client._calls.target import Target
+from bilstm_client._calls.unreached import unreached
 from tests.client.calls.encodings import X
 from tests.client.clients import AnyClient, Connect
 
@@ -19,7 +20,7 @@ NOT_THERE = "(is bilstm-server running there?)"
 PORT = "127.0.0.1:1"  # a privileged port that nothing listens on
 
 
-def unreached(client: AnyClient) -> Unavailable:
+def error_of(client: AnyClient) -> Unavailable:
     with pytest.raises(Unavailable) as caught:
         client.encode(X, timeout_seconds=0.5)
     return caught.value
@@ -28,7 +29,7 @@ def unreached(client: AnyClient) -> Unavailable:
 @pytest.mark.parametrize("target", [PORT, f"ipv4:{PORT},127.0.0.1:2", f"dns:///{PORT}"])
 def test_refused(target: str, connect: Connect) -> None:
     """A refused connection names the target as it was given, and what may help; once."""
-    error = unreached(connect(target))
+    error = error_of(connect(target))
     assert error.message == f"no server answers at {target}: Connection refused {NOT_THERE}"
     assert error.__suppress_context__
 
@@ -36,7 +37,7 @@ def test_refused(target: str, connect: Connect) -> None:
 def test_no_socket(connect: Connect, tmp_path: Path) -> None:
     """A socket that is not there."""
     target = f"unix:{tmp_path}/socket"
-    message = unreached(connect(target)).message
+    message = error_of(connect(target)).message
     assert message == f"no server answers at {target}: No such file or directory {NOT_THERE}"
 
 
@@ -65,7 +66,7 @@ def serving_http() -> Iterator[str]:
 def test_no_grpc(connect: Connect) -> None:
     """A port of HTTP, such as that of metrics, is named as one, with the port to try."""
     with serving_http() as target:
-        message = unreached(connect(target)).message
+        message = error_of(connect(target)).message
     assert message.startswith(f"no server answers at {target}: this looks like no gRPC port")
     assert "50051" in message
 
@@ -78,22 +79,23 @@ ALL = "failed to connect to all addresses; last error: "
     [
         (
             f"{ALL}UNKNOWN: ipv6:%5B::1%5D:7: Failed to connect to remote host: No route",
-            "no server answers at host: No route",
+            "no server answers at host:50051: No route",
         ),
         (
             f"{ALL}UNAVAILABLE: ipv4:1.2.3.4:7: Socket closed",
-            "no server answers at host: Socket closed",
+            "no server answers at host:50051: Socket closed (if it has TLS, give tls=True or its "
+            "CA's file: --tls, --ca)",
         ),
         (
             "errors resolving host:7: [field:hostname lookup error:address lookup failed for "
             "host:7: Domain name not found]",
-            "no server answers at host: Domain name not found",
+            "no server answers at host:50051: Domain name not found",
         ),
-        (f"{ALL}something else", "no server answers at host: something else"),
+        (f"{ALL}something else", "no server answers at host:50051: something else"),
         ("the server is loading its models", "the server is loading its models"),
         ("", ""),
     ],
 )
 def test_words(details: str, said: str) -> None:
     """Of what gRPC says the reason stays, and all that is not known."""
-    assert in_words(details, "host") == said
+    assert unreached(details, Target.of("host"), None) == (Unavailable, said)

@@ -72,10 +72,10 @@ def test_broken_target(text: str, kind: Callable[[str], Any]) -> None:
         ("http://host:50051", "write 'host:50051', without http://"),
         ("grpc://localhost", "write 'localhost', without grpc://"),
         ("http://user:word@[::1]:7/v1?x=1", "write '[::1]:7', without http://"),
-        ("https://host", "write 'host', without https:// (the connection is plain, without TLS)"),
+        ("https://host", "write 'host', without https://, and give tls=True (--tls)"),
         ("http://", "write HOST:PORT, without http://"),
         ("http:localhost", "write 'localhost', without http:"),
-        ("HTTPS:host:7", "write 'host:7', without HTTPS: (the connection is plain, without TLS)"),
+        ("HTTPS:host:7", "write 'host:7', without HTTPS:, and give tls=True (--tls)"),
     ],
 )
 def test_url(text: str, words: str) -> None:

@@ -17,10 +17,13 @@ from bilstm_client import (
     InputInfo,
     Live,
     Model,
+    NotTrusted,
     OutputInfo,
+    PermissionDenied,
     Progress,
     SequenceFailure,
     State,
+    Unauthenticated,
 )
 
 Array = NDArray[Any]
@@ -32,6 +35,20 @@ def made() -> None:
     Client("localhost")
     Client("localhost:50051", timeout_seconds=5, metadata={"authorization": "Bearer x"})
     AsyncClient("localhost", metadata=[("x-one", "1"), ("x-id-bin", b"2")])
+    Client("encoder", tls=True, token="t", client_certificate=("client.pem", Path("client.key")))
+    Client("encoder", tls="ca.pem", token=Path("token"), server_name="encoder.example")
+    AsyncClient("encoder", tls=Path("ca.pem"), token=lambda: "t")
+    AsyncClient("encoder", tls=b"-----BEGIN", token=None, token_without_tls=True)
+    Client("localhost", tls=False, token="")
+
+
+def failures(client: Client) -> None:
+    try:
+        client.encode(x)
+    except NotTrusted as error:
+        assert_type(error.retry_after_seconds, float | None)
+    except (Unauthenticated, PermissionDenied) as error:
+        assert_type(error.message, str)
 
 
 def calls(client: Client) -> None:

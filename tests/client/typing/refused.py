@@ -7,10 +7,19 @@ from bilstm_client import AsyncClient, Client, Encoding, EncodingChunk, Live
 x = [[0.0] * 12]
 
 
+async def wait_for_token() -> str:
+    return ""
+
+
 def calls(client: Client, encoding: Encoding) -> None:
     Client(50051)  # refused
     Client("localhost", timeout_seconds="5")  # refused
     Client("localhost", metadata={"x-team": 7})  # refused
+    Client("localhost", tls=7)  # refused
+    Client("localhost", client_certificate="client.pem")  # refused
+    Client("localhost", token=b"t")  # refused
+    Client("localhost", token=lambda: 7)  # refused
+    AsyncClient("localhost", token=wait_for_token)  # refused
     client.encode(x, outputs=7)  # refused
     client.encode(x, outputs=["states", 7])  # refused
     client.encode(x, output_data_type="float64")  # refused

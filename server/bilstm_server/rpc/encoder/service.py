@@ -66,7 +66,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         try:
             self._registry.check_room(call.caller.name, call.priority)
         except ServiceError as error:
-            self._registry.drops(self._metrics.no_model).drop(drop_reason(error))
+            self._registry.drops(self._metrics.no_model).drop(drop_reason(error), call.caller.name)
             raise
 
     async def Encode(  # type: ignore[override]
@@ -78,7 +78,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
         call = current_call.get()
         trace = call.trace
         try:
-            model = self._registry.get(request.model, request.version)
+            model = self._registry.get(request.model, request.version, call.caller.models)
             metrics = model.metrics
             if trace is not None:
                 trace.model = model.name
@@ -98,10 +98,10 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             call.reply.give()
             return reply
         except asyncio.CancelledError:
-            metrics.drop("expired" if deadline.ended() else "cancelled")
+            metrics.drop("expired" if deadline.ended() else "cancelled", call.caller.name)
             raise
         except Exception as error:
-            metrics.drop(drop_reason(error))
+            metrics.drop(drop_reason(error), call.caller.name)
             raise
 
     async def EncodeStream(  # type: ignore[override]
@@ -116,12 +116,14 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        """Describe all models, the default one first."""
+        """Describe all models that the caller may use, the default one first."""
+        models = self._registry.all(current_call.get().caller.models)
         return pb.ListModelsResponse(
-            models=[model_message(model, self._limits) for model in self._registry.all()]
+            models=[model_message(model, self._limits) for model in models]
         )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe one model."""
-        model = self._registry.get(request.model, request.version)
+        caller = current_call.get().caller
+        model = self._registry.get(request.model, request.version, caller.models)
         return pb.GetModelResponse(model=model_message(model, self._limits))

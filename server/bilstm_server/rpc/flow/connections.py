@@ -1,4 +1,5 @@
-"""To end a connection: what gRPC's servers have no word for.
+"""The connections of this process, found among its descriptors, and their ends: what gRPC's servers
+have no word for.
 
 A reply that its caller does not take stays in gRPC's memory until the call ends, and a call whose
 status was sent can't be ended from here any more; its connection can.
@@ -10,15 +11,83 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 _DESCRIPTORS = Path("/proc/self/fd")
+_NO_ADDRESS = ("unix", 0)
+
+Address = tuple[str, int]  # host and port
+
+
+def has_descriptors() -> bool:
+    """Tell whether this system lists the process's descriptors, so that connections are found."""
+    return _DESCRIPTORS.is_dir()
+
+
+def count_descriptors() -> int:
+    """Count what the process has open, connections among it. It costs much less than to find
+    them."""
+    return len(os.listdir(_DESCRIPTORS))
 
 
 def has_name(peer: str) -> bool:
     """Tell whether the peer's connection can be told from others. Those of a Unix socket can't."""
     return not peer.startswith("unix")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection that the server has accepted."""
+
+    descriptor: int
+    number: int  # the socket's own in the system (inode), which no other one has meanwhile
+    address: Address  # the peer's; all of a Unix socket have ("unix", 0)
+
+    def end(self) -> bool:
+        """Shut it down. Returns False if it has ended meanwhile."""
+        return _end_if(self.descriptor, self._is_this)
+
+    def _is_this(self, found: socket.socket) -> bool:
+        return os.fstat(found.fileno()).st_ino == self.number
+
+
+class ConnectionFinder:
+    """Finds the connections that a server has accepted on one port, or, with port 0, on a Unix
+    socket. Those found before are known again, which costs less."""
+
+    def __init__(self, port: int):
+        self._port = port
+        self._known: dict[tuple[int, int], Connection | None] = {}  # None: another socket
+
+    def find(self) -> list[Connection]:
+        """Return those that are open now, the ones that were found first first."""
+        sockets: set[tuple[int, int]] = set()
+        for name in os.listdir(_DESCRIPTORS):
+            with suppress(OSError):  # closed meanwhile
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode):
+                    sockets.add((int(name), status.st_ino))
+        new = sorted(sockets - self._known.keys(), key=lambda key: key[1])
+        known = {key: found for key, found in self._known.items() if key in sockets}
+        self._known = known | {key: self._connection(*key) for key in new}
+        return [found for found in self._known.values() if found is not None]
+
+    def _connection(self, descriptor: int, number: int) -> Connection | None:
+        """What the descriptor is, if it is a connection of this server's."""
+        with suppress(OSError), _socket_of(descriptor) as found:
+            address = _peer_of(found)
+            if address is not None and self._is_ours(found):
+                return Connection(descriptor, number, address)
+        return None
+
+    def _is_ours(self, found: socket.socket) -> bool:
+        if found.family == socket.AF_UNIX:
+            return self._port == 0
+        return bool(self._port) and found.getsockname()[1] == self._port
 
 
 def end_connection(peer: str) -> bool:
@@ -27,47 +96,55 @@ def end_connection(peer: str) -> bool:
 
     gRPC finds it closed, and ends its calls. Returns False if there is none.
     """
-    address = _address(peer) if has_name(peer) else None
-    if address is None and has_name(peer):
+    address = peer_address(peer) if has_name(peer) else _NO_ADDRESS
+    if address is None:
         return False
-    ended = [_end_if(int(name), address) for name in os.listdir(_DESCRIPTORS)]
+    names = os.listdir(_DESCRIPTORS)
+    ended = [_end_if(int(name), lambda found: _peer_of(found) == address) for name in names]
     return any(ended)
 
 
-def _end_if(descriptor: int, address: tuple[str, int] | None) -> bool:
-    """Shut down what the descriptor is, if it is a connection to that address, or, without one, a
-    connection that a Unix socket has accepted."""
+def _end_if(descriptor: int, is_meant: Callable[[socket.socket], bool]) -> bool:
+    """Shut down what the descriptor is, if it is a socket that is meant."""
     try:
-        # A copy: gRPC may close its own, and open another one under the number, at any time.
-        copy = os.dup(descriptor)
-    except OSError:
-        return False
-    if not stat.S_ISSOCK(os.fstat(copy).st_mode):
-        os.close(copy)
-        return False
-    with socket.socket(fileno=copy) as connection:
-        try:
-            if not _is_of(connection, address):
+        with _socket_of(descriptor) as found:
+            if not is_meant(found):
                 return False
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError:  # one that listens, or has ended
-            return False
+            found.shutdown(socket.SHUT_RDWR)
+    except OSError:  # no socket, one that listens, or one that has ended
+        return False
     return True
 
 
-def _is_of(connection: socket.socket, address: tuple[str, int] | None) -> bool:
-    if address is None:
+@contextmanager
+def _socket_of(descriptor: int) -> Iterator[socket.socket]:
+    """The socket that the descriptor is. Raises `OSError` if it is none."""
+    # A copy: gRPC may close its own, and open another one under the number, at any time.
+    copy = os.dup(descriptor)
+    if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+        os.close(copy)
+        raise OSError("no socket")
+    with socket.socket(fileno=copy) as found:
+        yield found
+
+
+def _peer_of(connection: socket.socket) -> Address | None:
+    """Return the address of the socket's peer, if it is a connection that may have been accepted.
+    Raises `OSError` if it is none, or has ended."""
+    if connection.family == socket.AF_UNIX:
         # What this process has connected itself has no name on its own side.
-        is_stream = connection.family == socket.AF_UNIX and connection.type == socket.SOCK_STREAM
-        return is_stream and bool(connection.getsockname()) and not connection.getpeername()
+        is_stream = connection.type == socket.SOCK_STREAM
+        accepted = is_stream and connection.getsockname() and not connection.getpeername()
+        return _NO_ADDRESS if accepted else None
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
+        return None
     host, port, *_ = connection.getpeername()
-    return (_host(host), port) == address
+    return _host(host), port
 
 
-def _address(peer: str) -> tuple[str, int] | None:
-    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+def peer_address(peer: str) -> Address | None:
+    """Return host and port of a peer such as `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`, or
+    None of another kind."""
     scheme, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if scheme not in ("ipv4", "ipv6") or not port.isdecimal():

@@ -8,12 +8,13 @@ The order, from the outside in, and why it is this one:
 1. `Outcomes` counts the call when it starts and when it has ended, and turns whatever error comes
    out of the rest into the status that the caller is sent. So every other layer may raise.
 2. `CallsInFlight` counts unary calls, and refuses one too many before it costs anything more.
-3. `OpenStreams` runs a stream where its end can be commanded from outside, whatever it waits for.
-4. `Traces` begins a span. What was refused before has none.
-5. `Decoding` is the innermost: it asks the service whether it admits anybody at all, then reads
+3. `Authentication` gives the call its caller and its priority, and refuses whom the server does
+   not know. A stream has no place yet then, and a call that has just begun is sure to be there:
+   one that has ended can't be asked for its peer.
+4. `OpenStreams` runs a stream where its end can be commanded from outside, whatever it waits for.
+5. `Traces` begins a span. What was refused before has none.
+6. `Decoding` is the innermost: it asks the service whether it admits anybody at all, then reads
    the request, decodes it, and calls the service's method. Nothing is read before.
-
-A layer that knows or refuses callers stands between 3 and 5.
 """
 
 from __future__ import annotations

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote
 
 import grpc
 
@@ -24,15 +22,7 @@ if TYPE_CHECKING:
     from ..flow.untaken import UntakenReply
 
 
-NOBODY = Caller("", "peer")  # whose call it is as long as that is not known
-
-
-@lru_cache(1024)
-def _caller_at(peer: str) -> Caller:
-    """Return the caller at the address of `peer`, whichever of its connections it uses."""
-    scheme, _, rest = unquote(peer).partition(":")
-    address = rest.rpartition(":")[0].strip("[]")
-    return Caller(address if scheme in ("ipv4", "ipv6") else "unix", "peer")
+NOBODY = Caller("", "peer")  # makes a call until the layer that knows callers has seen it
 
 
 class Outcomes:
@@ -48,8 +38,6 @@ class Outcomes:
 
         async def answer(requests: object, context: Context) -> bytes | None:
             call = Call(metrics, context)
-            if method.tensor is not None:
-                call.caller = _caller_at(context.peer())
             current_call.set(call)
             with call:
                 return await respond(requests, context)
@@ -85,8 +73,6 @@ class Call:
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
-        # Whose call this is: its connection's peer. It is read at the call's start, because a call
-        # that has ended has none, and asking would crash.
         self.caller = NOBODY
         self.priority = Priority.NORMAL
         self.trace: RequestTrace | None = None  # of a call that is traced

@@ -78,11 +78,14 @@ def test_tensors_that_are_not_there(entries: dict[str, str], words: str, tmp_pat
 def test_numbers_without_end(tmp_path: Path) -> None:
     """Nodes that would make more numbers than memory has are refused before they do."""
     huge, bounds = np.array([2**20, 2**20]), np.array([0, 2**40, 1])
+    wide, many = np.zeros((1, 2**20), np.float32), np.zeros(2**20, np.int64)
     doubled = [node("Concat", [f"n{i}", f"n{i}"], [f"n{i + 1}"], axis=0) for i in range(40)]
     for nodes, numbers in (
         ([node("ConstantOfShape", ["a"], ["Z"])], {"a": huge}),
         ([node("Expand", ["b", "a"], ["Z"])], {"a": huge, "b": np.ones(1, np.float32)}),
         ([node("Range", ["a", "b", "c"], ["Z"])], dict(zip("abc", bounds, strict=True))),
+        ([node("Gather", ["a", "b"], ["Z"], axis=0)], {"a": wide, "b": many}),
+        ([node("Where", ["a", "b", "b"], ["Z"])], {"a": many[:, None] > 0, "b": wide}),
         ([*doubled, node("Identity", ["n40"], ["Z"])], {"n0": np.ones(1, np.float32)}),
     ):
         behind = node("Add", ["Y", "Z"], ["S"])

@@ -106,9 +106,9 @@ def _squeeze(node: Node) -> Array:
 
 
 def _gather(node: Node) -> Array:
-    return np.asarray(
-        np.take(node.numbers(0), node.numbers(1).astype(int), node.attribute("axis", 0))
-    )
+    x, places, axis = node.numbers(0), node.numbers(1).astype(int), node.attribute("axis", 0)
+    node.bound(x.size // max(x.shape[axis], 1) * places.size)
+    return np.asarray(np.take(x, places, axis))
 
 
 def _slice(node: Node) -> Array:
@@ -152,7 +152,9 @@ def _cast(node: Node) -> Array:
 
 
 def _where(node: Node) -> Array:
-    return np.where(node.numbers(0).astype(bool), node.numbers(1), node.numbers(2))
+    chosen, x, y = (node.numbers(place) for place in range(3))
+    node.bound(prod(np.broadcast_shapes(chosen.shape, x.shape, y.shape)))
+    return np.where(chosen.astype(bool), x, y)
 
 
 def _range(node: Node) -> Array:

@@ -153,12 +153,12 @@ class Assembly:
         live = [sequence for sequence in self._live if not sequence.task.done()]
         half_sent = [e for e in self._open.values() if not e.failed and e.body not in live]
         for _ in (*half_sent, *live):
-            self._shared.model.metrics.drop(reason)
+            self._shared.drop(reason)
         for sequence in live:
             sequence.task.cancel()
         for result in list(self._results):
             if result.cancel():
-                self._shared.model.metrics.drop(reason)
+                self._shared.drop(reason)
         self._open.clear()
         return {sequence.task for sequence in live}
 

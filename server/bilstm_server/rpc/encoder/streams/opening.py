@@ -142,6 +142,7 @@ class Streams:
     ) -> Stream | None:
         """Open a stream as its first message asks. Returns None if the client sends none."""
         metrics: DropMetrics = self._metrics.no_model
+        call = current_call.get()
         request = await anext(aiter(requests), None)
         if request is None:
             return None
@@ -150,12 +151,13 @@ class Streams:
                 raise InvalidInput("options", "the first message must have it")
             if request.chunks:
                 raise InvalidInput("chunks", "the first message must have none")
-            model = self._registry.get(request.options.model, request.options.version)
+            model = self._registry.get(
+                request.options.model, request.options.version, call.caller.models
+            )
             metrics = model.metrics
             options = parse_stream_options(request.options, model.config, self._limits)
         except Exception as error:
             metrics.drop(drop_reason(error))
             raise
-        call = current_call.get()
         room = self._memory.open()
         return Stream(model, options, self._limits, room, context, call.caller, call.priority)

@@ -75,10 +75,14 @@ class Shared:
             sequence, self.deadline, self.caller.name, self.priority
         )
 
+    def drop(self, reason: str) -> None:
+        """Count a sequence that has no result, for one of DROP_REASONS."""
+        self.model.metrics.drop(reason, self.caller.name)
+
     def report(self, error: BaseException) -> pb.SequenceError:
         """Count a sequence that has no result. Returns the error as its client is sent it."""
         assert isinstance(error, Exception)
-        self.model.metrics.drop(drop_reason(error))
+        self.drop(drop_reason(error))
         if isinstance(error, ServiceError):
             return sequence_error(error)
         return internal_sequence_error(log_internal_error(error, self.context))

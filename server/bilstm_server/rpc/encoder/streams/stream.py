@@ -50,7 +50,7 @@ class Stream:
         self.idleness = Idleness()
         self._deadline = Deadline.of(context)
         self._outbox = Outbox(options.any_order)
-        shared = Shared(
+        self._shared = Shared(
             model,
             options,
             limits.max_stream_bytes,
@@ -64,7 +64,7 @@ class Stream:
             caller,
             priority,
         )
-        self._assembly = Assembly(shared, limits)
+        self._assembly = Assembly(self._shared, limits)
         self._reading: asyncio.Task[None] | None = None
         self._draining = False
         self._broken = False  # its client does not keep to the protocol
@@ -114,7 +114,7 @@ class Stream:
         """Note that it is about to be ended because its client stands still."""
         self._stalled = True
         for _ in range(self._outbox.results):
-            self.model.metrics.drop("stalled")
+            self._shared.drop("stalled")
 
     def _close(self) -> set[asyncio.Task[None]]:
         """Let go of all that is there, at once, because an await could be cancelled. Returns the

@@ -1,0 +1,86 @@
+"""Who calls: what a call's metadata, its certificate and its connection say of that. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+from ..callers import Priority
+from ..errors import Unauthenticated
+from ..quoting import one_line
+from .flow.connections import peer_address
+
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
+AuthContext: TypeAlias = "Mapping[str, Iterable[bytes]]"  # as gRPC gives it
+
+_TOKEN_KEY = "authorization"
+_SCHEME = "bearer "
+_PRIORITY_KEY = "bilstm-priority"
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+_NAME_CHARACTERS = 100
+_IPV6_NETWORK_BITS = 64  # that a site has: within it, whoever calls can take any address
+
+
+def presented_token(metadata: Metadata) -> str:
+    """Return the token of a call. Raises `Unauthenticated` where there is none, or several."""
+    values = [value for key, value in metadata if key == _TOKEN_KEY]
+    if not values:
+        raise Unauthenticated("needs a token, in the metadata as authorization: Bearer TOKEN")
+    value = values[0]
+    if len(values) > 1 or not isinstance(value, str) or not value.lower().startswith(_SCHEME):
+        raise Unauthenticated("authorization in the metadata must be Bearer TOKEN, once")
+    return value[len(_SCHEME) :].strip()
+
+
+def asked_priority(metadata: Metadata) -> Priority:
+    """Return the priority that a call asks for; NORMAL where it asks for none that is known."""
+    for key, value in metadata:
+        if key == _PRIORITY_KEY and isinstance(value, str):
+            return _PRIORITIES.get(value.strip().lower(), Priority.NORMAL)
+    return Priority.NORMAL
+
+
+def forwarded_name(metadata: Metadata, header: str) -> str:
+    """Return what a proxy has written last into this header, or an empty string.
+
+    What stands before may be of the caller's own making.
+    """
+    values = [value for key, value in metadata if key == header and isinstance(value, str)]
+    if not values:
+        return ""
+    return _as_name(values[-1].rpartition(",")[2])
+
+
+def certificate_name(auth: AuthContext) -> str:
+    """Return whom a client's certificate names: its subject's common name, else the first of its
+    alternative names; empty if it names nobody."""
+    for key in ("x509_common_name", "x509_subject_alternative_name"):
+        for value in auth.get(key, ()):
+            if name := _as_name(value.decode("utf-8", "replace")):
+                return name
+    return ""
+
+
+@lru_cache(maxsize=4_096)
+def peer_name(peer: str) -> str:
+    """Return the address of a call's peer without its port, `unix` for one of a Unix socket.
+
+    Of IPv6 it is the network of 64 bits: within it, one caller could be many.
+    """
+    found = peer_address(peer)
+    if found is None:
+        return peer.partition(":")[0]
+    host, _ = found
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 6 and not address.is_loopback:
+        return str(ipaddress.ip_network((int(address), _IPV6_NETWORK_BITS), strict=False))
+    return host
+
+
+def _as_name(text: str) -> str:
+    return one_line(text.strip(), _NAME_CHARACTERS)

@@ -1,0 +1,101 @@
+"""Certificates and keys: read, held against each other, and whom and until when they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509 import Certificate, load_pem_x509_certificates
+
+from ..errors import UnusableFile
+
+_RSA_BITS = 2_048  # at the least
+_CURVES = ("secp256r1", "secp384r1")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A server's certificate with those that vouch for it, and its key, both in PEM."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    ends_at: float  # seconds since 1970: from then on callers refuse it
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """Certificates of those who may vouch for callers, in PEM."""
+
+    certificates: bytes
+    ends_at: float  # seconds since 1970, of the one that ends first
+
+
+def parse_key_pair(chain: bytes, key: bytes) -> KeyPair:
+    """Read a server's certificate and its key, which must belong together, and be valid now.
+
+    Raises `UnusableFile`, which tells nothing of the key.
+    """
+    certificates = _certificates(chain)
+    try:
+        private = load_pem_private_key(key, None)
+    except TypeError:
+        raise UnusableFile("the key must not be encrypted: nobody is there to decrypt it") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UnusableFile("the key must be a private key in PEM") from None
+    own = certificates[0]
+    if not _is_taken_by_clients(private.public_key()):
+        raise UnusableFile(
+            f"the key must be RSA of at least {_RSA_BITS} bits, or of the curve P-256 or P-384; "
+            "most clients take no other"
+        )
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
+        raise UnusableFile("the key must be the one of the first certificate, and is another's")
+    _require_valid(certificates)
+    return KeyPair(chain, key, _end(certificates))
+
+
+def parse_authorities(data: bytes) -> Authorities:
+    """Read the certificates of those who may vouch for callers. Raises `UnusableFile`."""
+    certificates = _certificates(data)
+    now = datetime.now(UTC)
+    valid = [each for each in certificates if now <= each.not_valid_after_utc]
+    if not valid:  # old ones may stay beside a new one
+        raise UnusableFile("all its certificates have ended")
+    return Authorities(data, _end(valid))
+
+
+def _certificates(data: bytes) -> list[Certificate]:
+    try:
+        return load_pem_x509_certificates(data)
+    except ValueError:
+        raise UnusableFile("must have certificates in PEM") from None
+
+
+def _is_taken_by_clients(key: object) -> bool:
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= _RSA_BITS
+    return isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
+
+
+def _require_valid(chain: Sequence[Certificate]) -> None:
+    now = datetime.now(UTC)
+    for certificate in chain:
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now > end:
+            raise UnusableFile(f"a certificate has ended on {end:%Y-%m-%d %H:%M} UTC")
+        if now < begin:
+            raise UnusableFile(f"a certificate begins on {begin:%Y-%m-%d %H:%M} UTC only")
+
+
+def _end(certificates: Iterable[Certificate]) -> float:
+    return min(each.not_valid_after_utc for each in certificates).timestamp()

@@ -1,0 +1,135 @@
+"""The tokens that callers present: how their file is written, and which of them is a caller's.
+
+A line is `NAME: TOKEN`, or `NAME: sha256:HEX` with the token's SHA-256 in place of it, and may end
+in ` models=A,B`: the only models that the token may use. A name may have several tokens, so that
+one can follow another. `#` begins a line that says nothing to the server. Errors name a line by its
+number, and repeat nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from hmac import compare_digest
+
+from ..errors import UnusableFile
+
+MIN_TOKEN_CHARACTERS = 32
+_MAX_TOKENS = 1_000  # each of them is compared at every call
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,99}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what RFC 6750 allows behind `Bearer`
+_DIGEST = re.compile(r"sha256:([0-9A-Fa-f]{64})")
+_MODELS = "models="
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that lets its holder in, under a name: its SHA-256, not itself."""
+
+    name: str
+    digest: bytes = field(repr=False)
+    models: frozenset[str] | None = None  # those that it may use; None: all
+
+    def covers(self, other: Token) -> bool:
+        """Whether this one may use every model that `other` may."""
+        if self.models is None:
+            return True
+        return other.models is not None and other.models <= self.models
+
+
+class Tokens:
+    """All tokens of a file."""
+
+    def __init__(self, tokens: Iterable[Token]):
+        self._tokens = tuple(tokens)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that callers with these tokens have."""
+        return frozenset(token.name for token in self._tokens)
+
+    def find(self, presented: str) -> Token | None:
+        """Find the token that a caller has presented, or None if it is none of these.
+
+        It takes the same time whichever it is, and however much of it is right.
+        """
+        return self.find_digest(_digest(presented))
+
+    def find_digest(self, digest: bytes) -> Token | None:
+        """Find the token that has this SHA-256, or None."""
+        found = None
+        for token in self._tokens:  # to the last one, found or not
+            if compare_digest(token.digest, digest):
+                found = token
+        return found
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+
+def parse_tokens(data: bytes) -> Tokens:
+    """Read the tokens of a file. Raises `UnusableFile`, with the number of the line."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UnusableFile("must be text in UTF-8") from None
+    tokens: dict[bytes, Token] = {}
+    numbers: dict[bytes, int] = {}  # of the lines
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            token = _parse_line(line)
+        except ValueError as error:
+            raise UnusableFile(f"line {number}: {error}") from None
+        if token.digest in tokens:
+            raise UnusableFile(f"line {number}: has the same token as line {numbers[token.digest]}")
+        tokens[token.digest] = token
+        numbers[token.digest] = number
+    if not tokens:
+        raise UnusableFile("must have a line NAME: TOKEN; without one nobody could call")
+    if len(tokens) > _MAX_TOKENS:
+        raise UnusableFile(f"must have at most {_MAX_TOKENS} tokens, got {len(tokens)}")
+    return Tokens(tokens.values())
+
+
+def _parse_line(line: str) -> Token:
+    name, _, rest = line.partition(":")
+    secret, *rights = rest.split() or [""]
+    if not secret:
+        raise ValueError("must be NAME: TOKEN, or NAME: sha256:HEX")
+    if not _NAME.fullmatch(name.rstrip()):
+        raise ValueError("the name must be of at most 100 letters, digits and . _ @ / -")
+    return Token(name.rstrip(), _parse_secret(secret), _parse_rights(rights))
+
+
+def _parse_secret(secret: str) -> bytes:
+    if match := _DIGEST.fullmatch(secret):
+        return bytes.fromhex(match[1])
+    if secret.startswith("sha256:"):
+        raise ValueError("behind sha256: there must be 64 hexadecimal digits")
+    if not _TOKEN.fullmatch(secret):
+        raise ValueError("the token must be of letters, digits and . _ ~ + / -, then = if any")
+    if len(secret) < MIN_TOKEN_CHARACTERS:
+        raise ValueError(
+            f"the token must have at least {MIN_TOKEN_CHARACTERS} characters, "
+            "as `openssl rand -hex 32` makes them"
+        )
+    return _digest(secret)
+
+
+def _parse_rights(rights: list[str]) -> frozenset[str] | None:
+    if not rights:
+        return None
+    if len(rights) > 1 or not rights[0].startswith(_MODELS):
+        raise ValueError("behind the token there may be models=NAME,NAME and nothing else")
+    models = frozenset(rights[0].removeprefix(_MODELS).split(","))
+    if "" in models:
+        raise ValueError("models= must have names, separated by commas")
+    return models
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogateescape")).digest()

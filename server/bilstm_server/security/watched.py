@@ -1,0 +1,131 @@
+"""`Watched`: what files say, kept up to date while they are changed, replaced or broken.
+
+Files are compared by what they hold: so it does not matter whether one is written, renamed into its
+place, or swapped with the folder that a link names, as Kubernetes does it. Two files that belong
+together may change one after the other, so what can't be used is given one more look before it
+counts as refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from ..errors import UnusableFile
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+_OTHERS = stat.S_IROTH | stat.S_IWOTH
+_MAX_BYTES = 4 * 1024**2  # of one file
+
+
+class ReloadObserver(Protocol):
+    """Counts what becomes of files."""
+
+    def accepted(self) -> None:
+        """What the files hold is in effect."""
+        ...
+
+    def refused(self) -> None:
+        """What the files hold can't be used; what was in effect stays."""
+        ...
+
+
+class Watched(Generic[T]):
+    """What some files hold, as `parse` makes it of their bytes.
+
+    `value` is in effect. One thread at a time calls `check`; any may read `value`.
+    """
+
+    def __init__(
+        self,
+        flags: str,
+        paths: Sequence[Path],
+        parse: Callable[..., T],
+        observer: ReloadObserver | None = None,
+        *,
+        secrets: Sequence[Path] = (),
+    ):
+        """Read the files, which the settings of `flags` name. `parse` is given the bytes of each,
+        and raises `UnusableFile`, as this does then, and where a file can't be read. The log
+        tells, once, of those of them that are `secrets` and that everybody may open."""
+        self.flags = flags
+        self._paths = tuple(paths)
+        self._parse = parse
+        self._observer = observer
+        self._refused: tuple[object, str] | None = None  # what the last look found, and why not
+        self._reported: tuple[object, str] | None = None
+        contents = self._read()
+        self.value = self._parsed(contents)
+        self._contents: object = contents  # those in effect
+        if observer is not None:
+            observer.accepted()
+        for path in secrets:
+            self._warn_of_others(path)
+
+    def check(self, *, patient: bool = True) -> bool:
+        """Look at the files, and put what is new in them into effect. Returns whether it did.
+
+        What can't be used changes nothing. It is logged and counted once, when a second look finds
+        the same; at once unless `patient`.
+        """
+        contents: tuple[bytes, ...] | None = None
+        try:
+            contents = self._read()
+            changed = contents != self._contents
+            if changed:
+                self.value, self._contents = self._parsed(contents), contents
+        except UnusableFile as error:
+            self._refuse((contents, str(error)), patient)
+            return False
+        if changed or self._reported:  # or it holds again what is in effect
+            if self._observer is not None:
+                self._observer.accepted()
+            log.info("reloaded", setting=self.flags)
+        self._refused = self._reported = None
+        return changed
+
+    def _refuse(self, found: tuple[object, str], patient: bool) -> None:
+        settled, self._refused = found == self._refused, found
+        if found == self._reported or (patient and not settled):
+            return
+        self._reported = found
+        if self._observer is not None:
+            self._observer.refused()
+        log.error("not reloaded", setting=self.flags, reason=found[1], in_effect="what was before")
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(self._bytes(path) for path in self._paths)
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            # Something that is no file, a pipe say, must not keep the server waiting.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                data = file.read(_MAX_BYTES + 1) or b""
+        except OSError as error:
+            raise UnusableFile(f"{self.flags}: {path}: {error.strerror}") from error
+        if len(data) > _MAX_BYTES:
+            raise UnusableFile(f"{self.flags}: {path}: must have at most {_MAX_BYTES} bytes")
+        return data
+
+    def _warn_of_others(self, path: Path) -> None:
+        if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
+            log.warning(
+                "everybody on this machine may read or write a secret file",
+                setting=self.flags,
+                file=str(path),
+                reason="its mode should be 0600, or 0640 where a group reads it",
+            )
+
+    def _parsed(self, contents: tuple[bytes, ...]) -> T:
+        try:
+            return self._parse(*contents)
+        except UnusableFile as error:
+            paths = ", ".join(map(str, self._paths))
+            raise UnusableFile(f"{self.flags}: {paths}: {error}") from None

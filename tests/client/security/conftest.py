@@ -1,0 +1,21 @@
+"""One world of certificates for all tests, and an environment that says nothing of clients."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.client.security.servers import World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def silent_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        *("BILSTM_TOKEN", "BILSTM_CA"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+    ):
+        monkeypatch.delenv(name, raising=False)

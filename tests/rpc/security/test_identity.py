@@ -1,0 +1,72 @@
+"""Names and priorities, as metadata and peers have them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilstm_server.callers import Priority
+from bilstm_server.rpc.identity import (
+    asked_priority,
+    certificate_name,
+    forwarded_name,
+    peer_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("ipv4:192.0.2.7:50000", "192.0.2.7"),
+        ("ipv6:%5B::1%5D:50000", "::1"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:50000", "192.0.2.7"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:50000", "2001:db8:1:2::/64"),
+        ("ipv6:%5B2001:db8:1:2::9%5D:1", "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:50000", "fe80::/64"),
+        ("unix:", "unix"),
+        ("unix:/run/socket", "unix"),
+        ("", ""),
+    ],
+)
+def test_peers(peer: str, name: str) -> None:
+    """A peer is its address without the port; of IPv6 the network that one site has."""
+    assert peer_name(peer) == name
+
+
+@given(st.text() | st.from_regex(r"ipv[46]:.*:[0-9]+", fullmatch=True))
+def test_any_peer(peer: str) -> None:
+    """No peer is so odd that it has no name."""
+    assert isinstance(peer_name(peer), str)
+
+
+@pytest.mark.parametrize(
+    ("value", "priority"),
+    [
+        ("low", Priority.LOW),
+        (" High ", Priority.HIGH),
+        ("normal", Priority.NORMAL),
+        ("urgent", Priority.NORMAL),
+        ("2", Priority.NORMAL),
+        ("", Priority.NORMAL),
+    ],
+)
+def test_priorities(value: str, priority: Priority) -> None:
+    """A call asks for a priority by its name; what is none is NORMAL."""
+    assert asked_priority([("a", "b"), ("bilstm-priority", value)]) is priority
+    assert asked_priority([("a", "b")]) is Priority.NORMAL
+
+
+@given(st.lists(st.tuples(st.just("x-caller"), st.text()), min_size=1))
+def test_forwarded_names_are_short_and_printable(metadata: list[tuple[str, str]]) -> None:
+    """Whatever a proxy passes on, a name of it is one short line."""
+    name = forwarded_name(metadata, "x-caller")
+    assert name.isprintable()
+    assert len(name) <= 2_000
+
+
+def test_certificates_without_names() -> None:
+    """A certificate that names nobody gives no name; bytes that are no text do not break it."""
+    assert certificate_name({}) == ""
+    assert certificate_name({"x509_common_name": [b" "]}) == ""
+    assert certificate_name({"x509_common_name": [b"a\xff"]}) == "a�"
