@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import (
     connections,
+    deadlines,
     messages,
     overload,
     replies,
@@ -25,7 +26,17 @@ from .findings import Finding, heading, told
 
 Trial = Callable[[], Iterator[Finding]]
 
-_MODULES = (messages, replies, requests, streams, retries, connections, overload, restart)
+_MODULES = (
+    messages,
+    replies,
+    requests,
+    streams,
+    retries,
+    connections,
+    overload,
+    deadlines,
+    restart,
+)
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
 
 

@@ -3,15 +3,17 @@
     python -m benchmarks.faults.generator HOST:PORT --steps 64 --width 64 --rate 4000 --seconds 10
 
 With `--callers` each sends its next request when it has its answer; with `--rate` requests arrive
-by themselves, evenly. Seconds are counted from when each was to arrive. Prints JSON: how
-many a second were answered with OK before the end, and for each status, how many calls ended so
-and their p50 and p99 in milliseconds.
+by themselves, evenly. Seconds are counted from when each was to arrive. With `--timeout` each has a
+deadline, so many milliseconds after that. Prints JSON: how many a second were answered with OK,
+before the end and their deadlines, and for each status, how many calls ended so and their p50 and
+p99 in milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import select
 import struct
@@ -153,7 +155,10 @@ class _Connection:
 def load(chosen: argparse.Namespace) -> dict[str, Any]:
     x = np.random.default_rng(0).standard_normal((chosen.steps, chosen.width), dtype=np.float32)
     request = pb.EncodeRequest(sequences=[tensors.encode(x)], outputs=[pb.OUTPUT_FINAL])
-    message, block = framed(request.SerializeToString()), block_of(ENCODE)
+    message = framed(request.SerializeToString())
+    deadline = [("grpc-timeout", f"{chosen.timeout}m")] if chosen.timeout else []
+    block = block_of(ENCODE, *deadline)
+    most_seconds = chosen.timeout / 1e3 if chosen.timeout else math.inf
     opened = [_Connection(chosen.target, block, message) for _ in range(CONNECTIONS)]
     started_at = time.perf_counter()
     ends_at = started_at + chosen.seconds
@@ -180,7 +185,9 @@ def load(chosen: argparse.Namespace) -> dict[str, Any]:
             connection.write()
     unanswered = sum(len(connection.due) for connection in opened)
     ended = [each for connection in opened for each in connection.ended]
-    in_time = sum(each.status == _OK and each.at <= ends_at for each in ended)
+    in_time = sum(
+        each.status == _OK and each.at <= ends_at and each.seconds <= most_seconds for each in ended
+    )
     return {
         "goodput": in_time / chosen.seconds,
         "statuses": _by_status(ended),
@@ -222,6 +229,7 @@ def main() -> None:
     load_of.add_argument("--callers", type=int)
     load_of.add_argument("--rate", type=float, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--timeout", type=int, help="of each request, in milliseconds")
     print(json.dumps(load(parser.parse_args())))
 
 
