@@ -92,8 +92,9 @@ async def test_every_watcher_sees_the_drain(model_folder: Path) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+            started = ("grpc_server_started_total", WATCH)
             async with asyncio.timeout(HANGS_AFTER_SECONDS):
-                assert (await watches[-1].read()).status == SERVING
+                await until(lambda: app.metrics.registry.get_sample_value(*started) == 100)
                 draining = asyncio.create_task(app.drain())
                 for watch in watches:
                     while (await watch.read()).status != NOT_SERVING:

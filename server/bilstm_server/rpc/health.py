@@ -18,7 +18,7 @@ from .context import Context
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 Status = health_pb2.HealthCheckResponse
-_TELL_SECONDS = 0.25  # in which those that watch are told of a change, before anything follows it
+_TELL_SECONDS = 1.0  # in which those that watch are told of a change, before anything follows it
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
