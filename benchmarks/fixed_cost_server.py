@@ -1,4 +1,4 @@
-"""`bilstm-server` on a device that takes the same time for the same batch, whatever the machine does.
+"""`bilstm-server` on a device that takes the same time for the same batch, whatever else goes on.
 
     python -m benchmarks.fixed_cost_server serve …
 
@@ -31,5 +31,5 @@ def _slowly(engine: Engine, staged: StagedBatch) -> list[SequenceOutput]:
 
 
 if __name__ == "__main__":
-    Engine.compute = _slowly  # type: ignore[method-assign]
+    Engine.compute = _slowly  # type: ignore[method-assign, assignment]
     main()

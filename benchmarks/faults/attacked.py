@@ -67,15 +67,15 @@ class Attacked:
 
 
 @contextmanager
-def attacked(*flags: str, module: str = "bilstm_server", **settings: object) -> Iterator[Attacked]:
-    """A server that is ready, `module` run in its place. Settings that this version does not have are left out, so that one
+def attacked(*flags: str, **settings: object) -> Iterator[Attacked]:
+    """A server that is ready. Settings that this version does not have are left out, so that one
     that bounds less can be attacked too."""
     named = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in settings.items()
         if name in Settings.model_fields
     ]
-    with server_process(*flags, *named, module=module) as server:
+    with server_process(*flags, *named) as server:
         yield Attacked(server)
 
 

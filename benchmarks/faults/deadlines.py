@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.fixed_cost_server import BATCH_SECONDS, TOKEN_SECONDS
 from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
+from bilstm_server.testing import ServerProcess, server_process
 
-from .attacked import Attacked, attacked
 from .findings import Finding
 from .generator import CONNECTIONS
 
@@ -28,7 +28,7 @@ _CAPACITY = _BATCH_CALLS / (BATCH_SECONDS + _BATCH_TOKENS * TOKEN_SECONDS)  # ca
 _TIMEOUT = 100  # ms
 _LEAST_SHARES = {0.8: 0.98 * 0.8, 1.2: 0.88, 1.5: 0.85, 3.0: 0.8, 10.0: 0.75}
 _MOST_WASTED = 1.0  # percent of the tokens that were computed
-_SECONDS = 2.5
+_SECONDS = 6.0
 _COUNTS = ("tokens", "wasted_tokens", "spared_tokens", "misjudged")
 _NONE: dict[str, float] = {"calls": 0, "p50": 0.0, "p99": 0.0}
 _EXCEEDED = "4"
@@ -39,14 +39,15 @@ def trial() -> Iterator[Finding]:
         torch.manual_seed(0)
         config = PlainConfig(input_size=_WIDTH, hidden_size=4).graph()
         save_model(SequenceEncoder(config), Path(folder))
-        flags = (f"--model=bench={folder}", f"--max-batch-tokens={_BATCH_TOKENS}")
-        with attacked(*flags, module="benchmarks.fixed_cost_server") as server:
+        tokens = [f"--max-{what}-tokens={_BATCH_TOKENS}" for what in ("batch", "sequence")]
+        flags = (f"--model=bench={folder}", *tokens)
+        with server_process(*flags, module="benchmarks.fixed_cost_server") as server:
             _generate(server.target, 1.0, rate=_CAPACITY)  # warms it up
             for load, least in _LEAST_SHARES.items():
                 yield from _findings(server, load, least)
 
 
-def _findings(server: Attacked, load: float, least: float) -> Iterator[Finding]:
+def _findings(server: ServerProcess, load: float, least: float) -> Iterator[Finding]:
     before = _counts(server)
     answered = _generate(server.target, _SECONDS, rate=load * _CAPACITY)
     counted = {name: count - before[name] for name, count in _counts(server).items()}
@@ -63,8 +64,8 @@ def _findings(server: Attacked, load: float, least: float) -> Iterator[Finding]:
     yield Finding(NAME, sent, "these calls' p50", refused["p50"], "ms")
 
 
-def _counts(server: Attacked) -> dict[str, float]:
-    metrics = server.server.metrics()
+def _counts(server: ServerProcess) -> dict[str, float]:
+    metrics = server.metrics()
     return {name: metrics[f'bilstm_{name}_total{{model="bench"}}'] for name in _COUNTS}
 
 

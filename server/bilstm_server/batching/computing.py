@@ -123,6 +123,7 @@ class Computing:
                 for job in jobs:
                     job.settle(error)
                 raise
+            self._outlook.fail(loop.time())
             self._fail(jobs, error)
             # The error's traceback has this frame and the engine's. It must not be reached from
             # here too: what the engine had allocated would stay while the halves are computed.

@@ -36,7 +36,7 @@ class Outlook:
         self._replies = Recent(32, _REMEMBERED_SECONDS)  # from a batch's end to its last reply
         self._came = Recent(64, _REMEMBERED_SECONDS)  # with which time until their deadlines
         self._patience = math.inf  # the least of these, but for a few
-        self._tried_at = self._ended_at = -math.inf  # when the last batch began, and ended
+        self._idle_since = -math.inf  # when the last batch ended; infinite while one is computed
         self._reply_seconds = self._gap_seconds = 0.0
         self.last_seconds = _GUESSED_SECONDS  # which the last batch took
 
@@ -51,10 +51,10 @@ class Outlook:
     def begin(self, waited_since: float, now: float) -> None:
         """Take into account that a batch begins to be computed, the first of whose sequences has
         waited since then."""
-        if waited_since < self._ended_at:
-            self._gaps.add(now - self._ended_at, now)
+        if waited_since < self._idle_since < now:
+            self._gaps.add(now - self._idle_since, now)
             self._gap_seconds = self._gaps.quantile(0.5, 0.0)
-        self._tried_at, self._ended_at = now, -math.inf
+        self._idle_since = math.inf
         self._came.forget(now)
         self._patience = self._came.quantile(0.1, math.inf)
 
@@ -62,7 +62,11 @@ class Outlook:
         """Take into account that a batch was computed, in so many seconds."""
         self.estimate.observe(longest, tokens, seconds, now)
         self.last_seconds = seconds
-        self._ended_at = now
+        self._idle_since = now
+
+    def fail(self, now: float) -> None:
+        """Take into account that a batch failed."""
+        self._idle_since = now
 
     def reply(self, seconds: float, now: float) -> None:
         """Take into account how long it took from a batch's end until its replies were written."""
@@ -73,7 +77,7 @@ class Outlook:
 
     def is_stale(self, now: float) -> bool:
         """Whether nothing was computed for so long that one job is let through as a trial."""
-        return now - self._tried_at > _STALE_SECONDS
+        return now - self._idle_since > _STALE_SECONDS
 
     def lateness(self, seconds: float, deadline: float, now: float) -> DeadlineExpired | None:
         """What a caller is told that is likely to have to wait for so long, if that is too long
