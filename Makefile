@@ -13,7 +13,7 @@ COMPILED := $(VENV)/.compiled
 PROTO := bilstm/v1/encoder.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-all check sanitize proto release lock licences sbom pin-images docs train parity bench faults clean
+.PHONY: help setup demo serve test test-all check sanitize proto release lock licences sbom pin-images docs train parity bench faults soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,10 @@ $(BENCH): $(STAMP)
 
 faults: setup ## attack a server over loopback, within ten minutes: what its callers could do to each other
 	$(BIN)/python -m benchmarks.faults --check
+
+SOAK_SECONDS ?= 600
+soak: setup ## load a server for ten minutes: whether memory, descriptors or threads grow; SOAK_SECONDS=60 for less
+	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS) --check
 
 # Each runs even where the one before misses a target.
 bench: setup $(BENCH) ## the operator against others, a CRF's paths, the server under load, streams, what metrics cost

@@ -32,10 +32,10 @@ PIP = "pip==26.2"  # that of a venv may be too old to know License-Expression
 NVIDIA = "LicenseRef-NVIDIA-Proprietary"
 # What asks for no more than to be named, and MPL-2.0, which holds for its own files (tqdm's).
 ALLOWED = {
-    *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "MIT", "PSF-2.0"),
-    *("Zlib", "LLVM-exception", "MPL-2.0"),
+    *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "MIT", "MIT-0"),
+    *("PSF-2.0", "Zlib", "LLVM-exception", "MPL-2.0"),
 }
-# The words of packages that do not name an SPDX licence, and what their texts say that they mean.
+# The words of packages that name no licence as SPDX does, and which one they mean.
 MEANT = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",

@@ -14,6 +14,7 @@ from pathlib import Path
 from . import (
     connections,
     deadlines,
+    hang,
     messages,
     overload,
     replies,
@@ -35,6 +36,7 @@ _MODULES = (
     connections,
     overload,
     deadlines,
+    hang,
     restart,
 )
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}

@@ -11,9 +11,8 @@ import traceback
 from typing import NoReturn
 
 from .process import threads  # noqa: F401
+from .process.ending import end_process
 from .process.stderr import BackgroundStream
-
-_LAST_LINES_SECONDS = 2.0  # for what has been logged when the process ends
 
 
 def main() -> NoReturn:
@@ -28,8 +27,7 @@ def main() -> NoReturn:
             sys.stdout.flush()
     except OSError as error:
         code = code or _fail(f"can't write to standard output: {error.strerror}")
-    stderr.drain(_LAST_LINES_SECONDS)
-    os._exit(code)  # the interpreter would wait for a thread that still computes for nobody
+    end_process(code)  # the interpreter would wait for a thread that still computes for nobody
 
 
 def _code() -> int:

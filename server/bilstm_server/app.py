@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from .addresses import is_local, open_socket
-from .errors import StartError
+from .errors import EngineHung, Failed, StartError
 from .metrics import Metrics
 from .probes.access import Access
 from .probes.server import Probes
 from .process.heap import Heap
+from .process.progress import Progress
 from .rpc.credentials import TlsCredentials, require_tls
 from .rpc.definitions import ServiceDefinition
 from .rpc.encoder.service import EncoderService
@@ -37,7 +38,7 @@ from .serving.loading import LoadEngine, load_engine
 from .serving.models import Models
 from .serving.registry import ModelRegistry
 from .settings import Settings
-from .summary import ServerSummary
+from .summary import FAILED, HANGS, SERVING, ServerSummary
 
 if TYPE_CHECKING:
     from .tracing import Tracer
@@ -193,17 +194,45 @@ class App:
     async def load(self) -> None:
         """Load and warm every model, then be ready. Raises `ModelError`."""
         await self.models.load_all()
-        await self._health.set_serving(True)
+        await self._health.set_state(SERVING)
+
+    @property
+    def progress(self) -> tuple[Progress, ...]:
+        """What each thread of the engine is at."""
+        return self.models.progress
+
+    def report_hang(self) -> None:
+        """Take into account that the engine does not return: `failed` says so."""
+        self.models.report_hang()
 
     async def failed(self) -> NoReturn:
-        """Wait for what must not happen, a model that stops before it is to, and raise why."""
-        await self.models.failed()
+        """Wait for what must not happen, a model that stops before it is to or an engine that does
+        not return; tell all who wait, and raise why."""
+        try:
+            await self.models.failed()
+        except Exception as error:
+            told = Failed("the server has failed, and ends; try another one")
+            await self._give_up(error if isinstance(error, Failed) else told)
+            raise
+
+    async def _give_up(self, error: Failed) -> None:
+        """Be not ready, and end all calls and streams as UNAVAILABLE. Those that watch the health
+        hear of it first."""
+        self._streams.drain()
+        self.models.refuse()
+        await self._health.set_state(HANGS if isinstance(error, EngineHung) else FAILED)
+        self._open_streams.end_all()
+        await asyncio.sleep(_STREAM_ENDS_SECONDS)
+        self.models.fail(error)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_REPLIES_SECONDS):
+                await self._calls.ended()
 
     async def drain(self) -> bool:
         """Be not ready, send away what is new, and finish what was accepted. Returns whether all of
         it was finished; what is not after `drain_timeout_seconds` is cancelled.
         """
-        await self._health.set_serving(False)
+        await self._health.set_state("draining")
         await asyncio.sleep(self._settings.drain_delay_seconds)
         self._streams.drain()
         self.models.refuse()

@@ -10,7 +10,9 @@
     ├── Stalled            a stream's client moved nothing for too long
     ├── Unavailable        the server is draining, or the model was unloaded
     │   ├── Loading        or has not loaded its models yet
-    │   └── DeviceLost     or its GPU computes no more, and it ends
+    │   └── Failed         or computes no more, and ends
+    │       ├── DeviceLost     its GPU is lost
+    │       └── EngineHung     its engine does not return
     └── OutOfMemory        one sequence alone does not fit into the device's memory
     StartError             the server or command can't start: one line, never on the wire
     ├── ModelError         a model folder or checkpoint can't be used
@@ -83,8 +85,16 @@ class Loading(Unavailable):
     """The server takes no requests yet: its models are loading."""
 
 
-class DeviceLost(Unavailable):
+class Failed(Unavailable):
+    """The server computes no more, and its process ends."""
+
+
+class DeviceLost(Failed):
     """The GPU computes no more in this process, whatever it is given."""
+
+
+class EngineHung(Failed):
+    """The engine has not returned within the time that its work may take."""
 
 
 class OutOfMemory(ServiceError):

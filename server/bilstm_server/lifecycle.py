@@ -15,6 +15,7 @@ from .app import App
 from .process.descriptors import allow_descriptors
 from .process.stderr import BackgroundStream
 from .process.threads import available_processors
+from .process.watchdog import Watchdog
 from .rpc.flow.places import spare_places
 from .settings import Settings
 
@@ -27,7 +28,8 @@ async def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, and drain; a second signal doesn't wait. SIGHUP reloads
     certificates and tokens.
 
-    Returns whether all that was accepted is done. Raises `StartError` if it can't start.
+    Returns whether all that was accepted is done. Raises `StartError` if it can't start, and
+    `Failed` if it computes no more.
     """
     signals: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -38,6 +40,14 @@ async def serve(settings: Settings) -> bool:
     _allow_connections(settings)
     app = App(settings)
     loop.add_signal_handler(signal.SIGHUP, _reload, app)
+    hang, stall = settings.hang_seconds, settings.stall_seconds
+    with Watchdog(hang, stall, app.progress, app.report_hang) as watchdog:
+        return await _serve(app, watchdog, settings, signals)
+
+
+async def _serve(
+    app: App, watchdog: Watchdog, settings: Settings, signals: asyncio.Queue[str]
+) -> bool:
     async with app:
         if isinstance(stderr := sys.stderr, BackgroundStream):
             app.metrics.watch_log(lambda: stderr.dropped_lines)
@@ -51,9 +61,10 @@ async def serve(settings: Settings) -> bool:
             tracing_endpoint=settings.tracing_endpoint or None,
         )
         stop = asyncio.create_task(signals.get())
-        await _first(_start(app), stop)
+        await _first(_start(app, watchdog), stop)
         log.info("draining", signal=stop.result())
-        if await _first(app.drain(), asyncio.create_task(signals.get())):
+        failing = asyncio.create_task(app.failed())
+        if await _first(app.drain(), asyncio.create_task(signals.get()), failing):
             log.info("drained")
             return True
         log.warning("stopped before it was drained")
@@ -102,17 +113,23 @@ def _allow_connections(settings: Settings) -> None:
         )
 
 
-async def _start(app: App) -> NoReturn:
+async def _start(app: App, watchdog: Watchdog) -> NoReturn:
     await app.load()
+    watchdog.start()
     log.info("ready")
     await app.failed()
 
 
-async def _first(work: Coroutine[Any, Any, bool], stop: asyncio.Task[str]) -> bool:
-    """Run both until one ends, and cancel the other; `work`'s result, or False if it was `stop`."""
+async def _first(work: Coroutine[Any, Any, bool], *others: asyncio.Task[Any]) -> bool:
+    """Run all until one ends, and cancel the rest. Returns `work`'s result, or False if it was
+    another; raises what any of them did."""
     working = asyncio.create_task(work)
-    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
-    working.cancel()
-    stop.cancel()
-    await asyncio.wait({working, stop})
-    return False if working.cancelled() else working.result()
+    tasks = (working, *others)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    ended = [task for task in tasks if not task.cancelled()]
+    for task in ended:
+        task.result()
+    return working in ended and working.result()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SERVING = "serving"
+HANGS = "hangs"  # its event loop, or its engine
+FAILED = "failed"  # it computes no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +25,8 @@ class ServerSummary:
 
     state: str  # SERVING, or a word for why the server is not
     models: Sequence[ModelSummary] = ()
+
+    @property
+    def lives(self) -> bool:
+        """Whether the server works, or will by itself."""
+        return self.state not in (HANGS, FAILED)

@@ -56,7 +56,7 @@ LIMITS = QueueLimits(
 def take(
     queue: BatchQueue[Job], now: float, limits: QueueLimits = LIMITS
 ) -> tuple[list[Job], list[Job]]:
-    return queue.take(BoundedBatch(limits, now))
+    return queue.take(BoundedBatch(limits, limits.max_batch_tokens, now))
 
 
 def model_of_take(

@@ -94,16 +94,14 @@ class Lane:
         metrics = Metrics().model("m")
         self.lane = SliceLane(engine, device, metrics, self._work, self.pace, shares)
 
-    def put(self, *lengths: int) -> list[asyncio.Future[Result]]:
+    def put(self, *lengths: int, kind: Kind = Kind.CALL) -> list[asyncio.Future[Result]]:
         """Sequences of so many units, numbered from 0; what each of them will get."""
         futures = []
         for number, units in enumerate(lengths):
             steps = np.full(units * SLICE_UNIT, number)
             sequence = SequenceInput((steps,), frozenset({"states"}))
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-            job = Job(
-                sequence, len(steps), Kind.STREAM, True, "", Priority.NORMAL, float("inf"), future
-            )
+            job = Job(sequence, len(steps), kind, True, "", Priority.NORMAL, float("inf"), future)
             self._work.put(job, takes_room=False)
             self.lane.put(job)
             futures.append(future)
@@ -185,14 +183,16 @@ async def test_one_that_ends_while_the_guilty_is_found_has_its_result(engine: En
         assert not lane.lane
 
 
-async def test_a_lost_device_takes_no_result_away(engine: Engine) -> None:
-    """What was computed before the device was lost is still given; the others are told of the
-    loss, and so is whoever runs the lane."""
+@pytest.mark.parametrize("kind", Kind)
+async def test_a_lost_device_takes_no_result_away(engine: Engine, kind: Kind) -> None:
+    """What was computed before the device was lost is still given; other calls are told of the
+    loss, and so is whoever runs the lane. Streams, which are ended as a whole, are not."""
     lost = DeviceLost("gone")
     engine.errors.extend([None, lost])
     async with slicing(engine, units=2) as lane:
-        short, long = lane.put(1, 3)
+        short, long = lane.put(1, 3, kind=kind)
         with pytest.raises(DeviceLost):
             await lane.advance(SliceTime(1.0, 1.0))
         assert isinstance(short.result(), Result)
-        assert long.exception() is lost
+        assert long.done() == (kind is Kind.CALL)
+        assert not long.done() or long.exception() is lost

@@ -92,7 +92,8 @@ def test_a_trial_that_fails_is_missed_and_the_others_go_on(
 
 
 def test_every_fault_has_a_name_of_its_own() -> None:
-    assert set(TRIALS) >= {"messages", "replies", "requests", "connections", "overload", "restart"}
+    names = {"messages", "replies", "requests", "connections", "overload", "hang", "restart"}
+    assert set(TRIALS) >= names
 
 
 def test_no_kind_of_message_is_refused_for_its_size() -> None:

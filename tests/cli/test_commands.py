@@ -34,13 +34,13 @@ def test_help_has_every_setting() -> None:
 
 
 def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A server whose GPU is lost ends with 1, and its log's last line says so, and why."""
+    """A server whose GPU is lost ends with 3, and its log's last line says so, and why."""
 
     async def serve(_: Settings) -> bool:
         raise DeviceLost("the GPU is lost") from RuntimeError("CUDA error: misaligned address")
 
     monkeypatch.setattr(serve_command, "serve", serve)
-    assert server_cli.main(["serve", "--log-format", "json"]) == 1
+    assert server_cli.main(["serve", "--log-format", "json"]) == 3
     event = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert (event["event"], event["level"]) == ("device lost", "error")
     assert event["cause"] == "CUDA error: misaligned address"

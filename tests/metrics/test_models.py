@@ -28,8 +28,10 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_queue_seconds": ("histogram", {"model"}),
     "bilstm_batch_sequences": ("histogram", {"model"}),
     "bilstm_batch_tokens": ("histogram", {"model"}),
+    "bilstm_batch_limit_tokens": ("gauge", {"model"}),
     "bilstm_batch_compute_seconds": ("histogram", {"model"}),
     "bilstm_slice_compute_seconds": ("histogram", {"model"}),
+    "bilstm_out_of_memory": ("counter", {"model"}),
     "bilstm_calls": ("gauge", set()),
     "bilstm_connections": ("gauge", set()),
     "bilstm_connections_closed": ("counter", {"limit"}),
@@ -123,6 +125,8 @@ def test_metrics_go_with_the_model() -> None:
     def begin(version: int) -> ModelMetrics:
         handle = metrics.model("m")
         handle.watch_queue(lambda: version, lambda: 10 * version, 100 * version)
+        handle.watch_budget(lambda: 1_000 * version)
+        handle.observe_out_of_memory()
         handle.observe_load(float(version))
         handle.observe_ready(str(version), "cpu", "cpu", "float32")
         handle.observe_encoded(1, version)
@@ -138,6 +142,8 @@ def test_metrics_go_with_the_model() -> None:
     assert both["bilstm_queue_sequences"] == 1 + 2
     assert both["bilstm_queue_tokens"] == 10 + 20
     assert both["bilstm_queue_limit_tokens"] == 100 + 200
+    assert both["bilstm_batch_limit_tokens"] == 1_000
+    assert both["bilstm_out_of_memory_total"] == 2
     assert both["bilstm_model_load_seconds"] == 1 + 2
     assert both["bilstm_model_info 1"] == both["bilstm_model_info 2"] == 1
     first.end()
@@ -145,6 +151,7 @@ def test_metrics_go_with_the_model() -> None:
     assert left["bilstm_queue_sequences"] == 2
     assert left["bilstm_queue_tokens"] == 20
     assert left["bilstm_queue_limit_tokens"] == 200
+    assert left["bilstm_batch_limit_tokens"] == 2_000
     assert left["bilstm_model_load_seconds"] == 2
     assert left["bilstm_sequences_total"] == both["bilstm_sequences_total"] == 2
     assert left["bilstm_caller_tokens_total"] == 1 + 2

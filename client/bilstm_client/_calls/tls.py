@@ -43,7 +43,7 @@ class Tls:
         ca = (environment.get(VARIABLE) or False) if given is None else given
         if ca is False:
             for name, value in (("client_certificate", certificate), ("server_name", server_name)):
-                if value is not None:
+                if value:
                     raise ValueError(f"{name}: needs TLS: give tls=True (--tls) or the CA's file")
             return None
         if not server_name and not target.host:

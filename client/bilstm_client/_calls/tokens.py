@@ -9,6 +9,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,23 +92,18 @@ class FileToken(Token):
         """Raises `OSError` or `ValueError` where there is no token yet."""
         super().__init__()
         self._path = Path(path)
-        self._stamp = self._stat()
-        self._text = self._read()
+        self._read_as = self._stat(), self._read()  # in one, as threads share them
         self._look_at = time.monotonic() + _LOOK_SECONDS
 
     def _newest(self, anew: bool) -> str:
         now = time.monotonic()
         if anew or now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            self._look()
-        return self._text
-
-    def _look(self) -> None:
-        try:
-            if (stamp := self._stat()) != self._stamp:
-                self._text, self._stamp = self._read(), stamp
-        except (OSError, ValueError):  # it is being written, or gone
-            return
+            with suppress(OSError, NotAToken):  # it is being written, or gone
+                stamp = self._stat()
+                if stamp != self._read_as[0]:
+                    self._read_as = stamp, self._read()
+        return self._read_as[1]
 
     def _stat(self) -> tuple[int, int, int]:
         found = self._path.stat()

@@ -28,7 +28,7 @@ class StreamRunner:
         self._options = options  # of each call that it makes
         self._stream = stream
         self._headers: Headers = ()  # of the present call
-        self._refusal: Unauthenticated | None = None  # of the call before
+        self._renewed = False  # whether the call before was refused, and has had no reply
         self._failure: BaseException | None = None  # raised by the source, or by chunks
         self._stopped = False  # whether the caller has left
         self._is_reading = False  # whether the caller waits for a reply
@@ -48,16 +48,18 @@ class StreamRunner:
             raise self._session.closed_error()
 
     def _next_headers(self) -> Headers:
-        """What the next call carries. If the token of the one before was refused, and there is no
-        other by now, raises that."""
-        if self._refusal is None:
-            self._headers = self._options.sent_headers()
-        else:
-            headers = self._options.renewed_headers(self._headers)
-            if headers is None:
-                raise self._refusal
-            self._headers = headers
+        """What the next call carries."""
+        self._headers = self._options.sent_headers()
         return self._headers
+
+    def _renew(self, refusal: Unauthenticated) -> None:
+        """The server has refused the present call's token. Raises that, unless there is another one
+        by now. To be called outside of any lock, as it may ask the caller's function."""
+        if self._stream.is_finished:
+            return
+        if self._renewed or self._options.renewed_headers(self._headers) is None:
+            raise refusal
+        self._renewed = True
 
     def _calling(self) -> AbstractContextManager[None]:
         return self._session.calling(self._stream.options.encode.model_key)
@@ -73,23 +75,19 @@ class StreamRunner:
     def _pause_after(
         self, response: pb.EncodeStreamResponse | None, ended: Lost | Unauthenticated | None
     ) -> float:
-        """A call has given a reply, has ended, was refused or lost. Returns the seconds to wait
-        before the next call, or 0 if there is nothing to wait for; raises what ends the stream."""
+        """A call has given a reply, or has ended: by itself, lost, or refused with a token that is
+        not the newest. Returns the seconds to wait before the next call, or 0 if there is nothing
+        to wait for; raises what ends the stream."""
         if self._stream.is_finished:
             return 0
         self._check()
-        if isinstance(ended, Unauthenticated):
-            if self._refusal is not None:
-                raise ended
-            self._refusal = ended
-        elif ended is not None:
+        if ended is not None:
             was_waiting = self._stream.is_waiting
             seconds = self._stream.interrupted(ended, time.monotonic())
-            if not was_waiting:
+            if not (was_waiting or isinstance(ended, Unauthenticated)):
                 _log.info("waiting for a server at %s …", self._session.target)
             return seconds
-        elif response is None:
+        if response is None:
             self._stream.check_finished()
-        else:
-            self._refusal = None
+        self._renewed = False
         return 0

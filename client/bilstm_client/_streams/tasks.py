@@ -14,6 +14,7 @@ from typing import Any
 from bilstm.v1 import encoder_pb2 as pb
 
 from .._calls.asynchronous import AsyncChannel
+from ..errors import Unauthenticated
 from ..types import Metadata
 from .aio_call import StreamCall
 from .entries import Entry
@@ -120,6 +121,8 @@ class AioStream(StreamRunner):
                 raise
         finally:
             self._is_reading = False
+        if isinstance(ended, Unauthenticated):
+            self._renew(ended)
         if seconds := self._pause_after(response, ended):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until(lambda: self._is_over), seconds)

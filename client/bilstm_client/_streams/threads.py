@@ -16,6 +16,7 @@ import grpc
 from bilstm.v1 import encoder_pb2 as pb
 
 from .._calls.blocking import BlockingChannel
+from ..errors import Unauthenticated
 from ..types import Metadata
 from .entries import Entry
 from .options import StreamOptions
@@ -127,6 +128,8 @@ class SyncStream(StreamRunner):
             ended = error
         finally:
             self._is_reading = False
+        if isinstance(ended, Unauthenticated):
+            self._renew(ended)
         with self._changed:
             if seconds := self._pause_after(response, ended):
                 self._changed.notify_all()

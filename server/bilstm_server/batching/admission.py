@@ -24,6 +24,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from ..callers import Priority
 from ..errors import DRAINING, DeadlineExpired, Overloaded, Unavailable
 from ..settings import QueueLimits
+from .budget import TokenBudget
 from .forming import TimelyBatch
 from .lanes import Waiting
 from .long_work import LongWork
@@ -82,6 +83,7 @@ class Admission(Generic[J]):
         self._closed_because = DRAINING
         self.outlook = Outlook(limits)
         self.long_work: LongWork[J] = LongWork(shares)
+        self.budget = TokenBudget(limits.max_batch_tokens)
 
     # -- what takes room -------------------------------------------------------------------------
 
@@ -253,7 +255,9 @@ class Admission(Generic[J]):
         the device is free, and let in the streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
         starts_at = max(now, free_at + self.outlook.gap_seconds)
-        forming = TimelyBatch(self._limits, self.outlook, now, starts_at, tokens)
+        forming = TimelyBatch(
+            self._limits, self.budget.tokens(now), self.outlook, now, starts_at, tokens
+        )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
         self._streams.earn(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING, ServiceError
+from ..errors import DRAINING, Failed, ServiceError
 from ..metrics import ModelMetrics
 from ..settings import QueueLimits
 from .admission import Admission, Kind
@@ -50,11 +51,13 @@ class Batcher(Intake):
         self._max_whole_tokens = limits.whole_tokens
         self._admission: Admission[Job] = Admission(limits)
         self._metrics = metrics
-        self._computing = Computing(engine, device, metrics, self._admission.outlook, tracer)
+        outlook, budget = self._admission.outlook, self._admission.budget
+        self._computing = Computing(engine, device, metrics, outlook, budget, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
         shares = self._admission.shares
         self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
         self._arrival = asyncio.Event()
+        self._jobs: set[Job] = set()  # that have not ended
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results
         metrics.watch_queue(
@@ -62,6 +65,7 @@ class Batcher(Intake):
             lambda: self._admission.tokens,
             limits.max_queue_tokens,
         )
+        metrics.watch_budget(lambda: budget.tokens(time.monotonic()))
 
     # -- what comes -------------------------------------------------------------------------------
 
@@ -101,6 +105,7 @@ class Batcher(Intake):
             self._calls -= 1
             while jobs:  # none stays in this frame: an error's traceback keeps it
                 job = jobs.pop()
+                self._jobs.discard(job)
                 future = job.future
                 if future.cancel() or future.cancelled() or future.exception() is not None:
                     self._admission.withdraw(job)
@@ -118,7 +123,7 @@ class Batcher(Intake):
             raise refusal
         loop = asyncio.get_running_loop()
         job = self._job(sequence, Kind.STREAM, caller, priority, deadline)
-        job.future.add_done_callback(lambda _: self._admission.withdraw(job))
+        job.future.add_done_callback(lambda _: self._forget(job))
         if self._admission.offer(job, loop.time()):
             self._arrive([job])
             self._stage_ahead()
@@ -157,7 +162,14 @@ class Batcher(Intake):
         tokens = sequence.tokens
         is_long = tokens > self._max_whole_tokens and isinstance(sequence, SequenceInput)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        return Job(sequence, tokens, kind, is_long, caller, priority, deadline, future, trace)
+        job = Job(sequence, tokens, kind, is_long, caller, priority, deadline, future, trace)
+        self._jobs.add(job)
+        return job
+
+    def _forget(self, job: Job) -> None:
+        """Let go of a stream's job, which has ended."""
+        self._jobs.discard(job)
+        self._admission.withdraw(job)
 
     def _end_turns(self, jobs: Iterable[Job]) -> None:
         """Let the streams go on whose jobs were let in."""
@@ -188,6 +200,14 @@ class Batcher(Intake):
     def drain(self, because: str = DRAINING) -> None:
         self._admission.drain(because)
         self._arrival.set()
+
+    def fail(self, error: Failed) -> None:
+        self.drain(str(error))
+        for job in list(self._jobs):
+            job.settle(error)
+        for turn in self._turns.values():
+            if not turn.done():
+                turn.set_result(None)  # their futures have the error
 
     # -- batches ----------------------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..engine.sequences import Input, SequenceOutput
 from ..engine.staging import StagedBatch
-from ..errors import DeviceLost, forget_locals
+from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
+from ..process.progress import Work
+from .budget import TokenBudget
 from .device import Device
 from .forming import hopeless
 from .jobs import BatchTiming, Job, Result, spare
@@ -41,14 +43,16 @@ class Computing:
         device: Device,
         metrics: ModelMetrics,
         outlook: Outlook,
+        budget: TokenBudget,
         tracer: Tracer | None,
     ):
-        """`outlook` is told what each batch took."""
+        """`outlook` is told what each batch took, and `budget` for which there was no memory."""
         self._engine = engine
         self._device = device
         self._metrics = metrics
         self._tracer = tracer
         self._outlook = outlook
+        self._budget = budget
         self._halves: deque[list[Job]] = deque()  # of batches that failed
         self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
 
@@ -65,7 +69,10 @@ class Computing:
     def stage(self, jobs: list[Job]) -> None:
         """Stage a batch, to be computed next."""
         staging = asyncio.get_running_loop().run_in_executor(
-            self._device.stage_thread, self._engine.stage, [job.sequence for job in jobs]
+            self._device.stage_thread,
+            self._stage,
+            [job.sequence for job in jobs],
+            self._work("staging", jobs, sum(job.tokens for job in jobs)),
         )
         self._ahead = (jobs, staging)
 
@@ -106,11 +113,15 @@ class Computing:
         """
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        running = loop.run_in_executor(
-            self._device.compute_thread, self._run, [job.sequence for job in jobs], staged
-        )
-        longest, tokens = size_of(jobs)
         self._outlook.begin(min(job.admitted_at for job in jobs), started_at)
+        longest, tokens = size_of(jobs)
+        running = loop.run_in_executor(
+            self._device.compute_thread,
+            self._run,
+            [job.sequence for job in jobs],
+            staged,
+            self._work("a batch", jobs, tokens),
+        )
         trace: BatchTrace | None = None
         if self._tracer is not None:
             trace = self._tracer.batch([job.trace for job in jobs], started_at, tokens)
@@ -121,7 +132,7 @@ class Computing:
                 trace.end(loop.time(), type(error).__name__)
             if isinstance(error, DeviceLost):
                 for job in jobs:
-                    job.settle(error)
+                    job.lose(error)
                 raise
             self._outlook.fail(loop.time())
             self._fail(jobs, error)
@@ -167,19 +178,41 @@ class Computing:
 
         The halves are batches like others: models that share the device have their turns between.
         """
+        if isinstance(error, OutOfMemory):
+            self._lack_memory(jobs)
         if len(jobs) == 1:
             jobs[0].settle(error)
             return
         middle = len(jobs) // 2
         self._halves.extendleft((jobs[middle:], jobs[:middle]))
 
+    def _lack_memory(self, jobs: list[Job]) -> None:
+        """Count it, and let batches be smaller, unless it was one job's own fault."""
+        self._metrics.observe_out_of_memory()
+        if len(jobs) == 1:
+            self._budget.restore()
+        else:
+            tokens = sum(job.tokens for job in jobs)
+            self._budget.lower(tokens, asyncio.get_running_loop().time())
+
+    def _work(self, what: str, jobs: Sequence[Job], tokens: int) -> Work:
+        """What a watchdog is to know of a batch."""
+        expected = self._outlook.estimate.seconds(*size_of(jobs))
+        return Work(what, self._metrics.model, len(jobs), tokens, expected)
+
+    def _stage(self, sequences: list[Input], work: Work) -> StagedBatch:
+        """In the stage thread."""
+        with self._device.staging.at(work):
+            return self._engine.stage(sequences)
+
     def _run(
-        self, sequences: list[Input], staged: StagedBatch | None
+        self, sequences: list[Input], staged: StagedBatch | None, work: Work
     ) -> tuple[list[SequenceOutput], float]:
         """In the compute thread: the outputs, and the seconds they took."""
         started_at = time.perf_counter()
         try:
-            outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
+            with self._device.computing.at(work):
+                outputs = self._engine.compute(staged) if staged else self._engine.run(sequences)
         except Exception as error:
             forget_locals(error)  # or the halves might find its memory taken
             del staged

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+from ..process.progress import Progress
+
 
 class Device:
     """One thread that computes, and one that stages meanwhile, for all models on the device. Models
@@ -24,6 +26,8 @@ class Device:
         self._arrived = False  # whether something came to be computed since the last turn began
         self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self.computing = Progress()  # of the thread that computes
+        self.staging = Progress()
 
     def __enter__(self) -> Self:
         return self

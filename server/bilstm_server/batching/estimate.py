@@ -5,9 +5,9 @@ tokens. These three are the line through what batches have taken (least squares 
 errors, none of the three below zero), which forgets slowly. How much slower or faster than the line
 the device is just now, its pace, is the median of the last batches, and so follows within a few.
 
-Where batches tell too little, it errs on the side of less time: whoever is let in wrongly teaches
-it, and whoever is refused does not. So what all batches had in common is put down to their tokens,
-and more tokens than a few times the largest batch's take no longer than those.
+Where batches tell too little, what they had in common is put down to their tokens. Of many more
+tokens than the largest batch had, little is known: a batch is kept as small as the line says, but
+nobody is refused for it. Whoever is let in wrongly teaches it, and whoever is refused does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ _FORGETTING = 0.98  # of what the line goes by, with each batch
 _SWEEPS = 6  # towards the best line, with each batch
 _DOUBT = (0.0, 1e-3, 3e-3)  # about what goes to tokens, the batch itself, steps: see the module
 _REACH = 16.0  # times the largest batch's tokens: of more than that nothing can be said
-_GROWTH = 4.0  # times the largest batch's tokens: the most that is to be tried
 _PACE_BATCHES = 7
 _MOST_ERROR = 2.0  # that the line is told of: beyond, a batch was held up, or the pace changes
 _JUMP = 1.5  # the device has changed, and what the line goes by with it
@@ -54,12 +53,6 @@ class BatchEstimate:
         """The most tokens of a batch of which something can be said; infinite as long as nothing
         is known."""
         return _REACH * self._largest if self.is_known else math.inf
-
-    @property
-    def growth(self) -> float:
-        """The most tokens of a batch that is to end in time; infinite as long as nothing is
-        known."""
-        return _GROWTH * self._largest if self.is_known else math.inf
 
     @property
     def longest(self) -> float:
@@ -121,7 +114,12 @@ class BatchEstimate:
 
     def seconds(self, longest: float, tokens: float) -> float:
         """What a batch is likely to take; 0 as long as nothing is known."""
-        return self._pace * self._at_pace(longest, min(tokens, self.reach))
+        return self._pace * self._at_pace(longest, tokens)
+
+    def known_seconds(self, longest: float, tokens: float) -> float:
+        """What a batch takes as far as that is known: no more for many more tokens than the largest
+        batch had than for some times as many."""
+        return self.seconds(longest, min(tokens, self.reach))
 
     @property
     def seconds_per_token(self) -> float:

@@ -57,8 +57,9 @@ class FormingBatch(Protocol[J_contra]):
 class BoundedBatch:
     """A batch that is bounded in tokens and in sequences, and takes no expired ones."""
 
-    def __init__(self, limits: QueueLimits, now: float):
-        self._max_tokens = limits.max_batch_tokens
+    def __init__(self, limits: QueueLimits, max_tokens: int, now: float):
+        """`max_tokens` are those that it may have now, and no more than the limit of tokens."""
+        self._max_tokens = max_tokens
         self._max_sequences = limits.max_batch_sequences
         self._now = now
         self._tokens = 0
@@ -89,10 +90,16 @@ class TimelyBatch(BoundedBatch):
     """
 
     def __init__(
-        self, limits: QueueLimits, outlook: Outlook, now: float, starts_at: float, waiting: int
+        self,
+        limits: QueueLimits,
+        max_tokens: int,
+        outlook: Outlook,
+        now: float,
+        starts_at: float,
+        waiting: int,
     ):
         """It is formed now, of `waiting` tokens, and begins to be computed at `starts_at`."""
-        super().__init__(limits, now)
+        super().__init__(limits, max_tokens, now)
         self._outlook = outlook
         self._estimate = outlook.estimate
         self._starts_at = starts_at
@@ -111,10 +118,12 @@ class TimelyBatch(BoundedBatch):
         due_at = self._outlook.due_at(job.deadline, job.admitted_at)
         if self._is_trial:
             due_at = math.inf
-        elif self._ends_at(longest, tokens + job.behind) > due_at or due_at < self._efficient_at:
+        elif due_at < self._efficient_at or due_at < self._ends_at(
+            self._estimate.known_seconds(longest, tokens + job.behind)
+        ):
             return Verdict.HOPELESS
-        elif self._sequences and (
-            self._ends_at(longest, tokens) > self._due_at or tokens > self._estimate.growth
+        elif self._sequences and min(due_at, self._due_at) < self._ends_at(
+            self._estimate.seconds(longest, tokens)
         ):
             return Verdict.LATER
         self._is_trial = False
@@ -123,9 +132,9 @@ class TimelyBatch(BoundedBatch):
         self._in_a_hurry = self._in_a_hurry or due_at < math.inf
         return Verdict.JOINED
 
-    def _ends_at(self, longest: int, tokens: int) -> float:
-        """When a batch of so many tokens ends at the latest."""
-        return self._starts_at + self._estimate.latest(self._estimate.seconds(longest, tokens))
+    def _ends_at(self, seconds: float) -> float:
+        """When a batch ends at the latest that is likely to take so long."""
+        return self._starts_at + self._estimate.latest(seconds)
 
 
 def hopeless(jobs: Sequence[J], outlook: Outlook, now: float) -> list[J]:
@@ -133,6 +142,6 @@ def hopeless(jobs: Sequence[J], outlook: Outlook, now: float) -> list[J]:
     where they are so few that to compute the others without them would not pay."""
     tokens = sum(job.tokens for job in jobs)
     longest = max((job.tokens for job in jobs), default=0)
-    ends_at = now + outlook.estimate.seconds(longest, tokens)
+    ends_at = now + outlook.estimate.known_seconds(longest, tokens)
     late = [job for job in jobs if outlook.due_at(job.deadline, job.admitted_at) < ends_at]
     return late if sum(job.tokens for job in late) > _FEW * tokens else []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceInput
-from ..errors import DRAINING, ServiceError
+from ..errors import DRAINING, Failed, ServiceError
 from .jobs import Result
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ class Intake(Protocol):
         """Let nothing in any more: what comes gets `Unavailable` with the words of `because`. `run`
         returns when all that was let in has ended.
         """
+        ...
+
+    def fail(self, error: Failed) -> None:
+        """Let nothing in any more, and end all that was let in with this error, at once: what is
+        computed now, too."""
         ...
 
     async def run(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceOutput
-from ..errors import DeadlineExpired
+from ..errors import DeadlineExpired, DeviceLost
 from ..metrics import ModelMetrics
 from .admission import Kind
 
@@ -61,6 +61,12 @@ class Job:
             self.future.set_exception(result)
         else:
             self.future.set_result(result)
+
+    def lose(self, error: DeviceLost) -> None:
+        """Tell a call that its device is lost. A stream is not told of one sequence: it is ended as
+        a whole, and its client sends what is left of it to another server."""
+        if self.kind is Kind.CALL:
+            self.settle(error)
 
     def lives(self, now: float) -> bool:
         """Whether somebody still waits for it. If its deadline has passed, it expires here."""

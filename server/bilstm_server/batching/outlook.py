@@ -120,7 +120,7 @@ class Outlook:
         overhead = estimate.overhead(estimate.longest)
         if overhead == 0.0:
             return 0.0
-        most = estimate.seconds(estimate.longest, min(waiting, self._max_batch_tokens))
+        most = estimate.known_seconds(estimate.longest, min(waiting, self._max_batch_tokens))
         return overhead / (1.0 - efficient * (1.0 - overhead / most))
 
     def seconds(self, ahead: float, longest: int = 0, tokens: int = 0) -> float:
@@ -136,7 +136,9 @@ class Outlook:
         batches, rest = divmod(ahead, room)
         if rest and rest + tokens > room:
             batches, rest = batches + 1.0, 0.0
-        seconds = batches * (estimate.seconds(typical, room) + self._gap_seconds)
+        seconds = batches * (estimate.known_seconds(typical, room) + self._gap_seconds)
         if rest + tokens:
-            seconds += estimate.seconds(max(longest, typical) if rest else longest, rest + tokens)
+            seconds += estimate.known_seconds(
+                max(longest, typical) if rest else longest, rest + tokens
+            )
         return seconds

@@ -17,6 +17,7 @@ from ..engine.sequences import SequenceInput, SequenceOutput
 from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.incremental.slices import SLICE_UNIT, SlicedRun
+from ..process.progress import Work
 from .device import Device
 from .jobs import BatchTiming, Job, Result, spare
 from .long_turns import LongTurns
@@ -76,7 +77,9 @@ class SliceLane:
         self._new: list[_LongJob] = []  # which the compute thread does not know yet
         self._active: list[_LongJob] = []
         self._turns: LongTurns[_LongJob] = LongTurns(shares)  # of those without a result
-        self._slices: list[tuple[int, float]] = []  # of this turn: tokens of a layer, and seconds
+        # Of this turn: tokens of a layer and seconds of each slice, and how many found no memory.
+        self._slices: list[tuple[int, float]] = []
+        self._out_of_memory = 0
 
     def __bool__(self) -> bool:
         return bool(self._new or self._active)
@@ -114,7 +117,10 @@ class SliceLane:
                 self._metrics.observe_encoded(1, long.job.tokens)
                 self._metrics.observe_caller(long.caller, long.job.tokens)
                 self._metrics.observe_wait(long.queue_seconds)
-            long.job.settle(long.result)
+            if isinstance(long.result, DeviceLost):
+                long.job.lose(long.result)
+            else:
+                long.job.settle(long.result)
         self._leave(ended)
         for long in ended:
             if isinstance(long.result, DeviceLost):
@@ -140,6 +146,9 @@ class SliceLane:
             self._metrics.observe_slice(seconds)
             self._work.observe(tokens, seconds)
         self._slices.clear()
+        for _ in range(self._out_of_memory):
+            self._metrics.observe_out_of_memory()
+        self._out_of_memory = 0
         for long in self._active:
             if long.run is not None:
                 self._work.progress(long.job, long.run.tokens_left, long.run.stages)
@@ -154,7 +163,9 @@ class SliceLane:
     def _compute(self, slice_time: SliceTime) -> None:
         started_at = time.perf_counter()
         while True:
-            self._slice()
+            work = Work("a slice", self._metrics.model, len(self._active))
+            with self._device.computing.at(work):
+                self._slice()
             if slice_time.is_over(time.perf_counter() - started_at, self._device.wanted):
                 return
             if not self._turns:
@@ -176,6 +187,7 @@ class SliceLane:
             return
         except Exception as error:
             forget_locals(error)
+            self._out_of_memory += isinstance(error, OutOfMemory)
             # None of them has moved: once more, if there are fewer steps to try.
             if not (isinstance(error, OutOfMemory) and self._pace.halve()):
                 self._find_guilty(group, error)

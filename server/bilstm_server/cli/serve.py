@@ -11,9 +11,10 @@ from typing import Any
 import structlog
 from pydantic_settings import CliSettingsSource
 
-from ..errors import DeviceLost, StartError
+from ..errors import DeviceLost, EngineHung, StartError
 from ..lifecycle import serve
 from ..logs import configure_logs
+from ..process.ending import FAILED_CODE
 from ..settings import Settings
 from .commands import Commands
 from .setting_flags import add_config, settings_in_effect
@@ -66,7 +67,8 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
 
 
 def _run(source: SettingsSource, parsed: argparse.Namespace) -> int:
-    """0 once all that was accepted is done, 1 if some of it was cut off."""
+    """0 once all that was accepted is done, 1 if some of it was cut off, 3 if the engine or its
+    device failed."""
     loaded = settings_in_effect(source(parsed_args=parsed)(), parsed)
     configure_logs(loaded.log_format)
     try:
@@ -76,4 +78,6 @@ def _run(source: SettingsSource, parsed: argparse.Namespace) -> int:
         return 1
     except DeviceLost as error:
         log.error("device lost", reason=str(error), cause=str(error.__cause__))
-        return 1
+        return FAILED_CODE
+    except EngineHung:  # the watchdog has said so
+        return FAILED_CODE

@@ -69,6 +69,19 @@ class ModelFamilies:
             buckets=TOKENS,
             registry=registry,
         )
+        self.batch_limit_tokens = Gauge(
+            "bilstm_batch_limit_tokens",
+            "Tokens that a batch may have now: fewer than --max-batch-tokens for a while after the "
+            "device's memory ran out; of all versions, the fewest.",
+            _LABELS,
+            registry=registry,
+        )
+        self.out_of_memory = Counters(
+            "bilstm_out_of_memory_total",
+            "Batches and slices for which the device's memory ran out.",
+            _LABELS,
+            registry=registry,
+        )
         self.batch_compute = Histograms(
             "bilstm_batch_compute_seconds",
             "Time to compute a batch.",
@@ -148,6 +161,9 @@ class ModelFamilies:
         self.queue_tokens.labels(model).set_function(
             lambda: sum(version.waiting_tokens() for version in versions)
         )
+        self.batch_limit_tokens.labels(model).set_function(
+            lambda: min((version.budget_tokens() for version in versions), default=0)
+        )
 
     def end(self, model: str, version: ModelMetrics) -> None:
         """Let go of the version, and with the last one of all that the model has."""
@@ -161,6 +177,7 @@ class ModelFamilies:
             *(self.queue_seconds, self.batch_sequences, self.batch_tokens, self.batch_compute),
             *(self.slice_seconds, self.load_seconds),
             *(self.spared_tokens, self.wasted_tokens, self.misjudged),
+            *(self.batch_limit_tokens, self.out_of_memory),
         ):
             family.remove(model)
         for reason in DROP_REASONS:
@@ -199,6 +216,8 @@ class ModelMetrics(DropMetrics):
 
     def __init__(self, families: ModelFamilies, model: str):
         super().__init__(families, model)
+        self._families = families
+        self.model = model  # its name, as it is in the label
         self._sequences = families.sequences.labels(model)
         self._tokens = families.tokens.labels(model)
         self._queue_seconds = families.queue_seconds.labels(model)
@@ -209,6 +228,7 @@ class ModelMetrics(DropMetrics):
         self._spared_tokens = families.spared_tokens.labels(model)
         self._wasted_tokens = families.wasted_tokens.labels(model)
         self._misjudged = families.misjudged.labels(model)
+        self._out_of_memory = families.out_of_memory.labels(model)
         self._load_seconds = families.load_seconds.labels(model)
         self._limit_tokens = families.queue_limit_tokens.labels(model)
         self._info: tuple[str, ...] | None = None
@@ -216,6 +236,7 @@ class ModelMetrics(DropMetrics):
         self._max_waiting_tokens = 0
         self.waiting_sequences: Callable[[], int] = _nothing
         self.waiting_tokens: Callable[[], int] = _nothing
+        self.budget_tokens: Callable[[], int] = _nothing
         families.begin(model, self)
 
     def end(self) -> None:
@@ -225,8 +246,9 @@ class ModelMetrics(DropMetrics):
         self._load_seconds.dec(self._loaded_in)
         if self._info is not None:
             self._families.info.remove(*self._info)
-        self._families.end(self._model, self)
-        self.waiting_sequences = self.waiting_tokens = _nothing  # what they read may go
+        self._families.end(self.model, self)
+        # What they read may go.
+        self.waiting_sequences = self.waiting_tokens = self.budget_tokens = _nothing
 
     def watch_queue(
         self, sequences: Callable[[], int], tokens: Callable[[], int], max_tokens: int
@@ -237,6 +259,14 @@ class ModelMetrics(DropMetrics):
         self._max_waiting_tokens = max_tokens
         self._limit_tokens.inc(max_tokens)
 
+    def watch_budget(self, tokens: Callable[[], int]) -> None:
+        """Read at each scrape how many tokens a batch of the version may have."""
+        self.budget_tokens = tokens
+
+    def observe_out_of_memory(self) -> None:
+        """Count a batch or a slice for which there was no memory."""
+        self._out_of_memory.inc()
+
     def observe_load(self, seconds: float) -> None:
         """Count the time in which the version was loaded and warmed up."""
         self._loaded_in = seconds
@@ -244,7 +274,7 @@ class ModelMetrics(DropMetrics):
 
     def observe_ready(self, version: str, kernel: str, device: str, dtype: str) -> None:
         """Show the version as one that is served."""
-        self._info = (self._model, version, kernel, device, dtype)
+        self._info = (self.model, version, kernel, device, dtype)
         self._families.info.labels(*self._info).set(1)
 
     def observe_batch(

@@ -18,15 +18,13 @@ from typing import Self
 import structlog
 
 from ..metrics import Metrics, can_accept
-from ..summary import SERVING, ServerSummary
+from ..summary import HANGS, SERVING, ServerSummary
 from .access import Access
 from .http import Reply, Request
 from .page import page
 
 log = structlog.get_logger()
 
-
-HANGING = "hangs"
 PATHS = ("/", "/metrics", "/healthz", "/livez", "/readyz")
 MAX_CONNECTIONS = 64
 _REQUEST_BYTES = 8 * 1024
@@ -155,13 +153,11 @@ class Probes:
             return self._scrape(request)
         summary = await self._ask()
         if request.path == "/":
-            code = HTTPStatus.OK if summary else HTTPStatus.SERVICE_UNAVAILABLE
-            return Reply.html(code, page(summary or ServerSummary(HANGING), PATHS[1:]))
-        if summary is None:
-            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, HANGING)
-        if request.path == "/readyz" and summary.state != SERVING:
-            return Reply.words(HTTPStatus.SERVICE_UNAVAILABLE, summary.state)
-        return Reply.words(HTTPStatus.OK, summary.state)
+            return Reply.html(_status(summary.lives), page(summary, PATHS[1:]))
+        is_ready = summary.state == SERVING
+        return Reply.words(
+            _status(is_ready if request.path == "/readyz" else summary.lives), summary.state
+        )
 
     def _scrape(self, request: Request) -> Reply:
         accept, encoding = (request.headers.get(n, "") for n in ("accept", "accept-encoding"))
@@ -170,9 +166,9 @@ class Probes:
         headers, body = self._metrics.exposition(request.query, accept, encoding)
         return Reply(HTTPStatus.OK, body, headers)
 
-    async def _ask(self) -> ServerSummary | None:
-        """What the server's event loop says of it; None if that doesn't turn. Raises what its
-        `summary` raised."""
+    async def _ask(self) -> ServerSummary:
+        """What the server's event loop says of it, or that it hangs if that doesn't turn. Raises
+        what its `summary` raised."""
         answer: asyncio.Future[ServerSummary] = self._loop.create_future()
 
         def take(summary: ServerSummary | Exception) -> None:
@@ -193,4 +189,8 @@ class Probes:
 
         self._watched.call_soon_threadsafe(ask)
         done, _ = await asyncio.wait({answer}, timeout=_TURN_SECONDS)
-        return answer.result() if done else None
+        return answer.result() if done else ServerSummary(HANGS)
+
+
+def _status(good: bool) -> HTTPStatus:
+    return HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE

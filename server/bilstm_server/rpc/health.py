@@ -22,7 +22,7 @@ _TELL_SECONDS = 1.0  # in which those that watch are told of a change, before an
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """Tells NOT_SERVING until `set_serving`."""
+    """Tells NOT_SERVING until its state is SERVING."""
 
     def __init__(self, services: Collection[str]):
         """Take the full names of the services; `""`, the server as a whole, is added."""
@@ -33,11 +33,11 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._untold: set[object] = set()  # watches that have yet to hear of the last change
         self._told = asyncio.Event()  # all of them were
 
-    async def set_serving(self, serving: bool) -> None:
-        """Tell SERVING from now on, or NOT_SERVING, to those that watch, too: they were told when
-        it returns, but for those that do not take it at once."""
+    async def set_state(self, state: str) -> None:
+        """Tell from now on whether the state, a word, is SERVING, to those that watch, too: they
+        were told when it returns, but for those that do not take it at once."""
         async with self._changed:
-            self.state = SERVING if serving else "draining"
+            self.state = state
             self._untold |= self._watches
             self._changed.notify_all()
         with suppress(TimeoutError):

@@ -51,6 +51,8 @@ def make_server(
             # than fit would be refused in the moment in which one of them ends.
             ("grpc.http.overload_protection", 0),
             ("grpc.max_receive_message_length", limits.max_message_bytes),
+            # None is compressed: the bounds of what comes in count bytes on the wire.
+            ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression),
             ("grpc.max_send_message_length", -1),  # replies are bounded at the door
             ("grpc.max_metadata_size", limits.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),

@@ -14,7 +14,7 @@ from bilstm.v1 import encoder_pb2 as pb
 
 from ..errors import (
     DeadlineExpired,
-    DeviceLost,
+    Failed,
     InvalidInput,
     Loading,
     ModelNotFound,
@@ -51,7 +51,7 @@ _TABLE: dict[type[ServiceError], _Row] = {
     DeadlineExpired: _Row(grpc.StatusCode.DEADLINE_EXCEEDED, "expired"),
     Stalled: _Row(grpc.StatusCode.UNAVAILABLE, "stalled"),
     Loading: _Row(grpc.StatusCode.UNAVAILABLE, "loading"),
-    DeviceLost: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
+    Failed: _Row(grpc.StatusCode.UNAVAILABLE, "failed"),
     Unavailable: _Row(grpc.StatusCode.UNAVAILABLE, "draining"),
     OutOfMemory: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "failed"),
 }

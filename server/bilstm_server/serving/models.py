@@ -17,9 +17,10 @@ import structlog
 from ..batching.batcher import Batcher
 from ..batching.device import Device
 from ..engine.engine import Engine
-from ..errors import ModelError
+from ..errors import EngineHung, Failed, ModelError
 from ..metrics import Metrics
 from ..model.device import memory_readers, utilization
+from ..process.progress import Progress
 from ..quoting import quoted
 from ..settings import ModelSource, Settings
 from .loading import LoadEngine, Loader
@@ -58,7 +59,9 @@ class Models:
         self._device = Device()
         self._loader = Loader(settings, self._device, load_engine)
         self._running: dict[ServedModel, _Running] = {}
-        self._stopped = asyncio.Event()  # a model, before it was to
+        self._stopped = asyncio.Event()  # a model, before it was to, or the engine hangs
+        self._hangs = False
+        self._draining = False
         self._slower: set[str] = set()  # why a kernel is not a faster one, as it was logged
         self._lifetime = AsyncExitStack()
 
@@ -144,19 +147,39 @@ class Models:
         """Forget a model that was unloaded, or report one that failed or was not to end."""
         running = self._running[model]
         failed = not running.batching.cancelled() and running.batching.exception() is not None
-        if failed or not running.unloading:
+        if failed or not (running.unloading or self._draining):
             self._stopped.set()
-        else:
+        elif running.unloading:
             del self._running[model]
             model.metrics.end()
 
+    # -- what must not happen ---------------------------------------------------------------------
+
+    @property
+    def progress(self) -> tuple[Progress, ...]:
+        """What each thread of the device is at."""
+        return (self._device.computing, self._device.staging)
+
+    def report_hang(self) -> None:
+        """Take into account that the engine does not return: `failed` raises `EngineHung`."""
+        self._hangs = True
+        self._stopped.set()
+
     async def failed(self) -> NoReturn:
-        """Wait for what must not happen, a model that stops before it is to, and raise why."""
+        """Wait for what must not happen, a model that stops before it is to or an engine that does
+        not return, and raise why."""
         await self._stopped.wait()
+        if self._hangs:
+            raise EngineHung("the engine does not return: the server ends; try another one")
         for running in self._running.values():
             if running.batching.done():
                 running.batching.result()
         raise RuntimeError("a batcher ended before the server was drained")
+
+    def fail(self, error: Failed) -> None:
+        """End with this error all that waits or is computed, and let nothing in any more."""
+        for model in self._running:
+            model.batcher.fail(error)
 
     # -- drain, unload ----------------------------------------------------------------------------
 
@@ -181,6 +204,7 @@ class Models:
 
     async def drain(self) -> None:
         """Finish what was admitted. Nothing comes any more."""
+        self._draining = True
         for model in self._running:
             model.batcher.drain()
         if self._running:

@@ -176,6 +176,17 @@ class Settings(
         description="The seconds that accepted requests have to finish once the server has "
         "stopped taking new ones.",
     )
+    hang_seconds: SecondsOrNone = Field(
+        default=60.0,
+        description="The seconds within which the engine must have computed a batch, or ten times "
+        "what such a batch should take, if that is more. After that the server ends, so that it "
+        "can be started anew. 0 waits for ever.",
+    )
+    stall_seconds: SecondsOrNone = Field(
+        default=10.0,
+        description="The seconds for which the event loop may stand still. After that the server "
+        "ends, so that it can be started anew. 0 waits for ever, as long as a debugger needs.",
+    )
     tracing_endpoint: OtlpEndpoint = Field(
         default="",
         description="The http://HOST:4317 of an OpenTelemetry collector (OTLP over gRPC) that "

@@ -169,7 +169,10 @@ class Callers:
         return value
 
     def gauge(self, name: str) -> float:
-        value = self._metrics.registry.get_sample_value(f"bilstm_queue_{name}", {"model": "m"})
+        return self.sample(f"queue_{name}")
+
+    def sample(self, name: str) -> float:
+        value = self._metrics.registry.get_sample_value(f"bilstm_{name}", {"model": "m"})
         assert value is not None
         return value
 

@@ -18,7 +18,9 @@ from bilstm_server.engine.sequences import Input, SequenceOutput
 from bilstm_server.errors import (
     DeadlineExpired,
     DeviceLost,
+    EngineHung,
     OutOfMemory,
+    Unavailable,
 )
 from bilstm_server.metrics import Metrics
 from bilstm_server.settings import QueueLimits
@@ -111,6 +113,25 @@ async def test_lost_device_ends_the_batcher() -> None:
     own.__exit__(None, None, None)
 
 
+async def test_failed_server_ends_all_that_it_has() -> None:
+    """What is computed, what is staged, what waits, and what streams would bring end with the
+    server's error, at once, and what comes then is told that it is Unavailable."""
+    async with batching(Engine(), max_batch_sequences=2, max_queue_sequences=4) as callers:
+        calls = [await callers.busy(0)]
+        calls += [await callers.call(number) for number in range(1, 5)]
+        streamed = asyncio.create_task(callers.batcher.enqueue(sequence(5)))
+        await callers.engine.staged()
+        hung = EngineHung("the engine does not return")
+        callers.batcher.fail(hung)
+        assert await outcomes(*calls) == [hung] * 5
+        future = await asyncio.wait_for(streamed, HANGS_AFTER_SECONDS)
+        assert future.exception() is hung
+        assert callers.batcher.idle
+        for late in (callers.batcher.submit([sequence(6)]), callers.batcher.enqueue(sequence(7))):
+            with pytest.raises(Unavailable, match="the engine does not return"):
+                await late
+
+
 async def test_failing_sequence_takes_its_request_along() -> None:
     """A request of several fails with the error of the first to fail; other requests succeed."""
     async with batching(Engine(guilty=[2, 3])) as callers:
@@ -192,9 +213,35 @@ async def test_request_that_failed_is_let_go(fails: str) -> None:
         assert steps() is None
 
 
+async def test_out_of_memory_lowers_the_budget_of_batches_and_is_counted() -> None:
+    """What comes next is computed in batches of half the tokens that did not fit, at once."""
+    async with batching(Engine(memory=4), max_batch_tokens=8) as callers:
+        first = await callers.busy(99)
+        tasks = [await callers.call(n) for n in range(16)]
+        callers.engine.go_on()
+        assert await outcomes(first, *tasks) == [[99], *([n] for n in range(16))]
+        assert [len(batch) for batch in callers.engine.batches] == [1, 8, 4, 4, 8, 4, 4]
+        later = [await callers.call(n) for n in range(8)]
+        assert await outcomes(*later) == [[n] for n in range(8)]
+        assert max(map(len, callers.engine.batches[7:])) <= 4
+        assert callers.sample("batch_limit_tokens") == 4
+        assert callers.sample("out_of_memory_total") == 2
+
+
+async def test_a_lone_sequence_without_memory_lowers_nothing() -> None:
+    """It says nothing of the others, whose batches stay as they are."""
+    async with batching(Engine(memory=8)) as callers:
+        callers.engine.go_on()
+        (ended,) = await outcomes(await callers.call(0, tokens=9))
+        assert isinstance(ended, OutOfMemory)
+        assert callers.sample("batch_limit_tokens") == 100
+        assert callers.sample("out_of_memory_total") == 1
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 async def test_sequence_that_never_fits_fails_alone(position: int) -> None:
-    """A sequence too large for the memory alone is told so; its mates succeed."""
+    """A sequence too large for the memory alone is told so; its mates succeed, and later batches
+    are as large as ever."""
     async with batching(Engine(memory=10)) as callers:
         first = await callers.busy(99)
         tasks = [await callers.call(n, tokens=11 if n == position else 1) for n in POSITIONS]
@@ -202,6 +249,7 @@ async def test_sequence_that_never_fits_fails_alone(position: int) -> None:
         ended = await outcomes(first, *tasks)
         assert isinstance(ended.pop(position + 1), OutOfMemory)
         assert ended == [[99], *([n] for n in POSITIONS if n != position)]
+        assert callers.sample("batch_limit_tokens") == 100
 
 
 async def test_cancelled_while_its_batch_is_retried_is_not_computed_again() -> None:

@@ -20,7 +20,9 @@ from bilstm_client import (
     InvalidInput,
     ModelNotFound,
     Overloaded,
+    PermissionDenied,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
 from tests.client.calls.encodings import CALLS, INPUT_SIZE, X
@@ -142,7 +144,9 @@ def test_retries_end(
         (grpc.StatusCode.UNKNOWN, ServerError),
         (grpc.StatusCode.INTERNAL, ServerError),
         (grpc.StatusCode.UNIMPLEMENTED, ServerError),
-        (grpc.StatusCode.PERMISSION_DENIED, ServerError),
+        (grpc.StatusCode.FAILED_PRECONDITION, ServerError),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
         (grpc.StatusCode.NOT_FOUND, ModelNotFound),

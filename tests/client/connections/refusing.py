@@ -20,7 +20,7 @@ from tests.client.streams.sources import X
 
 
 class Refusing(grpc.GenericRpcHandler):
-    """Counts what it refuses, until it serves."""
+    """Counts what it refuses, less questions as to its health, until it serves."""
 
     def __init__(self) -> None:
         self.attempts: list[float] = []
@@ -33,10 +33,13 @@ class Refusing(grpc.GenericRpcHandler):
         self.methods.append(method)
         if method == "EncodeStream":
             return grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.unary_unary_rpc_method_handler(self._call)
+        return grpc.unary_unary_rpc_method_handler(self._check if method == "Check" else self._call)
+
+    def _attempt(self, context: grpc.ServicerContext) -> None:
+        self.attempts.append(time.monotonic())
+        self._refuse(context)
 
     def _refuse(self, context: grpc.ServicerContext) -> None:
-        self.attempts.append(time.monotonic())
         if self.serves:
             return
         status = status_pb2.Status(code=14, message="no")
@@ -45,14 +48,18 @@ class Refusing(grpc.GenericRpcHandler):
             status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         context.abort_with_status(rpc_status.to_status(status))
 
-    def _call(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self._refuse(context)
+        return b""
+
+    def _call(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self._attempt(context)
         states = tensors.encode(np.zeros((len(X), 1), "f4"))
         reply = pb.EncodeResponse(encodings=[pb.Encoding(states=states)])
         return reply.SerializeToString()
 
     def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        self._refuse(context)
+        self._attempt(context)
         yield b""
 
 

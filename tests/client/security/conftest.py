@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.client.security.servers import World
+from tests.client.security.servers import Secured, World, secured
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,10 @@ def silent_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def asking(world: World) -> Iterator[Secured]:
+    """A server that knows the tokens `one` and `two`."""
+    with secured(world.issue("127.0.0.1"), "one", "two") as server:
+        yield server

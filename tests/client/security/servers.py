@@ -67,6 +67,7 @@ class Tokens(grpc.ServerInterceptor):
         self.seen: list[str] = []  # what each call had as its authorization, or ""
         self.code, self.words = grpc.StatusCode.UNAUTHENTICATED, "the token is not known"
         self.health_is_open = False
+        self.read_first = 0  # requests of a stream, before it is refused
         self.on_refusal: Callable[[], None] = lambda: None
 
     def intercept_service(
@@ -84,8 +85,13 @@ class Tokens(grpc.ServerInterceptor):
         def refuse(_: Any, context: grpc.ServicerContext) -> None:
             context.abort(self.code, self.words)
 
+        def refuse_stream(requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+            for _ in range(self.read_first):
+                next(requests)
+            refuse(requests, context)
+
         if details.method.endswith("Stream"):
-            return grpc.stream_stream_rpc_method_handler(refuse)
+            return grpc.stream_stream_rpc_method_handler(refuse_stream)
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 

@@ -18,33 +18,33 @@ from tests.support.fake_streams import sums
 
 
 @pytest.fixture
-def asking(world: World) -> Iterator[Secured]:
+def demanding(world: World) -> Iterator[Secured]:
     """A server of TLS that wants a client certificate, and the token `one`."""
     with secured(world.issue("encoder.example"), "one", client_ca=world.ca) as server:
         yield server
 
 
 @pytest.fixture
-def typed(asking: Secured, world: World, tmp_path: Path) -> list[str]:
+def typed(demanding: Secured, world: World, tmp_path: Path) -> list[str]:
     """All that must be typed for it."""
     certificate, key = world.files(world.issue("shell"))
     (tmp_path / "token").write_text("one\n")
     return [
-        *("--server", asking.target, "--ca", str(world.ca), "--server-name", "encoder.example"),
+        *("--server", demanding.target, "--ca", str(world.ca), "--server-name", "encoder.example"),
         *("--client-certificate", str(certificate), "--client-key", str(key)),
         *("--token-file", str(tmp_path / "token")),
     ]
 
 
-def test_flags(typed: list[str], asking: Secured, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags(typed: list[str], demanding: Secured, capsys: pytest.CaptureFixture[str]) -> None:
     """The server is asked over TLS, with certificate and token, also where it is waited for."""
     for more in ([], ["--wait"]):
         assert main(["health", *typed, *more]) == 0
     assert capsys.readouterr().out == "ready\nready\n"
-    assert set(asking.tokens.seen) == {"Bearer one"}
+    assert set(demanding.tokens.seen) == {"Bearer one"}
 
 
-def test_stream(typed: list[str], asking: Secured, tmp_path: Path) -> None:
+def test_stream(typed: list[str], demanding: Secured, tmp_path: Path) -> None:
     """Files are encoded over it."""
     path = tmp_path / "x.npy"
     np.save(path, X)

@@ -71,6 +71,19 @@ def test_large_good_requests_are_not_taken_for_unfolding(wire: Wire) -> None:
     assert len(wire.stub.Encode(request, timeout=TIMEOUT_SECONDS).encodings) == 1024
 
 
+@pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+@pytest.mark.parametrize("method", ["Encode", "EncodeStream"])
+def test_compressed_messages_are_refused(wire: Wire, method: str, kind: grpc.Compression) -> None:
+    """A message is as large as it was on the wire: 15 kB can't become 15 MB of work."""
+    send: Any = wire.channel.stream_stream(f"/bilstm.v1.EncoderService/{method}")
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(send(iter([bytes(10_000)]), timeout=TIMEOUT_SECONDS, compression=kind))
+    error: Any = refusal.value
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED, error.details()
+    assert "is disabled" in error.details()
+    wire.still_serves()
+
+
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 10_000_000])
 def test_large_messages_of_other_methods_are_refused(wire: Wire, size: int) -> None:
     """A method whose requests are small does not decode a large one."""
