@@ -21,6 +21,7 @@ _FORGETTING = 0.98  # of what the line goes by, with each batch
 _SWEEPS = 6  # towards the best line, with each batch
 _DOUBT = (0.0, 1e-3, 3e-3)  # about what goes to tokens, the batch itself, steps: see the module
 _REACH = 16.0  # times the largest batch's tokens: of more than that nothing can be said
+_SETTLED_BATCHES = 16
 _PACE_BATCHES = 7
 _MOST_ERROR = 2.0  # that the line is told of: beyond, a batch was held up, or the pace changes
 _JUMP = 1.5  # the device has changed, and what the line goes by with it
@@ -36,6 +37,7 @@ class BatchEstimate:
         self._squares = [[0.0] * 3 for _ in range(3)]  # of `_fit`'s `seen`, in pairs
         self._sums = [0.0] * 3
         self._line = [0.0] * 3  # seconds for each token, for a batch, for each step
+        self._batches = 0
         self._largest = 0.0  # tokens
         self._last = deque[tuple[int, int, float]](maxlen=_PACE_BATCHES)  # and what they took
         self._misjudged = Recent(_MARGIN_BATCHES, _MARGIN_SECONDS)
@@ -47,6 +49,12 @@ class BatchEstimate:
     def is_known(self) -> bool:
         """Whether any batch was computed."""
         return self._largest > 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether so many batches were computed that the line can tell what a batch costs beside
+        its tokens."""
+        return self._batches >= _SETTLED_BATCHES
 
     @property
     def reach(self) -> float:
@@ -64,6 +72,7 @@ class BatchEstimate:
         which took that long."""
         if seconds <= 0.0:  # less than the clock can tell
             return
+        self._batches += 1
         plausible = seconds
         if self.is_known:
             likely = self.seconds(longest, tokens)
