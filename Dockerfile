@@ -72,9 +72,9 @@ RUN if ls --directory /opt/venv/lib/*/site-packages/triton 2> /dev/null; then \
       && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=project /opt/bilstm /opt/bilstm
-# Every interface of the container's own network; what of it is published is the host's to say. So
-# it is to be said, too, how callers are kept from it: without BILSTM_TLS_CERT and BILSTM_TLS_KEY the
-# server starts only with BILSTM_INSECURE=true, for a network where nobody else is, or a proxy has TLS.
+# Every interface of the container's own network; what of it is published is the host's to say. So it
+# is to be said, too, how others are kept from it: without BILSTM_TLS_CERT and BILSTM_TLS_KEY the
+# server starts only with BILSTM_INSECURE=true, where nobody else is or a proxy has TLS.
 ENV PATH=/opt/bilstm/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/bilstm \
     PYTHONDONTWRITEBYTECODE=1 \

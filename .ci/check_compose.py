@@ -1,6 +1,7 @@
 """What `.ci/compose` asks of the running services, from the host, as callers and operators do.
 
 python .ci/check_compose.py files | models FOLDER | running | draining
+python .ci/check_compose.py secrets FOLDER | secured FOLDER
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import grpc
 import numpy as np
 import torch
+import trustme
 import yaml
 
 sys.path += ["examples/japanese_vowels", "."]
 
 from data import load
 
+from bilstm.v1 import encoder_pb2, encoder_pb2_grpc
 from bilstm_client import Client, EncoderError, Unavailable
 from bilstm_server.model import import_checkpoint
 from tests.project import monitoring
@@ -33,6 +38,8 @@ SERVER = f"127.0.0.1:{os.environ['SERVER_PORT']}"
 PROMETHEUS = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}"
 CALLERS = 16
 LARGEST_IMAGE = 850_000_000  # bytes beyond the base
+USER = 10001  # the container's
+TOKENS = ("a-token-of-ci-that-has-enough-characters", "another-one-of-ci-with-enough-characters")
 TRITON_CACHE = "/var/cache/triton"
 
 
@@ -204,6 +211,55 @@ def check_draining() -> None:
     assert json.loads(logs.stderr.splitlines()[-1])["event"] == "drained"
 
 
+def make_secrets(folder: Path) -> None:
+    """What an operator puts into TLS and TOKENS, where the container's user can read it."""
+    for name in ("tls", "tokens"):
+        (folder / name).mkdir()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.crt"))
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(folder / "tls/tls.crt"))
+    issued.private_key_pem.write_to_path(str(folder / "tls/tls.key"))
+    write_token(folder, TOKENS[0])
+    for file in (folder / "tls/tls.key", folder / "tokens/tokens"):
+        file.chmod(0o400)
+        os.chown(file, USER, USER)
+
+
+def write_token(folder: Path, token: str) -> None:
+    """Put another file in the place of the one with the tokens."""
+    new = folder / "tokens/new"
+    new.write_text(f"ci: {token}\n", encoding="utf-8")
+    os.chown(new, USER, USER)
+    new.replace(folder / "tokens/tokens")
+
+
+def check_secured(folder: Path) -> None:
+    """It is healthy with TLS and tokens, answers whoever has one, and nobody else, and takes a new
+    token from the file that replaces the other."""
+    until(lambda: inspect(container(), "{{.State.Health.Status}}") == "healthy", "it is healthy")
+    credentials = grpc.ssl_channel_credentials((folder / "ca.crt").read_bytes())
+    port = os.environ["SERVER_PORT"]
+    channel = grpc.secure_channel(f"localhost:{port}", credentials)
+
+    def answer(channel: grpc.Channel, token: str = "") -> grpc.StatusCode:
+        stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+        metadata = [("authorization", f"Bearer {token}")] if token else []
+        try:
+            stub.ListModels(encoder_pb2.ListModelsRequest(), timeout=20, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    assert answer(channel, TOKENS[0]) is grpc.StatusCode.OK
+    assert answer(channel) is answer(channel, TOKENS[1]) is grpc.StatusCode.UNAUTHENTICATED
+    assert answer(grpc.insecure_channel(SERVER), TOKENS[0]) is grpc.StatusCode.UNAVAILABLE
+    write_token(folder, TOKENS[1])
+    until(lambda: answer(channel, TOKENS[1]) is grpc.StatusCode.OK, "the new token is taken")
+    assert answer(channel, TOKENS[0]) is grpc.StatusCode.UNAUTHENTICATED
+    say("TLS and tokens are asked for, and a new token is taken while it serves")
+
+
 def main() -> None:
     match sys.argv[1:]:
         case ["files"]:
@@ -215,6 +271,10 @@ def main() -> None:
             check_prometheus(check_calls())
         case ["draining"]:
             check_draining()
+        case ["secrets", folder]:
+            make_secrets(Path(folder))
+        case ["secured", folder]:
+            check_secured(Path(folder))
         case _:
             raise SystemExit(__doc__)
 

@@ -103,7 +103,7 @@ async def _measure(
             for number in range(rounds):
                 for name in names[:: -1 if number % 2 else 1]:
                     process = psutil.Process(servers[name].pid)
-                    await _observe(loads[name], process, _closed_loop(channels[name], seconds))
+                    await observe(loads[name], process, _closed_loop(channels[name], seconds))
     return loads
 
 
@@ -116,7 +116,7 @@ def _closed_loop(channel: grpc.aio.Channel, seconds: float) -> Awaitable[list[fl
     return closed_loop(lambda index: encode(data), CALLERS, seconds)
 
 
-async def _observe(
+async def observe(
     load: ServerLoad, process: psutil.Process, running: Awaitable[list[float]]
 ) -> None:
     before, started_at = sum(process.cpu_times()[:2]), time.perf_counter()

@@ -72,16 +72,20 @@ def _replace(text: str, name: str, table: str) -> str:
 def _settings() -> str:
     rows = ["| Flag | Variable | Default | Meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in ((), "", None) else f"`{field.default}`"
+        default = "" if field.default in ((), "", None) else f"`{_written(field.default)}`"
         flag = f"`--{name.replace('_', '-')}`"
         rows.append(f"| {flag} | `BILSTM_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 
 
+def _written(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def _metrics() -> str:
     rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
     metrics = Metrics()
-    for subject in (metrics.rpcs, metrics.models, metrics, metrics.devices):
+    for subject in (metrics.rpcs, metrics.models, metrics.security, metrics, metrics.devices):
         values = vars(subject).values()
         rows += [_metric(v) for v in values if isinstance(v, MetricWrapperBase | Family)]
     return "\n".join(rows) + "\n"

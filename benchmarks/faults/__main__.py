@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from . import (
+    cancellations,
     connections,
     deadlines,
+    fuzz,
+    greedy,
     hang,
+    killed,
     messages,
     overload,
     replies,
@@ -22,6 +26,7 @@ from . import (
     restart,
     retries,
     streams,
+    swaps,
 )
 from .findings import Finding, heading, told
 
@@ -38,6 +43,12 @@ _MODULES = (
     deadlines,
     hang,
     restart,
+    killed,
+    cancellations,
+    swaps,
+    greedy,
+    fuzz.calls,
+    fuzz.connections,
 )
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
 

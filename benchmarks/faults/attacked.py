@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -13,6 +14,7 @@ from bilstm_server.settings import Settings
 from bilstm_server.testing import ServerProcess, server_process
 
 _IDLE_SECONDS = 0.5
+_GRPC_THREAD = "event_engine"
 _IDLE_SHARE = 0.3  # of one core; a prober costs it a part of that
 
 
@@ -41,9 +43,32 @@ class Attacked:
         return self._process.num_threads()
 
     @property
+    def descriptors(self) -> int:
+        return self._process.num_fds()
+
+    @property
+    def errors(self) -> list[str]:
+        """What its log has of its own faults."""
+        events = [event for event in self.server.log if event["level"] in ("error", "critical")]
+        return [*map(str, events), *self.server.lines]
+
+    @property
     def cpu_seconds(self) -> float:
         times = self._process.cpu_times()
         return times.user + times.system
+
+    @property
+    def wire_seconds(self) -> float:
+        """Of processor time, that its event loop and gRPC's own threads have had."""
+        times = [
+            thread.user_time + thread.system_time
+            for thread in self._process.threads()
+            if thread.id == self.server.pid or self._name_of(thread.id) == _GRPC_THREAD
+        ]
+        return float(sum(times))
+
+    def _name_of(self, thread: int) -> str:
+        return Path(f"/proc/{self.server.pid}/task/{thread}/comm").read_text().strip()
 
     def settle(self, most: float = 15.0) -> None:
         """Wait until the server has done what it was given: until it is all but idle."""

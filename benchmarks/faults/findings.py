@@ -55,7 +55,7 @@ class Finding:
         return values | {"held": self.held}
 
 
-_COLUMNS = (("trial", 12), ("sent", 64), ("measured", 48), ("figure", 14), ("limit", 18))
+_COLUMNS = (("trial", 18), ("sent", 64), ("measured", 48), ("figure", 14), ("limit", 18))
 
 
 def heading() -> str:

@@ -173,9 +173,9 @@ def _slow(data: bytes, connections: int, seconds: float) -> Run:
 
 
 # The version, a handshake of 508 bytes, and zeros in place of what it holds.
-_CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(505)
+CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(505)
 _NO_WINDOW = b"\0\0\4\x08\0\0\0\0\0" + bytes(4)  # hyperframe refuses to write it
-_HTTP1 = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+HTTP1 = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 FLOODS = (
     Flood("100,000 streams opened and reset, by 20", _rapid_reset(20, 5_000)),
@@ -199,14 +199,14 @@ FLOODS = (
         _frames(20, 200_000, DataFrame(1).serialize(), begin(1, block_of(ENCODE))),
     ),
     Flood("1,000 silent TCP connections", _silent(1_000), 5.0),
-    Flood("1,000 TLS hellos", _garbage(_CLIENT_HELLO, 1_000)),
-    Flood("1,000 requests of HTTP/1.1", _garbage(_HTTP1 + b"\r\n", 1_000)),
+    Flood("1,000 TLS hellos", _garbage(CLIENT_HELLO, 1_000)),
+    Flood("1,000 requests of HTTP/1.1", _garbage(HTTP1 + b"\r\n", 1_000)),
     Flood("1,000 times 64 kB at random", _garbage(os.urandom(65_536), 1_000)),
     Flood("200 prefaces, two bytes a second", _slow(PREFACE, 200, 8.0)),
     Flood("500 silent connections to the metrics port", _silent(500), 5.0, on_metrics=True),
     Flood(
         "200 slow requests to the metrics port",
-        _slow(_HTTP1, 200, 8.0),
+        _slow(HTTP1, 200, 8.0),
         on_metrics=True,
     ),
 )

@@ -3,10 +3,11 @@
     python -m benchmarks.faults.generator HOST:PORT --steps 64 --width 64 --rate 4000 --seconds 10
 
 With `--callers` each sends its next request when it has its answer; with `--rate` requests arrive
-by themselves, evenly. Seconds are counted from when each was to arrive. With `--timeout` each has a
-deadline, so many milliseconds after that. Prints JSON: how many a second were answered with OK,
-before the end and their deadlines, and for each status, how many calls ended so and their p50 and
-p99 in milliseconds.
+by themselves, evenly, and those of a few milliseconds go out together over one connection after the
+other, as from proxies. Seconds are counted from when each was to arrive. With `--timeout` each has a
+deadline, so many milliseconds after it is sent. Prints JSON: how many a second were answered with
+OK before the end, and within the timeout; for each status, how many calls ended so and their p50
+and p99 in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,176 +15,113 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import select
-import struct
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from hyperframe.frame import DataFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 
+from .many_calls import Ended, ManyCalls
 from .prober import ENCODE
-from .wire import PREFACE, begin, block_of, connect, framed
+from .wire import begin, block_of, framed
 
 CONNECTIONS = 64  # so that the server refuses, and its bound of calls does not make them wait here
-_LARGEST_WINDOW = 2**31 - 1
-_FIRST_WINDOW = 65_535
 _LAST_SECONDS = 20.0  # for answers to what was sent
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GO_AWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_PACK_SECONDS = 0.004  # in which what arrives is sent together
 _OK = "0"
-_END_STREAM, _ACK = 1, 1
-# A table of no entries makes the server write every name out.
-_GREETING = (
-    PREFACE
-    + SettingsFrame(
-        0,
-        {SettingsFrame.HEADER_TABLE_SIZE: 0, SettingsFrame.INITIAL_WINDOW_SIZE: _LARGEST_WINDOW},
-    ).serialize()
-    + WindowUpdateFrame(0, _LARGEST_WINDOW - _FIRST_WINDOW).serialize()
-)
-_STATUS = re.compile(rb"grpc-status[\x01\x02](\d\d?)")
 
 
-class _Ended(NamedTuple):
-    status: str
-    at: float
-    seconds: float
+class Load:
+    """Calls over several connections, until they have all ended."""
 
-
-class _Connection:
-    """Sends one request on stream after stream, as its windows let it, and reads how each ended."""
-
-    def __init__(self, target: str, block: bytes, message: bytes):
-        self._socket = connect(target)
-        self._block = block
-        self._message = message
-        self._window = _FIRST_WINDOW
-        self._next = 1
-        self._in: bytes = b""
-        self._out = bytearray(_GREETING)
-        self.max_streams = _LARGEST_WINDOW  # until the server says
-        self.due: dict[int, float] = {}  # when each open call was to arrive
-        self.ended: list[_Ended] = []
-        self.lost = False
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
+    def __init__(
+        self,
+        opened: Sequence[ManyCalls],
+        message: bytes,
+        callers: int,
+        rate: float,
+        timeout_ms: int = 0,
+    ):
+        """Have `callers` of them in flight, or if that is 0, let `rate` a second arrive. `message`
+        is as gRPC frames it. Each has a deadline if `timeout_ms` is not 0."""
+        data = DataFrame(1, message, flags=["END_STREAM"]).serialize()
+        deadline = [("grpc-timeout", f"{timeout_ms}m")] if timeout_ms else []
+        self._frames, self._bytes = (begin(1, block_of(ENCODE, *deadline)), data), len(message)
+        self._opened = deque(opened)  # whose turn it is, first
+        self._by_number = {connection.fileno(): connection for connection in opened}
+        self._epoll = select.epoll()
+        for number in self._by_number:
+            self._epoll.register(number, select.EPOLLIN)
+        self._callers = callers
+        self._rate = rate
+        self._arrived = 0
+        self.waiting: deque[float] = deque()  # that have arrived, and no connection takes
 
     @property
-    def has_room(self) -> bool:
-        return (
-            not self.lost
-            and len(self.due) < self.max_streams
-            and self._window >= len(self._message)
-        )
+    def in_flight(self) -> int:
+        return sum(len(connection.due) for connection in self._opened)
 
-    @property
-    def has_output(self) -> bool:
-        return bool(self._out)
+    def run(self, seconds: float) -> float:
+        """Let calls arrive for so long, and wait for their answers. Returns when no more came."""
+        started_at = time.perf_counter()
+        ends_at = started_at + seconds
+        with self._epoll:
+            while (now := time.perf_counter()) < ends_at + _LAST_SECONDS:
+                if now < ends_at:
+                    self._arrive(started_at, now)
+                elif not self.in_flight:
+                    break
+                self._send()
+                self._receive_until(now + _PACK_SECONDS)
+        return ends_at
 
-    def call(self, due: float) -> None:
-        stream, self._next = self._next, self._next + 2
-        data = DataFrame(stream, self._message, flags=["END_STREAM"])
-        self._out += begin(stream, self._block) + data.serialize()
-        self._window -= len(self._message)
-        self.due[stream] = due
-
-    def write(self) -> None:
-        try:
-            sent = self._socket.send(self._out, 64)  # MSG_DONTWAIT
-        except BlockingIOError:
+    def _arrive(self, started_at: float, now: float) -> None:
+        if self._callers:
+            self.waiting.extend([now] * (self._callers - self.in_flight - len(self.waiting)))
             return
-        except OSError:
-            self._lose()
-            return
-        del self._out[:sent]
+        while (due := started_at + self._arrived / self._rate) <= now:
+            self.waiting.append(due)
+            self._arrived += 1
 
-    def read(self) -> None:
-        try:
-            data = self._socket.recv(1 << 18)
-        except OSError:
-            data = b""
-        if not data:
-            self._lose()
-            return
-        data = self._in + data
-        at = 0
-        while len(data) - at >= 9:
-            high, low, kind, flags, stream = struct.unpack_from(">BHBBL", data, at)
-            end = at + 9 + (high << 16) + low
-            if len(data) < end:
+    def _send(self) -> None:
+        """Give what waits to the connections in turns, to each as much as it takes."""
+        for _ in range(len(self._opened)):
+            connection = self._opened[0]
+            while self.waiting and connection.has_room(self._bytes):
+                connection.call(self._frames, self._bytes, self.waiting.popleft())
+            self._opened.rotate(-1)
+            if not self.waiting:
                 break
-            self._take(kind, flags, stream, data[at + 9 : end])
-            at = end
-        self._in = data[at:]
+        for connection in self._opened:
+            connection.write()
 
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _HEADERS and flags & _END_STREAM:
-            found = _STATUS.search(payload)
-            self._end(stream, found[1].decode() if found else "none")
-        elif kind == _RESET:
-            self._end(stream, "reset")
-        elif kind == _WINDOW and not stream:
-            self._window += int.from_bytes(payload, "big")
-        elif kind == _SETTINGS and not flags & _ACK:
-            for name, value in struct.iter_unpack(">HL", payload):
-                if name == SettingsFrame.MAX_CONCURRENT_STREAMS:
-                    self.max_streams = value
-            self._out += SettingsFrame(0, flags=["ACK"]).serialize()
-        elif kind == _PING and not flags & _ACK:
-            self._out += b"\0\0\x08\x06\x01" + bytes(4) + payload
-        elif kind == _GO_AWAY:
-            self.max_streams = 0
-
-    def _end(self, stream: int, status: str) -> None:
-        due = self.due.pop(stream, None)
-        if due is not None:
-            now = time.perf_counter()
-            self.ended.append(_Ended(status, now, now - due))
-
-    def _lose(self) -> None:
-        self.lost = True
-        for stream in list(self.due):
-            self._end(stream, "lost")
+    def _receive_until(self, time_to_send: float) -> None:
+        while True:
+            left = max(0.0, time_to_send - time.perf_counter())
+            for number, _ in self._epoll.poll(left):
+                connection = self._by_number[number]
+                connection.read()
+                if connection.lost:
+                    self._epoll.unregister(number)
+            if self._callers or time.perf_counter() >= time_to_send:
+                return
 
 
 def load(chosen: argparse.Namespace) -> dict[str, Any]:
     x = np.random.default_rng(0).standard_normal((chosen.steps, chosen.width), dtype=np.float32)
     request = pb.EncodeRequest(sequences=[tensors.encode(x)], outputs=[pb.OUTPUT_FINAL])
+    opened = [ManyCalls(chosen.target) for _ in range(CONNECTIONS)]
     message = framed(request.SerializeToString())
-    deadline = [("grpc-timeout", f"{chosen.timeout}m")] if chosen.timeout else []
-    block = block_of(ENCODE, *deadline)
-    most_seconds = chosen.timeout / 1e3 if chosen.timeout else math.inf
-    opened = [_Connection(chosen.target, block, message) for _ in range(CONNECTIONS)]
-    started_at = time.perf_counter()
-    ends_at = started_at + chosen.seconds
-    waiting: deque[float] = deque()  # calls that have arrived, and no connection takes
-    arrived = 0
-    while True:
-        now = time.perf_counter()
-        calls = sum(len(connection.due) for connection in opened)
-        if now < ends_at:
-            if chosen.callers:
-                waiting.extend([now] * (chosen.callers - calls - len(waiting)))
-            while not chosen.callers and (due := started_at + arrived / chosen.rate) <= now:
-                waiting.append(due)
-                arrived += 1
-        elif not calls or now > ends_at + _LAST_SECONDS:
-            break
-        _send(opened, waiting)
-        living = [connection for connection in opened if not connection.lost]
-        writers = [connection for connection in living if connection.has_output]
-        readable, writable, _ = select.select(living, writers, [], 0.002)
-        for connection in readable:
-            connection.read()
-        for connection in writable:
-            connection.write()
-    unanswered = sum(len(connection.due) for connection in opened)
+    calls = Load(opened, message, chosen.callers or 0, chosen.rate or 0.0, chosen.timeout)
+    most_seconds = chosen.timeout / 1e3 or math.inf
+    began_at = time.process_time()
+    ends_at = calls.run(chosen.seconds)
     ended = [each for connection in opened for each in connection.ended]
     in_time = sum(
         each.status == _OK and each.at <= ends_at and each.seconds <= most_seconds for each in ended
@@ -191,22 +129,13 @@ def load(chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "goodput": in_time / chosen.seconds,
         "statuses": _by_status(ended),
-        "unanswered": unanswered,
-        "unsent": len(waiting),
-        "cpu_seconds": time.process_time(),
+        "unanswered": calls.in_flight,
+        "unsent": len(calls.waiting),
+        "cpu_seconds": time.process_time() - began_at,
     }
 
 
-def _send(opened: list[_Connection], waiting: deque[float]) -> None:
-    """To the connections in turns, the least loaded first."""
-    for connection in sorted(opened, key=lambda each: len(each.due)):
-        share = len(waiting) // len(opened) + 1
-        while waiting and share and connection.has_room:
-            connection.call(waiting.popleft())
-            share -= 1
-
-
-def _by_status(ended: list[_Ended]) -> dict[str, dict[str, float]]:
+def _by_status(ended: Sequence[Ended]) -> dict[str, dict[str, float]]:
     by_status: dict[str, list[float]] = {}
     for each in ended:
         by_status.setdefault(each.status, []).append(each.seconds)
@@ -229,7 +158,7 @@ def main() -> None:
     load_of.add_argument("--callers", type=int)
     load_of.add_argument("--rate", type=float, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--timeout", type=int, help="of each request, in milliseconds")
+    parser.add_argument("--timeout", type=int, default=0, help="of each request, in milliseconds")
     print(json.dumps(load(parser.parse_args())))
 
 

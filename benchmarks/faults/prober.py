@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,9 +35,19 @@ HEALTH = "/grpc.health.v1.Health/Check"
 ENCODE = "/bilstm.v1.EncoderService/Encode"
 
 
+def _result(reply: bytes) -> bytes:
+    """What an encoding is, to the bit. A reply tells how long it took, too."""
+    encodings = pb.EncodeResponse.FromString(reply).encodings
+    return encodings[0].SerializeToString(deterministic=True) if encodings else b""
+
+
+_CONTENTS: Mapping[str, Callable[[bytes], bytes]] = {HEALTH: bytes, ENCODE: _result}
+
+
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Of one method's calls, in milliseconds; the one still unanswered is among them."""
+    """Of one method's calls, in milliseconds; the one still unanswered is among them. A call whose
+    answer is not that of the first one has failed."""
 
     longest: float
     p99: float
@@ -50,6 +60,8 @@ class _Asker(threading.Thread):
 
     def __init__(self, channel: grpc.Channel, path: str, request: bytes):
         super().__init__(daemon=True)
+        self._content = _CONTENTS[path]
+        self._first: bytes | None = None  # that was answered
         self._call: Any = channel.unary_unary(path)
         self._request = request
         self._lock = threading.Lock()  # the reader of the waits is another thread
@@ -63,7 +75,9 @@ class _Asker(threading.Thread):
             self._asked_at = time.perf_counter()
             failed = False
             try:
-                self._call(self._request, timeout=_TIMEOUT_SECONDS)
+                content = self._content(self._call(self._request, timeout=_TIMEOUT_SECONDS))
+                self._first = content if self._first is None else self._first
+                failed = content != self._first
             except grpc.RpcError:
                 failed = True
             with self._lock:

@@ -10,14 +10,12 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .process import threads  # noqa: F401
+from .process import grpc_lines, threads  # noqa: F401
 from .process.ending import end_process
 from .process.stderr import BackgroundStream
 
 
 def main() -> NoReturn:
-    # Or gRPC itself would write a line for whoever fails to shake hands, as often as he likes.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _open_descriptors()
     sys.stderr = stderr = BackgroundStream(2)
     stderr.start()

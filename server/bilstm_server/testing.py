@@ -29,7 +29,9 @@ class ServerProcess:
         instance."""
         command = [sys.executable, "-m", module, "serve"]
         command += ["--port=0", "--metrics-port=0", "--log-format=json", *flags]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, errors="backslashreplace"
+        )
         self._logged = threading.Condition()
         self._log: list[Event] = []
         self._lines: list[str] = []  # those that are no events
@@ -76,7 +78,7 @@ class ServerProcess:
 
     @property
     def lines(self) -> list[str]:
-        """What else stands in the server's log so far, beside events."""
+        """What is on its standard error so far beside the events, such as a traceback."""
         with self._logged:
             return list(self._lines)
 

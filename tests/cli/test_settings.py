@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import structlog
 
+from bilstm_server.callers import Priority
 from bilstm_server.cli import main as server_cli
 from bilstm_server.cli import serve as serve_command
 from bilstm_server.settings import SHIPPED_MODEL, Settings, check_environment
+from bilstm_server.settings.named_callers import CallerPriority, CallerShare
 from tests.cli.loading import Load
 from tests.support.commands import run
 
@@ -46,6 +48,11 @@ OTHER_VALUES: dict[str, Any] = {
     "caller_header": "x-forwarded-for",
     "health": "callers",
     "reflection": "off",
+    "metrics_tls_cert": Path("metrics.pem"),
+    "metrics_tls_key": Path("metrics.key"),
+    "metrics_token_file": Path("metrics-token"),
+    "caller_share": (CallerShare("bulk", 0.5),),
+    "caller_priority": (CallerPriority("bulk", Priority.LOW),),
 }
 
 
@@ -54,6 +61,8 @@ BESIDE = {
     "BILSTM_MAX_SEQUENCE_TOKENS": "100",
     "BILSTM_TLS_CERT": "beside.pem",
     "BILSTM_TLS_KEY": "beside.key",
+    "BILSTM_METRICS_TLS_CERT": "beside.pem",
+    "BILSTM_METRICS_TLS_KEY": "beside.key",
 }
 
 
@@ -62,13 +71,17 @@ def other_value(name: str) -> Any:
     default = Settings.model_fields[name].default
     if name in OTHER_VALUES:
         return OTHER_VALUES[name]
-    return default - 1 if isinstance(default, int) else default + 0.5
+    if isinstance(default, int):
+        return default - 1 if default else 1
+    return default + 0.5
 
 
 def written(value: Any) -> str:
     if value is None:
         return ""
-    return ",".join(f"{n}={f}" for n, f in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(f"{name}={getattr(of, 'name', of)}" for name, of in value)
+    return str(value)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

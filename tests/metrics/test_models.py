@@ -50,6 +50,14 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "bilstm_model_info": ("gauge", {"model", "version", "kernel", "device", "dtype"}),
     "bilstm_model_load_seconds": ("gauge", {"model"}),
     "bilstm_log_lines_dropped": ("counter", set()),
+    "bilstm_unauthorized": ("counter", {"reason"}),
+}
+# Of files that the settings name, of which there are none here: tests/rpc/security has them.
+FILE_METRICS = {
+    "bilstm_certificate_end_timestamp_seconds": ("gauge", {"setting"}),
+    "bilstm_file_accepted_timestamp_seconds": ("gauge", {"setting"}),
+    "bilstm_file_refused": ("gauge", {"setting"}),
+    "bilstm_file_reloads": ("counter", {"setting", "outcome"}),
 }
 DEVICE_METRICS = {
     "bilstm_device_memory_bytes": ("gauge", {"device", "kind"}),
@@ -59,17 +67,20 @@ DEVICE_METRICS = {
 
 def test_every_metric_is_there(seen: Traffic) -> None:
     """Each metric has its kind and its labels; the device's are there only on a GPU."""
-    on_gpu = seen.engines["small"].device.type == "cuda"
-    for name, (kind, labels) in (METRICS | DEVICE_METRICS).items():
+    absent_ones = set(FILE_METRICS)
+    if seen.engines["small"].device.type != "cuda":
+        absent_ones |= DEVICE_METRICS.keys()
+    every = METRICS | FILE_METRICS | DEVICE_METRICS
+    for name, (kind, labels) in every.items():
         assert seen.after.kinds[name] == kind, name
-        absent = name in DEVICE_METRICS and not on_gpu
+        absent = name in absent_ones
         assert seen.after.labels[name] == (set() if absent else {frozenset(labels)}), name
     ours = {
         name
         for name in seen.after.kinds
         if name.startswith(("bilstm_", "grpc_")) and not name.endswith("_created")
     }
-    assert ours == METRICS.keys() | DEVICE_METRICS.keys()
+    assert ours == every.keys()
 
 
 @pytest.mark.parametrize("model", BATCHES)

@@ -102,6 +102,7 @@ def test_of_a_model_without_a_head(tmp_path: Path) -> None:
         ([], {"BILSTM_MAX_BATCH_TOKNES": "4"}),
         (["--max-batch-tokens", "4"], {}),
         ([], {"BILSTM_PORT": "tcp://10.0.0.1:50051"}),
+        (["--host", "0.0.0.0", "--log-format", "json"], {}),
     ],
 )
 def test_of_settings(flags: list[str], variables: dict[str, str]) -> None:

@@ -96,10 +96,9 @@ class Toy:
             "Tell": grpc.unary_unary_rpc_method_handler(self.tell, bytes.decode, str.encode),
             "Count": grpc.stream_stream_rpc_method_handler(self.count),
         }
-        generic = grpc.method_handlers_generic_handler(TOY, handlers)
         return ServiceDefinition(
             descriptor=describe(),
-            add_to=lambda server: server.add_generic_rpc_handlers((generic,)),
+            add_to=lambda server: server.add_registered_method_handlers(TOY, handlers),
             tensor_methods={
                 "Double": TensorMethod(self._decode, self._admit),
                 "Count": TensorMethod(decode),

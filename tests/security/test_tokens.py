@@ -85,14 +85,15 @@ def test_a_file_without_tokens(data: bytes) -> None:
 
 
 def test_too_many_tokens() -> None:
-    """As many tokens may be there as are compared in no time."""
-    lines = "".join(f"app{n}: {n:032}\n" for n in range(1_001))
-    with pytest.raises(UnusableFile, match="at most 1000 tokens, got 1001"):
+    """A file of more tokens than any server has callers is some other file."""
+    lines = "".join(f"app{n}: {n:032}\n" for n in range(10_001))
+    with pytest.raises(UnusableFile, match="at most 10000 tokens, got 10001"):
         parse_tokens(lines.encode())
 
 
-def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call's time tells nothing: each entry is compared as a whole, also behind the right one."""
+def test_nothing_is_told_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right, nearly right or wrong: one comparison of whole hashes in constant time, of what was
+    looked up under a key that no other object has."""
     compared: list[tuple[bytes, bytes]] = []
 
     def compare(a: bytes, b: bytes) -> bool:
@@ -100,12 +101,14 @@ def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return a == b
 
     monkeypatch.setattr("bilstm_server.security.tokens.compare_digest", compare)
-    tokens = parse_tokens(f"a: {TOKEN}\nb: {OTHER_TOKEN}\nc: {LONG}".encode())
-    for presented in (TOKEN, OTHER_TOKEN, LONG, "wrong"):
+    file = f"a: {TOKEN}\nb: {OTHER_TOKEN}\nc: {LONG}".encode()
+    tokens = parse_tokens(file)
+    for presented in (TOKEN, OTHER_TOKEN, LONG, TOKEN[:-1] + "2", "wrong"):
         compared.clear()
         tokens.find(presented)
-        assert len(compared) == 3
-        assert {(len(a), len(b)) for a, b in compared} == {(32, 32)}
+        assert [(len(a), len(b)) for a, b in compared] == [(32, 32)]
+    digest = sha256(TOKEN.encode()).digest()
+    assert tokens._hash(digest) != parse_tokens(file)._hash(digest) != digest
 
 
 def test_what_a_token_covers() -> None:

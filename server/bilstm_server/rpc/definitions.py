@@ -37,7 +37,7 @@ class ServiceDefinition:
     """One service that the server has, besides health and reflection."""
 
     descriptor: ServiceDescriptor
-    add_to: Callable[[grpc.aio.Server], None]  # adds the methods' handlers
+    add_to: Callable[[grpc.aio.Server], None]  # registers the methods' handlers, as stubs do
     # By name. The other methods are decoded as their handlers say, within narrow bounds.
     tensor_methods: Mapping[str, TensorMethod] = field(default_factory=dict)
 

@@ -52,12 +52,8 @@ class ReflectionService:
             request_deserializer=_decode,
             response_serializer=pb.ServerReflectionResponse.SerializeToString,
         )
-        server.add_generic_rpc_handlers(
-            [
-                grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
-                for name in (V1, V1ALPHA)
-            ]
-        )
+        for name in (V1, V1ALPHA):
+            server.add_registered_method_handlers(name, {"ServerReflectionInfo": method})
 
     async def ServerReflectionInfo(
         self, requests: AsyncIterator[pb.ServerReflectionRequest], context: Context

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..addresses import is_unix, open_socket, target
 from ..errors import ListenError
 from ..settings import ConnectionLimits
+from .core import make_core_server
 from .definitions import ServiceDefinition
 from .flow.places import spare_places
 from .health import HealthService
@@ -38,9 +39,9 @@ def make_server(
     """Return a server of these services, with health, and reflection if told, that does not listen
     yet."""
     places = limits.max_connections + spare_places(limits)
-    server = grpc.aio.server(
-        interceptors=[interceptors],
-        options=[
+    server = make_core_server(
+        [interceptors],
+        [
             ("grpc.so_reuseport", 0),  # a second server on the port must fail
             ("grpc.max_allowed_incoming_connections", places),
             ("grpc.max_connection_idle_ms", int(1000 * limits.connection_idle_seconds)),

@@ -41,7 +41,7 @@ class _Row:
     reason: str  # of `bilstm_dropped_total`
 
 
-# The first row that fits counts.
+# The row of the most special class counts.
 _TABLE: dict[type[ServiceError], _Row] = {
     InvalidInput: _Row(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
     ModelNotFound: _Row(grpc.StatusCode.NOT_FOUND, "invalid"),
@@ -119,7 +119,7 @@ def _bounded(text: str) -> str:
 
 
 def _row(error: Exception) -> _Row:
-    return next((row for kind, row in _TABLE.items() if isinstance(error, kind)), _ANY_OTHER)
+    return next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _ANY_OTHER)
 
 
 def _details(error: ServiceError) -> list[Message]:

@@ -138,3 +138,26 @@ async def test_addresses_without_ports(configure: Configure, tmp_path: Path, see
         channel = grpc.aio.insecure_channel(target, options=[OWN_CONNECTION])
         assert await encode_outcome(channel) is OK
     assert [caller.name for caller, _ in seen] == ["127.0.0.1", "127.0.0.1", "unix"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "granted"),
+    [
+        ("urgent", "high", Priority.HIGH),
+        ("urgent", "low", Priority.LOW),
+        ("other", "high", Priority.NORMAL),
+        ("other", "low", Priority.LOW),
+        ("modest", "normal", Priority.LOW),
+        ("modest", "high", Priority.LOW),
+    ],
+)
+async def test_priorities_are_granted(
+    name: str, asked: str, granted: Priority, configure: Configure, tmp_path: Path, seen: Seen
+) -> None:
+    """A call is as urgent as it asks to be, and no more than its caller may; that is no error."""
+    tokens = write_tokens(tmp_path / "tokens", f"{name}: {TOKEN}")
+    given = "urgent=high,modest=low"
+    async with running(configure(tokens_file=tokens, caller_priority=given)) as app:
+        metadata = (*bearer(TOKEN), ("bilstm-priority", asked))
+        assert await encode_outcome(plain_channel(app), metadata) is OK
+    assert [priority for _, priority in seen] == [granted]
