@@ -21,8 +21,8 @@ from .findings import Finding
 from .generator import CONNECTIONS
 
 NAME = "deadlines"
-_WIDTH, _STEPS = 4, 50
-_BATCH_CALLS = 8
+_WIDTH, _STEPS = 4, 100
+_BATCH_CALLS = 4  # so few that the device is what there is too little of, at any load
 _BATCH_TOKENS = _BATCH_CALLS * _STEPS
 _CAPACITY = _BATCH_CALLS / (BATCH_SECONDS + _BATCH_TOKENS * TOKEN_SECONDS)  # calls a second
 _TIMEOUT = 100  # ms

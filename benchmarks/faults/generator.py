@@ -4,8 +4,8 @@
 
 With `--callers` each sends its next request when it has its answer; with `--rate` requests arrive
 by themselves, evenly, and those of a few milliseconds go out together over one connection after the
-other, as from proxies. Seconds are counted from when each was to arrive. With `--timeout` each has a
-deadline, so many milliseconds after it is sent. Prints JSON: how many a second were answered with
+other, as from proxies. Seconds are counted from when each was to arrive. With `--timeout` each has
+a deadline, so many milliseconds after it is sent. Prints JSON: how many a second were answered with
 OK before the end, and within the timeout; for each status, how many calls ended so and their p50
 and p99 in milliseconds.
 """
