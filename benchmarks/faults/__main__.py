@@ -14,6 +14,7 @@ from pathlib import Path
 from . import (
     cancellations,
     connections,
+    deadlines,
     fuzz,
     greedy,
     hang,
@@ -39,6 +40,7 @@ _MODULES = (
     retries,
     connections,
     overload,
+    deadlines,
     hang,
     restart,
     killed,

@@ -4,15 +4,17 @@
 
 With `--callers` each sends its next request when it has its answer; with `--rate` requests arrive
 by themselves, evenly, and those of a few milliseconds go out together over one connection after the
-other, as from proxies. Seconds are counted from when each was to arrive. Prints JSON: how many a
-second were answered with OK before the end, and for each status, how many calls ended so and their
-p50 and p99 in milliseconds.
+other, as from proxies. Seconds are counted from when each was to arrive. With `--timeout` each has
+a deadline, so many milliseconds after it is sent. Prints JSON: how many a second were answered with
+OK before the end, and within the timeout; for each status, how many calls ended so and their p50
+and p99 in milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import select
 import time
 from collections import deque
@@ -38,11 +40,19 @@ _OK = "0"
 class Load:
     """Calls over several connections, until they have all ended."""
 
-    def __init__(self, opened: Sequence[ManyCalls], message: bytes, callers: int, rate: float):
+    def __init__(
+        self,
+        opened: Sequence[ManyCalls],
+        message: bytes,
+        callers: int,
+        rate: float,
+        timeout_ms: int = 0,
+    ):
         """Have `callers` of them in flight, or if that is 0, let `rate` a second arrive. `message`
-        is as gRPC frames it."""
+        is as gRPC frames it. Each has a deadline if `timeout_ms` is not 0."""
         data = DataFrame(1, message, flags=["END_STREAM"]).serialize()
-        self._frames, self._bytes = (begin(1, block_of(ENCODE)), data), len(message)
+        deadline = [("grpc-timeout", f"{timeout_ms}m")] if timeout_ms else []
+        self._frames, self._bytes = (begin(1, block_of(ENCODE, *deadline)), data), len(message)
         self._opened = deque(opened)  # whose turn it is, first
         self._by_number = {connection.fileno(): connection for connection in opened}
         self._epoll = select.epoll()
@@ -108,11 +118,14 @@ def load(chosen: argparse.Namespace) -> dict[str, Any]:
     request = pb.EncodeRequest(sequences=[tensors.encode(x)], outputs=[pb.OUTPUT_FINAL])
     opened = [ManyCalls(chosen.target) for _ in range(CONNECTIONS)]
     message = framed(request.SerializeToString())
-    calls = Load(opened, message, chosen.callers or 0, chosen.rate or 0.0)
+    calls = Load(opened, message, chosen.callers or 0, chosen.rate or 0.0, chosen.timeout)
+    most_seconds = chosen.timeout / 1e3 or math.inf
     began_at = time.process_time()
     ends_at = calls.run(chosen.seconds)
     ended = [each for connection in opened for each in connection.ended]
-    in_time = sum(each.status == _OK and each.at <= ends_at for each in ended)
+    in_time = sum(
+        each.status == _OK and each.at <= ends_at and each.seconds <= most_seconds for each in ended
+    )
     return {
         "goodput": in_time / chosen.seconds,
         "statuses": _by_status(ended),
@@ -145,6 +158,7 @@ def main() -> None:
     load_of.add_argument("--callers", type=int)
     load_of.add_argument("--rate", type=float, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--timeout", type=int, default=0, help="of each request, in milliseconds")
     print(json.dumps(load(parser.parse_args())))
 
 

@@ -33,6 +33,7 @@ class Job:
     tokens: int = 1
     admitted_at: float = 0.0
     deadline: float = NEVER
+    behind: int = 0
     caller: str = ""
     priority: Priority = Priority.NORMAL
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_server.batching.admission import Kind, SliceTime
+from bilstm_server.batching.admission import Kind
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Job, Result
 from bilstm_server.batching.long_work import LongWork
-from bilstm_server.batching.pace import SlicePace
+from bilstm_server.batching.pace import SlicePace, SliceTime
 from bilstm_server.batching.shares import Shares
 from bilstm_server.batching.slice_lane import SliceLane
 from bilstm_server.callers import Priority

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_server.batching.admission import SliceTime
 from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
 from bilstm_server.batching.jobs import Result
+from bilstm_server.batching.pace import SliceTime
 from bilstm_server.callers import Priority
 from bilstm_server.engine.sequences import Input, SequenceInput, SequenceOutput
 from bilstm_server.engine.staging import StagedBatch
@@ -241,7 +241,7 @@ async def test_slices_tell_what_they_cost(engine: Engine) -> None:
             engine.go_on(1)
             await engine.arrival()
             assert one._admission.seconds_of_waiting == pytest.approx(0.5)  # a guessed batch's
-            one._admission.batch_cost.last_seconds = 0.0
+            one._admission.outlook.last_seconds = 0.0
             left = (LONG - 1) * SLICE_SECONDS
             assert one._admission.seconds_of_waiting == pytest.approx(left)
             engine.go_on()

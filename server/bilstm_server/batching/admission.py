@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..callers import Priority
-from ..errors import DRAINING, Overloaded, Unavailable
+from ..errors import DRAINING, DeadlineExpired, Overloaded, Unavailable
 from ..settings import QueueLimits
 from .budget import TokenBudget
-from .estimate import BatchCost
-from .forming import BoundedBatch
+from .forming import TimelyBatch
 from .lanes import Waiting
 from .long_work import LongWork
+from .outlook import Outlook
+from .pace import SliceTime
 from .queue import BatchQueue, Room, room_of
 from .shares import Shares
 from .stream_turns import StreamTurns
@@ -69,18 +69,6 @@ class ClosedBatch(NamedTuple, Generic[J]):
     admitted: list[J]  # streams' sequences, which wait in the queue from now on
 
 
-@dataclass(frozen=True, slots=True)
-class SliceTime:
-    """How long slices of long sequences may have the device, in seconds."""
-
-    at_least: float  # whoever else wants it
-    at_most: float
-
-    def is_over(self, elapsed: float, wanted: bool) -> bool:
-        """Whether to compute no further slice now; `wanted`: something else wants the device."""
-        return elapsed >= self.at_most or (wanted and elapsed >= self.at_least)
-
-
 class Admission(Generic[J]):
     """The policy of one model: what its `Batcher` asks before it does anything."""
 
@@ -99,7 +87,7 @@ class Admission(Generic[J]):
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
-        self.batch_cost = BatchCost()
+        self.outlook = Outlook(limits)
         self.long_work: LongWork[J] = LongWork(shares)
         self.budget = TokenBudget(limits.max_batch_tokens)
 
@@ -118,9 +106,9 @@ class Admission(Generic[J]):
     @property
     def seconds_of_waiting(self) -> float:
         """About how long all that was let in will take, and at least as long as the last batch."""
-        queued = self._queue.tokens * self.batch_cost.seconds_per_token
-        sliced = self.long_work.seconds(self.batch_cost)
-        return max(queued + sliced, self.batch_cost.last_seconds, _LEAST_RETRY_SECONDS)
+        queued = self.outlook.seconds(self._queue.tokens)
+        sliced = self.long_work.seconds(self.outlook.estimate)
+        return max(queued + sliced, self.outlook.last_seconds, _LEAST_RETRY_SECONDS)
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -190,12 +178,40 @@ class Admission(Generic[J]):
         not."""
         at_most = self._max_seconds
         if self._queue.waited(caller, priority, now) <= at_most:
-            if self.batch_cost.seconds(self._queue.tokens) <= at_most:  # and so do some of them
+            if self.outlook.seconds(self._queue.tokens) <= at_most:  # and so do some of them
                 return None
             ahead = self._queue.tokens_ahead(caller, priority, tokens)
-            if self.batch_cost.seconds(ahead) <= at_most:
+            if self.outlook.seconds(ahead) <= at_most:
                 return None
         return f"for more than the {at_most:g} seconds that they may"
+
+    def lateness(
+        self,
+        tokens: Sequence[int],
+        caller: str,
+        priority: Priority,
+        deadline: float,
+        free_at: float,
+        now: float,
+    ) -> DeadlineExpired | None:
+        """What a call is told, of sequences of so many tokens each, that is known not to be
+        answered by its deadline. The device is free at `free_at`.
+
+        Where nothing was computed for a while nothing is known: a call is let in as a trial.
+        """
+        outlook = self.outlook
+        outlook.arrive(deadline - now, now)
+        if not len(self._queue) and outlook.is_stale(now):
+            return None
+        whole = [each for each in tokens if each <= self._limits.whole_tokens]
+        in_batches = sum(whole)
+        expected = 0.0
+        if whole:
+            ahead = self._queue.tokens_ahead(caller, priority, in_batches)
+            expected = free_at - now + outlook.seconds(ahead, max(whole), in_batches)
+        if len(whole) < len(tokens):
+            expected = max(expected, self.long_work.seconds_with(sum(tokens) - in_batches))
+        return outlook.lateness(expected, deadline, now)
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -246,11 +262,15 @@ class Admission(Generic[J]):
         due_at = self._queue.due_at()
         return -math.inf if due_at is not None and self._refusing else due_at
 
-    def close_batch(self, now: float) -> ClosedBatch[J]:
-        """Take the jobs that came first out of the queue, as many as a batch holds, and let in the
-        streams' sequences that have their turn then."""
+    def close_batch(self, now: float, free_at: float = -math.inf) -> ClosedBatch[J]:
+        """Take the jobs that came first out of the queue, as many as a batch holds that begins when
+        the device is free, and let in the streams' sequences that have their turn then."""
         sequences, tokens = len(self._queue), self._queue.tokens
-        jobs, expired = self._queue.take(BoundedBatch(self._limits, self.budget.tokens(now), now))
+        starts_at = max(now, free_at + self.outlook.gap_seconds)
+        forming = TimelyBatch(
+            self._limits, self.budget.tokens(now), self.outlook, now, starts_at, tokens
+        )
+        jobs, expired = self._queue.take(forming)
         limits = self._limits
         self._streams.earn(
             max(

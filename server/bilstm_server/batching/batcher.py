@@ -23,7 +23,7 @@ from .admission import Admission, Kind
 from .computing import ComputeEngine, Computing
 from .device import Device
 from .intake import Intake
-from .jobs import Job, Result
+from .jobs import Job, Result, spare
 from .pace import SlicePace
 from .slice_lane import SliceEngine, SliceLane
 
@@ -50,8 +50,9 @@ class Batcher(Intake):
         self._device = device
         self._max_whole_tokens = limits.whole_tokens
         self._admission: Admission[Job] = Admission(limits)
-        cost, budget = self._admission.batch_cost, self._admission.budget
-        self._computing = Computing(engine, device, metrics, cost, budget, tracer)
+        self._metrics = metrics
+        outlook, budget = self._admission.outlook, self._admission.budget
+        self._computing = Computing(engine, device, metrics, outlook, budget, tracer)
         pace = SlicePace(limits.slice_seconds, limits.max_batch_sequences)
         shares = self._admission.shares
         self._lane = SliceLane(engine, device, metrics, self._admission.long_work, pace, shares)
@@ -85,7 +86,11 @@ class Batcher(Intake):
         refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
+        if deadline < math.inf:
+            self._check_deadline([s.tokens for s in sequences], caller, priority, deadline)
         jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]
+        if len(jobs) > 1:
+            _tie(jobs)
         if trace is not None:
             trace.admit(len(jobs), tokens, now)
         self._admission.admit(jobs, now)
@@ -101,9 +106,10 @@ class Batcher(Intake):
             while jobs:  # none stays in this frame: an error's traceback keeps it
                 job = jobs.pop()
                 self._jobs.discard(job)
-                if job.future.cancel() or job.future.cancelled():
+                future = job.future
+                if future.cancel() or future.cancelled() or future.exception() is not None:
                     self._admission.withdraw(job)
-                del job
+                del job, future
 
     async def enqueue(
         self,
@@ -132,6 +138,17 @@ class Batcher(Intake):
         finally:
             del self._turns[job]
         return job.future
+
+    def _check_deadline(
+        self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float
+    ) -> None:
+        """Raises `DeadlineExpired` for sequences that are known not to be computed in time."""
+        now = asyncio.get_running_loop().time()
+        free_at = max(self._device.free_at, now) + self._computing.seconds_ahead()
+        lateness = self._admission.lateness(tokens, caller, priority, deadline, free_at, now)
+        if lateness is not None:
+            self._metrics.observe_spared(sum(tokens))
+            raise lateness
 
     def _job(
         self,
@@ -230,18 +247,32 @@ class Batcher(Intake):
         jobs = jobs or self._close_batch()
         if not jobs:
             return 0.0
+        self._computing.expect(jobs)
         self._stage_ahead()
         return await self._computing.compute(jobs, staged)
 
-    def _close_batch(self) -> list[Job]:
-        """Close a batch; returns those of its jobs that somebody still waits for."""
-        closed = self._admission.close_batch(asyncio.get_running_loop().time())
+    def _close_batch(self, free_at: float = -math.inf) -> list[Job]:
+        """Close a batch that is computed when the device is free; returns those of its jobs that
+        somebody still waits for."""
+        now = asyncio.get_running_loop().time()
+        closed = self._admission.close_batch(now, free_at)
         for job in closed.expired:
-            job.expire()
+            spare(job, now, self._metrics)
         self._end_turns(closed.admitted)
         return [job for job in closed.jobs if not job.future.done()]
 
     def _stage_ahead(self) -> None:
         """While a batch computes, stage the next one if it is full: it can't grow any more."""
-        if self._computing.can_stage and self._admission.is_full and (jobs := self._close_batch()):
-            self._computing.stage(jobs)
+        if self._computing.can_stage and self._admission.is_full:
+            jobs = self._close_batch(self._device.free_at)
+            if jobs:
+                self._computing.stage(jobs)
+
+
+def _tie(jobs: Sequence[Job]) -> None:
+    """Let the jobs of one call know of each other: a call has all of its results, or fails."""
+    behind = 0
+    for job in reversed(jobs):
+        job.call, job.behind = jobs, behind
+        if not job.is_long:
+            behind += job.tokens

@@ -18,8 +18,9 @@ from ..metrics import ModelMetrics
 from ..process.progress import Work
 from .budget import TokenBudget
 from .device import Device
-from .estimate import BatchCost
-from .jobs import BatchTiming, Job, Result
+from .forming import hopeless
+from .jobs import BatchTiming, Job, Result, spare
+from .outlook import Outlook
 
 if TYPE_CHECKING:
     from ..tracing import BatchTrace, Tracer
@@ -41,16 +42,16 @@ class Computing:
         engine: ComputeEngine,
         device: Device,
         metrics: ModelMetrics,
-        cost: BatchCost,
+        outlook: Outlook,
         budget: TokenBudget,
         tracer: Tracer | None,
     ):
-        """`cost` is told what each batch took, and `budget` for which there was no memory."""
+        """`outlook` is told what each batch took, and `budget` for which there was no memory."""
         self._engine = engine
         self._device = device
         self._metrics = metrics
         self._tracer = tracer
-        self._cost = cost
+        self._outlook = outlook
         self._budget = budget
         self._halves: deque[list[Job]] = deque()  # of batches that failed
         self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
@@ -75,13 +76,23 @@ class Computing:
         )
         self._ahead = (jobs, staging)
 
+    def seconds_ahead(self) -> float:
+        """How long the batches are likely to take that were closed before."""
+        batches = [*self._halves, self._ahead[0]] if self._ahead else self._halves
+        return sum(self._outlook.estimate.seconds(*size_of(jobs)) for jobs in batches)
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Let the device know how long a batch is likely to take that is computed now."""
+        now = asyncio.get_running_loop().time()
+        self._device.free_at = now + self._outlook.estimate.seconds(*size_of(jobs))
+
     async def next_batch(self) -> tuple[list[Job], StagedBatch | None]:
         """The living jobs of the batch that is next of those closed before, if there is one, and
         the batch as it was staged. That is None if some died since, or if staging failed: then it
         is staged anew, and whose fault it was is found out.
         """
         while self._halves:
-            if jobs := _living(self._halves.popleft()):
+            if jobs := self._answerable(self._halves.popleft()):
                 return jobs, None
         if self._ahead is None:
             return [], None
@@ -91,9 +102,9 @@ class Computing:
             staged = await staging
         except Exception:
             del staging  # it holds the error, and that this frame
-            return _living(jobs), None
-        living = _living(jobs)
-        return living, staged if len(living) == len(jobs) else None
+            return self._answerable(jobs), None
+        answerable = self._answerable(jobs)
+        return answerable, staged if len(answerable) == len(jobs) else None
 
     async def compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
         """Compute one batch and settle its jobs; returns the seconds that it took, 0 if it failed.
@@ -102,7 +113,8 @@ class Computing:
         """
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        tokens = sum(job.tokens for job in jobs)
+        self._outlook.begin(min(job.admitted_at for job in jobs), started_at)
+        longest, tokens = size_of(jobs)
         running = loop.run_in_executor(
             self._device.compute_thread,
             self._run,
@@ -122,6 +134,7 @@ class Computing:
                 for job in jobs:
                     job.lose(error)
                 raise
+            self._outlook.fail(loop.time())
             self._fail(jobs, error)
             # The error's traceback has this frame and the engine's. It must not be reached from
             # here too: what the engine had allocated would stay while the halves are computed.
@@ -130,14 +143,35 @@ class Computing:
         if trace is not None:
             trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
-        self._cost.observe(tokens, seconds)
+        ended_at = started_at + seconds
+        self._outlook.end(longest, tokens, seconds, ended_at)
         encoded = zip(*(job.sequence.encoded for job in jobs), strict=True)
         self._metrics.observe_encoded(*map(sum, encoded))
         self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
             self._metrics.observe_caller(job.caller, job.tokens)
             job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+        # Each caller that waits goes on, and writes its reply, before this is called.
+        loop.call_soon(loop.call_soon, self._replied, jobs, ended_at)
         return seconds
+
+    def _replied(self, jobs: Sequence[Job], ended_at: float) -> None:
+        """Learn from when the replies of a batch were written, and count what was for nobody."""
+        now = asyncio.get_running_loop().time()
+        outlook = self._outlook
+        outlook.reply(now - ended_at, now)
+        for job in jobs:
+            if job.future.cancelled() or job.deadline <= now:
+                is_late = outlook.due_at(job.deadline, job.admitted_at) <= now
+                self._metrics.observe_waste(job.tokens, is_late)
+
+    def _answerable(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those for which somebody waits who can be answered in time."""
+        now = asyncio.get_running_loop().time()
+        living = [job for job in jobs if job.lives(now)]
+        for job in hopeless(living, self._outlook, now):
+            spare(job, now, self._metrics)
+        return [job for job in living if not job.future.done()]
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         """Halve a batch that failed, and try again: in the end only the jobs at fault fail.
@@ -163,7 +197,7 @@ class Computing:
 
     def _work(self, what: str, jobs: Sequence[Job], tokens: int) -> Work:
         """What a watchdog is to know of a batch."""
-        expected = tokens * self._cost.seconds_per_token
+        expected = self._outlook.estimate.seconds(*size_of(jobs))
         return Work(what, self._metrics.model, len(jobs), tokens, expected)
 
     def _stage(self, sequences: list[Input], work: Work) -> StagedBatch:
@@ -188,6 +222,7 @@ class Computing:
         return outputs, time.perf_counter() - started_at
 
 
-def _living(jobs: Sequence[Job]) -> list[Job]:
-    now = asyncio.get_running_loop().time()
-    return [job for job in jobs if job.lives(now)]
+def size_of(jobs: Sequence[Job]) -> tuple[int, int]:
+    """The steps of the longest sequence, and the tokens of all."""
+    tokens = [job.tokens for job in jobs]
+    return max(tokens), sum(tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ class Device:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._waiting = 0  # models that wait for their turn
+        # When what computes now will be done, as far as is known, in the event loop's time.
+        self.free_at = -math.inf
         self._arrived = False  # whether something came to be computed since the last turn began
         self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
@@ -65,4 +68,5 @@ class Device:
         try:
             yield
         finally:
+            self.free_at = -math.inf
             self._turn.release()

@@ -5,10 +5,15 @@ Decisions only. It never sees a clock, a thread, an event loop or a tensor: `now
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol, TypeVar
 
 from ..settings import QueueLimits
+from .outlook import Outlook
+
+_FEW = 0.1  # of a batch's tokens
 
 
 class Verdict(Enum):
@@ -27,8 +32,16 @@ class Offered(Protocol):
     def tokens(self) -> int: ...
     @property
     def deadline(self) -> float: ...
+    @property
+    def admitted_at(self) -> float: ...
+    @property
+    def behind(self) -> int:
+        """Tokens of its call's sequences that are offered after it: it has its results with
+        theirs."""
+        ...
 
 
+J = TypeVar("J", bound=Offered)
 J_contra = TypeVar("J_contra", bound=Offered, contravariant=True)
 
 
@@ -60,6 +73,75 @@ class BoundedBatch:
             return Verdict.HOPELESS
         if self._sequences and self._tokens + job.tokens > self._max_tokens:
             return Verdict.LATER
-        self._sequences += 1
-        self._tokens += job.tokens
+        verdict = self._judge(job)
+        if verdict is Verdict.JOINED:
+            self._sequences += 1
+            self._tokens += job.tokens
+        return verdict
+
+    def _judge(self, job: Offered) -> Verdict:
+        """Say of a job within the bounds whether it joins."""
         return Verdict.JOINED
+
+
+class TimelyBatch(BoundedBatch):
+    """A batch that ends in time for each of its members, as far as is known what it takes. Whoever
+    would be too late in it is hopeless: in a later one it would be later.
+    """
+
+    def __init__(
+        self,
+        limits: QueueLimits,
+        max_tokens: int,
+        outlook: Outlook,
+        now: float,
+        starts_at: float,
+        waiting: int,
+    ):
+        """It is formed now, of `waiting` tokens, and begins to be computed at `starts_at`."""
+        super().__init__(limits, max_tokens, now)
+        self._outlook = outlook
+        self._estimate = outlook.estimate
+        self._starts_at = starts_at
+        self._longest = 0
+        self._due_at = starts_at + outlook.batch_seconds(waiting)
+        self._in_a_hurry = self._due_at < math.inf  # whether it has to end by some time
+        self._is_trial = outlook.is_stale(now)
+        # No member has it end earlier: the device would compute too little, if more waits.
+        self._efficient_at = starts_at + outlook.efficient_seconds(waiting)
+
+    def _judge(self, job: Offered) -> Verdict:
+        longest, tokens = max(self._longest, job.tokens), self._tokens + job.tokens
+        if not self._in_a_hurry and job.deadline == math.inf:
+            self._longest = longest
+            return Verdict.JOINED
+        due_at = self._outlook.due_at(job.deadline, job.admitted_at)
+        if self._is_trial:
+            due_at = math.inf
+        elif due_at < self._efficient_at or due_at < self._ends_at(
+            self._estimate.known_seconds(longest, tokens + job.behind)
+        ):
+            return Verdict.HOPELESS
+        elif self._sequences and min(due_at, self._due_at) < self._ends_at(
+            self._estimate.seconds(longest, tokens)
+        ):
+            return Verdict.LATER
+        self._is_trial = False
+        self._longest = longest
+        self._due_at = min(self._due_at, due_at)
+        self._in_a_hurry = self._in_a_hurry or due_at < math.inf
+        return Verdict.JOINED
+
+    def _ends_at(self, seconds: float) -> float:
+        """When a batch ends at the latest that is likely to take so long."""
+        return self._starts_at + self._estimate.latest(seconds)
+
+
+def hopeless(jobs: Sequence[J], outlook: Outlook, now: float) -> list[J]:
+    """Those of a batch, closed some time ago and computed now, that can't be answered in time. None
+    where they are so few that to compute the others without them would not pay."""
+    tokens = sum(job.tokens for job in jobs)
+    longest = max((job.tokens for job in jobs), default=0)
+    ends_at = now + outlook.estimate.known_seconds(longest, tokens)
+    late = [job for job in jobs if outlook.due_at(job.deadline, job.admitted_at) < ends_at]
+    return late if sum(job.tokens for job in late) > _FEW * tokens else []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceOutput
 from ..errors import DeadlineExpired, DeviceLost
+from ..metrics import ModelMetrics
 from .admission import Kind
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ class Job:
     deadline: float
     future: asyncio.Future[Result]
     trace: RequestTrace | None = None
+    # The jobs of its call, this one too, until the call ends: they have their results together.
+    call: Sequence[Job] = ()
+    behind: int = 0  # tokens of those that come after it there
     admitted_at: float = 0.0  # once `Admission` has let it in
 
     def settle(self, result: Result | Exception) -> None:
@@ -66,9 +71,24 @@ class Job:
     def lives(self, now: float) -> bool:
         """Whether somebody still waits for it. If its deadline has passed, it expires here."""
         if self.deadline <= now:
-            self.expire()
+            self.expire(now)
         return not self.future.done()
 
-    def expire(self) -> None:
-        """Tell the caller that the deadline has passed."""
-        self.settle(DeadlineExpired("the deadline passed while the request waited"))
+    def expire(self, now: float) -> None:
+        """Tell the caller that the deadline has passed, or will have before there is a result."""
+        left = self.deadline - now
+        self.settle(
+            DeadlineExpired(
+                "the deadline passed while the request waited"
+                if left <= 0.0
+                else f"the result would come too late: {1e3 * left:.0f} ms are left"
+            )
+        )
+
+
+def spare(job: Job, now: float, metrics: ModelMetrics) -> None:
+    """Expire a job that would be computed for nobody, and the others of its call with it."""
+    for each in job.call or (job,):
+        if not each.future.done():
+            metrics.observe_spared(each.tokens)
+            each.expire(now)

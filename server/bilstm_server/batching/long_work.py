@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Generic
 
-from .estimate import BatchCost
+from .estimate import BatchEstimate
 from .lanes import J
 from .queue import Room
 from .shares import Shares
@@ -61,10 +61,28 @@ class LongWork(Generic[J]):
         if tokens:
             self._seconds_per_token = seconds / tokens
 
-    def seconds(self, batch_cost: BatchCost) -> float:
+    def seconds(self, estimate: BatchEstimate) -> float:
         """About how long all of them will take; before any slice, as they would in batches."""
-        per_token = self._seconds_per_token or batch_cost.seconds_per_token / self._layers
+        per_token = self._seconds_per_token or estimate.seconds_per_token / self._layers
         tokens = sum(
             self._layers * job.tokens if left is None else left for job, left in self._left.items()
         )
         return tokens * per_token
+
+    def seconds_with(self, tokens: int) -> float:
+        """About how long a sequence of so many tokens that came now would take at least; 0 before
+        any slice. They have turns: each of the others goes before it for as long as it has itself.
+        """
+        own = self._layers * tokens
+        others = sum(
+            min(self._layers * job.tokens if left is None else left, own)
+            for job, left in self._left.items()
+        )
+        return (own + others) * self._seconds_per_token
+
+    def is_hopeless(self, job: J, now: float) -> bool:
+        """Whether what is left of a sequence takes longer than until its deadline, however soon it
+        is computed."""
+        left = self._left[job]
+        tokens = self._layers * job.tokens if left is None else left
+        return now + tokens * self._seconds_per_token > job.deadline

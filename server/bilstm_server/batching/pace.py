@@ -1,14 +1,28 @@
-"""`SlicePace`: how many steps a slice has, so that it takes the time that it may. Pure."""
+"""`SlicePace`: how many steps a slice has, so that it takes the time that it may; `SliceTime`: how
+long slices may go on. Pure."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from ..model.incremental.slices import SLICE_UNIT
 
 _MAX_STEPS = 256 * SLICE_UNIT
 _LONE_SECONDS = 1.0  # for which nothing else wanted the device, before slices may take longer
 _LONE_FACTOR = 10.0  # how much longer
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTime:
+    """How long slices of long sequences may have the device, in seconds."""
+
+    at_least: float  # whoever else wants it
+    at_most: float
+
+    def is_over(self, elapsed: float, wanted: bool) -> bool:
+        """Whether to compute no further slice now; `wanted`: something else wants the device."""
+        return elapsed >= self.at_most or (wanted and elapsed >= self.at_least)
 
 
 class SlicePace:

@@ -18,12 +18,11 @@ from ..errors import DeviceLost, OutOfMemory, forget_locals
 from ..metrics import ModelMetrics
 from ..model.incremental.slices import SLICE_UNIT, SlicedRun
 from ..process.progress import Work
-from .admission import SliceTime
 from .device import Device
-from .jobs import BatchTiming, Job, Result
+from .jobs import BatchTiming, Job, Result, spare
 from .long_turns import LongTurns
 from .long_work import LongWork
-from .pace import SlicePace
+from .pace import SlicePace, SliceTime
 from .shares import Shares
 
 
@@ -101,7 +100,7 @@ class SliceLane:
         for long in self._active:
             if long.run is None:
                 long.queue_seconds = now - long.job.admitted_at
-        dead = [long for long in self._active if not long.job.lives(now)]
+        dead = [long for long in self._active if not self._is_wanted(long, now)]
         for long in dead:
             self._turns.remove(long)
         self._leave(dead)
@@ -126,6 +125,20 @@ class SliceLane:
         for long in ended:
             if isinstance(long.result, DeviceLost):
                 raise long.result
+
+    def _is_wanted(self, long: _LongJob, now: float) -> bool:
+        """Whether somebody waits for it who can be answered in time. If not, what was computed of
+        it was for nobody."""
+        if not long.job.lives(now):
+            pass
+        elif self._work.is_hopeless(long.job, now):
+            spare(long.job, now, self._metrics)
+        else:
+            return True
+        if long.run is not None:
+            computed = long.job.tokens - long.run.tokens_left // long.run.stages
+            self._metrics.observe_waste(computed, is_late=long.job.deadline <= now)
+        return False
 
     def _tell(self) -> None:
         """Tell what was computed in this turn. Metrics and the policy are the loop's to write."""

@@ -96,6 +96,25 @@ class ModelFamilies:
             buckets=SECONDS,
             registry=registry,
         )
+        self.spared_tokens = Counters(
+            "bilstm_spared_tokens_total",
+            "Tokens that were not computed, because their results would have come too late.",
+            _LABELS,
+            registry=registry,
+        )
+        self.wasted_tokens = Counters(
+            "bilstm_wasted_tokens_total",
+            "Tokens that were computed for nobody: their callers had left, or their deadlines had "
+            "passed.",
+            _LABELS,
+            registry=registry,
+        )
+        self.misjudged = Counters(
+            "bilstm_misjudged_total",
+            "Sequences that were computed because they were expected to be in time, and were not.",
+            _LABELS,
+            registry=registry,
+        )
         self.dropped = Counters(
             "bilstm_dropped_total",
             f"Requests, and sequences of streams, that ended without a result: "
@@ -157,6 +176,7 @@ class ModelFamilies:
             *(self.queue_sequences, self.queue_tokens, self.queue_limit_tokens),
             *(self.queue_seconds, self.batch_sequences, self.batch_tokens, self.batch_compute),
             *(self.slice_seconds, self.load_seconds),
+            *(self.spared_tokens, self.wasted_tokens, self.misjudged),
             *(self.batch_limit_tokens, self.out_of_memory),
         ):
             family.remove(model)
@@ -205,6 +225,9 @@ class ModelMetrics(DropMetrics):
         self._batch_tokens = families.batch_tokens.labels(model)
         self._batch_compute = families.batch_compute.labels(model)
         self._slice_seconds = families.slice_seconds.labels(model)
+        self._spared_tokens = families.spared_tokens.labels(model)
+        self._wasted_tokens = families.wasted_tokens.labels(model)
+        self._misjudged = families.misjudged.labels(model)
         self._out_of_memory = families.out_of_memory.labels(model)
         self._load_seconds = families.load_seconds.labels(model)
         self._limit_tokens = families.queue_limit_tokens.labels(model)
@@ -281,3 +304,14 @@ class ModelMetrics(DropMetrics):
     def observe_wait(self, seconds: float) -> None:
         """Count how long a sequence had waited that was computed in slices."""
         self._queue_seconds.observe(seconds)
+
+    def observe_spared(self, tokens: int) -> None:
+        """Count tokens that are not computed, because their results would come too late."""
+        self._spared_tokens.inc(tokens)
+
+    def observe_waste(self, tokens: int, is_late: bool) -> None:
+        """Count a sequence that was computed for nobody, because it `is_late` or its caller has
+        left."""
+        self._wasted_tokens.inc(tokens)
+        if is_late:
+            self._misjudged.inc()

@@ -4,6 +4,7 @@ has passed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -15,7 +16,6 @@ from bilstm_server.batching.admission import Admission, ClosedBatch, Kind
 from bilstm_server.callers import Priority
 from bilstm_server.settings import QueueLimits
 
-NEVER = 1e9
 SECONDS_PER_TOKEN = 0.001
 
 
@@ -26,7 +26,8 @@ class Job:
     is_long: bool = False
     caller: str = ""
     priority: Priority = Priority.NORMAL
-    deadline: float = NEVER
+    deadline: float = math.inf
+    behind: int = 0
     admitted_at: float = -1.0
 
 
@@ -89,7 +90,8 @@ class Server:
         self.batches.append(closed)
         tokens = sum(job.tokens for job in closed.jobs)
         if closed.jobs:
-            self.policy.batch_cost.observe(tokens, tokens * SECONDS_PER_TOKEN)
+            longest, seconds = max(job.tokens for job in closed.jobs), tokens * SECONDS_PER_TOKEN
+            self.policy.outlook.end(longest, tokens, seconds, self.now + seconds)
         self.now += tokens * SECONDS_PER_TOKEN
         self.check()
 

@@ -79,7 +79,7 @@ def test_calls_are_refused_that_would_wait_for_too_long() -> None:
     policy.admit([call(10)], 0.0)
     assert policy.refusal(1, 1, "", Priority.NORMAL, 2.0) is None
     assert isinstance(policy.refusal(1, 1, "", Priority.NORMAL, 2.1), Overloaded)
-    policy.batch_cost.observe(10, 2.0)
+    policy.outlook.end(10, 10, 2.0, 0.0)
     assert policy.refusal(1, 1, "", Priority.NORMAL, 0.0) is None
     policy.admit([call(1)], 0.0)
     assert isinstance(policy.refusal(1, 1, "", Priority.NORMAL, 0.0), Overloaded)
@@ -129,7 +129,7 @@ def test_long_sequences_take_their_time() -> None:
     policy = admission(queue=(10_000, 16))
     first, second = long_call(1000), Job(500, Kind.STREAM, is_long=True)
     policy.admit([first, second, call(10)], 0.0)
-    policy.batch_cost.observe(100, 1.0)
+    policy.outlook.end(100, 100, 1.0, 0.0)
     assert policy.seconds_of_waiting == pytest.approx((1000 + 500 + 10) * 0.01)
     policy.long_work.progress(first, 1200, layers=2)
     assert policy.seconds_of_waiting == pytest.approx((1200 + 2 * 500) * 0.01 / 2 + 10 * 0.01)
@@ -144,5 +144,5 @@ def test_retry_is_never_at_once() -> None:
     """Before anything was computed it is a guess; and however fast the device is, a little."""
     policy = admission()
     assert policy.seconds_of_waiting == 0.5
-    policy.batch_cost.observe(100, 1e-6)
+    policy.outlook.end(100, 100, 1e-6, 0.0)
     assert policy.seconds_of_waiting == 0.01

@@ -163,6 +163,11 @@ class Callers:
         await self.engine.computing()
         return task
 
+    def count(self, name: str) -> float:
+        value = self._metrics.registry.get_sample_value(f"bilstm_{name}_total", {"model": "m"})
+        assert value is not None
+        return value
+
     def gauge(self, name: str) -> float:
         return self.sample(f"queue_{name}")
 

@@ -40,7 +40,7 @@ async def test_refusal_says_when_to_come_again() -> None:
     async with batching(Engine(), max_batch_tokens=2000) as callers:
         await callers.busy(1)
         await callers.call(2, tokens=1000)
-        callers.batcher._admission.batch_cost.observe(100, 2.0)  # as if one had taken so long
+        callers.batcher._admission.outlook.end(100, 100, 2.0, 0.0)  # as if one had taken so long
         refused = (await callers.call(3)).exception()
         assert isinstance(refused, Overloaded)
         assert refused.retry_after_seconds == pytest.approx(20.0)
@@ -50,9 +50,9 @@ async def test_batches_tell_what_they_cost() -> None:
     """The last one's time is what the caller is told of it, and what a refusal goes by."""
     async with batching(Engine(gate_open=True)) as callers:
         (result,) = await (await callers.call(0, tokens=7))
-        cost = callers.batcher._admission.batch_cost
-        assert cost.last_seconds == result.timing.compute_seconds
-        assert cost.seconds_per_token == pytest.approx(result.timing.compute_seconds / 7)
+        outlook = callers.batcher._admission.outlook
+        assert outlook.last_seconds == result.timing.compute_seconds
+        assert outlook.seconds(7) == pytest.approx(result.timing.compute_seconds)
 
 
 async def test_refusal_before_any_batch_names_a_positive_time() -> None:
