@@ -61,6 +61,7 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
     if kind == "bool":  # a switch, which may have its value behind =
         words["bool"] = "true|false"
         options |= {"nargs": "?", "const": "true"}
+        options["help"] = options["help"].replace("(default: False)", "(default: false)")
     options["metavar"] = _PAIRS.get(flag) or words.get(kind, kind)
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
     parser.add_argument(flag, **options)
