@@ -10,11 +10,13 @@ from typing import TypeAlias
 from ..callers import Priority
 from ..errors import Unauthenticated
 from ..quoting import one_line
+from ..security.certificates import certificate_name
 from .flow.connections import peer_address
 
 Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 AuthContext: TypeAlias = "Mapping[str, Iterable[bytes]]"  # as gRPC gives it
 
+_CERTIFICATE = "x509_pem_cert"
 _TOKEN_KEY = "authorization"
 _SCHEME = "bearer "
 _PRIORITY_KEY = "bilstm-priority"
@@ -53,14 +55,13 @@ def forwarded_name(metadata: Metadata, header: str) -> str:
     return _as_name(values[-1].rpartition(",")[2])
 
 
-def certificate_name(auth: AuthContext) -> str:
-    """Return whom a client's certificate names: its subject's common name, else the first of its
-    alternative names; empty if it names nobody."""
-    for key in ("x509_common_name", "x509_subject_alternative_name"):
-        for value in auth.get(key, ()):
-            if name := _as_name(value.decode("utf-8", "replace")):
-                return name
-    return ""
+def caller_certificate_name(auth: AuthContext) -> str:
+    """Return whom the certificate of a connection names; empty if it names nobody.
+
+    It is read here, as gRPC ends the names that it tells at their first zero byte: `boss` would be
+    the name of one for `boss\\0.example.org`.
+    """
+    return one_line(certificate_name(next(iter(auth.get(_CERTIFICATE, ())), b"")), _NAME_CHARACTERS)
 
 
 @lru_cache(maxsize=4_096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -14,12 +15,24 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509 import Certificate, load_pem_x509_certificates
+from cryptography.x509 import (
+    Certificate,
+    DNSName,
+    ExtensionNotFound,
+    IPAddress,
+    RFC822Name,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    load_pem_x509_certificate,
+    load_pem_x509_certificates,
+)
+from cryptography.x509.oid import NameOID
 
 from ..errors import UnusableFile
 
 _RSA_BITS = 2_048  # at the least
 _CURVES = ("secp256r1", "secp384r1")
+_NAMES = DNSName | UniformResourceIdentifier | RFC822Name | IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,27 @@ def parse_authorities(data: bytes) -> Authorities:
     if not valid:  # old ones may stay beside a new one
         raise UnusableFile("all its certificates have ended")
     return Authorities(data, _end(valid))
+
+
+@lru_cache(maxsize=4_096)
+def certificate_name(data: bytes) -> str:
+    """Return whom a certificate in PEM names: its subject's common name, else the first of its
+    alternative names; empty if it names nobody."""
+    try:
+        certificate = load_pem_x509_certificate(data)
+        subject = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        names = [str(each.value) for each in (*subject, *_alternative_names(certificate))]
+    except ValueError:
+        return ""
+    return next((name for name in names if name.strip()), "")
+
+
+def _alternative_names(certificate: Certificate) -> list[_NAMES]:
+    try:
+        found = certificate.extensions.get_extension_for_class(SubjectAlternativeName)
+    except ExtensionNotFound:
+        return []
+    return [name for name in found.value if isinstance(name, _NAMES)]
 
 
 def _certificates(data: bytes) -> list[Certificate]:
