@@ -23,6 +23,8 @@ from bilstm_server.settings import Settings
 from tests.support.engines import gated_server
 from tests.support.servers import settings
 
+HERE = Path(__file__)
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
@@ -87,8 +89,9 @@ async def test_no_warning_for_few_threads(threads: int) -> None:
     ("values", "warned"),
     [
         ({"metrics_host": "0.0.0.0"}, True),
+        ({"metrics_host": "0.0.0.0", "metrics_tls_cert": HERE, "metrics_tls_key": HERE}, True),
         ({"host": "0.0.0.0", "insecure": True}, False),
-        ({"metrics_host": "0.0.0.0", "metrics_token_file": Path(__file__)}, False),
+        ({"metrics_host": "0.0.0.0", "metrics_token_file": HERE}, False),
         ({}, False),
     ],
 )
