@@ -156,4 +156,5 @@ async def test_the_callers_name_for_its_request(
         "error_id": event["error_id"],
         **ids,
     }
+    assert event["caller"] == "127.0.0.1"
     assert event["error_id"] in str(told.value.details())

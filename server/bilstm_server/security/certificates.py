@@ -26,11 +26,12 @@ from cryptography.x509 import (
     load_pem_x509_certificate,
     load_pem_x509_certificates,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import NameOID, PublicKeyAlgorithmOID
 
 from ..errors import UnusableFile
 
 _RSA_BITS = 2_048  # at the least
+_KEYS = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 _CURVES = ("secp256r1", "secp384r1")
 _NAMES = DNSName | UniformResourceIdentifier | RFC822Name | IPAddress
 
@@ -65,10 +66,10 @@ def parse_key_pair(chain: bytes, key: bytes) -> KeyPair:
     except (ValueError, UnsupportedAlgorithm):
         raise UnusableFile("the key must be a private key in PEM") from None
     own = certificates[0]
-    if not _is_taken_by_clients(private.public_key()):
+    if own.public_key_algorithm_oid not in _KEYS or not _is_taken(private.public_key()):
         raise UnusableFile(
-            f"the key must be RSA of at least {_RSA_BITS} bits, or of the curve P-256 or P-384; "
-            "most clients take no other"
+            f"the key must be RSA of at least {_RSA_BITS} bits, not RSA-PSS, or of the curve P-256 "
+            "or P-384; most clients take no other"
         )
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
@@ -115,7 +116,7 @@ def _certificates(data: bytes) -> list[Certificate]:
         raise UnusableFile("must have certificates in PEM") from None
 
 
-def _is_taken_by_clients(key: object) -> bool:
+def _is_taken(key: object) -> bool:
     if isinstance(key, RSAPublicKey):
         return key.key_size >= _RSA_BITS
     return isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
