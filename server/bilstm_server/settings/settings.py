@@ -123,8 +123,8 @@ class AddressSettings(BaseModel):
 
     host: Host = Field(
         default="127.0.0.1",
-        description="The address to listen on. 0.0.0.0 is every interface. unix:PATH or unix- "
-        "abstract:NAME is a unix socket for gRPC.",
+        description="The address to listen on. 0.0.0.0 is every interface. unix:PATH or "
+        "unix-abstract:NAME is a unix socket for gRPC.",
     )
     port: Port = Field(default=50051, description="The port of gRPC. 0 takes any free one.")
     metrics_host: MetricsHost = Field(
