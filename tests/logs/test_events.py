@@ -77,6 +77,19 @@ async def test_settings_are_logged_once() -> None:
     assert [event["event"] for event in events].count("settings") == 1
 
 
+async def test_rules_of_callers_are_logged_as_they_are_set() -> None:
+    """What the settings say of single callers is in the log in the words of the flags."""
+    given = settings(
+        model=[("none", Path("none"))], caller_share="bulk=0.5", caller_priority="search=high"
+    )
+    with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
+        await serve(given)
+    assert (events[0]["caller_share"], events[0]["caller_priority"]) == (
+        ["bulk=0.5"],
+        ["search=high"],
+    )
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 async def test_no_warning_for_few_threads(threads: int) -> None:
     """As many threads as processors, or fewer, are no mistake."""
