@@ -33,6 +33,14 @@ def test_help_has_every_setting() -> None:
         assert " ".join(field.description.split()) in plain
 
 
+def test_help_has_sections() -> None:
+    """`serve --help` puts the settings of one group under what the group says of itself."""
+    printed = run("bilstm-server", "serve", "--help").stdout
+    section = printed.partition("\nThe certificates of gRPC's address:\n")[2].partition("\n\n")[0]
+    flags = re.findall(r"^\s+--([a-z-]+)", section, re.MULTILINE)
+    assert flags == ["tls-cert", "tls-key", "tls-client-ca", "insecure"]
+
+
 def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """A server whose GPU is lost ends with 3, and its log's last line says so, and why."""
 

@@ -23,6 +23,8 @@ from bilstm_server.settings import Settings
 from tests.support.engines import gated_server
 from tests.support.servers import settings
 
+HERE = Path(__file__)
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
@@ -75,6 +77,19 @@ async def test_settings_are_logged_once() -> None:
     assert [event["event"] for event in events].count("settings") == 1
 
 
+async def test_rules_of_callers_are_logged_as_they_are_set() -> None:
+    """What the settings say of single callers is in the log in the words of the flags."""
+    given = settings(
+        model=[("none", Path("none"))], caller_share="bulk=0.5", caller_priority="search=high"
+    )
+    with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
+        await serve(given)
+    assert (events[0]["caller_share"], events[0]["caller_priority"]) == (
+        ["bulk=0.5"],
+        ["search=high"],
+    )
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 async def test_no_warning_for_few_threads(threads: int) -> None:
     """As many threads as processors, or fewer, are no mistake."""
@@ -87,8 +102,9 @@ async def test_no_warning_for_few_threads(threads: int) -> None:
     ("values", "warned"),
     [
         ({"metrics_host": "0.0.0.0"}, True),
+        ({"metrics_host": "0.0.0.0", "metrics_tls_cert": HERE, "metrics_tls_key": HERE}, True),
         ({"host": "0.0.0.0", "insecure": True}, False),
-        ({"metrics_host": "0.0.0.0", "metrics_token_file": Path(__file__)}, False),
+        ({"metrics_host": "0.0.0.0", "metrics_token_file": HERE}, False),
         ({}, False),
     ],
 )
@@ -153,4 +169,5 @@ async def test_the_callers_name_for_its_request(
         "error_id": event["error_id"],
         **ids,
     }
+    assert event["caller"] == "127.0.0.1"
     assert event["error_id"] in str(told.value.details())

@@ -120,7 +120,7 @@ def test_waiting_is_bounded_for_each_caller() -> None:
     """A caller is refused for what it would wait, by its share, and not for what others have
     waiting."""
     policy = admission(batch=(100, 100), queue=(1000, 1000), max_queue_seconds=1.0)
-    policy.batch_cost.observe(100, 0.5)
+    policy.outlook.end(1, 100, 0.5, 0.0)
     policy.admit([Job(caller="greedy") for _ in range(400)], 0.0)
     assert isinstance(policy.refusal(1, 1, "greedy", Priority.NORMAL, 0.0), Overloaded)
     assert policy.refusal(1, 1, "polite", Priority.NORMAL, 0.0) is None
