@@ -34,19 +34,24 @@ Call = Callable[[], Awaitable[bool]]  # one call; whether its result is right
 class Pair:
     """Two servers, each of which keeps its port when it is started anew."""
 
-    def __init__(self, running: ExitStack):
+    def __init__(self, running: ExitStack, *flags: str):
+        """Start both with these flags, to be ended with `running`."""
         self._running = running
+        self._flags = flags
         self._ports = [_free_port(), _free_port()]
         self._servers = [self._start(port) for port in self._ports]
         self.target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self._ports)
 
     def _start(self, port: int) -> ServerProcess:
-        return self._running.enter_context(server_process(f"--port={port}"))
+        return self._running.enter_context(server_process(f"--port={port}", *self._flags))
 
-    async def renew(self, index: int, end: Callable[[ServerProcess], object]) -> None:
-        """End one server, and start its successor. Returns when that is ready."""
+    async def renew(self, index: int, end: Callable[[ServerProcess], object]) -> float:
+        """End one server, and start its successor. Returns when that is ready, and for how many
+        seconds there was none."""
+        began_at = time.perf_counter()
         await asyncio.to_thread(end, self._servers[index])
         self._servers[index] = await asyncio.to_thread(self._start, self._ports[index])
+        return time.perf_counter() - began_at
 
 
 def _free_port() -> int:

@@ -13,12 +13,16 @@ from .pairs import RATE, Ends, Pair, call_while
 
 NAME = "restart"
 _RESTARTS = 20
-_REST_SECONDS = 1.0  # between restarts
+_REST_SECONDS = 1.0  # before the first restart
+# Between restarts, of the time for which a server was away: so long does a client of gRPC wait, at
+# the most, until it connects to it again. Kubernetes calls it minReadySeconds.
+_REST_SHARE = 1.5
+_DELAY_SECONDS = 0.5  # for clients to hear that the server is not ready, as docs/operations.md says
 
 
 def trial(restarts: int = _RESTARTS) -> Iterator[Finding]:
     with ExitStack() as running:
-        pair = Pair(running)
+        pair = Pair(running, f"--drain-delay-seconds={_DELAY_SECONDS}")
         ends = asyncio.run(call_while(pair.target, _restart(pair, restarts)))
     yield from failed(NAME, ends, f"{restarts} restarts")
 
@@ -37,9 +41,9 @@ def failed(trial: str, ends: Ends, happened: str) -> Iterator[Finding]:
 
 
 async def _restart(pair: Pair, restarts: int) -> None:
-    """One after the other, each as an operator would: it drains, and its successor is ready before
-    the next one's turn."""
+    """One after the other, each as an operator would: it drains, and its successor is ready, and
+    clients have found it, before the next one's turn."""
     await asyncio.sleep(_REST_SECONDS)
     for number in range(restarts):
-        await pair.renew(number % 2, ServerProcess.stop)
-        await asyncio.sleep(_REST_SECONDS)
+        away = await pair.renew(number % 2, ServerProcess.stop)
+        await asyncio.sleep(_REST_SHARE * away)
