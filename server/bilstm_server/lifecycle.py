@@ -110,8 +110,8 @@ def _warn_of_open_metrics(settings: Settings) -> None:
             "metrics are open",
             host=host,
             port=settings.metrics_port,
-            reason="whoever reaches them can read them: --metrics-token-file and "
-            "--metrics-tls-cert close them, --metrics-host 127.0.0.1 keeps them here",
+            reason="whoever reaches them can read them: --metrics-token-file closes them, "
+            "--metrics-host 127.0.0.1 keeps them here",
         )
 
 

@@ -54,9 +54,9 @@ def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     assert event["cause"] == "CUDA error: misaligned address"
 
 
-@pytest.mark.parametrize("command", ["import", "bench", "lookahead"])
+@pytest.mark.parametrize("command", ["serve", "import", "bench", "lookahead"])
 def test_help_has_no_empty_default(command: str) -> None:
-    """--help says the defaults that there are, and no others."""
+    """--help says the defaults that there are, as they are typed, and no others."""
     printed = run("bilstm-server", command, "--help").stdout
     assert "(default: " in printed
     assert not re.search(r"\(default: (None|False)?\)", printed)

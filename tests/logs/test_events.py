@@ -23,6 +23,8 @@ from bilstm_server.settings import Settings
 from tests.support.engines import gated_server
 from tests.support.servers import settings
 
+HERE = Path(__file__)
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
@@ -100,8 +102,9 @@ async def test_no_warning_for_few_threads(threads: int) -> None:
     ("values", "warned"),
     [
         ({"metrics_host": "0.0.0.0"}, True),
+        ({"metrics_host": "0.0.0.0", "metrics_tls_cert": HERE, "metrics_tls_key": HERE}, True),
         ({"host": "0.0.0.0", "insecure": True}, False),
-        ({"metrics_host": "0.0.0.0", "metrics_token_file": Path(__file__)}, False),
+        ({"metrics_host": "0.0.0.0", "metrics_token_file": HERE}, False),
         ({}, False),
     ],
 )
@@ -183,4 +186,5 @@ async def test_the_callers_name_for_its_request(
         "error_id": event["error_id"],
         **ids,
     }
+    assert event["caller"] == "127.0.0.1"
     assert event["error_id"] in str(told.value.details())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -68,8 +69,19 @@ def test_a_key_that_clients_do_not_take(authority: Authority, key: PrivateKeyTyp
     """What gRPC's clients could not connect to, or should not, is refused in words."""
     _, chain = authority.issue().pair
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(UnusableFile, match="must be RSA of at least 2048 bits, or of the curve"):
+    with pytest.raises(UnusableFile, match="must be RSA of at least 2048 bits, not RSA-PSS, or of"):
         parse_key_pair(chain, pem)
+
+
+def test_a_key_that_grpc_does_not_take(tmp_path: Path) -> None:
+    """RSA-PSS looks as RSA does. gRPC would keep the pair of before, and say nothing."""
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = "openssl req -x509 -nodes -newkey rsa-pss -pkeyopt rsa_keygen_bits:2048 -subj /CN=a"
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    with pytest.raises(UnusableFile, match="not RSA-PSS"):
+        parse_key_pair(certificate.read_bytes(), key.read_bytes())
 
 
 def test_a_certificate_that_is_not_good_now(authority: Authority) -> None:

@@ -69,7 +69,8 @@ class Target:
         # A proxy takes one name, and would be told all of them as if they were one.
         is_loopback = all(_is_loopback(host) for host, _ in dialled)
         # A server of names that the target itself has may say anything.
-        is_local = is_loopback and (prefix == "dns:///" or not prefix.startswith("dns://"))
+        is_local = prefix == "dns:///" or not prefix.startswith("dns://")
+        is_local = is_local and is_loopback and all(_is_never_asked_for(h) for h, _ in dialled)
         host = "" if several else dialled[0][0].strip("[]")
         direct = several or is_loopback
         proxy = "" if direct else _proxy(host, environment)
@@ -161,6 +162,18 @@ def _is_loopback(host: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
     return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def _is_never_asked_for(host: str) -> bool:
+    """Whether no server of names is asked for the loopback host. Some resolvers of gRPC's ask for
+    `127.1`, `a.localhost` or `localhost.`, and would take any answer."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _first(variables: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
@@ -10,17 +9,18 @@ from typing import TypeAlias
 from ..callers import Priority
 from ..errors import Unauthenticated
 from ..quoting import one_line
-from .flow.connections import peer_address
+from ..security.certificates import certificate_name
+from .flow.connections import network_of, peer_address
 
 Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 AuthContext: TypeAlias = "Mapping[str, Iterable[bytes]]"  # as gRPC gives it
 
+_CERTIFICATE = "x509_pem_cert"
 _TOKEN_KEY = "authorization"
 _SCHEME = "bearer "
 _PRIORITY_KEY = "bilstm-priority"
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _NAME_CHARACTERS = 100
-_IPV6_NETWORK_BITS = 64  # that a site has: within it, whoever calls can take any address
 
 
 def presented_token(metadata: Metadata) -> str:
@@ -50,17 +50,16 @@ def forwarded_name(metadata: Metadata, header: str) -> str:
     values = [value for key, value in metadata if key == header and isinstance(value, str)]
     if not values:
         return ""
-    return _as_name(values[-1].rpartition(",")[2])
+    return one_line(values[-1].rpartition(",")[2].strip(), _NAME_CHARACTERS)
 
 
-def certificate_name(auth: AuthContext) -> str:
-    """Return whom a client's certificate names: its subject's common name, else the first of its
-    alternative names; empty if it names nobody."""
-    for key in ("x509_common_name", "x509_subject_alternative_name"):
-        for value in auth.get(key, ()):
-            if name := _as_name(value.decode("utf-8", "replace")):
-                return name
-    return ""
+def caller_certificate_name(auth: AuthContext) -> str:
+    """Return whom the certificate of a connection names; empty if it names nobody.
+
+    It is read here, as gRPC ends the names that it tells at their first zero byte: `boss` would be
+    the name of one for `boss\\0.example.org`.
+    """
+    return one_line(certificate_name(next(iter(auth.get(_CERTIFICATE, ())), b"")), _NAME_CHARACTERS)
 
 
 @lru_cache(maxsize=4_096)
@@ -70,17 +69,4 @@ def peer_name(peer: str) -> str:
     Of IPv6 it is the network of 64 bits: within it, one caller could be many.
     """
     found = peer_address(peer)
-    if found is None:
-        return peer.partition(":")[0]
-    host, _ = found
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 6 and not address.is_loopback:
-        return str(ipaddress.ip_network((int(address), _IPV6_NETWORK_BITS), strict=False))
-    return host
-
-
-def _as_name(text: str) -> str:
-    return one_line(text.strip(), _NAME_CHARACTERS)
+    return peer.partition(":")[0] if found is None else network_of(found[0])

@@ -14,9 +14,16 @@ _REQUEST_ID = "x-request-id"
 _REQUEST_ID_CHARACTERS = 128
 
 
-def log_internal_error(error: Exception, context: Context, trace_id: str | None = None) -> str:
-    """Log an error that is the server's own fault. Returns the id that the log has it under."""
+def log_internal_error(
+    error: Exception, context: Context, caller: str, trace_id: str | None = None
+) -> str:
+    """Log an error that is the server's own fault, with the name of the caller that met it.
+
+    Returns the id that the log has it under.
+    """
     ids = {"error_id": secrets.token_hex(8)}
+    if caller:  # it is known
+        ids["caller"] = caller
     if request_id := _request_id(context):
         ids["request_id"] = request_id
     if trace_id is not None:

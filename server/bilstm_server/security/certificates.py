@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -14,12 +15,25 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509 import Certificate, load_pem_x509_certificates
+from cryptography.x509 import (
+    Certificate,
+    DNSName,
+    ExtensionNotFound,
+    IPAddress,
+    RFC822Name,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    load_pem_x509_certificate,
+    load_pem_x509_certificates,
+)
+from cryptography.x509.oid import NameOID, PublicKeyAlgorithmOID
 
 from ..errors import UnusableFile
 
 _RSA_BITS = 2_048  # at the least
+_KEYS = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 _CURVES = ("secp256r1", "secp384r1")
+_NAMES = DNSName | UniformResourceIdentifier | RFC822Name | IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +66,10 @@ def parse_key_pair(chain: bytes, key: bytes) -> KeyPair:
     except (ValueError, UnsupportedAlgorithm):
         raise UnusableFile("the key must be a private key in PEM") from None
     own = certificates[0]
-    if not _is_taken_by_clients(private.public_key()):
+    if own.public_key_algorithm_oid not in _KEYS or not _is_taken(private.public_key()):
         raise UnusableFile(
-            f"the key must be RSA of at least {_RSA_BITS} bits, or of the curve P-256 or P-384; "
-            "most clients take no other"
+            f"the key must be RSA of at least {_RSA_BITS} bits, not RSA-PSS, or of the curve P-256 "
+            "or P-384; most clients take no other"
         )
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
@@ -74,6 +88,27 @@ def parse_authorities(data: bytes) -> Authorities:
     return Authorities(data, _end(valid))
 
 
+@lru_cache(maxsize=4_096)
+def certificate_name(data: bytes) -> str:
+    """Return whom a certificate in PEM names: its subject's common name, else the first of its
+    alternative names; empty if it names nobody."""
+    try:
+        certificate = load_pem_x509_certificate(data)
+        subject = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        names = [str(each.value) for each in (*subject, *_alternative_names(certificate))]
+    except ValueError:
+        return ""
+    return next((name for name in names if name.strip()), "")
+
+
+def _alternative_names(certificate: Certificate) -> list[_NAMES]:
+    try:
+        found = certificate.extensions.get_extension_for_class(SubjectAlternativeName)
+    except ExtensionNotFound:
+        return []
+    return [name for name in found.value if isinstance(name, _NAMES)]
+
+
 def _certificates(data: bytes) -> list[Certificate]:
     try:
         return load_pem_x509_certificates(data)
@@ -81,7 +116,7 @@ def _certificates(data: bytes) -> list[Certificate]:
         raise UnusableFile("must have certificates in PEM") from None
 
 
-def _is_taken_by_clients(key: object) -> bool:
+def _is_taken(key: object) -> bool:
     if isinstance(key, RSAPublicKey):
         return key.key_size >= _RSA_BITS
     return isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES

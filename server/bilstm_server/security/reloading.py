@@ -14,7 +14,7 @@ from .watched import Watched
 
 log = structlog.get_logger()
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5  # a second look, which a change needs, is within a second of it
 
 
 class Reloading:
@@ -32,8 +32,8 @@ class Reloading:
         self._watched.append((watched, changed))
 
     def reload(self) -> list[str]:
-        """Look at all files now, and refuse at once what can't be used. Returns the flags of the
-        settings that name them."""
+        """Look at all files now, and take them as they are. Returns the flags of the settings that
+        name them."""
         self._asked.set()
         return [watched.flags for watched, _ in self._watched]
 

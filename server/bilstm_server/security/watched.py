@@ -1,9 +1,9 @@
 """`Watched`: what files say, kept up to date while they are changed, replaced or broken.
 
 Files are compared by what they hold: so it does not matter whether one is written, renamed into its
-place, or swapped with the folder that a link names, as Kubernetes does it. Two files that belong
-together may change one after the other, so what can't be used is given one more look before it
-counts as refused.
+place, or swapped with the folder that a link names, as Kubernetes does it. A file may be half
+written, and of two that belong together one may be old still, so what is new is given one more look
+before it counts.
 """
 
 from __future__ import annotations
@@ -59,11 +59,10 @@ class Watched(Generic[T]):
         self._paths = tuple(paths)
         self._parse = parse
         self._observer = observer
-        self._refused: tuple[object, str] | None = None  # what the last look found, and why not
-        self._reported: tuple[object, str] | None = None
-        contents = self._read()
-        self.value = self._parsed(contents)
-        self._contents: object = contents  # those in effect
+        self._found: tuple[object, str] | None = None  # by the last look
+        self._reported: tuple[object, str] | None = None  # as what can't be used
+        self._contents = self._read()  # those in effect
+        self.value = self._parsed(self._contents)
         if observer is not None:
             observer.accepted()
         for path in secrets:
@@ -72,41 +71,55 @@ class Watched(Generic[T]):
     def check(self, *, patient: bool = True) -> bool:
         """Look at the files, and put what is new in them into effect. Returns whether it did.
 
-        What can't be used changes nothing. It is logged and counted once, when a second look finds
-        the same; at once unless `patient`.
+        What is new counts when a second look finds the same; at once unless `patient`. What can't
+        be used changes nothing: it is logged and counted, once.
         """
-        contents: tuple[bytes, ...] | None = None
-        try:
-            contents = self._read()
-            changed = contents != self._contents
-            if changed:
-                self.value, self._contents = self._parsed(contents), contents
-        except UnusableFile as error:
-            self._refuse((contents, str(error)), patient)
+        contents, problem = found = self._look()
+        settled, self._found = found == self._found, found
+        if contents == self._contents:
+            if self._reported is not None:  # it holds again what is in effect
+                self._accept()
             return False
-        if changed or self._reported:  # or it holds again what is in effect
-            if self._observer is not None:
-                self._observer.accepted()
-            log.info("reloaded", setting=self.flags)
-        self._refused = self._reported = None
-        return changed
+        if patient and not settled:
+            return False
+        if contents is not None:
+            try:
+                self.value, self._contents = self._parsed(contents), contents
+            except UnusableFile as error:
+                problem = str(error)
+            else:
+                self._accept()
+                return True
+        self._refuse(contents, problem)
+        return False
 
-    def _refuse(self, found: tuple[object, str], patient: bool) -> None:
-        settled, self._refused = found == self._refused, found
-        if found == self._reported or (patient and not settled):
+    def _look(self) -> tuple[tuple[bytes, ...] | None, str]:
+        """What the files hold, or None and why they can't be read."""
+        try:
+            return self._read(), ""
+        except UnusableFile as error:
+            return None, str(error)
+
+    def _accept(self) -> None:
+        self._reported = None
+        if self._observer is not None:
+            self._observer.accepted()
+        log.info("reloaded", setting=self.flags)
+
+    def _refuse(self, contents: object, problem: str) -> None:
+        if self._reported == (contents, problem):
             return
-        self._reported = found
+        self._reported = contents, problem
         if self._observer is not None:
             self._observer.refused()
-        log.error("not reloaded", setting=self.flags, reason=found[1], in_effect="what was before")
+        log.error("not reloaded", setting=self.flags, reason=problem, in_effect="what was before")
 
     def _read(self) -> tuple[bytes, ...]:
         return tuple(self._bytes(path) for path in self._paths)
 
     def _bytes(self, path: Path) -> bytes:
         try:
-            # Something that is no file, a pipe say, must not keep the server waiting.
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            with open(path, "rb", opener=_open_at_once) as file:
                 data = file.read(_MAX_BYTES + 1) or b""
         except OSError as error:
             raise UnusableFile(f"{self.flags}: {path}: {error.strerror}") from error
@@ -129,3 +142,8 @@ class Watched(Generic[T]):
         except UnusableFile as error:
             paths = ", ".join(map(str, self._paths))
             raise UnusableFile(f"{self.flags}: {paths}: {error}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Something that is no file, a pipe say, must not keep the server waiting."""
+    return os.open(path, flags | os.O_NONBLOCK)

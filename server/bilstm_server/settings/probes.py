@@ -35,6 +35,5 @@ class ProbeSettings(BaseModel):
 
     @property
     def metrics_are_open(self) -> bool:
-        """Whether everybody who reaches the port may read the metrics, or listen to others who
-        do."""
-        return self.metrics_tls_cert is None and self.metrics_token_file is None
+        """Whether everybody who reaches the port may read the metrics."""
+        return self.metrics_token_file is None

@@ -75,12 +75,20 @@ def test_every_method(method: str, world: World, connect: Connect) -> None:
 
 # -- without TLS --------------------------------------------------------------------------------
 
+ASKED_FOR = ("127.1", "2130706433", "localhost.", "some.localhost", "dns:///some.localhost")
 REMOTE = ("encoder.example", "10.0.0.1:7", "ipv4:127.0.0.1,10.0.0.1", "dns:///encoder", "vsock:1:2")
-LOCAL = ("localhost", "127.0.0.1:7", "[::1]", "unix:/run/x", "unix-abstract:x", "dns:///localhost")
+LOCAL = (
+    "LocalHost:7",
+    "127.0.0.1:7",
+    "[::1]",
+    "unix:/run/x",
+    "unix-abstract:x",
+    "dns:///localhost",
+)
 
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
-@pytest.mark.parametrize("target", [*REMOTE, "dns://10.0.0.1/localhost"])
+@pytest.mark.parametrize("target", [*REMOTE, *ASKED_FOR, "dns://10.0.0.1/localhost"])
 def test_not_sent_in_the_open(
     target: str, given: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

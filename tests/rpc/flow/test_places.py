@@ -19,8 +19,13 @@ from benchmarks.faults.wire import PREFACE, PatientConnection, RawConnection
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.rpc.flow.connections import Address, Connection, ConnectionFinder
-from bilstm_server.rpc.flow.places import peer_name, surplus
+from bilstm_server.rpc.flow.connections import (
+    Address,
+    Connection,
+    ConnectionFinder,
+    network_of,
+)
+from bilstm_server.rpc.flow.places import surplus
 from bilstm_server.settings import ConnectionLimits
 from tests.rpc.flow.peers import CHECK, encodes, request, sample, wait_for
 from tests.security.authority import Authority
@@ -58,12 +63,12 @@ def test_who_gives_way(hosts: list[str], most: int, of_a_peer: int) -> None:
     stay = [connection for connection in connections if connection not in gone]
     assert len(gone) == len(set(gone))
     assert len(stay) <= most
-    kept = Counter(peer_name(c.address[0]) for c in stay)
-    bound = {p: n for p, n in kept.items() if p in {peer_name(host) for host in ABROAD}}
+    kept = Counter(network_of(c.address[0]) for c in stay)
+    bound = {p: n for p, n in kept.items() if p in {network_of(host) for host in ABROAD}}
     assert not of_a_peer or all(n <= of_a_peer for n in bound.values())
     for connection, limit in going:
-        peer = peer_name(connection.address[0])
-        own = [c for c in connections if peer_name(c.address[0]) == peer]
+        peer = network_of(connection.address[0])
+        own = [c for c in connections if network_of(c.address[0]) == peer]
         assert own.index(connection) >= kept[peer]
         if limit == "peer":
             assert of_a_peer
@@ -75,10 +80,10 @@ def test_who_gives_way(hosts: list[str], most: int, of_a_peer: int) -> None:
 
 def test_a_network_of_ipv6_is_one_peer() -> None:
     """One host may have all addresses of it. Loopback is apart."""
-    assert peer_name("2001:db8::1") == peer_name("2001:db8::ffff") == "2001:db8::/64"
-    assert peer_name("2001:db8:0:1::1") != peer_name("2001:db8::1")
-    assert peer_name("fe80::1%eth0") == "fe80::/64"
-    assert [peer_name(host) for host in NEAR] == NEAR
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff") == "2001:db8::/64"
+    assert network_of("2001:db8:0:1::1") != network_of("2001:db8::1")
+    assert network_of("fe80::1%eth0") == "fe80::/64"
+    assert [network_of(host) for host in NEAR] == NEAR
 
 
 def test_a_proxy_on_the_same_host_has_no_limit_of_a_peer() -> None:

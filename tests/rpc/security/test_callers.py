@@ -61,6 +61,10 @@ async def test_a_token_names_its_caller(configure: Configure, tmp_path: Path, se
         (["app.example"], "search app", "search app"),
         (["app.example", "other.example"], None, "app.example"),
         (["app.example"], "line\nbreak", "line\\nbreak"),
+        (["app.example"], "app\0.example.org", "app\\x00.example.org"),
+        (["app.example"], " app ", " app "),
+        (["app.example"], " ", "app.example"),
+        (["192.0.2.7"], None, "192.0.2.7"),
         (["app.example"], "n" * 64, "n" * 64),
     ],
 )

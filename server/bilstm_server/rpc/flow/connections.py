@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _NO_ADDRESS = ("unix", 0)
+_NETWORK_BITS = 64  # of an address of IPv6 say whose it is: one host may have all the others
 
 Address = tuple[str, int]  # host and port
 
@@ -150,6 +151,17 @@ def peer_address(peer: str) -> Address | None:
     if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
         return None
     return _host(host.strip("[]")), int(port)
+
+
+def network_of(host: str) -> str:
+    """Return who is at the address, as connections and callers are counted: of IPv6 its network."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # of a Unix socket
+        return host
+    if address.version == 4 or address.is_loopback:
+        return host
+    return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False))
 
 
 def _host(host: str) -> str:

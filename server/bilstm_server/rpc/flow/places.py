@@ -20,7 +20,13 @@ import structlog
 
 from ...metrics import Metrics
 from ...settings import ConnectionLimits
-from .connections import Connection, ConnectionFinder, count_descriptors, has_descriptors
+from .connections import (
+    Connection,
+    ConnectionFinder,
+    count_descriptors,
+    has_descriptors,
+    network_of,
+)
 
 log = structlog.get_logger()
 
@@ -30,23 +36,11 @@ _SPARE = 1 / 16  # of the places, and at least one
 _LOOK_SECONDS = 0.05  # from one look to the next, at the least
 _LOOK_SHARE = 0.02  # of a core's time that looks may take
 _LOG_SECONDS = 10.0  # from one line to the next
-_NETWORK_BITS = 64  # of an address of IPv6 say whose it is: one host may have all the others
 
 
 def spare_places(limits: ConnectionLimits) -> int:
     """How many connections more gRPC should allow than there may be."""
     return max(1, int(_SPARE * limits.max_connections)) if has_descriptors() else 0
-
-
-def peer_name(host: str) -> str:
-    """Return who is at the address, as connections are counted: of IPv6 its network."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:  # of a Unix socket
-        return host
-    if address.version == 4 or address.is_loopback:
-        return host
-    return str(ipaddress.ip_network((address, _NETWORK_BITS), strict=False))
 
 
 def surplus(
@@ -59,7 +53,7 @@ def surplus(
     """
     own: dict[str, list[int]] = defaultdict(list)  # by peer, in the order in which they came
     for order, connection in enumerate(connections):
-        own[peer_name(connection.address[0])].append(order)
+        own[network_of(connection.address[0])].append(order)
     going: list[tuple[Connection, Limit]] = []
     most = limits.max_peer_connections or len(connections)
     for those in (those for peer, those in own.items() if _has_limit(peer)):
@@ -125,7 +119,7 @@ class ConnectionPlaces:
                 if connection.end():
                     self._ending.add(connection)
                     self._metrics.close_connection(limit)
-                    self._closed[peer_name(connection.address[0])] += 1
+                    self._closed[network_of(connection.address[0])] += 1
         if self._closed and time.monotonic() >= self._logged_at + _LOG_SECONDS:
             self._logged_at = time.monotonic()
             peer, most = self._closed.most_common(1)[0]

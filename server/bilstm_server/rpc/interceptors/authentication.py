@@ -15,7 +15,7 @@ from ..context import Context
 from ..identity import (
     Metadata,
     asked_priority,
-    certificate_name,
+    caller_certificate_name,
     forwarded_name,
     peer_name,
     presented_token,
@@ -93,7 +93,7 @@ class Authentication:
         name, models = "", None
         if token is not None:
             kind, name, models = "token", token.name, token.models
-        elif self._rules.certificates and (name := certificate_name(context.auth_context())):
+        elif self._rules.certificates and (name := caller_certificate_name(context.auth_context())):
             kind = "certificate"
         elif self._rules.header:
             name = forwarded_name(metadata, self._rules.header)

@@ -135,7 +135,7 @@ class Call:
         if isinstance(error, ServiceError):
             return status_of(error)
         trace_id = None if self.trace is None else self.trace.trace_id
-        return internal_status(log_internal_error(error, self._context, trace_id))
+        return internal_status(log_internal_error(error, self._context, self.caller.name, trace_id))
 
 
 # The call that the present task answers.

@@ -65,6 +65,7 @@ async def test_stalled_streams_that_hold_all(model_folder: Path) -> None:
     (line,) = (one for one in logs if one["event"] == "stream ended")
     assert line["reason"] == "sending"
     assert line["peer"].startswith("ipv4:127.0.0.1:")
+    assert line["caller"] == "127.0.0.1"
     assert line["bytes"] == 200 * STEP_BYTES
 
 

@@ -53,9 +53,9 @@ class Streams:
         self, requests: AsyncIterator[EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[bytes]:
         """Give one stream's replies."""
-        end = current_call.get().end
-        assert end is not None  # it is a stream
-        call = OpenCall(context.peer(), end)
+        own = current_call.get()
+        assert own.end is not None  # it is a stream
+        call = OpenCall(context.peer(), own.caller.name, own.end)
         self._check_door(call.peer)
         self._of_connection[call.peer] += 1
         # Not by the context's own `peer()`: by then it may have no call, and would crash.

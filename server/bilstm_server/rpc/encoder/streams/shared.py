@@ -85,7 +85,7 @@ class Shared:
         self.drop(drop_reason(error))
         if isinstance(error, ServiceError):
             return sequence_error(error)
-        return internal_sequence_error(log_internal_error(error, self.context))
+        return internal_sequence_error(log_internal_error(error, self.context, self.caller.name))
 
 
 class StreamSequence(Protocol):

@@ -37,6 +37,7 @@ class OpenCall:
     """A call of `EncodeStream` from its start. It has a stream once its first message has come."""
 
     peer: str
+    caller: str
     end: asyncio.Future[ServiceError]  # ends it, wherever it waits
     stream: Stream | None = None
     opening: Idleness = field(default_factory=Idleness)
@@ -136,6 +137,7 @@ class StreamWatch:
             "stream ended",
             reason=turn,
             peer=unquote(call.peer),
+            caller=call.caller,
             idle_seconds=round(call.idle_seconds, 3),
             model=stream and stream.model.name,
             sequences=stream and stream.room.sequences,
