@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bilstm_client import AsyncClient, Client
-from bilstm_client.cli.arguments import parse
 from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 from tests.client.cli.files import on_terminal

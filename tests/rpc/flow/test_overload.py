@@ -74,7 +74,7 @@ def queue_tokens(app: App) -> float:
 
 
 async def attempt(stub: Any, message: pb.EncodeRequest) -> pb.EncodeResponse | grpc.aio.AioRpcError:
-    """One call: its reply or its error. It has no deadline, which the test's own pace might miss."""
+    """One call: its reply or its error. It has no deadline, which a slow test might miss."""
     try:
         reply: pb.EncodeResponse = await stub.Encode(message)
     except grpc.aio.AioRpcError as error:
