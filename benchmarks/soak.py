@@ -46,6 +46,7 @@ _CAPACITY_SECONDS = 5.0
 _STREAMS = 4
 _STREAM_SEQUENCES, _LONG_STEPS = 40, 5_000
 _CANCELLED = 0.1  # of the calls
+_PATIENCE_SECONDS = 60.0  # for a call or a stream to end
 _SAMPLE_SECONDS, _RELOAD_SECONDS = 0.5, 5.0
 _MOST_GROWTH = 2.0  # %
 _PART = 5  # the first and the last fifth of the samples are compared
@@ -87,6 +88,10 @@ def trial(seconds: float, warm_up_seconds: float, share: float) -> Iterator[Find
         yield Finding(NAME, sent, ended, count)
     yield Finding(NAME, sent, "calls and streams that failed", soak.failed, most=0)
     yield Finding(NAME, sent, "reloads", reloads.count)
+    taken = sum(event["event"] == "reloaded" for event in server.log)
+    yield Finding(NAME, sent, "files read anew", taken, least=2 * reloads.count)
+    errors = [event for event in server.log if event["level"] in ("error", "critical")]
+    yield Finding(NAME, sent, "lines of errors in its log", len(errors), most=0)
     yield Finding(NAME, sent, "drained in the end", code == 0, least=1)
 
 
@@ -179,7 +184,7 @@ class Soak:
         return pb.EncodeRequest(sequences=[tensors.encode(x)]).SerializeToString()
 
     async def _call(self, _: int) -> None:
-        await self._encode(self._request(), metadata=self.reloads.metadata)
+        await self._begin(self._encode, self._request())
 
     async def _calls(self, until: float) -> None:
         async with asyncio.TaskGroup() as calls:
@@ -190,11 +195,15 @@ class Soak:
                 due += self._rng.exponential(1 / self.rate)
 
     async def _one(self) -> None:
-        call = self._encode(self._request(), metadata=self.reloads.metadata)
+        call = self._begin(self._encode, self._request())
+        left = False
         if self._rng.random() < _CANCELLED:
             await asyncio.sleep(self._rng.exponential(0.002))
-            call.cancel()
-        await self._count("calls", call.code)
+            left = call.cancel()
+        await self._count("calls", call.code, left)
+
+    def _begin(self, method: Any, request: object) -> Any:
+        return method(request, metadata=self.reloads.metadata, timeout=_PATIENCE_SECONDS)
 
     async def _streams(self, number: int, until: float) -> None:
         """One stream after the other, as those have them who come and go."""
@@ -204,15 +213,15 @@ class Soak:
                 self.server.target, self.reloads.credentials, options
             ) as channel:
                 open_stream: Any = channel.stream_stream(STREAM)
-                call = open_stream(self._messages(), metadata=self.reloads.metadata)
+                call = self._begin(open_stream, self._messages())
                 leaves_after = self._rng.integers(1, 2 * _STREAM_SEQUENCES)
-                replies = 0
+                replies, left = 0, False
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                     async for _ in call:
                         replies += 1
                         if replies == leaves_after:
-                            call.cancel()
-                await self._count("streams", call.code)
+                            left = call.cancel()
+                await self._count("streams", call.code, left)
 
     async def _messages(self) -> AsyncIterator[bytes]:
         yield pb.EncodeStreamRequest(options=pb.StreamOptions()).SerializeToString()
@@ -223,11 +232,12 @@ class Soak:
             yield pb.EncodeStreamRequest(chunks=[chunk]).SerializeToString()
             await asyncio.sleep(self._rng.exponential(0.05))
 
-    async def _count(self, what: str, code: Callable[[], Any]) -> None:
+    async def _count(self, what: str, code: Callable[[], Any], left: bool) -> None:
+        """Count how one has ended. `left`: its caller cancelled it; else the server did."""
         name = (await code()).name
-        words = {"OK": "answered", "CANCELLED": "cancelled"}.get(name, f"ended as {name}")
-        self.ended[f"{what} {words}"] += 1
-        self.failed += name not in ("OK", "CANCELLED")
+        expected = {"OK": "answered"} | ({"CANCELLED": "cancelled"} if left else {})
+        self.ended[f"{what} {expected.get(name, f'ended as {name}')}"] += 1
+        self.failed += name not in expected
 
     async def _reload(self, until: float) -> None:
         while time.perf_counter() < until:

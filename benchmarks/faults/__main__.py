@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from . import (
     cancellations,
@@ -52,6 +54,7 @@ _MODULES = (
     fuzz.handshakes,
 )
 TRIALS: Mapping[str, Trial] = {module.NAME: module.trial for module in _MODULES}
+_MOST_SECONDS = 1800  # of a trial: one that hangs is missed, and the others go on
 
 
 def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = None) -> int:
@@ -73,10 +76,27 @@ def main(trials: Mapping[str, Trial] = TRIALS, arguments: list[str] | None = Non
 def _findings(trials: Mapping[str, Trial]) -> Iterator[Finding]:
     for name, trial in trials.items():
         try:
-            yield from trial()
+            with _bounded(_MOST_SECONDS):
+                yield from trial()
         except Exception as error:  # the others are tried all the same
             ended = f"the trial ended with {type(error).__name__}: {error}"
             yield Finding(name, "", ended, math.nan, most=0)
+
+
+@contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` where the block takes longer, whatever it waits for."""
+
+    def end(*_: object) -> NoReturn:
+        raise TimeoutError(f"not over within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 if __name__ == "__main__":

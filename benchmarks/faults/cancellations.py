@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from random import Random
@@ -40,7 +41,9 @@ def trial(cancellations: int = _CANCELLATIONS) -> Iterator[Finding]:
         server.settle()
         grown = server.resident - before
         errors = server.errors
-    yield Finding(NAME, sent, "of them answered before", results["answered"])
+    yield Finding(NAME, sent, "cancelled", results["cancelled"], least=cancellations)
+    for end in sorted(results.keys() - {"cancelled"}):
+        yield Finding(NAME, sent, f"calls that ended before as {end}", results[end])
     yield Finding(NAME, sent, "neighbours' results", neighbours.total(), least=1)
     for end in ("other bits", "failed"):
         yield Finding(NAME, sent, f"of them {end}", neighbours[end], most=0)
@@ -64,11 +67,11 @@ async def _cancel(target: str, count: int) -> tuple[Counter[str], Counter[str]]:
         grpc.aio.insecure_channel(target, options) as beside,
     ):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(beside)
-        cases = iter(range(count))
+        cases = itertools.count()
         expected = [await stub.Encode(_request(steps)) for steps in _LENGTHS]
         async with asyncio.TaskGroup() as tasks:
             cancelling = [
-                tasks.create_task(_cancel_in_turn(attacking, cases, ends))
+                tasks.create_task(_cancel_in_turn(attacking, cases, count, ends))
                 for _ in range(_AT_A_TIME)
             ]
             until = asyncio.gather(*cancelling)
@@ -127,19 +130,22 @@ async def _stream(
         await asyncio.sleep(rest)
 
 
-async def _cancel_in_turn(channel: Any, cases: Iterator[int], ends: Counter[str]) -> None:
-    """Each case's call, its kind and its moment depend on its number only."""
+async def _cancel_in_turn(
+    channel: Any, cases: Iterator[int], count: int, ends: Counter[str]
+) -> None:
+    """Go on until so many are cancelled. Each case's call, its kind and its moment depend on its
+    number only."""
     stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
-    for number in cases:
+    while ends["cancelled"] < count:
+        number = next(cases)
         random = Random(f"{_SEED} {number}")
         call = _some_call(stub, random)
         try:
             async with asyncio.timeout(random.uniform(0, _MOST_SECONDS)):
-                await call.code()
-            ends["answered"] += 1
+                code = await call.code()
+            ends[code.name] += 1
         except TimeoutError:
-            call.cancel()
-            ends["cancelled"] += 1
+            ends["cancelled"] += call.cancel()
 
 
 def _some_call(stub: Any, random: Random) -> Any:

@@ -1,5 +1,12 @@
 """One caller with 64 calls among nine with one each: what the nine keep of their equal shares, and
-whether a priority that the one may not have changes it."""
+whether a priority that the one may not have changes it.
+
+A caller that waits for each answer can be in every second batch at most, since the next one is
+closed before its call has come back. Its share is the part of max-min fairness: what is computed in
+equal parts, or all that it can ask for where that is less. With batches of four calls equal parts
+are the bound, and they are what each has where the one has one call, too. With batches of ten it is
+the way back and forth, and the figure is what each has of one call in every second batch.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +27,12 @@ from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.model import PlainConfig, SequenceEncoder, save_model
 
-from .attacked import attacked
+from .attacked import Attacked, attacked
 from .findings import Finding
 
 NAME = "greedy"
 _WIDTH, _STEPS = 16, 400
-_BATCH_TOKENS = 10 * _STEPS  # so that a batch has a place for each caller
+_FEW_PLACES, _MANY_PLACES = 4, 10  # of a batch
 _POLITE, _CALLS = 9, 64
 _SECONDS, _WARM_UP_SECONDS = 15.0, 3.0
 _LEAST_SHARE = 0.9
@@ -38,34 +45,53 @@ _PRIORITY = ("bilstm-priority", "high")
 def trial(seconds: float = _SECONDS) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         flags = _served(Path(folder))
-        with attacked(*flags, max_batch_tokens=_BATCH_TOKENS, max_sequence_tokens=_STEPS) as server:
+        for places in (_FEW_PLACES, _MANY_PLACES):
+            with attacked(
+                *flags, max_batch_tokens=places * _STEPS, max_sequence_tokens=_STEPS
+            ) as server:
 
-            def run(*headers: tuple[str, str], calls: int = _CALLS) -> _Calls:
-                return asyncio.run(_load(server.target, calls, headers, seconds))
+                def run(
+                    *headers: tuple[str, str], calls: int = _CALLS, of: Attacked = server
+                ) -> _Calls:
+                    return asyncio.run(_load(of, calls, headers, seconds))
 
-            alike = run(calls=1).answered
-            greedy = run()
-            urgent = run(_PRIORITY)
-    sent = f"{_CALLS} calls of {_STEPS} steps by one, one by each of {_POLITE}"
-    equal = alike.total() / len(_NAMES)
-    yield Finding(NAME, sent, "calls/s of each, one call each", equal / seconds)
-    for what, calls in ((sent, greedy), (f"{sent}; the one asks for high", urgent)):
-        of_nine = [calls.answered[name] / equal for name in _NAMES[1:]]
+                alike, greedy, urgent = run(calls=1), run(), run(_PRIORITY)
+            sent = f"{_CALLS} calls by one, one by each of {_POLITE}; batches of {places}"
+            yield from _findings(sent, alike, greedy, seconds, places)
+            yield from _findings(f"{sent}; it asks for high", alike, urgent, seconds, places)
+
+
+def _findings(
+    sent: str, alike: _Calls, calls: _Calls, seconds: float, places: int
+) -> Iterator[Finding]:
+    equal = alike.answered.total() / len(_NAMES)
+    most = calls.batches / 2
+    of_nine = [calls.answered[name] for name in _NAMES[1:]]
+    is_bound = places == _FEW_PLACES
+    if is_bound:
+        least = min(of_nine) / equal
         yield Finding(
-            NAME, what, "the least of the nine, of that", min(of_nine), least=_LEAST_SHARE
+            NAME, sent, "the least of the nine, of equal parts", least, least=_LEAST_SHARE
         )
-        yield Finding(NAME, what, "the nine's mean, of that", sum(of_nine) / _POLITE)
-        yield Finding(NAME, what, "calls/s of the one", calls.answered[_GREEDY] / seconds)
-        yield Finding(NAME, what, "refused, of the one", calls.refused[_GREEDY])
-        of_nine_refused = calls.refused.total() - calls.refused[_GREEDY]
-        yield Finding(NAME, what, "refused, of the nine", of_nine_refused, most=0)
+    else:
+        least = min(of_nine) / most
+        what = "the least of the nine, of every second batch"
+        yield Finding(NAME, sent, what, least, least=_LEAST_SHARE)
+    mean = sum(of_nine) / _POLITE
+    yield Finding(NAME, sent, "the nine's mean, of what all have alike", mean / equal)
+    yield Finding(NAME, sent, "calls/s, all alike", alike.answered.total() / seconds)
+    yield Finding(NAME, sent, "calls/s", calls.answered.total() / seconds)
+    yield Finding(NAME, sent, "refused, of the one", calls.refused[_GREEDY])
+    of_nine_refused = calls.refused.total() - calls.refused[_GREEDY]
+    yield Finding(NAME, sent, "refused, of the nine", of_nine_refused, most=0)
 
 
 class _Calls(NamedTuple):
-    """How many calls of each caller were answered, and refused."""
+    """How many calls of each caller were answered, and refused, and in how many batches."""
 
     answered: Counter[str]
     refused: Counter[str]
+    batches: float
 
 
 def _served(folder: Path) -> list[str]:
@@ -83,10 +109,10 @@ def _token(name: str) -> str:
 
 
 async def _load(
-    target: str, calls: int, headers: tuple[tuple[str, str], ...], seconds: float
+    server: Attacked, calls: int, headers: tuple[tuple[str, str], ...], seconds: float
 ) -> _Calls:
     """Each caller sends its next call when it has the answer to one; the first of them has so many
-    in flight, and sends those headers. What comes in the warm-up is not counted."""
+    in flight, and sends those headers. What is answered in the warm-up is not counted."""
     answered: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     begins_at = time.perf_counter() + _WARM_UP_SECONDS
@@ -99,18 +125,31 @@ async def _load(
         metadata = [("authorization", f"Bearer {_token(name)}")]
         if name == _GREEDY:
             metadata.extend(headers)
-        while (now := time.perf_counter()) < ends_at:
+        while time.perf_counter() < ends_at:
             try:
                 await stub.Encode(request, metadata=metadata, timeout=60)
-                answered[name] += begins_at <= now
+                answered[name] += begins_at <= time.perf_counter() < ends_at
             except grpc.RpcError:
-                refused[name] += begins_at <= now
+                refused[name] += begins_at <= time.perf_counter() < ends_at
                 await asyncio.sleep(_PAUSE_SECONDS)
 
+    async def batches() -> float:
+        """Those that are computed until the end, from the warm-up on."""
+        await asyncio.sleep(begins_at - time.perf_counter())
+        before = await asyncio.to_thread(_batches, server)
+        await asyncio.sleep(ends_at - time.perf_counter())
+        return await asyncio.to_thread(_batches, server) - before
+
     async with asyncio.TaskGroup() as callers:
+        counting = callers.create_task(batches())
         for number, name in enumerate(_NAMES):
             options = [("grpc.use_local_subchannel_pool", 1), ("caller.number", number)]
-            channel = grpc.aio.insecure_channel(target, options)
+            channel = grpc.aio.insecure_channel(server.target, options)
             for _ in range(calls if name == _GREEDY else 1):
                 callers.create_task(call(name, channel))
-    return _Calls(answered, refused)
+    return _Calls(answered, refused, counting.result())
+
+
+def _batches(server: Attacked) -> float:
+    """How many batches the server has computed."""
+    return server.server.metrics()['bilstm_batch_sequences_count{model="bench"}']

@@ -82,7 +82,7 @@ def _by_status(sent: str, load: dict[str, Any]) -> Iterator[Finding]:
     accepted, refused = statuses.get(_OK, _NONE), statuses.get(_EXHAUSTED, _NONE)
     yield Finding(NAME, sent, "refusals' p50", refused["p50"], "ms")
     yield Finding(NAME, sent, "refusals' p99", refused["p99"], "ms", _MOST_WAIT)
-    yield Finding(NAME, sent, "refusals", refused["calls"])
+    yield Finding(NAME, sent, "refusals", refused["calls"], least=1)
     yield Finding(NAME, sent, "accepted calls' p50", accepted["p50"], "ms")
     yield Finding(NAME, sent, "accepted calls' p99", accepted["p99"], "ms")
     for status in statuses.keys() - {_OK, _EXHAUSTED}:

@@ -259,7 +259,9 @@ class AsyncClient(BaseClient[AsyncChannel]):
     async def list_models(
         self, *, timeout_seconds: float | None = None, metadata: Metadata | None = None
     ) -> list[Model]:
-        """List the models that the server has, the default one first."""
+        """List the models that the server has and the token is for, the default one first if it is
+        among them.
+        """
         return await self._channel.run(self._flows.list_models(timeout_seconds, metadata))
 
     async def get_model(

@@ -196,6 +196,9 @@ class App:
     async def drain(self) -> bool:
         """Be not ready, send away what is new, and finish what was accepted. Returns whether all of
         it was finished; what is not after `drain_timeout_seconds` is cancelled.
+
+        Raises what `failed` does, if that happens meanwhile: nothing is left to wait for then, and
+        yet it was not finished.
         """
         await self._health.set_state("draining")
         await asyncio.sleep(self._settings.drain_delay_seconds)
@@ -214,6 +217,8 @@ class App:
         if not finished:
             await self._server.stop(None)
         await stopping
+        if self.models.broken:
+            await self.failed()
         return finished
 
     async def _send_away(self, grace_seconds: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from benchmarks.faults import __main__ as runner
 from benchmarks.faults.__main__ import TRIALS, main
 from benchmarks.faults.findings import Finding, row
 from benchmarks.faults.kinds import ANY, ENCODE, LARGE, STREAM, honest
@@ -88,6 +89,20 @@ def test_a_trial_that_fails_is_missed_and_the_others_go_on(
     assert main({"broken": broken, "some": lambda: iter([TOLD])}, ["--check"]) == 1
     printed = capsys.readouterr().out
     assert "no server" in printed
+    assert "calls" in printed
+
+
+def test_a_trial_that_hangs_is_missed_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hanging() -> Iterator[Finding]:
+        yield HELD
+        threading.Event().wait()
+
+    monkeypatch.setattr(runner, "_MOST_SECONDS", 0.1)
+    assert main({"hanging": hanging, "some": lambda: iter([TOLD])}, ["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "not over within 0.1 s" in printed
     assert "calls" in printed
 
 

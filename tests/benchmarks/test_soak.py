@@ -18,4 +18,5 @@ def test_a_soak_fails_nothing_and_measures_all() -> None:
     for held in ("memory", "descriptors", "threads"):
         assert figures[f"{held} after warm-up"] > 0
     assert figures["reloads"] > 0
+    assert figures["files read anew"] >= 2 * figures["reloads"]
     assert abs(figures["growth of memory after warm-up"]) < 100  # %

@@ -33,6 +33,14 @@ def test_help_has_every_setting() -> None:
         assert " ".join(field.description.split()) in plain
 
 
+def test_help_has_sections() -> None:
+    """`serve --help` puts the settings of one group under what the group says of itself."""
+    printed = run("bilstm-server", "serve", "--help").stdout
+    section = printed.partition("\nThe certificates of gRPC's address:\n")[2].partition("\n\n")[0]
+    flags = re.findall(r"^\s+--([a-z-]+)", section, re.MULTILINE)
+    assert flags == ["tls-cert", "tls-key", "tls-client-ca", "insecure"]
+
+
 def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """A server whose GPU is lost ends with 3, and its log's last line says so, and why."""
 
@@ -46,9 +54,9 @@ def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     assert event["cause"] == "CUDA error: misaligned address"
 
 
-@pytest.mark.parametrize("command", ["import", "bench", "lookahead"])
+@pytest.mark.parametrize("command", ["serve", "import", "bench", "lookahead"])
 def test_help_has_no_empty_default(command: str) -> None:
-    """--help says the defaults that there are, and no others."""
+    """--help says the defaults that there are, as they are typed, and no others."""
     printed = run("bilstm-server", command, "--help").stdout
     assert "(default: " in printed
     assert not re.search(r"\(default: (None|False)?\)", printed)

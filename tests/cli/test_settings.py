@@ -168,10 +168,13 @@ def test_misspelt_variable(case: str) -> None:
         ("BILSTM_SERVER_PORT_50051_TCP_ADDR", "10.0.0.1"),
         ("bilstm_max_streams", "5"),
         ("OTHER", "5"),
+        ("BILSTM_CA", "ca.pem"),
+        ("BILSTM_TOKEN", "s3cret"),
     ],
 )
 def test_variables_of_others(name: str, value: str) -> None:
-    """What Kubernetes puts into a pod's environment for a Service of that name is let pass."""
+    """What Kubernetes puts into a pod's environment for a Service of that name is let pass, and so
+    is what a client in the same container is told by."""
     check_environment({name: value})
 
 

@@ -16,6 +16,7 @@ import pytest
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
+from bilstm_server.errors import DeviceLost
 from tests.lifecycle.calls import Judge, ended, is_right, request, sequence
 from tests.support.engines import gated_server
 from tests.support.servers import settings
@@ -111,6 +112,26 @@ async def test_drain_timeout(model_folder: Path) -> None:
             codes = await asyncio.gather(*calls)
         assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert gated.engines["small"].batches == [[3]]  # nobody waited for the rest any more
+
+
+async def test_a_device_that_is_lost_while_it_drains(model_folder: Path) -> None:
+    """A drain whose engine fails is not over: it raises that, also where nobody waits any more for
+    what was computed."""
+
+    def lose(_: object) -> None:
+        raise DeviceLost("the GPU is lost")
+
+    limits = settings(model=[("small", model_folder)])
+    async with gated_server(limits) as (app, gated), connected(app) as stub:
+        gated.engines["small"].fault = lose
+        call = stub.Encode(request(sequence(0, 3)))
+        await gated.engines["small"].arrival()
+        call.cancel()
+        await until(lambda: app.models.idle)
+        draining = asyncio.create_task(app.drain())
+        gated.open()
+        with pytest.raises(DeviceLost):
+            await asyncio.wait_for(draining, HANGS_AFTER_SECONDS)
 
 
 async def test_drain_of_an_idle_server_needs_no_time(model_folder: Path) -> None:

@@ -77,6 +77,19 @@ async def test_settings_are_logged_once() -> None:
     assert [event["event"] for event in events].count("settings") == 1
 
 
+async def test_rules_of_callers_are_logged_as_they_are_set() -> None:
+    """What the settings say of single callers is in the log in the words of the flags."""
+    given = settings(
+        model=[("none", Path("none"))], caller_share="bulk=0.5", caller_priority="search=high"
+    )
+    with structlog.testing.capture_logs() as events, pytest.raises(ModelError):
+        await serve(given)
+    assert (events[0]["caller_share"], events[0]["caller_priority"]) == (
+        ["bulk=0.5"],
+        ["search=high"],
+    )
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 async def test_no_warning_for_few_threads(threads: int) -> None:
     """As many threads as processors, or fewer, are no mistake."""
@@ -100,6 +113,23 @@ async def test_open_metrics_are_warned_of(values: dict[str, object], warned: boo
     with structlog.testing.capture_logs() as events, pytest.raises(StartError):
         await serve(settings(model=[("none", Path("none"))], **values))
     assert ("metrics are open" in [event["event"] for event in events]) == warned
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "unix:/tmp/socket"}, False),
+        ({"host": "0.0.0.0", "tokens_file": "none"}, False),
+        ({"host": "0.0.0.0", "tls_client_ca": "none"}, False),
+    ],
+)
+async def test_open_calls_are_warned_of(values: dict[str, object], warned: bool) -> None:
+    """A server that lets everybody on other machines call says so."""
+    with structlog.testing.capture_logs() as events, pytest.raises(StartError):
+        await serve(settings(tls_cert="none", tls_key="none", **values))
+    assert ("calls are open" in [event["event"] for event in events]) == warned
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
@@ -18,6 +18,7 @@ def scraped(registry: CollectorRegistry) -> list[str]:
     return [line for line in lines if "_created" not in line]
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 2**40)),
     values=st.lists(st.floats(0, 1e6) | st.sampled_from(BOUNDS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
@@ -51,3 +52,25 @@ def test_what_has_grown_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched:
         watched._thread.join(60)
     assert given == [1, 1]
+
+
+@pytest.mark.skipif(heap._trim is None, reason="the C library is not glibc")
+def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a flood has taken all descriptors, the thread looks again, and then gives back."""
+    sizes = iter([100, None, 200, 200, 110])
+    given: list[int] = []
+    watched = heap.Heap()
+
+    def resident() -> int:
+        if (size := next(sizes, 0)) is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        if not size:
+            watched._ended.set()
+        return size * 1024 * 1024
+
+    monkeypatch.setattr(heap, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(heap, "resident_bytes", resident)
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(1))
+    with watched:
+        watched._thread.join(60)
+    assert given == [1]

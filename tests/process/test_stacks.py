@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+
+import pytest
 
 from bilstm_server.process.stacks import stacks
 
@@ -26,3 +30,16 @@ def test_every_thread_is_there_with_its_calls() -> None:
     assert set(found) >= {thread.name, threading.current_thread().name}
     assert any("in wait_here" in call for call in found[thread.name])
     assert "in stacks" in found[threading.current_thread().name][0]
+
+
+def test_without_a_file_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks, the watchdog above all, goes on where no descriptor is left, and on a system
+    that has no files in memory."""
+
+    def none_left(_: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    assert stacks() == []
+    monkeypatch.delattr(os, "memfd_create")
+    assert stacks() == []

@@ -15,6 +15,7 @@ from bilstm_client import AsyncClient, Client
 from bilstm_server.settings import SHIPPED_MODEL
 from bilstm_server.testing import server_process
 from tests.client.cli.files import on_terminal
+from tests.security.authority import TOKEN, Authority
 
 from .pages import ROOT, blocks, run, run_shell
 
@@ -23,6 +24,19 @@ from .pages import ROOT, blocks, run, run_shell
 def target() -> Iterator[str]:
     with server_process() as server:
         yield server.target
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The target of a server with TLS and tokens, and a folder with `ca.pem` and `token`."""
+    folder = tmp_path_factory.mktemp("secured")
+    authority = Authority(folder, "ca")
+    files = authority.issue()
+    (folder / "token").write_text(TOKEN, encoding="utf-8")
+    (folder / "tokens").write_text(f"app: {TOKEN}\n", encoding="utf-8")
+    flags = [f"--tls-cert={files.certificate}", f"--tls-key={files.key}"]
+    with server_process(*flags, f"--tokens-file={folder / 'tokens'}") as server:
+        yield server.target, folder
 
 
 def execute(code: str, target: str) -> dict[str, Any]:
@@ -45,15 +59,35 @@ def test_readme_python(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("page", "name", "shape"),
     [
         ("quickstart", "encoding.states", (7, 128)),
-        ("client", "encoding.states", (7, 128)),
         ("streams", "last", (128,)),
         ("models", "y", (10, 128)),
     ],
 )
 def test_docs_python(target: str, page: str, name: str, shape: tuple[int, ...]) -> None:
     """The Python of docs/ runs, and gives what it says."""
-    (code,) = blocks(f"docs/{page}.md", "python")
+    found = blocks(f"docs/{page}.md", "python")
+    (code,) = (block for block in found if "tls=" not in block)  # that server has no TLS
     assert eval(name, execute(code, target)).shape == shape
+
+
+def test_docs_python_of_the_client(
+    target: str, secured: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of docs/client.md runs, in plain text and, but for its address and its file, over
+    TLS with a token."""
+    plain, secure = blocks("docs/client.md", "python")
+    assert execute(plain, target)["encoding"].states.shape == (7, 128)
+    address, folder = secured
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))  # whom this machine trusts
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    for words, ours in (
+        ("encoder.example", address),
+        ("/run/secrets/encoder-token", str(folder / "token")),
+    ):
+        assert words in secure
+        secure = secure.replace(words, ours)
+    with execute(secure, target)["client"] as client:
+        assert client.encode(np.zeros((7, 12), np.float32)).states.shape == (7, 128)
 
 
 def test_docs_shell(target: str, tmp_path: Path) -> None:
@@ -75,12 +109,12 @@ def test_docs_shell(target: str, tmp_path: Path) -> None:
 def test_docs_shell_on_a_terminal(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands of docs/shell.md print there what stands below them."""
+    """The commands of docs/shell.md print there what stands below them, those without TLS."""
     monkeypatch.chdir(tmp_path)
     Path("examples").symlink_to(ROOT / "examples")
     Path("recordings").mkdir()
     np.save("recordings/one.npy", np.zeros((3, 12), np.float32))
-    first, table, folder = blocks("docs/shell.md", "sh")
+    first, table, folder, _ = blocks("docs/shell.md", "sh")
     (expected,) = blocks("docs/shell.md", "text")
     program, _, commands = first.partition("\nEND\n")
     run_shell(f"{program}\nEND\n")
@@ -92,6 +126,15 @@ def test_docs_shell_on_a_terminal(
         assert line in "".join(shown[:2]), shown
     assert Path("scores.csv").read_text(encoding="utf-8").startswith("file,array,steps,label,score")
     assert np.load("recordings/one.states.npy").shape == (3, 128)
+
+
+def test_docs_shell_with_tls(secured: tuple[str, Path]) -> None:
+    """The command of docs/shell.md for a server with TLS and tokens runs as it stands, but for the
+    address."""
+    *_, secure = blocks("docs/shell.md", "sh")
+    target, folder = secured
+    assert "encoder.example" in secure
+    assert "japanese_vowels" in run(secure.replace("encoder.example", target), folder)
 
 
 def test_docs_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +170,8 @@ def test_site(tmp_path: Path) -> None:
 def test_reference_of_the_client(client: type) -> None:
     """The reference has every public member of both clients."""
     page = (ROOT / "docs" / "reference" / "client.md").read_text("utf-8")
-    listed = re.search(rf"::: bilstm_client\.{client.__name__}\n.*\n +members: \[(.*)\]", page)
+    section = rf"::: bilstm_client\.{client.__name__}\n(?: +.*\n)*? +members: \[(.*)\]"
+    listed = re.search(section, page)
     assert listed is not None
     public = {name for name in dir(client("localhost")) if not name.startswith("_")}
     assert set(listed[1].split(", ")) == {"__init__", *public}

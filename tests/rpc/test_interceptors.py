@@ -21,6 +21,7 @@ from bilstm_server.batching.jobs import Job
 from bilstm_server.errors import Overloaded, Unavailable
 from bilstm_server.metrics import Metrics
 from bilstm_server.rpc.context import Context
+from bilstm_server.rpc.definitions import TensorMethod
 from bilstm_server.rpc.flow.receiving import Receiving
 from bilstm_server.rpc.flow.untaken import UntakenReplies
 from bilstm_server.rpc.interceptors.chain import InterceptorChain
@@ -150,3 +151,27 @@ def test_bare_server() -> None:
         reply = stub.Encode(pb.EncodeRequest(sequences=[x]), timeout=HANGS_AFTER_SECONDS)
         assert len(reply.encodings) == 1
         assert not any("grpc_server_handled_total" in name for name in process.metrics())
+
+
+async def test_a_pause_lasts_until_no_call_has_come_for_so_long() -> None:
+    """It begins when it is asked for, however long none had come before, and anew with each call;
+    but it does not last for ever."""
+
+    async def answer(requests: object, context: Context) -> bytes:
+        return b""
+
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda *_: b"")
+    method = Method("a.B", "C", handler, TensorMethod(bytes))
+    calls = CallsInFlight(1, Metrics().no_model)
+    context: Any = None
+    call = calls.around(method, answer)
+    pausing = asyncio.create_task(calls.pause(0.02, 60.0))
+    for _ in range(100):  # one in each turn of the loop
+        await call([], context)
+        await asyncio.sleep(0)
+        assert not pausing.done()
+    await pausing
+    pausing = asyncio.create_task(calls.pause(60.0, 0.02))
+    while not pausing.done():
+        await call([], context)
+        await asyncio.sleep(0)

@@ -45,6 +45,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.St
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _CHUNK_FIELDS = {"", *(field.name for field in pb.SequenceChunk.DESCRIPTOR.fields)}
+_MORE_TIME = "(give the call more time: timeout_seconds=, --timeout-seconds)"
 _MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition
 
 
@@ -144,6 +145,8 @@ def _pushback(error: Any) -> float | None:
 def _by_code(
     code: grpc.StatusCode, message: str, status: status_pb2.Status | None, part: slice
 ) -> EncoderError:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(code, f"{message} {_MORE_TIME}")
     if kind := _PLAIN.get(code):
         return kind(code, message)
     if code is grpc.StatusCode.INVALID_ARGUMENT:

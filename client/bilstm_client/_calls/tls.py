@@ -14,6 +14,7 @@ from typing import Any, Self
 import grpc
 
 from ..types import CertificateFiles, TlsFrom
+from .named_files import named
 from .target import Target
 
 VARIABLE = "BILSTM_CA"
@@ -75,7 +76,9 @@ def _read_ca(ca: Any, name: str) -> bytes:
         raise TypeError(f"tls must be True, False, a CA's file, or its bytes in PEM, got {kind}")
     if isinstance(ca, bytes):
         return _certificates(ca, name)
-    return _certificates(Path(ca).read_bytes(), f"{name}: {os.fspath(ca)}")
+    with named(name):
+        pem = Path(ca).read_bytes()
+    return _certificates(pem, f"{name}: {os.fspath(ca)}")
 
 
 def _read_pair(given: Any) -> tuple[bytes, bytes]:
@@ -84,8 +87,9 @@ def _read_pair(given: Any) -> tuple[bytes, bytes]:
         kind = type(given).__name__
         raise TypeError(f"client_certificate must be two files, certificate and key, got {kind}")
     certificate, key = map(Path, given)
-    chain = _certificates(certificate.read_bytes(), f"client_certificate: {certificate}")
-    secret = key.read_bytes()
+    with named("client_certificate"):
+        pem, secret = certificate.read_bytes(), key.read_bytes()
+    chain = _certificates(pem, f"client_certificate: {certificate}")
     if b"ENCRYPTED" in secret:  # to be asked for its password would hold up who has none
         raise ValueError(f"client_certificate: {key}: must be a key without a password")
     try:

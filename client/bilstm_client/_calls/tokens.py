@@ -18,6 +18,7 @@ import grpc
 from ..errors import Unauthenticated
 from ..types import TokenFrom
 from .metadata import AUTHORIZATION, Header
+from .named_files import named
 from .target import Target
 
 VARIABLE = "BILSTM_TOKEN"
@@ -142,12 +143,18 @@ def token_of(
             "file, or token_without_tls=True (--token-without-tls)"
         )
     if isinstance(given, str):
+        if os.path.isfile(given):
+            raise ValueError(
+                f"{name}: is the name of a file: for the token in it give token=Path(…) "
+                "(--token-file)"
+            )
         try:
             return FixedToken(given)
         except NotAToken as error:
             raise NotAToken(f"{name}: {error}") from None
     if isinstance(given, os.PathLike):
-        return FileToken(given)
+        with named(name):
+            return FileToken(given)
     if callable(given):
         return CalledToken(given)
     kind = type(given).__name__

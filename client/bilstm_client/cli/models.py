@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 from ..client import Client
+from ..errors import PermissionDenied
 from ..types import Model
 from .printing import printable
 
 
 def run(client: Client, parsed: argparse.Namespace) -> None:
-    for index, model in enumerate(client.list_models()):
-        print(printable(f"{model.name} version {model.version}{'' if index else ' (default)'}"))
+    models = client.list_models()
+    if not models:
+        print("the token is for none of the server's models", file=sys.stderr)
+        return
+    default = _default(client)
+    for model in models:
+        is_default = (model.name, model.version) == default
+        print(printable(f"{model.name} version {model.version}{' (default)' * is_default}"))
         for name, value in _facts(model):
             print(printable(f"  {name:8} {value}"))
+
+
+def _default(client: Client) -> tuple[str, str] | None:
+    """The name and version of the default model, or None where the token is not for it."""
+    try:
+        model = client.get_model()
+    except PermissionDenied:
+        return None
+    return model.name, model.version
 
 
 def _facts(model: Model) -> Iterator[tuple[str, str]]:

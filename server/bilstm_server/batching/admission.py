@@ -77,12 +77,11 @@ class Admission(Generic[J]):
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
-        self._batch = room_of(1, limits)
+        # Room that several callers share by their parts, and what is kept for those beyond.
+        self._kept = kept = room_of(_KEPT_BATCHES, limits)
         self._shared = Room(
-            limits.max_queue_sequences - room_of(_KEPT_BATCHES, limits).sequences,
-            limits.max_queue_tokens - room_of(_KEPT_BATCHES, limits).tokens,
+            limits.max_queue_sequences - kept.sequences, limits.max_queue_tokens - kept.tokens
         )
-        self._kept = room_of(_KEPT_BATCHES, limits)  # for callers that have not had their part
         self._streams = StreamTurns(limits, self._queue, shares)
         self._refusing = False
         self._draining = False
@@ -138,8 +137,8 @@ class Admission(Generic[J]):
 
     def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
         """Why so many more may not wait, if they may not. Where there are several callers, one that
-        has something waiting must leave room for a batch of those that have not; and for two, if it
-        has more than its part."""
+        has something waiting must leave what is kept for others, and half of that if it has no more
+        than its part."""
         beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
         if (following := self._streams.next) is not None:
             beside_sequences += 1
@@ -159,12 +158,12 @@ class Admission(Generic[J]):
             return None
         part, shared = self.shares.part(caller), self._shared
         excess = self._queue.excess(shared)  # who came before others did may have more for a while
-        one = self._batch
         if (
             held.sequences + sequences <= part * (shared.sequences - excess.sequences)
             and held.tokens + tokens <= part * (shared.tokens - excess.tokens)
             and self._queue.fits(
-                sequences + beside_sequences + one.sequences, tokens + beside_tokens + one.tokens
+                sequences + beside_sequences + kept.sequences // 2,
+                tokens + beside_tokens + kept.tokens // 2,
             )
         ):
             return None

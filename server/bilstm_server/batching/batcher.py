@@ -60,6 +60,7 @@ class Batcher(Intake):
         self._jobs: set[Job] = set()  # that have not ended
         self._turns: dict[Job, asyncio.Future[None]] = {}  # of streams' jobs that are not let in
         self._calls = 0  # that wait for their results
+        self._timer: asyncio.TimerHandle | None = None  # for when the next batch is to be staged
         metrics.watch_queue(
             lambda: self._admission.sequences,
             lambda: self._admission.tokens,
@@ -261,12 +262,22 @@ class Batcher(Intake):
         self._end_turns(closed.admitted)
         return [job for job in closed.jobs if not job.future.done()]
 
-    def _stage_ahead(self) -> None:
-        """While a batch computes, stage the next one if it is full: it can't grow any more."""
-        if self._computing.can_stage and self._admission.is_full:
-            jobs = self._close_batch(self._device.free_at)
-            if jobs:
-                self._computing.stage(jobs)
+    def _stage_ahead(self, due_at: float | None = None) -> None:
+        """While a batch computes, stage the next one if it is full, as late as can be: until then
+        others may come whose turn is earlier. It was due at that time, or now."""
+        if not (self._computing.can_stage and self._admission.is_full):
+            return
+        loop = asyncio.get_running_loop()
+        now, stages_at = loop.time(), self._computing.stages_at
+        if now < stages_at != due_at:
+            if self._timer is None or self._timer.when() != stages_at:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = loop.call_at(stages_at, self._stage_ahead, stages_at)
+            return
+        jobs = self._close_batch(self._device.free_at)
+        if jobs:
+            self._computing.stage(jobs, now if due_at is None else due_at)
 
 
 def _tie(jobs: Sequence[Job]) -> None:

@@ -54,7 +54,7 @@ class Computing:
         self._outlook = outlook
         self._budget = budget
         self._halves: deque[list[Job]] = deque()  # of batches that failed
-        self._ahead: tuple[list[Job], asyncio.Future[StagedBatch]] | None = None
+        self._ahead: tuple[list[Job], asyncio.Future[tuple[StagedBatch, float]]] | None = None
 
     @property
     def has_batch(self) -> bool:
@@ -66,15 +66,22 @@ class Computing:
         """Whether a batch may be staged now: the device computes, and no other one is staged."""
         return self._ahead is None and self._device.busy
 
-    def stage(self, jobs: list[Job]) -> None:
-        """Stage a batch, to be computed next."""
+    def stage(self, jobs: list[Job], due_at: float) -> None:
+        """Stage a batch, to be computed next, which was to be closed at `due_at`."""
         staging = asyncio.get_running_loop().run_in_executor(
             self._device.stage_thread,
             self._stage,
             [job.sequence for job in jobs],
             self._work("staging", jobs, sum(job.tokens for job in jobs)),
+            due_at,
         )
         self._ahead = (jobs, staging)
+
+    @property
+    def stages_at(self) -> float:
+        """When the batch that follows the one that is computed now is to be closed and staged: as
+        late as can be without the device waiting for it."""
+        return self._device.free_from - self._outlook.staging_seconds
 
     def seconds_ahead(self) -> float:
         """How long the batches are likely to take that were closed before."""
@@ -83,8 +90,10 @@ class Computing:
 
     def expect(self, jobs: Sequence[Job]) -> None:
         """Let the device know how long a batch is likely to take that is computed now."""
-        now = asyncio.get_running_loop().time()
-        self._device.free_at = now + self._outlook.estimate.seconds(*size_of(jobs))
+        now, estimate = asyncio.get_running_loop().time(), self._outlook.estimate
+        seconds = estimate.seconds(*size_of(jobs))
+        self._device.free_at = now + seconds
+        self._device.free_from = now + estimate.earliest(seconds)
 
     async def next_batch(self) -> tuple[list[Job], StagedBatch | None]:
         """The living jobs of the batch that is next of those closed before, if there is one, and
@@ -99,10 +108,11 @@ class Computing:
         jobs, staging = self._ahead
         self._ahead = None
         try:
-            staged = await staging
+            staged, seconds = await staging
         except Exception:
             del staging  # it holds the error, and that this frame
             return self._answerable(jobs), None
+        self._outlook.stage(seconds, asyncio.get_running_loop().time())
         answerable = self._answerable(jobs)
         return answerable, staged if len(answerable) == len(jobs) else None
 
@@ -200,10 +210,13 @@ class Computing:
         expected = self._outlook.estimate.seconds(*size_of(jobs))
         return Work(what, self._metrics.model, len(jobs), tokens, expected)
 
-    def _stage(self, sequences: list[Input], work: Work) -> StagedBatch:
-        """In the stage thread."""
+    def _stage(
+        self, sequences: list[Input], work: Work, due_at: float
+    ) -> tuple[StagedBatch, float]:
+        """In the stage thread: the batch, and the seconds that it took since it was due."""
         with self._device.staging.at(work):
-            return self._engine.stage(sequences)
+            staged = self._engine.stage(sequences)
+        return staged, time.monotonic() - due_at
 
     def _run(
         self, sequences: list[Input], staged: StagedBatch | None, work: Work

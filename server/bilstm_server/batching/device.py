@@ -21,8 +21,8 @@ class Device:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._waiting = 0  # models that wait for their turn
-        # When what computes now will be done, as far as is known, in the event loop's time.
-        self.free_at = -math.inf
+        # When what computes now will be done, likely and at the earliest, in the event loop's time.
+        self.free_at = self.free_from = -math.inf
         self._arrived = False  # whether something came to be computed since the last turn began
         self.compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self.stage_thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
@@ -68,5 +68,5 @@ class Device:
         try:
             yield
         finally:
-            self.free_at = -math.inf
+            self.free_at = self.free_from = -math.inf
             self._turn.release()

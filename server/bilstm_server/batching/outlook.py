@@ -22,6 +22,9 @@ _STALE_SECONDS = 0.5  # without a batch, after which one is let through whatever
 # for callers that may come, or for one that is there.
 _EFFICIENT_FOR_ALL, _EFFICIENT_FOR_ONE = 0.9, 0.98
 _PATIENCE_SHARE = 0.5  # of the time that callers have, for a batch, so that the next one is theirs
+_STAGED = 0.9  # the quantile of what staging takes that counts as likely
+_STAGING_MARGIN, _LEAST_STAGING_SECONDS = 1.5, 0.002  # a timer alone may be a millisecond late
+_MOST_REPLY_SECONDS = 1.0  # if it was longer, the process stood still, or so
 _WAY_SECONDS = 0.001  # of a reply to its caller, and what their clocks tell differently
 _ROUNDED = 0.01  # of a caller's time, at most: gRPC rounds it up on the way
 
@@ -37,7 +40,9 @@ class Outlook:
         self._came = Recent(64, _REMEMBERED_SECONDS)  # with which time until their deadlines
         self._patience = math.inf  # the least of these, but for a few
         self._idle_since = -math.inf  # when the last batch ended; infinite while one is computed
+        self._stagings = Recent(16, _REMEMBERED_SECONDS)  # of batches that were staged ahead
         self._reply_seconds = self._gap_seconds = 0.0
+        self.staging_seconds = math.inf  # in which a batch is staged, with a margin
         self.last_seconds = _GUESSED_SECONDS  # which the last batch took
 
     # -- what happens -----------------------------------------------------------------------------
@@ -68,9 +73,15 @@ class Outlook:
         """Take into account that a batch failed."""
         self._idle_since = now
 
+    def stage(self, seconds: float, now: float) -> None:
+        """Take into account how long it took to stage a batch, from when it was to be closed."""
+        self._stagings.add(seconds, now)
+        likely = self._stagings.quantile(_STAGED, math.inf)
+        self.staging_seconds = _STAGING_MARGIN * likely + _LEAST_STAGING_SECONDS
+
     def reply(self, seconds: float, now: float) -> None:
         """Take into account how long it took from a batch's end until its replies were written."""
-        self._replies.add(seconds, now)
+        self._replies.add(min(seconds, _MOST_REPLY_SECONDS), now)
         self._reply_seconds = self._replies.quantile(0.9, 0.0)
 
     # -- what it says -----------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from collections.abc import Mapping
 from functools import partial
+from inspect import getdoc
 from typing import Any
 
 import structlog
@@ -28,6 +30,7 @@ _PAIRS = {
 }
 
 SettingsSource = CliSettingsSource[argparse.ArgumentParser]
+_Section = argparse._ArgumentGroup  # what `add_argument_group` returns
 
 
 def add(commands: Commands) -> None:
@@ -35,18 +38,37 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve models until SIGTERM",
+        usage="%(prog)s [-h] [--FLAG VALUE ...]",
         description="Serve models until SIGTERM, then drain. Every flag can also be set by an "
         "environment variable, --max-batch-tokens by BILSTM_MAX_BATCH_TOKENS, or in the file of "
         "--config, as max_batch_tokens. A flag wins over a variable, and that over the file.",
     )
     add_config(parser)
     source: SettingsSource = CliSettingsSource(
-        Settings, root_parser=parser, cli_kebab_case=True, add_argument_method=_add_setting
+        Settings,
+        root_parser=parser,
+        cli_kebab_case=True,
+        add_argument_method=partial(_add_setting, _sections(parser)),
     )
     parser.set_defaults(run=partial(_run, source))
 
 
-def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> None:
+def _sections(parser: argparse.ArgumentParser) -> dict[str, _Section]:
+    """The section of --help that each flag stands in: one for each group of settings, headed by
+    what the group says of itself."""
+    sections: dict[str, _Section] = {}
+    for group in reversed(Settings.__mro__):
+        names = Settings.model_fields.keys() & vars(group).get("__annotations__", {}).keys()
+        if names:
+            heading = (getdoc(group) or "").splitlines()[0].removesuffix(".")
+            section = parser.add_argument_group(heading)
+            sections |= {f"--{name.replace('_', '-')}": section for name in names}
+    return sections
+
+
+def _add_setting(
+    sections: Mapping[str, _Section], _: argparse.ArgumentParser, flag: str, **options: Any
+) -> None:
     """Add a flag, with words for its value in place of its Python type."""
     kind = options["metavar"]
     words = {"str": "ADDRESS", "int": "N", "float": "SECONDS", "{Path,null}": "FILE"}
@@ -61,9 +83,10 @@ def _add_setting(parser: argparse.ArgumentParser, flag: str, **options: Any) -> 
     if kind == "bool":  # a switch, which may have its value behind =
         words["bool"] = "true|false"
         options |= {"nargs": "?", "const": "true"}
+        options["help"] = options["help"].replace("default: False", "default: false")
     options["metavar"] = _PAIRS.get(flag) or words.get(kind, kind)
     options["help"] = re.sub(r" \(default: (\(\)|null)?\)$", "", options["help"])
-    parser.add_argument(flag, **options)
+    sections[flag].add_argument(flag, **options)
 
 
 def _run(source: SettingsSource, parsed: argparse.Namespace) -> int:

@@ -41,7 +41,10 @@ class Reply:
     @classmethod
     def unauthorized(cls) -> Self:
         """What whoever has no token, or another one, is told; not which of these it is."""
-        reply = cls.words(HTTPStatus.UNAUTHORIZED, "a token is needed")
+        reply = cls.words(
+            HTTPStatus.UNAUTHORIZED,
+            "needs a token that is known here, as Authorization: Bearer TOKEN",
+        )
         reply.headers.append(("WWW-Authenticate", "Bearer"))
         return reply
 

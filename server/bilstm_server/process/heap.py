@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -36,10 +37,11 @@ class Heap:
     def _watch(self) -> None:
         least = resident_bytes()
         while not self._ended.wait(_LOOK_SECONDS):
-            # What is in use now may be free at the next look, and nothing would have grown then.
-            if resident_bytes() > least + _GROWTH_BYTES:
-                give_back()
-            least = min(least, resident_bytes())
+            with suppress(OSError):  # a flood of connections has all descriptors: the next look
+                # What is in use now may be free at the next look, and nothing would have grown.
+                if resident_bytes() > least + _GROWTH_BYTES:
+                    give_back()
+                least = min(least, resident_bytes())
 
 
 def resident_bytes() -> int:

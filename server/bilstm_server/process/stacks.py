@@ -21,13 +21,13 @@ class Stack(TypedDict):
 def stacks() -> list[Stack]:
     """All threads, as faulthandler finds them: it asks no thread, takes no lock, and reads no
     source, so that it can't come to hang with them. None where the process has no descriptor left
-    to write them to."""
+    to write them to, or its system no files in memory."""
     try:
         with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
             faulthandler.dump_traceback(file)
             file.seek(0)
             text = file.read().decode("utf-8", "backslashreplace")
-    except OSError:
+    except (OSError, AttributeError):
         return []
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found: list[Stack] = []

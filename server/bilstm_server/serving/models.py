@@ -165,6 +165,11 @@ class Models:
         self._hangs = True
         self._stopped.set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether what must not happen has: `failed` raises at once."""
+        return self._stopped.is_set()
+
     async def failed(self) -> NoReturn:
         """Wait for what must not happen, a model that stops before it is to or an engine that does
         not return, and raise why."""

@@ -16,13 +16,16 @@ _SERVICE_LINK = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=)"
 )
 
+# The client's own: a container whose health check is `bilstm health` has them too.
+_OF_CLIENTS = (f"{PREFIX}CA", f"{PREFIX}TOKEN")
+
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raise `StartError` for a variable that looks like a setting's and is none."""
     known = [CONFIG_VARIABLE, *(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)]
     for name, value in environment.items():
         upper = name.upper()
-        if not upper.startswith(PREFIX) or upper in known:
+        if not upper.startswith(PREFIX) or upper in known or upper in _OF_CLIENTS:
             continue
         if _SERVICE_LINK.match(f"{upper}={value}"):
             continue

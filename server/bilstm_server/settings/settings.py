@@ -123,8 +123,8 @@ class AddressSettings(BaseModel):
 
     host: Host = Field(
         default="127.0.0.1",
-        description="The address to listen on. 0.0.0.0 is every interface. unix:PATH or unix- "
-        "abstract:NAME is a unix socket for gRPC.",
+        description="The address to listen on. 0.0.0.0 is every interface. unix:PATH or "
+        "unix-abstract:NAME is a unix socket for gRPC.",
     )
     port: Port = Field(default=50051, description="The port of gRPC. 0 takes any free one.")
     metrics_host: MetricsHost = Field(
@@ -142,29 +142,8 @@ class AddressSettings(BaseModel):
         return self.metrics_host or (_LOOPBACK if is_unix(self.host) else self.host)
 
 
-# pydantic lists the fields of the last base first.
-class Settings(
-    RequestLimits,
-    StreamLimits,
-    ReplyLimits,
-    ReceiveLimits,
-    ConnectionLimits,
-    QueueLimits,
-    CallerLimits,
-    CallLimits,
-    MessageLimits,
-    ProbeSettings,
-    AuthSettings,
-    TlsSettings,
-    AddressSettings,
-    ModelSettings,
-    BaseSettings,
-):
-    """All settings of the server; it is each of the groups of limits."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
-    )
+class ProcessSettings(BaseModel):
+    """How the server ends, and what it tells of itself."""
 
     drain_delay_seconds: SecondsOrNone = Field(
         default=0.0,
@@ -201,6 +180,32 @@ class Settings(
         default="auto",
         description="The form of the log. auto is console on a terminal and json elsewhere: one "
         "event a line.",
+    )
+
+
+# pydantic lists the fields of the last base first.
+class Settings(
+    ProcessSettings,
+    RequestLimits,
+    StreamLimits,
+    ReplyLimits,
+    ReceiveLimits,
+    ConnectionLimits,
+    QueueLimits,
+    CallerLimits,
+    CallLimits,
+    MessageLimits,
+    ProbeSettings,
+    AuthSettings,
+    TlsSettings,
+    AddressSettings,
+    ModelSettings,
+    BaseSettings,
+):
+    """All settings of the server; it is each of the groups of limits."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     @model_validator(mode="after")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_settings import NoDecode
 
 from ..addresses import is_unix, parse_host
@@ -60,6 +68,16 @@ def _bytes(value: Any) -> Any:
         ) from error
 
 
+def _share_words(given: tuple[CallerShare, ...]) -> list[str]:
+    """The shares as whoever set them has written them."""
+    return [f"{share.name}={share.weight:g}" for share in given]
+
+
+def _priority_words(given: tuple[CallerPriority, ...]) -> list[str]:
+    """The priorities as whoever set them has written them."""
+    return [f"{caller.name}={caller.priority.name.lower()}" for caller in given]
+
+
 Host = Annotated[str, AfterValidator(parse_host)]
 MetricsHost = Annotated[str, AfterValidator(_metrics_host)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
@@ -77,7 +95,15 @@ SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: no wait
 SecondsOrEver = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 0: without an end
 Ratio = Annotated[float, Field(ge=0, le=1)]
 ModelSources = Annotated[tuple[ModelSource, ...], NoDecode, BeforeValidator(parse_model_sources)]
-CallerShares = Annotated[tuple[CallerShare, ...], NoDecode, BeforeValidator(parse_caller_shares)]
+CallerShares = Annotated[
+    tuple[CallerShare, ...],
+    NoDecode,
+    BeforeValidator(parse_caller_shares),
+    PlainSerializer(_share_words, when_used="json"),
+]
 CallerPriorities = Annotated[
-    tuple[CallerPriority, ...], NoDecode, BeforeValidator(parse_caller_priorities)
+    tuple[CallerPriority, ...],
+    NoDecode,
+    BeforeValidator(parse_caller_priorities),
+    PlainSerializer(_priority_words, when_used="json"),
 ]

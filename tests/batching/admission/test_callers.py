@@ -23,13 +23,14 @@ POLITE = [f"polite {n}" for n in range(9)]
 # -- the greedy and the polite -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("places", [3, 48])
 @pytest.mark.parametrize("kind", Kind)
-def test_many_calls_get_no_more(kind: Kind) -> None:
+def test_many_calls_get_no_more(kind: Kind, places: int) -> None:
     """Beside one caller with 64 calls, or streams, each of nine with one call has nine tenths of
     its equal part at least, and no batch is the smaller for it."""
     greedy = Caller("greedy", [(10,)], 64, kind=kind)
     polite = [Caller(name, [(10,)]) for name in POLITE]
-    shared = Shared(limits_of(30, 3, 640, 64), [greedy, *polite])
+    shared = Shared(limits_of(30, places, 640, 64), [greedy, *polite])
     shared.run(BATCHES)
     assert min(caller.part(BEGUN) for caller in polite) >= 0.9 * 30 / 10
     assert all(len(batch) == 3 for batch in shared.batches)
@@ -120,7 +121,7 @@ def test_waiting_is_bounded_for_each_caller() -> None:
     """A caller is refused for what it would wait, by its share, and not for what others have
     waiting."""
     policy = admission(batch=(100, 100), queue=(1000, 1000), max_queue_seconds=1.0)
-    policy.batch_cost.observe(100, 0.5)
+    policy.outlook.end(1, 100, 0.5, 0.0)
     policy.admit([Job(caller="greedy") for _ in range(400)], 0.0)
     assert isinstance(policy.refusal(1, 1, "greedy", Priority.NORMAL, 0.0), Overloaded)
     assert policy.refusal(1, 1, "polite", Priority.NORMAL, 0.0) is None

@@ -148,11 +148,11 @@ class Callers:
         self._metrics = metrics
 
     async def call(
-        self, *numbers: int, tokens: int = 1, deadline: float = math.inf
+        self, *numbers: int, tokens: int = 1, deadline: float = math.inf, caller: str = ""
     ) -> asyncio.Task[list[Result]]:
         """A caller whose request, of one sequence per number, is admitted or refused by now."""
         task = asyncio.create_task(
-            self.batcher.submit([sequence(n, tokens) for n in numbers], deadline)
+            self.batcher.submit([sequence(n, tokens) for n in numbers], deadline, caller=caller)
         )
         await asyncio.sleep(0)  # the task runs up to where it waits for its results
         return task

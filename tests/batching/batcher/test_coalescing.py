@@ -4,8 +4,13 @@ time.
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from bilstm_server.batching.batcher import Batcher
 from bilstm_server.batching.device import Device
-from tests.batching.batcher.echoing import Engine, Sliced, batching, outcomes
+from tests.batching.batcher.echoing import Callers, Engine, Sliced, batching, outcomes
 
 
 async def test_idle_server_computes_at_once() -> None:
@@ -64,6 +69,46 @@ async def test_batch_that_can_grow_is_not_staged_ahead() -> None:
         callers.engine.go_on()
         assert await outcomes(*tasks) == [[0], [1], [2], [3]]
         assert callers.engine.batches == [[0], [1, 2, 3]]
+
+
+def teach(callers: Callers, batch_seconds: float) -> None:
+    """As if all batches had taken so long, and hardly any time to be staged."""
+    assert isinstance(callers.batcher, Batcher)
+    outlook = callers.batcher._admission.outlook
+    now = asyncio.get_running_loop().time()
+    for _ in range(20):
+        outlook.end(1, 1, batch_seconds, now)
+        outlook.end(1, 2, batch_seconds, now)
+    outlook.stage(0.0, now)
+
+
+async def test_a_batch_is_staged_as_late_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is closed when the one before is about to end, so that whoever comes until then has
+    its turn, whatever others have waiting."""
+    async with batching(Engine(), max_batch_sequences=2) as callers:
+        teach(callers, 8.0)
+        tasks = [await callers.busy(0), *[await callers.call(n) for n in (1, 2, 3)]]
+        tasks.append(await callers.call(4, caller="late"))
+        assert callers.engine.stagings == []
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + 7.9)
+        tasks.append(await callers.call(5))
+        await callers.engine.staged()
+        assert callers.engine.log[-1] == ("stage", [1, 4])
+        callers.engine.go_on()
+        assert await outcomes(*tasks) == [[0], [1], [2], [3], [4], [5]]
+
+
+async def test_a_batch_is_staged_in_time_if_nobody_comes() -> None:
+    """A full batch is staged before the one before it has finished, by itself."""
+    async with batching(Engine(), max_batch_sequences=2) as callers:
+        teach(callers, 0.05)
+        tasks = [await callers.busy(0), *[await callers.call(n) for n in (1, 2)]]
+        await callers.engine.staged()
+        assert callers.engine.log == [("compute", [0]), ("stage", [1, 2])]
+        callers.engine.go_on()
+        assert await outcomes(*tasks) == [[0], [1], [2]]
 
 
 async def test_at_most_one_batch_is_staged_ahead() -> None:

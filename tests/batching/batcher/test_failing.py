@@ -215,15 +215,12 @@ async def test_request_that_failed_is_let_go(fails: str) -> None:
 
 async def test_out_of_memory_lowers_the_budget_of_batches_and_is_counted() -> None:
     """What comes next is computed in batches of half the tokens that did not fit, at once."""
-    async with batching(Engine(memory=4), max_batch_tokens=8) as callers:
-        first = await callers.busy(99)
-        tasks = [await callers.call(n) for n in range(16)]
-        callers.engine.go_on()
-        assert await outcomes(first, *tasks) == [[99], *([n] for n in range(16))]
-        assert [len(batch) for batch in callers.engine.batches] == [1, 8, 4, 4, 8, 4, 4]
+    async with batching(Engine(gate_open=True, memory=4), max_batch_tokens=8) as callers:
+        assert await outcomes(await callers.call(*range(16))) == [list(range(16))]
+        assert [len(batch) for batch in callers.engine.batches] == [8, 4, 4, 8, 4, 4]
         later = [await callers.call(n) for n in range(8)]
         assert await outcomes(*later) == [[n] for n in range(8)]
-        assert max(map(len, callers.engine.batches[7:])) <= 4
+        assert max(map(len, callers.engine.batches[6:])) <= 4
         assert callers.sample("batch_limit_tokens") == 4
         assert callers.sample("out_of_memory_total") == 2
 

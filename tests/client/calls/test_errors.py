@@ -120,6 +120,7 @@ def test_deadline(connect: Connect, gated: tuple[RunningServer, Gated]) -> None:
     with pytest.raises(DeadlineExceeded) as caught:
         client.encode(X[:4], timeout_seconds=0.1)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "timeout_seconds=" in str(caught.value)
     with pytest.raises(DeadlineExceeded):
         connect(gated[0].target, timeout_seconds=0.1).encode(X[:4])
 

@@ -210,6 +210,30 @@ def test_models(server: RunningServer, client: Client, capsys: pytest.CaptureFix
     ]
 
 
+def test_models_of_a_token(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A caller whose token is not for the default model is shown none as the default, and one whose
+    token is for no model is told so."""
+    own, none, tokens = tmp_path / "own", tmp_path / "none", tmp_path / "tokens"
+    own.write_text("1" * 32)
+    none.write_text("2" * 32)
+    tokens.write_text(f"own: {'1' * 32} models=second\nnone: {'2' * 32} models=third\n")
+    tokens.chmod(0o600)
+    models = [("first", model_folder), ("second", model_folder)]
+    running = RunningServer(settings(model=models, tokens_file=tokens))
+    try:
+        capsys.readouterr()  # the server's own log
+        for file in (own, none):
+            assert main(["models", "--server", running.target, "--token-file", str(file)]) == 0
+    finally:
+        running.close()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "second version 1"
+    assert "first" not in said.out
+    assert said.err == "the token is for none of the server's models\n"
+
+
 def test_models_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model's direction and projection are told, and its classes where they have no labels."""
     head = {"num_classes": 4, "pooling": "mean"}

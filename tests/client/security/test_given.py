@@ -25,7 +25,14 @@ def test_given_wrongly(world: World, connect: Connect, tmp_path: Path) -> None:
         ({"tls": b"junk"}, ValueError, f"tls: {in_pem}"),
         ({"tls": b""}, ValueError, f"tls: {in_pem}"),
         ({"tls": 7}, TypeError, "tls must be True, False, a CA's file, or its bytes in PEM, got"),
-        ({"tls": tmp_path / "none"}, FileNotFoundError, "No such file"),
+        ({"tls": tmp_path / "none"}, FileNotFoundError, "No such file or directory (tls)"),
+        ({"token": tmp_path / "none"}, FileNotFoundError, "No such file or directory (token)"),
+        ({"token": str(junk)}, ValueError, "token: is the name of a file: for the token in it"),
+        (
+            {"tls": True, "client_certificate": (certificate, tmp_path / "none")},
+            FileNotFoundError,
+            "No such file or directory (client_certificate)",
+        ),
         (
             {"tls": True, "client_certificate": (certificate, other_key)},
             ValueError,

@@ -86,13 +86,14 @@ def test_failures(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[st
     token = tmp_path / "token"
     token.write_text("name: s3cret")
     remote = ("--server", "encoder.example")
-    assert failure(capsys, "--ca", str(none)) == f"bilstm: {none}: No such file or directory\n"
+    missing = f"bilstm: {none}: No such file or directory"
+    assert failure(capsys, "--ca", str(none)) == f"{missing} (tls)\n"
     assert failure(capsys, "--ca", str(key)) == (
         f"bilstm: tls: {key}: must hold certificates, in PEM\n"
     )
     pair = ("--client-certificate", str(certificate), "--client-key", str(key))
     assert failure(capsys, *pair).startswith("bilstm: client_certificate: needs TLS: give tls=True")
-    assert failure(capsys, "--token-file", str(none)).startswith(f"bilstm: {none}: No such file")
+    assert failure(capsys, "--token-file", str(none)) == f"{missing} (token)\n"
     assert failure(capsys, "--token-file", str(token)) == (
         f"bilstm: {token}: a token must be printable ASCII without spaces, in one line\n"
     )
