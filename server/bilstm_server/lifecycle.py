@@ -36,6 +36,7 @@ async def serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number.name)
     _log_settings(settings)
+    _warn_of_open_calls(settings)
     _warn_of_open_metrics(settings)
     _allow_connections(settings)
     app = App(settings)
@@ -85,6 +86,19 @@ def _log_settings(settings: Settings) -> None:
             threads=settings.threads,
             processors=processors,
             reason="threads without a processor of their own keep the others waiting",
+        )
+
+
+def _warn_of_open_calls(settings: Settings) -> None:
+    """Say so where everybody on other machines may call over TLS."""
+    asks = settings.tokens_file is not None or settings.tls_client_ca is not None
+    if settings.tls_cert is not None and not asks and not is_local(settings.host):
+        log.warning(
+            "calls are open",
+            host=settings.host,
+            port=settings.port,
+            reason="whoever reaches the server may use every model: --tokens-file or "
+            "--tls-client-ca lets in only whom you know",
         )
 
 

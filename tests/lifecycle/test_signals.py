@@ -134,7 +134,7 @@ def test_second_signal_stops_at_once(model_folder: Path, second: signal.Signals)
     """A second signal ends the process without finishing what waits, and its exit code is 1."""
     steps = 2000
     model = ("--model", f"small={model_folder}", "--kernel=reference")  # the slowest
-    options = (*model, "--max-batch-sequences", 1)
+    options = (*model, "--max-batch-sequences", 1, "--max-queue-seconds", 3600)
     with serving(*options, "--max-queue-tokens", 250 * steps) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         calls = [stub.Encode.future(request(sequence(n, steps)), timeout=600) for n in range(250)]

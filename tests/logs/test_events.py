@@ -115,6 +115,23 @@ async def test_open_metrics_are_warned_of(values: dict[str, object], warned: boo
     assert ("metrics are open" in [event["event"] for event in events]) == warned
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "unix:/tmp/socket"}, False),
+        ({"host": "0.0.0.0", "tokens_file": "none"}, False),
+        ({"host": "0.0.0.0", "tls_client_ca": "none"}, False),
+    ],
+)
+async def test_open_calls_are_warned_of(values: dict[str, object], warned: bool) -> None:
+    """A server that lets everybody on other machines call says so."""
+    with structlog.testing.capture_logs() as events, pytest.raises(StartError):
+        await serve(settings(tls_cert="none", tls_key="none", **values))
+    assert ("calls are open" in [event["event"] for event in events]) == warned
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_local_variables_are_not_logged(
     log_format: str, capsys: pytest.CaptureFixture[str]

@@ -139,7 +139,7 @@ def await_started(metrics_port: int, calls: int) -> None:
     raise AssertionError(f"{calls} calls never started")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_drain_with_a_closed_pipe(model_folder: Path, number: signal.Signals) -> None:
     """A server whose log's pipe is closed finishes what is in flight, and exits with 0."""
     flags = [f"--model=small={model_folder}", "--port=0", "--metrics-port=0", "--log-format=json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def typed(script: str, folder: Path) -> str:
 
 
 def test_certificates_and_tokens(tmp_path: Path) -> None:
-    """The authority, the certificate and the token of the page let a caller in."""
-    typed(commands("openssl req"), tmp_path)
+    """The authorities, the certificates and the token of the page let a caller in."""
+    typed(commands("/CN=Encoders"), tmp_path)
+    for end in ("key", "pem"):
+        shutil.copy(tmp_path / f"ca.{end}", tmp_path / f"caller-ca.{end}")
+    typed(commands("/CN=search"), tmp_path)
     by_digest = typed(commands("openssl rand"), tmp_path)
     (line,) = (tmp_path / "tokens").read_text().splitlines()
     name, token = line.split(": ")
@@ -41,9 +45,12 @@ def test_certificates_and_tokens(tmp_path: Path) -> None:
     assert parse_tokens(by_digest.encode()).find(token) is not None
     flags = [
         *(f"--tls-cert={tmp_path}/server.pem", f"--tls-key={tmp_path}/server.key"),
+        f"--tls-client-ca={tmp_path}/caller-ca.pem",
         f"--tokens-file={tmp_path}/tokens",
     ]
-    credentials = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
+    credentials = grpc.ssl_channel_credentials(
+        *((tmp_path / file).read_bytes() for file in ("ca.pem", "search.key", "search.pem"))
+    )
     with (
         server_process(*flags) as process,
         grpc.secure_channel(process.target, credentials) as channel,

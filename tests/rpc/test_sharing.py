@@ -33,7 +33,10 @@ async def test_the_greedy_leave_the_polite_their_part(model_folder: Path, tmp_pa
     lines = (f"{name.replace(' ', '-')}: {token}\n" for name, token in tokens.items())
     (tmp_path / "tokens").write_text("".join(lines))
     limits = settings(
-        model=[("m", model_folder)], max_batch_sequences=1, tokens_file=tmp_path / "tokens"
+        model=[("m", model_folder)],
+        max_batch_sequences=1,
+        max_queue_seconds=3600,  # the test's own pace is no reason to refuse
+        tokens_file=tmp_path / "tokens",
     )
     async with gated_server(limits) as (app, gated):
         engine = gated.engines[model_folder.name]

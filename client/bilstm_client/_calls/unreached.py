@@ -15,7 +15,8 @@ _FAILED = re.compile(
     r"(?:[A-Z_]+: (?:(?:ipv4|ipv6|unix|unix-abstract|vsock):\S+: )?)?"  # a status and an address
 )
 _UNRESOLVED = "errors resolving "
-_NOT_THERE = ("Connection refused", "No such file or directory")
+_REFUSED = "Connection refused"
+_NOT_THERE = (_REFUSED, "No such file or directory")
 _NO_GRPC = re.compile(r"parsing HTTP/2|http1", re.IGNORECASE)
 _CLOSED = "Socket closed"  # before it has said anything
 _UNHEALTHY = "health check call failed"  # which gRPC makes by itself, without any token
@@ -88,4 +89,12 @@ def _explained(said: str, tls: Tls | None) -> str:
     reason = said.removeprefix("Failed to connect to remote host: ")
     if reason.startswith("connect failed: addr: "):  # of a unix socket
         reason = reason.rpartition(" error: ")[2]
-    return f"{reason} (is bilstm-server running there?)" if reason in _NOT_THERE else reason
+    if reason not in _NOT_THERE:
+        return reason
+    if tls is not None and reason == _REFUSED:
+        # A name may have several addresses, and gRPC tells of one: localhost's other one, say.
+        return (
+            f"{reason} (is bilstm-server running there? If so, it may take no such client "
+            "certificate: client_certificate=, --client-certificate)"
+        )
+    return f"{reason} (is bilstm-server running there?)"

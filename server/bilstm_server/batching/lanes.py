@@ -32,14 +32,14 @@ J = TypeVar("J", bound=Waiting)
 class Lane(Generic[J]):
     """What one caller has waiting at one priority."""
 
-    __slots__ = ("caller", "credit", "jobs", "place", "placed", "tokens", "weight")
+    __slots__ = ("caller", "credit", "jobs", "last_cost", "place", "placed", "tokens", "weight")
 
     def __init__(self, caller: str, weight: float, place: float):
         """`place` is the least that a job costs, however few tokens it has."""
         self.caller = caller
         self.weight = weight
         self.place = place
-        self.credit = 0.0
+        self.credit = self.last_cost = 0.0
         self.placed = False
         self.jobs: dict[J, None] = {}  # in order of arrival
         self.tokens = 0  # of all of them
@@ -62,7 +62,7 @@ class Level(Generic[J]):
         """`quantum` is that of the turns of its lanes."""
         self.priority = priority
         self.weight = _TOP_WEIGHT
-        self.credit = 0.0
+        self.credit = self.last_cost = 0.0
         self.placed = False
         self.lanes: dict[str, Lane[J]] = {}  # by caller
         self.turns: Turns[Lane[J]] = Turns(quantum, lambda lane: self.lanes.pop(lane.caller))

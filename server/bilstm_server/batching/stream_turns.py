@@ -22,6 +22,7 @@ from .queue import BatchQueue, room_of
 from .shares import Shares
 
 _STREAMS_SHARE = 0.5  # of a batch, for streams where calls fill the queue
+_MOST_CREDIT = 1.0  # batches, while the next of them waits for room only
 _PART = 1.5  # batches, of which each of several callers may have its part waiting
 
 
@@ -53,7 +54,8 @@ class StreamTurns(Generic[J]):
 
     def earn(self, batches: float) -> None:
         """Take into account that so many batches were taken out of the queue."""
-        self._credit = min(self._credit + _STREAMS_SHARE * batches, _STREAMS_SHARE)
+        most = _STREAMS_SHARE if self.next is None else _MOST_CREDIT
+        self._credit = min(self._credit + _STREAMS_SHARE * batches, most)
 
     def withdraw(self, job: J) -> None:
         """Forget a sequence if it waits here."""

@@ -3,8 +3,9 @@
 Each gets credit by its weight whenever its turn begins. Its turn goes on while its credit is enough
 for what it has next. So over time each has its part, however large or small its pieces are.
 
-One that has nothing waiting keeps its place until its turn. So one that waits for each answer
-before it asks again has its part, too, if it asks again in time.
+One that has nothing waiting keeps its place, and gets its credit, until that is as much as it was
+served last. So one that waits for each answer before it asks again has its part, too, if it asks
+again in time; and one that has gone has no more than that when it comes back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class TakesTurns(Protocol):
     """One that has something waiting, or had it a moment ago."""
 
     credit: float  # below 0 it had more than its part
+    last_cost: float  # of what it was served last; `Turns` sets it
     placed: bool  # whether it has a place among the others; `Turns` sets it
 
     @property
@@ -57,7 +59,7 @@ class Turns(Generic[T]):
         self._waiting += 1
         if not one.placed:
             one.placed = True
-            one.credit = 0.0
+            one.credit = one.last_cost = 0.0
             self._order.append(one)
 
     def rest(self, one: T) -> None:
@@ -77,15 +79,16 @@ class Turns(Generic[T]):
         while True:
             first = self._order[0]
             cost = first.next_cost
-            if cost is None:
-                self._drop()
-                continue
-            if self._waiting == 1:
+            if self._waiting == 1 and cost is not None:
                 return first
             if first is not self._in_turn:
                 self._in_turn = first
                 first.credit += self._quantum * first.weight
-            if first.credit >= cost:
+            if cost is None:
+                if first.credit >= first.last_cost:
+                    self._drop()
+                    continue
+            elif first.credit >= cost:
                 return first
             self._in_turn = None
             self._order.rotate(-1)
@@ -101,6 +104,8 @@ class Turns(Generic[T]):
         """Take into account that it was served so much, in its turn or beyond."""
         if self._waiting > 1:
             one.credit -= cost
+        if cost:
+            one.last_cost = cost
 
     def credit(self, one: T) -> float:
         """How much it may be served in its turn."""

@@ -125,8 +125,8 @@ class ModelFamilies:
         )
         self.caller_tokens = Counters(
             "bilstm_caller_tokens_total",
-            "Tokens (steps) encoded for a caller that the settings name. The caller is '' for all "
-            "others. There is none where they name none.",
+            "Tokens (steps) encoded for a caller that the file of tokens or a setting names. The "
+            "caller is '' for all others. There is none where they name none.",
             _CALLER_LABELS,
             registry=registry,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 
@@ -55,7 +54,6 @@ class TlsCredentials:
                 self._authorities_metrics,
             )
         self._changed()
-        self._given = self._configuration  # to gRPC
 
     def watch(self, reloading: Reloading) -> None:
         """Let the files be read anew."""
@@ -64,28 +62,25 @@ class TlsCredentials:
             reloading.watch(self._authorities, self._changed)
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC listens with. It asks at each handshake whether something is new."""
-        fetch: Any = self._fetch  # may return None, which the stub does not know
+        """Return what gRPC listens with.
+
+        It asks at each handshake what to use, and is told anew even where nothing has changed: else
+        it would let callers resume their sessions, and not look at certificates then that have
+        ended meanwhile.
+        """
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, fetch, self._authorities is not None
+            self._configuration(), self._configuration, self._authorities is not None
+        )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return what the next connection is made with. Threads of gRPC's call it."""
+        pair, authorities = self._pair.value, self._authorities
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key, pair.chain)],
+            None if authorities is None else authorities.value.certificates,
         )
 
     def _changed(self) -> None:
-        pair = self._pair.value
-        self._pair_metrics.certificate_ends(pair.ends_at)
-        roots = None
+        self._pair_metrics.certificate_ends(self._pair.value.ends_at)
         if self._authorities is not None:
             self._authorities_metrics.certificate_ends(self._authorities.value.ends_at)
-            roots = self._authorities.value.certificates
-        self._configuration = grpc.ssl_server_certificate_configuration(
-            [(pair.key, pair.chain)], roots
-        )
-
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what is new since gRPC asked, or None. Threads of gRPC's call it: where two of
-        them meet, the next handshake sets it right."""
-        current = self._configuration
-        if current is self._given:
-            return None
-        self._given = current
-        return current

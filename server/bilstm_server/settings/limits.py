@@ -54,8 +54,8 @@ class CallerLimits(_Limits):
     caller_share: CallerShares = Field(
         default=(),
         description="The weight of a caller's part of the device's time and of the queue's room, "
-        "as NAME=WEIGHT; that of others is 1. NAME is a token's name, a certificate's subject, or "
-        "an address. Repeat the flag for more, or separate them by commas.",
+        "as NAME=WEIGHT; that of others is 1. NAME is a token's name, a certificate's common name, "
+        "or an address. Repeat the flag for more, or separate them by commas.",
     )
     caller_priority: CallerPriorities = Field(
         default=(),

@@ -75,6 +75,7 @@ class Server:
         self.offered: dict[Job, int] = {}  # streams' sequences that wait to be let in: since when
         self.turns: list[int] = []  # batches for which those waited that were let in
         self.admitted: list[Job] = []  # in order
+        self.left_waiting = 0  # batches after which some of the streams' sequences still waited
 
     def step(self) -> None:
         """All send what they may; then a batch is closed and computed."""
@@ -87,6 +88,7 @@ class Server:
         for job in closed.admitted:
             self.turns.append(len(self.batches) - self.offered.pop(job))
             self.admitted.append(job)
+        self.left_waiting += bool(self.offered)
         self.batches.append(closed)
         tokens = sum(job.tokens for job in closed.jobs)
         if closed.jobs:

@@ -23,13 +23,14 @@ POLITE = [f"polite {n}" for n in range(9)]
 # -- the greedy and the polite -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("places", [3, 48])
 @pytest.mark.parametrize("kind", Kind)
-def test_many_calls_get_no_more(kind: Kind) -> None:
+def test_many_calls_get_no_more(kind: Kind, places: int) -> None:
     """Beside one caller with 64 calls, or streams, each of nine with one call has nine tenths of
     its equal part at least, and no batch is the smaller for it."""
     greedy = Caller("greedy", [(10,)], 64, kind=kind)
     polite = [Caller(name, [(10,)]) for name in POLITE]
-    shared = Shared(limits_of(30, 3, 640, 64), [greedy, *polite])
+    shared = Shared(limits_of(30, places, 640, 64), [greedy, *polite])
     shared.run(BATCHES)
     assert min(caller.part(BEGUN) for caller in polite) >= 0.9 * 30 / 10
     assert all(len(batch) == 3 for batch in shared.batches)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from bilstm_client import Unavailable
 from bilstm_client._calls.target import Target
+from bilstm_client._calls.tls import Tls
 from bilstm_client._calls.unreached import unreached
 from tests.client.calls.encodings import X
 from tests.client.clients import AnyClient, Connect
@@ -99,3 +101,18 @@ ALL = "failed to connect to all addresses; last error: "
 def test_words(details: str, said: str) -> None:
     """Of what gRPC says the reason stays, and all that is not known."""
     assert unreached(details, Target.of("host"), None) == (Unavailable, said)
+
+
+def test_refused_with_tls() -> None:
+    """A name has several addresses, and gRPC tells of one that refused also where another one's
+    server took the connection, and then did not take the client's certificate."""
+    tls = Tls(grpc.ssl_channel_credentials())
+    details = (
+        f"{ALL}UNKNOWN: ipv6:%5B::1%5D:7: Failed to connect to remote host: Connection refused"
+    )
+    kind, said = unreached(details, Target.of("localhost:7"), tls)
+    assert kind is Unavailable
+    assert said.startswith(
+        "no server answers at localhost:7: Connection refused (is bilstm-server "
+    )
+    assert "--client-certificate" in said

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,7 @@ import pytest
 from bilstm_server.app import App
 from bilstm_server.testing import server_process
 from tests.rpc.security.callers import (
+    OWN_CONNECTION,
     encode_outcome,
     plain_channel,
     running,
@@ -70,6 +72,30 @@ async def test_callers_prove_themselves(
         }.items():
             assert await encode_outcome(secure_channel(app, authority, own)) is expected
         assert await encode_outcome(plain_channel(app)) is UNAVAILABLE
+
+
+async def test_no_session_is_resumed(
+    with_tls: Configure, authority: Authority, tmp_path: Path
+) -> None:
+    """A caller's certificate is looked at whenever it connects: one that was good before does not
+    let in when it has ended, though the client kept its session."""
+    callers = Authority(tmp_path, "callers")
+    own = callers.issue("app.example", ends_in=2.0)
+    key, chain = own.pair
+    credentials = grpc.ssl_channel_credentials(authority.certificate, key, chain)
+    sessions = import_module("grpc._cython.cygrpc").SSLSessionCacheLRU(4)
+    options = [OWN_CONNECTION, ("grpc.ssl_session_cache", sessions)]
+    end = time.time() + 2
+    async with running(with_tls(tls_client_ca=callers.path)) as app:
+        target = f"localhost:{app.port}"
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            began_at = time.time()
+            while (
+                await encode_outcome(grpc.aio.secure_channel(target, credentials, options=options))
+                is OK
+            ):
+                assert began_at < end + 1  # it is good until the end of its last second
+                began_at = time.time()
 
 
 def shake_hands(app: App, context: ssl.SSLContext) -> bytes:
