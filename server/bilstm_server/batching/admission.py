@@ -83,6 +83,7 @@ class Admission(Generic[J]):
             limits.max_queue_sequences - kept.sequences, limits.max_queue_tokens - kept.tokens
         )
         self._streams = StreamTurns(limits, self._queue, shares)
+        self._is_fast = False  # whether all that may wait would be computed in time
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
@@ -177,8 +178,8 @@ class Admission(Generic[J]):
         not."""
         at_most = self._max_seconds
         if self._queue.waited(caller, priority, now) <= at_most:
-            if self.outlook.seconds(self._queue.tokens) <= at_most:  # and so do some of them
-                return None
+            if self._is_fast or self.outlook.seconds(self._queue.tokens) <= at_most:
+                return None  # all of them, and so do some
             ahead = self._queue.tokens_ahead(caller, priority, tokens)
             if self.outlook.seconds(ahead) <= at_most:
                 return None
@@ -271,6 +272,7 @@ class Admission(Generic[J]):
         )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
+        self._is_fast = self.outlook.seconds(limits.max_queue_tokens) <= self._max_seconds
         self._streams.earn(
             max(
                 (sequences - len(self._queue)) / limits.max_batch_sequences,

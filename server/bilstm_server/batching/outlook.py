@@ -117,7 +117,7 @@ class Outlook:
         """How long a batch may be, where so many tokens wait. Where callers have deadlines, it
         ends so early that one who comes while it is computed can be answered by the next one, but
         not so early that the device computes much less."""
-        if not self.estimate.is_settled:
+        if self._patience == math.inf or not self.estimate.is_settled:
             return math.inf
         return max(
             _PATIENCE_SHARE * self._patience, self._least_seconds(waiting, _EFFICIENT_FOR_ALL)
