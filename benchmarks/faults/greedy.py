@@ -1,11 +1,10 @@
 """One caller with 64 calls among nine with one each: what the nine keep of their equal shares, and
 whether a priority that the one may not have changes it.
 
-A caller that waits for each answer can be in every second batch at most, since the next one is
-closed before its call has come back. Its share is the part of max-min fairness: what is computed in
-equal parts, or all that it can ask for where that is less. With batches of four calls equal parts
-are the bound, and they are what each has where the one has one call, too. With batches of ten it is
-the way back and forth, and the figure is what each has of one call in every second batch.
+Its share is that of max-min fairness: a tenth of all that is computed, or all that it can ask for
+where that is less. One that waits for each answer can be in every second batch at most, since the
+next one is closed before its call has come back. With batches of four calls a tenth is what bounds
+the nine, with batches of ten it is the way back and forth.
 """
 
 from __future__ import annotations
@@ -57,26 +56,16 @@ def trial(seconds: float = _SECONDS) -> Iterator[Finding]:
 
                 alike, greedy, urgent = run(calls=1), run(), run(_PRIORITY)
             sent = f"{_CALLS} calls by one, one by each of {_POLITE}; batches of {places}"
-            yield from _findings(sent, alike, greedy, seconds, places)
-            yield from _findings(f"{sent}; it asks for high", alike, urgent, seconds, places)
+            yield from _findings(sent, alike, greedy, seconds)
+            yield from _findings(f"{sent}; it asks for high", alike, urgent, seconds)
 
 
-def _findings(
-    sent: str, alike: _Calls, calls: _Calls, seconds: float, places: int
-) -> Iterator[Finding]:
-    equal = alike.answered.total() / len(_NAMES)
-    most = calls.batches / 2
+def _findings(sent: str, alike: _Calls, calls: _Calls, seconds: float) -> Iterator[Finding]:
     of_nine = [calls.answered[name] for name in _NAMES[1:]]
-    is_bound = places == _FEW_PLACES
-    if is_bound:
-        least = min(of_nine) / equal
-        yield Finding(
-            NAME, sent, "the least of the nine, of equal parts", least, least=_LEAST_SHARE
-        )
-    else:
-        least = min(of_nine) / most
-        what = "the least of the nine, of every second batch"
-        yield Finding(NAME, sent, what, least, least=_LEAST_SHARE)
+    share = min(calls.answered.total() / len(_NAMES), calls.batches / 2)
+    least = min(of_nine) / share
+    yield Finding(NAME, sent, "the least of the nine, of its share", least, least=_LEAST_SHARE)
+    equal = alike.answered.total() / len(_NAMES)
     mean = sum(of_nine) / _POLITE
     yield Finding(NAME, sent, "the nine's mean, of what all have alike", mean / equal)
     yield Finding(NAME, sent, "calls/s, all alike", alike.answered.total() / seconds)

@@ -3,12 +3,14 @@
 One policy over all that waits for one model:
 
 - A *call* is let in whole, or refused whole and told when to come again.
-- A *stream's* sequence is never refused, it waits for its turn. Streams may come in while less than
-  a batch waits and a batch of calls would still find room. Where calls fill the queue, streams may
-  bring half of what each batch takes out; room for the next of them is kept from calls.
-- A *long* sequence, a call's or a stream's, is computed in slices between the batches. A call's
-  takes room of the queue until it ends; a stream's is held in the memory of streams.
-- Within a kind, whoever comes first is let in first.
+- *Callers* have parts of the room and of what is computed, by weight and priority: who has not had
+  its part finds room, and comes first (`SharedRoom`, `BatchQueue`).
+- With a *deadline* a call is refused if it is known not to be answered in time, and leaves once
+  that turns out (`Outlook`, `TimelyBatch`).
+- A *stream's* sequence is never refused, it waits for its turn (`StreamTurns`).
+- A *long* sequence, a call's or a stream's, is computed in slices between the batches (`LongWork`).
+  A call's takes room of the queue until it ends; a stream's is held in the memory of streams.
+- Of one caller and kind, whoever comes first is let in first.
 
 It never sees a clock, a thread, an event loop or a tensor: `now` is an argument, and what is to be
 done is returned.
@@ -30,12 +32,12 @@ from .lanes import Waiting
 from .long_work import LongWork
 from .outlook import Outlook
 from .pace import SliceTime
-from .queue import BatchQueue, Room, room_of
+from .queue import BatchQueue
+from .shared_room import SharedRoom
 from .shares import Shares
 from .stream_turns import StreamTurns
 
 _LEAST_RETRY_SECONDS = 0.01
-_KEPT_BATCHES = 2
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -77,18 +79,15 @@ class Admission(Generic[J]):
         self.shares = shares = Shares({share.name: share.weight for share in limits.caller_share})
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
-        # Room that several callers share by their parts, and what is kept for those beyond.
-        self._kept = kept = room_of(_KEPT_BATCHES, limits)
-        self._shared = Room(
-            limits.max_queue_sequences - kept.sequences, limits.max_queue_tokens - kept.tokens
-        )
         self._streams = StreamTurns(limits, self._queue, shares)
+        self._is_fast = False  # whether all that may wait would be computed in time
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
         self.outlook = Outlook(limits)
         self.long_work: LongWork[J] = LongWork(shares)
         self.budget = TokenBudget(limits.max_batch_tokens)
+        self._room = SharedRoom(limits, self._queue, self.long_work, shares)
 
     # -- what takes room -------------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ class Admission(Generic[J]):
         if self._draining:
             return Unavailable(self._closed_because)
         self.shares.note(caller, now)
-        lack = self._lack_of_room(sequences, tokens, caller, now)
+        lack = self._room.lack(sequences, tokens, caller, self._streams.next, now)
         lack = lack or self._lack_of_time(tokens, caller, priority, now)
         if lack is None:
             return None
@@ -135,50 +134,13 @@ class Admission(Generic[J]):
             self.seconds_of_waiting,
         )
 
-    def _lack_of_room(self, sequences: int, tokens: int, caller: str, now: float) -> str | None:
-        """Why so many more may not wait, if they may not. Where there are several callers, one that
-        has something waiting must leave what is kept for others, and half of that if it has no more
-        than its part."""
-        beside_sequences, beside_tokens = self.long_work.sequences, self.long_work.tokens
-        if (following := self._streams.next) is not None:
-            beside_sequences += 1
-            beside_tokens += following.tokens
-        kept = self._kept
-        if self._queue.fits(
-            sequences + beside_sequences + kept.sequences, tokens + beside_tokens + kept.tokens
-        ):
-            return None
-        if not self._queue.fits(sequences + beside_sequences, tokens + beside_tokens):
-            return f"no room for {sequences} more with {tokens}"
-        if not self.shares.are_wanted(now):
-            return None
-        held, long = self._queue.held(caller), self.long_work.held(caller)
-        held = Room(held.sequences + long.sequences, held.tokens + long.tokens)
-        if not held.sequences:
-            return None
-        part, shared = self.shares.part(caller), self._shared
-        excess = self._queue.excess(shared)  # who came before others did may have more for a while
-        if (
-            held.sequences + sequences <= part * (shared.sequences - excess.sequences)
-            and held.tokens + tokens <= part * (shared.tokens - excess.tokens)
-            and self._queue.fits(
-                sequences + beside_sequences + kept.sequences // 2,
-                tokens + beside_tokens + kept.tokens // 2,
-            )
-        ):
-            return None
-        return (
-            f"{held.sequences} with {held.tokens} of this caller, and the room for {sequences} "
-            f"more with {tokens} is kept for others"
-        )
-
     def _lack_of_time(self, tokens: int, caller: str, priority: Priority, now: float) -> str | None:
         """Why the last of so many tokens may not wait for as long as they would, if they may
         not."""
         at_most = self._max_seconds
         if self._queue.waited(caller, priority, now) <= at_most:
-            if self.outlook.seconds(self._queue.tokens) <= at_most:  # and so do some of them
-                return None
+            if self._is_fast or self.outlook.seconds(self._queue.tokens) <= at_most:
+                return None  # all of them, and so do some
             ahead = self._queue.tokens_ahead(caller, priority, tokens)
             if self.outlook.seconds(ahead) <= at_most:
                 return None
@@ -271,6 +233,7 @@ class Admission(Generic[J]):
         )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
+        self._is_fast = self.outlook.seconds(limits.max_queue_tokens) <= self._max_seconds
         self._streams.earn(
             max(
                 (sequences - len(self._queue)) / limits.max_batch_sequences,

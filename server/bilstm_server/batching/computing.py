@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..tracing import BatchTrace, Tracer
 
 
+_AHEAD = 2.0  # times what staging takes, for a batch that may end earlier than is likely
+
+
 class ComputeEngine(Protocol):
     """What `Computing` asks of `Engine`. Called from worker threads."""
 
@@ -81,7 +84,9 @@ class Computing:
     def stages_at(self) -> float:
         """When the batch that follows the one that is computed now is to be closed and staged: as
         late as can be without the device waiting for it."""
-        return self._device.free_from - self._outlook.staging_seconds
+        device, staging = self._device, self._outlook.staging_seconds
+        # A batch that ends too early costs no more than to stage the next one then.
+        return max(device.free_from, device.free_at - _AHEAD * staging) - staging
 
     def seconds_ahead(self) -> float:
         """How long the batches are likely to take that were closed before."""

@@ -93,16 +93,21 @@ class BatchEstimate:
     def _fit(self, seen: tuple[float, float, float]) -> None:
         """Move the line towards the one that is best for all batches: each coefficient in turn.
         `seen` are a batch's tokens, 1 and its steps, for each second that it took."""
-        for row, squares in enumerate(self._squares):
-            for column in range(3):
-                squares[column] = _FORGETTING * squares[column] + seen[row] * seen[column]
-            self._sums[row] = _FORGETTING * self._sums[row] + seen[row]
-        line = self._line
+        self._squares = [
+            [_FORGETTING * old + own * other for old, other in zip(row, seen, strict=True)]
+            for row, own in zip(self._squares, seen, strict=True)
+        ]
+        self._sums = [_FORGETTING * old + own for old, own in zip(self._sums, seen, strict=True)]
+        # Written out, since every batch comes by here.
+        (aa, ab, ac), (_, bb, bc), (_, _, cc) = self._squares
+        aa, bb, cc = aa * (1.0 + _DOUBT[0]), bb * (1.0 + _DOUBT[1]), cc * (1.0 + _DOUBT[2])
+        sum_a, sum_b, sum_c = self._sums
+        a, b, c = self._line
         for _ in range(_SWEEPS):
-            for row, squares in enumerate(self._squares):
-                others = sum(squares[k] * line[k] for k in range(3) if k != row)
-                best = (self._sums[row] - others) / (squares[row] * (1.0 + _DOUBT[row]))
-                line[row] = max(best, 0.0)
+            a = max((sum_a - ab * b - ac * c) / aa, 0.0)
+            b = max((sum_b - ab * a - bc * c) / bb, 0.0)
+            c = max((sum_c - ac * a - bc * b) / cc, 0.0)
+        self._line = [a, b, c]
 
     def _jump(self, slower: float) -> None:
         """Have the line, and all that it goes by, as if batches had always taken so much longer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum, auto
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 from ..settings import QueueLimits
@@ -107,8 +108,7 @@ class TimelyBatch(BoundedBatch):
         self._due_at = starts_at + outlook.batch_seconds(waiting)
         self._in_a_hurry = self._due_at < math.inf  # whether it has to end by some time
         self._is_trial = outlook.is_stale(now)
-        # No member has it end earlier: the device would compute too little, if more waits.
-        self._efficient_at = starts_at + outlook.efficient_seconds(waiting)
+        self._waiting = waiting
 
     def _judge(self, job: Offered) -> Verdict:
         longest, tokens = max(self._longest, job.tokens), self._tokens + job.tokens
@@ -131,6 +131,11 @@ class TimelyBatch(BoundedBatch):
         self._due_at = min(self._due_at, due_at)
         self._in_a_hurry = self._in_a_hurry or due_at < math.inf
         return Verdict.JOINED
+
+    @cached_property
+    def _efficient_at(self) -> float:
+        """Before which no member has it end: the device would compute too little, if more waits."""
+        return self._starts_at + self._outlook.efficient_seconds(self._waiting)
 
     def _ends_at(self, seconds: float) -> float:
         """When a batch ends at the latest that is likely to take so long."""

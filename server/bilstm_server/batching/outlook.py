@@ -22,7 +22,6 @@ _STALE_SECONDS = 0.5  # without a batch, after which one is let through whatever
 # for callers that may come, or for one that is there.
 _EFFICIENT_FOR_ALL, _EFFICIENT_FOR_ONE = 0.9, 0.98
 _PATIENCE_SHARE = 0.5  # of the time that callers have, for a batch, so that the next one is theirs
-_STAGED = 0.9  # the quantile of what staging takes that counts as likely
 _STAGING_MARGIN, _LEAST_STAGING_SECONDS = 1.5, 0.002  # a timer alone may be a millisecond late
 _MOST_REPLY_SECONDS = 1.0  # if it was longer, the process stood still, or so
 _WAY_SECONDS = 0.001  # of a reply to its caller, and what their clocks tell differently
@@ -76,7 +75,7 @@ class Outlook:
     def stage(self, seconds: float, now: float) -> None:
         """Take into account how long it took to stage a batch, from when it was to be closed."""
         self._stagings.add(seconds, now)
-        likely = self._stagings.quantile(_STAGED, math.inf)
+        likely = self._stagings.quantile(0.5, math.inf)
         self.staging_seconds = _STAGING_MARGIN * likely + _LEAST_STAGING_SECONDS
 
     def reply(self, seconds: float, now: float) -> None:
@@ -117,7 +116,7 @@ class Outlook:
         """How long a batch may be, where so many tokens wait. Where callers have deadlines, it
         ends so early that one who comes while it is computed can be answered by the next one, but
         not so early that the device computes much less."""
-        if not self.estimate.is_settled:
+        if self._patience == math.inf or not self.estimate.is_settled:
             return math.inf
         return max(
             _PATIENCE_SHARE * self._patience, self._least_seconds(waiting, _EFFICIENT_FOR_ALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from itertools import cycle
 
@@ -42,15 +41,15 @@ class Caller:
 
 class Shared:
     """A model that computes batch after batch for callers that never rest. A call that is answered
-    with a batch is followed by the next one once the batch after that is closed; with `staging`, as
-    where batches are staged ahead, one later."""
+    with a batch is followed by the next one once the batch after that is closed: late, but ahead.
+    """
 
-    def __init__(self, limits: QueueLimits, callers: Iterable[Caller], *, staging: bool = False):
+    def __init__(self, limits: QueueLimits, callers: Iterable[Caller]):
         self.limits = limits
         self.policy: Admission[Job] = Admission(limits)
         self.callers = list(callers)
         self.batches: list[list[Job]] = []
-        self._computing: deque[list[Job]] = deque([[] for _ in range(2 if staging else 1)])
+        self._computing: list[Job] = []
         self._calls: dict[Job, tuple[Caller, list[Job]]] = {}  # of the jobs that are not computed
 
     def run(self, batches: int) -> None:
@@ -70,8 +69,8 @@ class Shared:
         for caller in self.callers:
             mine = [job.tokens for job in closed.jobs if job.caller == caller.name]
             caller.computed.append(sum(mine))
-        self._computing.append(closed.jobs)
-        for job in self._computing.popleft():
+        computed, self._computing = self._computing, closed.jobs
+        for job in computed:
             self.answer(job)
 
     def send(self, caller: Caller) -> bool:

@@ -35,9 +35,9 @@ BATCHES = 200
 def test_nobody_starves(
     limits: QueueLimits, calls: list[float], streams: list[float], ahead: int
 ) -> None:
-    """Where both send as much as they may, calls have a quarter of all batches at least, and streams
-    of those that left some of them waiting; and a stream's sequence waits for a few batches for each
-    of those before it."""
+    """Where both send as much as they may, calls have a quarter of all batches at least, and
+    streams of those that left some of them waiting; and a stream's sequence waits for a few batches
+    for each of those before it."""
     busy = server(limits, calls, streams, ahead)
     for _ in range(BATCHES):
         busy.step()
