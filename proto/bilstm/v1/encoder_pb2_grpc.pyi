@@ -63,7 +63,7 @@ class EncoderServiceStub:
     ends its side when it has sent all, and the server its own when it has answered all.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.ListModelsRequest, _encoder_pb2.ListModelsResponse]
-    """Every model that this server has, the default one first."""
+    """Every model that the caller may use, the default one first."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.GetModelRequest, _encoder_pb2.GetModelResponse]
     """One model: its sizes, outputs, labels and limits."""
 
@@ -82,7 +82,7 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     ends its side when it has sent all, and the server its own when it has answered all.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_encoder_pb2.ListModelsRequest, _encoder_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Every model that this server has, the default one first."""
+    """Every model that the caller may use, the default one first."""
     GetModel: _aio.UnaryUnaryMultiCallable[_encoder_pb2.GetModelRequest, _encoder_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model: its sizes, outputs, labels and limits."""
 
@@ -116,7 +116,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _encoder_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_encoder_pb2.ListModelsResponse, _abc.Awaitable[_encoder_pb2.ListModelsResponse]]:
-        """Every model that this server has, the default one first."""
+        """Every model that the caller may use, the default one first."""
 
     @_abc_1.abstractmethod
     def GetModel(

@@ -94,7 +94,7 @@ class Outlook:
         even if all goes well."""
         if now + self.estimate.earliest(seconds) <= self.due_at(deadline, now):
             return None
-        left = deadline - now
+        left = max(0.0, deadline - now)
         return DeadlineExpired(
             f"would take about {1e3 * seconds:.0f} ms, {1e3 * left:.0f} ms are left"
         )
