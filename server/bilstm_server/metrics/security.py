@@ -9,6 +9,7 @@ from .tallies import Counters
 _LABELS = ("setting",)
 # Why a call was refused for who makes it.
 REFUSALS = (
+    "ended_certificate",  # its connection's certificate is no longer good
     "no_token",  # it has none, or more than one
     "wrong_token",  # none of the file's
     "no_right",  # a good token that may not use the model

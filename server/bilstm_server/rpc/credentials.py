@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 
@@ -64,23 +65,38 @@ class TlsCredentials:
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return what gRPC listens with.
 
-        It asks at each handshake what to use, and is told anew even where nothing has changed: else
-        it would let callers resume their sessions, and not look at certificates then that have
-        ended meanwhile.
+        It asks at each handshake for what is new. What it has must not be replaced for nothing: a
+        handshake that begins at that moment in another thread may use what was just let go, and
+        gRPC's core would abort the process.
         """
+        self._given = self._in_effect
+        news: Any = self._news  # the stub knows no None
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, self._authorities is not None
+            _configuration(*self._given), news, self._authorities is not None
         )
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        """Return what the next connection is made with. Threads of gRPC's call it."""
-        pair, authorities = self._pair.value, self._authorities
-        return grpc.ssl_server_certificate_configuration(
-            [(pair.key, pair.chain)],
-            None if authorities is None else authorities.value.certificates,
-        )
+    @property
+    def _in_effect(self) -> tuple[KeyPair, Authorities | None]:
+        return self._pair.value, None if self._authorities is None else self._authorities.value
+
+    def _news(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what the next connection is made with, or None for what gRPC has. Its threads
+        call it, one at a time."""
+        in_effect = self._in_effect
+        if in_effect == self._given:
+            return None
+        self._given = in_effect
+        return _configuration(*in_effect)
 
     def _changed(self) -> None:
         self._pair_metrics.certificate_ends(self._pair.value.ends_at)
         if self._authorities is not None:
             self._authorities_metrics.certificate_ends(self._authorities.value.ends_at)
+
+
+def _configuration(
+    pair: KeyPair, authorities: Authorities | None
+) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(pair.key, pair.chain)], None if authorities is None else authorities.certificates
+    )

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from ..callers import Priority
 from ..errors import Unauthenticated
 from ..quoting import one_line
-from ..security.certificates import certificate_name
+from ..security.certificates import certificate_end, certificate_name
 from .flow.connections import network_of, peer_address
 
 Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
@@ -51,6 +51,11 @@ def forwarded_name(metadata: Metadata, header: str) -> str:
     if not values:
         return ""
     return one_line(values[-1].rpartition(",")[2].strip(), _NAME_CHARACTERS)
+
+
+def caller_certificate_end(auth: AuthContext) -> float:
+    """Return when the certificate of a connection ends, in seconds since 1970."""
+    return certificate_end(next(iter(auth.get(_CERTIFICATE, ())), b""))
 
 
 def caller_certificate_name(auth: AuthContext) -> str:

@@ -101,6 +101,15 @@ def certificate_name(data: bytes) -> str:
     return next((name for name in names if name.strip()), "")
 
 
+@lru_cache(maxsize=1_024)
+def certificate_end(data: bytes) -> float:
+    """Return when a certificate in PEM ends, in seconds since 1970; 0 for what is none."""
+    try:
+        return load_pem_x509_certificate(data).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
+
+
 def _alternative_names(certificate: Certificate) -> list[_NAMES]:
     try:
         found = certificate.extensions.get_extension_for_class(SubjectAlternativeName)

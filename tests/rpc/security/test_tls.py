@@ -16,11 +16,14 @@ from bilstm_server.app import App
 from bilstm_server.testing import server_process
 from tests.rpc.security.callers import (
     OWN_CONNECTION,
+    REQUEST,
     encode_outcome,
+    outcome,
     plain_channel,
     running,
     sample,
     secure_channel,
+    stub_of,
 )
 from tests.rpc.security.conftest import Configure
 from tests.security.authority import Authority
@@ -74,20 +77,23 @@ async def test_callers_prove_themselves(
         assert await encode_outcome(plain_channel(app)) is UNAVAILABLE
 
 
-async def test_no_session_is_resumed(
+async def test_ended_certificates_let_nobody_in(
     with_tls: Configure, authority: Authority, tmp_path: Path
 ) -> None:
-    """A caller's certificate is looked at whenever it connects: one that was good before does not
-    let in when it has ended, though the client kept its session."""
+    """A caller's certificate is looked at with each call: one that was good before does not let in
+    when it has ended, though the client kept its session, or its connection."""
     callers = Authority(tmp_path, "callers")
-    own = callers.issue("app.example", ends_in=2.0)
+    own = callers.issue("app.example", ends_in=4.0)
     key, chain = own.pair
     credentials = grpc.ssl_channel_credentials(authority.certificate, key, chain)
     sessions = import_module("grpc._cython.cygrpc").SSLSessionCacheLRU(4)
     options = [OWN_CONNECTION, ("grpc.ssl_session_cache", sessions)]
-    end = time.time() + 2
+    end = time.time() + 4
     async with running(with_tls(tls_client_ca=callers.path)) as app:
         target = f"localhost:{app.port}"
+        kept = grpc.aio.secure_channel(target, credentials, options=[OWN_CONNECTION])
+        call = stub_of(kept).Encode(REQUEST, timeout=HANGS_AFTER_SECONDS)
+        assert await outcome(call) is OK
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             began_at = time.time()
             while (
@@ -96,6 +102,7 @@ async def test_no_session_is_resumed(
             ):
                 assert began_at < end + 1  # it is good until the end of its last second
                 began_at = time.time()
+        assert await encode_outcome(kept) is grpc.StatusCode.UNAUTHENTICATED
 
 
 def shake_hands(app: App, context: ssl.SSLContext) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ..context import Context
 from ..identity import (
     Metadata,
     asked_priority,
+    caller_certificate_end,
     caller_certificate_name,
     forwarded_name,
     peer_name,
@@ -57,6 +59,8 @@ class Authentication:
         async def known(requests: Any, context: Context) -> bytes | None:
             call = current_call.get()
             metadata: Any = context.invocation_metadata() or ()
+            if self._rules.certificates:
+                self._check_certificate(method, context)
             token = self._token(method, metadata)
             call.caller = self._caller(token, metadata, context)
             call.priority = min(asked_priority(metadata), call.caller.max_priority)
@@ -71,6 +75,16 @@ class Authentication:
                 self._streams.pop(call, None)
 
         return known
+
+    def _check_certificate(self, method: Method, context: Context) -> None:
+        """Raise `Unauthenticated` where the connection's certificate has ended: since it was made,
+        or before, as one that resumes a session of TLS is made without a look at it."""
+        if time.time() < caller_certificate_end(context.auth_context()):
+            return
+        self._refused.refuse("ended_certificate")
+        if method.tensor is not None:
+            self._no_model.drop("unauthorized")
+        raise Unauthenticated("the client certificate has ended")
 
     def _token(self, method: Method, metadata: Metadata) -> Token | None:
         if self._rules.tokens is None:
