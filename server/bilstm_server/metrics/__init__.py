@@ -3,7 +3,8 @@
 Label children are resolved when a model or an RPC method is made known, not per request.
 """
 
-from .models import DROP_REASONS, DropMetrics, ModelMetrics
+from .model_families import DROP_REASONS
+from .models import DropMetrics, ModelMetrics
 from .rpcs import RpcMetrics
 from .security import FileMetrics, RefusedCalls
 from .server import STALLS, Metrics, can_accept

@@ -15,7 +15,8 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from .device import DeviceGauges
-from .models import DropMetrics, ModelFamilies, ModelMetrics
+from .model_families import ModelFamilies
+from .models import DropMetrics, ModelMetrics
 from .rpcs import RpcFamilies, RpcMetrics
 from .security import FileMetrics, RefusedCalls, SecurityFamilies
 from .tallies import Counters, ReadCounter

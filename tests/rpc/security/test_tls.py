@@ -13,6 +13,8 @@ import grpc
 import pytest
 
 from bilstm_server.app import App
+from bilstm_server.metrics import Metrics
+from bilstm_server.rpc.credentials import TlsCredentials
 from bilstm_server.testing import server_process
 from tests.rpc.security.callers import (
     OWN_CONNECTION,
@@ -103,6 +105,22 @@ async def test_ended_certificates_let_nobody_in(
                 assert began_at < end + 1  # it is good until the end of its last second
                 began_at = time.time()
         assert await encode_outcome(kept) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_certificates_are_given_once(with_tls: Configure, authority: Authority) -> None:
+    """gRPC is told of certificates again only when they have changed. It aborts the process if it
+    is told anew at each of many handshakes at once: make faults, fuzz-handshakes."""
+    files = authority.issue()
+    settings = with_tls(tls_cert=files.certificate, tls_key=files.key)
+    credentials = TlsCredentials(settings, Metrics().file)
+    credentials.server_credentials()
+    assert credentials._news() is None
+    other = authority.issue()
+    files.certificate.write_bytes(other.certificate.read_bytes())
+    files.key.write_bytes(other.key.read_bytes())
+    assert credentials._pair.check(patient=False)
+    assert credentials._news() is not None
+    assert credentials._news() is None
 
 
 def shake_hands(app: App, context: ssl.SSLContext) -> bytes:
