@@ -174,6 +174,8 @@ def test_bounds_of_zero_wait(model_folder: Path) -> None:
     flags = ("--hang-seconds=0", "--stall-seconds=0")
     with faulty(model_folder, *flags) as process, stubs(process) as (encoder, _):
         hanging = encoder.Encode.future(request(sequence(0, HANGS)), timeout=600)
+        while process.metrics()["bilstm_calls"] < 1:
+            pass
         waiting = encoder.Encode.future(request(sequence(0, 3)), timeout=3 * BOUND)
         assert waiting.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert not hanging.done()
