@@ -149,7 +149,7 @@ class App:
             *(self._services, self._health, self._interceptors, settings),
             reflection=is_local(settings.host) if reflection == "auto" else reflection == "on",
         )
-        ports = await listen(self._server, settings.host, self._entrance.endpoints())
+        ports = await listen(self._server, settings.host, self._entrance.ports())
         self.port, self.tls_client_port = ports[0], ports[1] if len(ports) > 1 else None
         return ports
 

@@ -10,7 +10,7 @@ from ..settings import Settings
 from .credentials import TlsCredentials, require_tls
 from .health import HEALTH
 from .interceptors.authentication import Authentication, CallerRules
-from .server import Endpoint
+from .server import GrpcPort
 
 
 class Entrance:
@@ -43,19 +43,19 @@ class Entrance:
         )
         self.authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
 
-    def endpoints(self) -> list[Endpoint]:
+    def ports(self) -> list[GrpcPort]:
         """Return the ports of gRPC: --port, and --tls-client-port where there is one."""
         certified = self._settings.certified_connections
-        endpoints = [self._endpoint("--port", self._settings.port, certified == "all")]
+        ports = [self._port("--port", self._settings.port, certified == "all")]
         if (port := self._settings.tls_client_port) is not None:
-            endpoints.append(self._endpoint("--tls-client-port", port, certificates=True))
-        return endpoints
+            ports.append(self._port("--tls-client-port", port, certificates=True))
+        return ports
 
-    def _endpoint(self, flag: str, port: int, certificates: bool) -> Endpoint:
+    def _port(self, flag: str, port: int, certificates: bool) -> GrpcPort:
         if self._tls is None:
-            return Endpoint(flag, port, None)
+            return GrpcPort(flag, port, None)
         credentials = self._tls.of_port(certificates=certificates).server_credentials()
-        return Endpoint(flag, port, credentials)
+        return GrpcPort(flag, port, credentials)
 
     def _tokens_changed(self) -> None:
         assert self._tokens is not None

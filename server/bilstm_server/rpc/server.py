@@ -28,7 +28,7 @@ _PING_SECONDS = 5  # between a client's own pings, at the least: many have one e
 _NEVER_MS = 2**31 - 1  # gRPC's own word for it
 
 
-class Endpoint(NamedTuple):
+class GrpcPort(NamedTuple):
     """A port that gRPC is served on."""
 
     flag: str  # of the setting that names it
@@ -91,7 +91,7 @@ def _ms_or_never(seconds: float) -> int:
     return max(1, int(1000 * seconds)) if seconds else _NEVER_MS
 
 
-async def listen(server: grpc.aio.Server, host: str, endpoints: Sequence[Endpoint]) -> list[int]:
+async def listen(server: grpc.aio.Server, host: str, served: Sequence[GrpcPort]) -> list[int]:
     """Listen on all ports of the address, and serve there.
 
     Returns the ports, which gRPC has chosen where they were 0. The only one of a Unix socket is 0.
@@ -99,9 +99,9 @@ async def listen(server: grpc.aio.Server, host: str, endpoints: Sequence[Endpoin
     """
     # gRPC itself would say on standard error, in words of its own, why it can't listen, and would
     # keep the first port where the second one can't be had.
-    for flag, port, _ in endpoints:
+    for flag, port, _ in served:
         open_socket(host, port, "gRPC", "--host", flag).close()
-    ports = [_add_port(server, target(host, port), tls) for _, port, tls in endpoints]
+    ports = [_add_port(server, target(host, port), tls) for _, port, tls in served]
     await server.start()
     return [0] if is_unix(host) else ports
 

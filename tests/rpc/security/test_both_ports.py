@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bilstm_server import lifecycle
 from bilstm_server.app import App
 from bilstm_server.errors import ListenError
 from tests.rpc.security.callers import (
@@ -155,6 +156,22 @@ async def test_the_limit_of_a_peer(two_ports: Configure, monkeypatch: pytest.Mon
         assert not any(map(has_ended, connections))
         for connection in (*connections, *newest):
             connection.close()
+
+
+def test_descriptors_of_both(
+    two_ports: Configure, with_tls: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are descriptors for both ports to be full for a moment, until some give way."""
+    wanted: list[int] = []
+
+    def allow(count: int) -> int:
+        wanted.append(count)
+        return count
+
+    monkeypatch.setattr(lifecycle, "allow_descriptors", allow)
+    for configured in (with_tls(max_connections=500), two_ports(max_connections=500)):
+        lifecycle._allow_connections(configured)
+    assert wanted[1] >= wanted[0] + 500
 
 
 # The beginning of a ClientHello that has 508 bytes.
