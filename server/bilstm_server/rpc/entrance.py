@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import grpc
-
 from ..metrics import Metrics
 from ..security.reloading import Reloading
 from ..security.tokens import Tokens, parse_tokens
@@ -12,6 +10,7 @@ from ..settings import Settings
 from .credentials import TlsCredentials, require_tls
 from .health import HEALTH
 from .interceptors.authentication import Authentication, CallerRules
+from .server import GrpcPort
 
 
 class Entrance:
@@ -23,6 +22,7 @@ class Entrance:
         Raises `StartError` where other machines would be served without TLS, and `UnusableFile`.
         """
         require_tls(settings, settings.host)
+        self._settings = settings
         self._metrics = metrics
         self._tls: TlsCredentials | None = None
         if settings.tls_cert is not None:
@@ -36,16 +36,26 @@ class Entrance:
             metrics.name_callers(self._tokens.value.names)
         rules = CallerRules(
             tokens=self._tokens,
-            certificates=settings.tls_client_ca is not None,
+            certificates=settings.certified_connections,
             header=settings.caller_header,
             max_priorities=dict(settings.caller_priority),
             open_services=frozenset({HEALTH} if settings.health == "open" else ()),
         )
         self.authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
 
-    def server_credentials(self) -> grpc.ServerCredentials | None:
-        """Return what gRPC listens with; None for plain text."""
-        return self._tls.server_credentials() if self._tls is not None else None
+    def ports(self) -> list[GrpcPort]:
+        """Return the ports of gRPC: --port, and --tls-client-port where there is one."""
+        certified = self._settings.certified_connections
+        ports = [self._port("--port", self._settings.port, certified == "all")]
+        if (port := self._settings.tls_client_port) is not None:
+            ports.append(self._port("--tls-client-port", port, certificates=True))
+        return ports
+
+    def _port(self, flag: str, port: int, certificates: bool) -> GrpcPort:
+        if self._tls is None:
+            return GrpcPort(flag, port, None)
+        credentials = self._tls.of_port(certificates=certificates).server_credentials()
+        return GrpcPort(flag, port, credentials)
 
     def _tokens_changed(self) -> None:
         assert self._tokens is not None
