@@ -161,8 +161,28 @@ class Admission(Generic[J]):
 
         Where nothing was computed for a while nothing is known: a call is let in as a trial.
         """
+        self.outlook.arrive(deadline - now, now)
+        return self._lateness(tokens, caller, priority, deadline, free_at, now)
+
+    def lateness_at_door(
+        self, caller: str, priority: Priority, deadline: float, free_at: float, now: float
+    ) -> DeadlineExpired | None:
+        """The same of a call that is not yet read: even of the least that it may have."""
+        lateness = self._lateness([1], caller, priority, deadline, free_at, now)
+        if lateness is not None:
+            self.outlook.arrive(deadline - now, now)
+        return lateness
+
+    def _lateness(
+        self,
+        tokens: Sequence[int],
+        caller: str,
+        priority: Priority,
+        deadline: float,
+        free_at: float,
+        now: float,
+    ) -> DeadlineExpired | None:
         outlook = self.outlook
-        outlook.arrive(deadline - now, now)
         is_all_whole = max(tokens) <= self._whole_tokens
         if is_all_whole and free_at + self._most_seconds <= outlook.due_at(deadline, now):
             return None  # whatever comes first

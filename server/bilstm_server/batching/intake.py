@@ -24,9 +24,11 @@ class Intake(Protocol):
     its time. A `caller` is any text by which those are told apart who share the device.
     """
 
-    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
+    def refusal(
+        self, caller: str, priority: Priority, deadline: float = math.inf
+    ) -> ServiceError | None:
         """What a call of one short sequence of that caller would be told now: `Unavailable`,
-        `Overloaded`, or None if it has room.
+        `Overloaded`, `DeadlineExpired`, or None if it would be let in.
         """
         ...
 

@@ -76,13 +76,13 @@ class ModelRegistry:
         if not versions:
             del self._models[model.name]
 
-    def check_room(self, caller: str, priority: Priority) -> None:
+    def check_room(self, caller: str, priority: Priority, deadline: float) -> None:
         """Raise the error that a request of that caller gets whichever model it names: `Loading`,
-        or where no model has room, that of the first one."""
+        or where no model lets it in, that of the first one."""
         self._require_complete()
         first: ServiceError | None = None
         for model in self:
-            refusal = model.batcher.refusal(caller, priority)
+            refusal = model.batcher.refusal(caller, priority, deadline)
             if refusal is None:
                 return
             first = first or refusal
