@@ -59,9 +59,13 @@ class Authentication:
         async def known(requests: Any, context: Context) -> bytes | None:
             call = current_call.get()
             metadata: Any = context.invocation_metadata() or ()
-            if self._rules.certificates:
-                self._check_certificate(method, context)
-            token = self._token(method, metadata)
+            try:
+                if self._rules.certificates:
+                    self._check_certificate(method, context)
+                token = self._token(method, metadata)
+            except Unauthenticated:
+                call.caller = self._caller(None, metadata, context)  # for the log
+                raise
             call.caller = self._caller(token, metadata, context)
             call.priority = min(asked_priority(metadata), call.caller.max_priority)
             if token is not None and method.is_stream:
