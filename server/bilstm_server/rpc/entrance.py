@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import grpc
+import structlog
 
 from ..metrics import Metrics
 from ..security.reloading import Reloading
@@ -11,7 +14,10 @@ from ..security.watched import Watched
 from ..settings import Settings
 from .credentials import TlsCredentials, require_tls
 from .health import HEALTH
+from .identity import is_peer_name
 from .interceptors.authentication import Authentication, CallerRules
+
+log = structlog.get_logger()
 
 
 class Entrance:
@@ -23,6 +29,7 @@ class Entrance:
         Raises `StartError` where other machines would be served without TLS, and `UnusableFile`.
         """
         require_tls(settings, settings.host)
+        self._settings = settings
         self._metrics = metrics
         self._tls: TlsCredentials | None = None
         if settings.tls_cert is not None:
@@ -33,7 +40,6 @@ class Entrance:
             paths, counts = [settings.tokens_file], metrics.file("tokens_file")
             self._tokens = Watched("--tokens-file", paths, parse_tokens, counts, secrets=paths)
             reloading.watch(self._tokens, self._tokens_changed)
-            metrics.name_callers(self._tokens.value.names)
         rules = CallerRules(
             tokens=self._tokens,
             certificates=settings.tls_client_ca is not None,
@@ -42,12 +48,44 @@ class Entrance:
             open_services=frozenset({HEALTH} if settings.health == "open" else ()),
         )
         self.authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
+        self._name_callers()
 
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """Return what gRPC listens with; None for plain text."""
         return self._tls.server_credentials() if self._tls is not None else None
 
     def _tokens_changed(self) -> None:
-        assert self._tokens is not None
-        self._metrics.name_callers(self._tokens.value.names)
+        self._name_callers()
         self.authentication.tokens_changed()
+
+    def _name_callers(self) -> None:
+        """Let metrics tell apart the callers that tokens and settings name, and say which names of
+        the settings nobody can have."""
+        shares, priorities = self._settings.caller_share, self._settings.caller_priority
+        given = {
+            "--caller-share": [share.name for share in shares],
+            "--caller-priority": [priority.name for priority in priorities],
+        }
+        names = self._tokens.value.names if self._tokens is not None else frozenset[str]()
+        self._metrics.name_callers({*names, *chain(*given.values())})
+        for setting, callers in given.items():
+            if unknown := [name for name in callers if not self._can_be(name)]:
+                log.warning("no such caller", setting=setting, names=unknown, reason=self._naming)
+
+    def _can_be(self, name: str) -> bool:
+        """Whether a caller can have this name, as far as the server knows."""
+        if self._settings.tls_client_ca is not None:
+            return True
+        if self._tokens is not None:
+            return name in self._tokens.value.names
+        return bool(self._settings.caller_header) or is_peer_name(name)
+
+    @property
+    def _naming(self) -> str:
+        """How callers have their names, where they don't come from certificates or a proxy."""
+        if self._tokens is not None:
+            return "no token of --tokens-file has this name"
+        return (
+            "without --tokens-file, --tls-client-ca and --caller-header a caller's name is its "
+            "address, 192.0.2.7 or 2001:db8:1:2::/64"
+        )
