@@ -104,6 +104,10 @@ def test_bad_security_files(model_folder: Path, tmp_path: Path) -> None:
         (["--tls-cert=a"], "--tls-cert and --tls-key must be given together"),
         (["--tls-key=a"], "--tls-cert and --tls-key must be given together"),
         (["--tls-client-ca=a"], "--tls-client-ca must be given with --tls-cert and --tls-key"),
+        (
+            ["--insecure", "--tls-cert=a", "--tls-key=b"],
+            "--insecure must not be given with --tls-c",
+        ),
         (["--caller-header=authorization"], "must not be authorization, which has the token"),
         (["--caller-header=a b"], "must be of letters, digits and _ . -"),
         (["--insecure=perhaps"], "--insecure (BILSTM_INSECURE): "),

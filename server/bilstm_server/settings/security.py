@@ -43,6 +43,10 @@ class TlsSettings(BaseModel):
             raise ValueError("--tls-cert and --tls-key must be given together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca must be given with --tls-cert and --tls-key")
+        if self.insecure and self.tls_cert is not None:  # it would wait for the day TLS is gone
+            raise ValueError(
+                "--insecure must not be given with --tls-cert: nothing is served in plain text then"
+            )
         return self
 
 
