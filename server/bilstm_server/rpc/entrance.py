@@ -7,6 +7,7 @@ from itertools import chain
 import grpc
 import structlog
 
+from ..addresses import require_address
 from ..metrics import Metrics
 from ..security.reloading import Reloading
 from ..security.tokens import Tokens, parse_tokens
@@ -26,8 +27,10 @@ class Entrance:
     def __init__(self, settings: Settings, metrics: Metrics, reloading: Reloading):
         """Read the files that the settings name, and let `reloading` read them anew.
 
-        Raises `StartError` where other machines would be served without TLS, and `UnusableFile`.
+        Raises `StartError` where other machines would be served without TLS, `ListenError` where
+        nobody knows whether they would, and `UnusableFile`.
         """
+        require_address(settings.host, "gRPC", "--host")
         require_tls(settings, settings.host)
         self._settings = settings
         self._metrics = metrics
