@@ -102,6 +102,7 @@ class App:
         )
         self._lifetime = AsyncExitStack()
         self.port = 0
+        self.tls_client_port: int | None = None
         self.metrics_port = 0
 
     def _make_services(self, replies: UntakenReplies) -> list[ServiceDefinition]:
@@ -120,8 +121,8 @@ class App:
             await lifetime.enter_async_context(self.models)
             await lifetime.enter_async_context(self._reloading)
             self._listen_metrics(lifetime)
-            await self._listen()
-            lifetime.enter_context(ConnectionPlaces(self._settings, self.port, self.metrics))
+            ports = await self._listen()
+            lifetime.enter_context(ConnectionPlaces(self._settings, ports, self.metrics))
             lifetime.push_async_callback(self._stop)
             self._lifetime = lifetime.pop_all()
         return self
@@ -139,15 +140,16 @@ class App:
     def _summary(self) -> ServerSummary:
         return ServerSummary(self._health.state, [model.summary for model in self._registry])
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> list[int]:
         settings = self._settings
         reflection = settings.reflection
         self._server = make_server(
             *(self._services, self._health, self._interceptors, settings),
             reflection=is_local(settings.host) if reflection == "auto" else reflection == "on",
         )
-        credentials = self._entrance.server_credentials()
-        self.port = await listen(self._server, settings.host, settings.port, credentials)
+        ports = await listen(self._server, settings.host, self._entrance.ports())
+        self.port, self.tls_client_port = ports[0], ports[1] if len(ports) > 1 else None
+        return ports
 
     def reload(self) -> list[str]:
         """Read certificates and tokens anew, if they have changed. Returns the flags of the

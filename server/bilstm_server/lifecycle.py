@@ -56,6 +56,7 @@ async def _serve(
             "listening",
             host=settings.host,
             port=app.port,
+            tls_client_port=app.tls_client_port,
             metrics_port=app.metrics_port,
             tls=settings.tls_cert is not None,
             tokens=settings.tokens_file is not None,
@@ -91,14 +92,14 @@ def _log_settings(settings: Settings) -> None:
 
 def _warn_of_open_calls(settings: Settings) -> None:
     """Say so where everybody on other machines may call over TLS."""
-    asks = settings.tokens_file is not None or settings.tls_client_ca is not None
+    asks = settings.tokens_file is not None or settings.certified_connections == "all"
     if settings.tls_cert is not None and not asks and not is_local(settings.host):
         log.warning(
             "calls are open",
             host=settings.host,
             port=settings.port,
-            reason="whoever reaches the server may use every model: --tokens-file or "
-            "--tls-client-ca lets in only whom you know",
+            reason="whoever reaches the port may use every model: --tokens-file lets in only whom "
+            "you know, or --tls-client-ca, without --tls-client-port",
         )
 
 
@@ -117,7 +118,8 @@ def _warn_of_open_metrics(settings: Settings) -> None:
 
 def _allow_connections(settings: Settings) -> None:
     """Have descriptors for all connections that there may be, or say that there are too few."""
-    wanted = settings.max_connections + spare_places(settings) + _OTHER_DESCRIPTORS
+    ports = 1 if settings.tls_client_port is None else 2  # each may be full for a moment
+    wanted = ports * (settings.max_connections + spare_places(settings)) + _OTHER_DESCRIPTORS
     if (allowed := allow_descriptors(wanted)) < wanted:
         log.warning(
             "fewer descriptors than connections may need",

@@ -37,8 +37,8 @@ def test_help_has_sections() -> None:
     """`serve --help` puts the settings of one group under what the group says of itself."""
     printed = run("bilstm-server", "serve", "--help").stdout
     section = printed.partition("\nThe certificates of gRPC's address:\n")[2].partition("\n\n")[0]
-    flags = re.findall(r"^\s+--([a-z-]+)", section, re.MULTILINE)
-    assert flags == ["tls-cert", "tls-key", "tls-client-ca", "insecure"]
+    flags = re.findall(r"^ {2}--([a-z-]+)", section, re.MULTILINE)
+    assert flags == ["tls-cert", "tls-key", "tls-client-ca", "tls-client-port", "insecure"]
 
 
 def test_lost_device(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

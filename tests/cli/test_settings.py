@@ -43,6 +43,7 @@ OTHER_VALUES: dict[str, Any] = {
     "tls_cert": Path("server.pem"),
     "tls_key": Path("server.key"),
     "tls_client_ca": Path("authorities.pem"),
+    "tls_client_port": 50052,
     "tokens_file": Path("tokens"),
     "insecure": True,
     "caller_header": "x-forwarded-for",
@@ -61,6 +62,7 @@ BESIDE = {
     "BILSTM_MAX_SEQUENCE_TOKENS": "100",
     "BILSTM_TLS_CERT": "beside.pem",
     "BILSTM_TLS_KEY": "beside.key",
+    "BILSTM_TLS_CLIENT_CA": "beside.pem",
     "BILSTM_METRICS_TLS_CERT": "beside.pem",
     "BILSTM_METRICS_TLS_KEY": "beside.key",
 }

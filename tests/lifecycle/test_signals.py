@@ -160,17 +160,19 @@ def test_computation_without_end_does_not_hold_up_the_end(tmp_path: Path, timeou
     """The process ends although its compute thread would go on for minutes."""
     steps = 300_000
     write_model(tmp_path / "deep", num_layers=8)
-    limits = [f"--max-{of}-tokens={steps}" for of in ("sequence", "batch", "queue")]
+    limits = [f"--max-{of}-tokens={steps + 1}" for of in ("sequence", "batch", "queue")]
     options = (
         f"--model=deep={tmp_path}/deep",
         f"--drain-timeout-seconds={timeout}",
         "--kernel=reference",  # the slowest
+        "--max-queue-delay=3600",  # until it drains
         *limits,
     )
     with serving(*options) as (process, channel):
         stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
         call = stub.Encode.future(request(np.zeros((steps, 5), np.float32)), timeout=600)
-        await_started(process, 1)
+        while process.metrics()['bilstm_queue_sequences{model="deep"}'] < 1:
+            pass
         process.send(signal.SIGTERM)
         process.wait_for("draining")
         if timeout == 3600:

@@ -98,12 +98,21 @@ def test_bad_security_files(model_folder: Path, tmp_path: Path) -> None:
         assert failing(model, *flags).startswith(line)
 
 
+CLIENT_CA = ["--tls-cert=a", "--tls-key=a", "--tls-client-ca=a"]
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
         (["--tls-cert=a"], "--tls-cert and --tls-key must be given together"),
         (["--tls-key=a"], "--tls-cert and --tls-key must be given together"),
         (["--tls-client-ca=a"], "--tls-client-ca must be given with --tls-cert and --tls-key"),
+        (["--tls-client-port=1"], "--tls-client-port must be given with --tls-client-ca"),
+        ([*CLIENT_CA, "--tls-client-port=7", "--port=7"], "--tls-client-port must not be --port"),
+        (
+            [*CLIENT_CA, "--tls-client-port=0", "--host=unix:s"],
+            "--tls-client-port needs a --host that has ports, and unix:s is a unix socket",
+        ),
         (
             ["--insecure", "--tls-cert=a", "--tls-key=b"],
             "--insecure must not be given with --tls-c",

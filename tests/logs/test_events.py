@@ -115,6 +115,9 @@ async def test_open_metrics_are_warned_of(values: dict[str, object], warned: boo
     assert ("metrics are open" in [event["event"] for event in events]) == warned
 
 
+CLIENT_PORT = {"tls_client_ca": "none", "tls_client_port": 0}
+
+
 @pytest.mark.parametrize(
     ("values", "warned"),
     [
@@ -123,6 +126,8 @@ async def test_open_metrics_are_warned_of(values: dict[str, object], warned: boo
         ({"host": "unix:/tmp/socket"}, False),
         ({"host": "0.0.0.0", "tokens_file": "none"}, False),
         ({"host": "0.0.0.0", "tls_client_ca": "none"}, False),
+        ({"host": "0.0.0.0", **CLIENT_PORT}, True),
+        ({"host": "0.0.0.0", **CLIENT_PORT, "tokens_file": "none"}, False),
     ],
 )
 async def test_open_calls_are_warned_of(values: dict[str, object], warned: bool) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -179,8 +180,12 @@ class Driver:
         reflection = stub_of(self.channel)
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")] * 2
         assert len([reply async for reply in reflection.ServerReflectionInfo(iter(asked))]) == 2
-        handled = ("grpc_server_handled_total", labels_of("Watch") | {"grpc_code": "CANCELLED"})
-        await until(lambda: self.app.metrics.registry.get_sample_value(*handled) == 1)
+        for method, code in (("Watch", "CANCELLED"), ("ServerReflectionInfo", "OK")):
+            handled = "grpc_server_handled_total", labels_of(method) | {"grpc_code": code}
+            await until(partial(self._has_handled, *handled))
+
+    def _has_handled(self, name: str, labels: dict[str, str]) -> bool:
+        return self.app.metrics.registry.get_sample_value(name, labels) == 1
 
 
 def labels_of(method: str) -> dict[str, str]:

@@ -143,10 +143,10 @@ class Session:
 
         No call changes anything on the server, so each may be sent again that a server did not
         serve. A server that stops ends those that it had not yet seen as CANCELLED."""
-        if isinstance(error, Cancelled) and self.is_closed:
-            raise self.closed_error() from error
         is_lost = isinstance(error, Unavailable | Cancelled) and not isinstance(error, NotTrusted)
-        if is_lost and not self.is_closed:
+        if is_lost and self.is_closed:
+            raise self.closed_error() from error
+        if is_lost:
             attempts.failed(error, time.monotonic())
             return
         if not isinstance(error, DeadlineExceeded | Cancelled | NotTrusted):

@@ -79,7 +79,8 @@ class Admission(Generic[J]):
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
         self._streams = StreamTurns(limits, self._queue, shares)
-        self._is_fast = False  # whether all that may wait would be computed in time
+        self._whole_tokens = limits.whole_tokens
+        self._most_seconds = math.inf  # that it would take to compute all that may wait
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
@@ -138,7 +139,7 @@ class Admission(Generic[J]):
         not."""
         at_most = self._max_seconds
         if self._queue.waited(caller, priority, now) <= at_most:
-            if self._is_fast or self.outlook.seconds(self._queue.tokens) <= at_most:
+            if self._most_seconds <= at_most or self.outlook.seconds(self._queue.tokens) <= at_most:
                 return None  # all of them, and so do some
             ahead = self._queue.tokens_ahead(caller, priority, tokens)
             if self.outlook.seconds(ahead) <= at_most:
@@ -161,9 +162,12 @@ class Admission(Generic[J]):
         """
         outlook = self.outlook
         outlook.arrive(deadline - now, now)
+        is_all_whole = max(tokens) <= self._whole_tokens
+        if is_all_whole and free_at + self._most_seconds <= outlook.due_at(deadline, now):
+            return None  # whatever comes first
         if not len(self._queue) and outlook.is_stale(now):
             return None
-        whole = [each for each in tokens if each <= self._limits.whole_tokens]
+        whole = [each for each in tokens if each <= self._whole_tokens]
         in_batches = sum(whole)
         expected = 0.0
         if whole:
@@ -229,6 +233,15 @@ class Admission(Generic[J]):
         due_at = self._queue.due_at()
         return -math.inf if due_at is not None and self._refusing else due_at
 
+    def is_due(self, now: float) -> bool:
+        """Whether a batch may be closed now."""
+        if not len(self._queue):
+            return False
+        if not self._limits.max_queue_delay:
+            return True
+        due_at = self.due_at()
+        return due_at is not None and due_at <= now
+
     def close_batch(self, now: float, free_at: float = -math.inf) -> ClosedBatch[J]:
         """Take the jobs that came first out of the queue, as many as a batch holds that begins when
         the device is free, and let in the streams' sequences that have their turn then."""
@@ -239,7 +252,9 @@ class Admission(Generic[J]):
         )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
-        self._is_fast = self.outlook.seconds(limits.max_queue_tokens) <= self._max_seconds
+        if self.outlook.estimate.is_known:
+            most = limits.max_queue_tokens
+            self._most_seconds = self.outlook.seconds(most, self._whole_tokens, 1)
         self._streams.earn(
             max(
                 (sequences - len(self._queue)) / limits.max_batch_sequences,

@@ -23,7 +23,7 @@ from .admission import Admission, Kind
 from .computing import ComputeEngine, Computing
 from .device import Device
 from .intake import Intake
-from .jobs import Job, Result, spare
+from .jobs import Job, Result, size_of, spare
 from .pace import SlicePace
 from .slice_lane import SliceEngine, SliceLane
 
@@ -83,12 +83,13 @@ class Batcher(Intake):
         priority: Priority = Priority.NORMAL,
     ) -> list[Result]:
         now = asyncio.get_running_loop().time()
-        tokens = sum(sequence.tokens for sequence in sequences)
-        refusal = self._admission.refusal(len(sequences), tokens, caller, priority, now)
+        each = [sequence.tokens for sequence in sequences]
+        tokens = sum(each)
+        refusal = self._admission.refusal(len(each), tokens, caller, priority, now)
         if refusal is not None:
             raise refusal
         if deadline < math.inf:
-            self._check_deadline([s.tokens for s in sequences], caller, priority, deadline)
+            self._check_deadline(each, caller, priority, deadline, now)
         jobs = [self._job(s, Kind.CALL, caller, priority, deadline, trace) for s in sequences]
         if len(jobs) > 1:
             _tie(jobs)
@@ -141,10 +142,9 @@ class Batcher(Intake):
         return job.future
 
     def _check_deadline(
-        self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float
+        self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float, now: float
     ) -> None:
         """Raises `DeadlineExpired` for sequences that are known not to be computed in time."""
-        now = asyncio.get_running_loop().time()
         free_at = max(self._device.free_at, now) + self._computing.seconds_ahead()
         lateness = self._admission.lateness(tokens, caller, priority, deadline, free_at, now)
         if lateness is not None:
@@ -221,10 +221,9 @@ class Batcher(Intake):
 
     def _is_due(self) -> bool:
         """Whether a batch may be closed now."""
-        if self._computing.has_batch:
-            return True
-        due_at = self._admission.due_at()
-        return due_at is not None and due_at <= asyncio.get_running_loop().time()
+        return self._computing.has_batch or self._admission.is_due(
+            asyncio.get_running_loop().time()
+        )
 
     async def _wait_for_work(self) -> bool:
         """Return when a batch or a slice is due: True, or False if drained."""
@@ -235,11 +234,12 @@ class Batcher(Intake):
             if due_at is None and self._admission.is_drained:
                 return False
             self._arrival.clear()
+            timer = None if due_at is None else loop.call_at(due_at, self._arrival.set)
             try:
-                async with asyncio.timeout(None if due_at is None else due_at - loop.time()):
-                    await self._arrival.wait()
-            except TimeoutError:
-                return True
+                await self._arrival.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
         return True
 
     async def _next_batch(self) -> float:
@@ -248,9 +248,10 @@ class Batcher(Intake):
         jobs = jobs or self._close_batch()
         if not jobs:
             return 0.0
-        self._computing.expect(jobs)
+        size = size_of(jobs)
+        self._computing.expect(size)
         self._stage_ahead()
-        return await self._computing.compute(jobs, staged)
+        return await self._computing.compute(jobs, size, staged)
 
     def _close_batch(self, free_at: float = -math.inf) -> list[Job]:
         """Close a batch that is computed when the device is free; returns those of its jobs that

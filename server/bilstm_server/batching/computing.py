@@ -19,7 +19,7 @@ from ..process.progress import Work
 from .budget import TokenBudget
 from .device import Device
 from .forming import hopeless
-from .jobs import BatchTiming, Job, Result, spare
+from .jobs import BatchSize, BatchTiming, Job, Result, size_of, spare
 from .outlook import Outlook
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Computing:
         self._budget = budget
         self._halves: deque[list[Job]] = deque()  # of batches that failed
         self._ahead: tuple[list[Job], asyncio.Future[tuple[StagedBatch, float]]] | None = None
+        self._size_ahead = BatchSize(0, 0, 0)  # of the batch that is staged
 
     @property
     def has_batch(self) -> bool:
@@ -71,11 +72,12 @@ class Computing:
 
     def stage(self, jobs: list[Job], due_at: float) -> None:
         """Stage a batch, to be computed next, which was to be closed at `due_at`."""
+        self._size_ahead = size_of(jobs)
         staging = asyncio.get_running_loop().run_in_executor(
             self._device.stage_thread,
             self._stage,
             [job.sequence for job in jobs],
-            self._work("staging", jobs, sum(job.tokens for job in jobs)),
+            self._work("staging", self._size_ahead),
             due_at,
         )
         self._ahead = (jobs, staging)
@@ -90,15 +92,18 @@ class Computing:
 
     def seconds_ahead(self) -> float:
         """How long the batches are likely to take that were closed before."""
-        batches = [*self._halves, self._ahead[0]] if self._ahead else self._halves
-        return sum(self._outlook.estimate.seconds(*size_of(jobs)) for jobs in batches)
+        ahead = 0.0 if self._ahead is None else self._seconds(self._size_ahead)
+        return ahead + sum([self._seconds(size_of(jobs)) for jobs in self._halves])
 
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """Let the device know how long a batch is likely to take that is computed now."""
-        now, estimate = asyncio.get_running_loop().time(), self._outlook.estimate
-        seconds = estimate.seconds(*size_of(jobs))
+    def _seconds(self, size: BatchSize) -> float:
+        return self._outlook.estimate.seconds(size.longest, size.tokens)
+
+    def expect(self, size: BatchSize) -> None:
+        """Let the device know how long a batch of that size is likely to take, which is computed
+        now."""
+        now, seconds = asyncio.get_running_loop().time(), self._seconds(size)
         self._device.free_at = now + seconds
-        self._device.free_from = now + estimate.earliest(seconds)
+        self._device.free_from = now + self._outlook.estimate.earliest(seconds)
 
     async def next_batch(self) -> tuple[list[Job], StagedBatch | None]:
         """The living jobs of the batch that is next of those closed before, if there is one, and
@@ -121,25 +126,24 @@ class Computing:
         answerable = self._answerable(jobs)
         return answerable, staged if len(answerable) == len(jobs) else None
 
-    async def compute(self, jobs: list[Job], staged: StagedBatch | None) -> float:
+    async def compute(self, jobs: list[Job], size: BatchSize, staged: StagedBatch | None) -> float:
         """Compute one batch and settle its jobs; returns the seconds that it took, 0 if it failed.
 
         Raises `DeviceLost`.
         """
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        self._outlook.begin(min(job.admitted_at for job in jobs), started_at)
-        longest, tokens = size_of(jobs)
+        self._outlook.begin(min([job.admitted_at for job in jobs]), started_at)
         running = loop.run_in_executor(
             self._device.compute_thread,
             self._run,
             [job.sequence for job in jobs],
             staged,
-            self._work("a batch", jobs, tokens),
+            self._work("a batch", size),
         )
         trace: BatchTrace | None = None
         if self._tracer is not None:
-            trace = self._tracer.batch([job.trace for job in jobs], started_at, tokens)
+            trace = self._tracer.batch([job.trace for job in jobs], started_at, size.tokens)
         try:
             outputs, seconds = await running
         except Exception as error:
@@ -159,13 +163,15 @@ class Computing:
             trace.end(started_at + seconds)
         queued = [started_at - job.admitted_at for job in jobs]
         ended_at = started_at + seconds
-        self._outlook.end(longest, tokens, seconds, ended_at)
+        self._outlook.end(size.longest, size.tokens, seconds, ended_at)
         encoded = zip(*(job.sequence.encoded for job in jobs), strict=True)
         self._metrics.observe_encoded(*map(sum, encoded))
-        self._metrics.observe_batch(len(jobs), tokens, seconds, queued)
+        self._metrics.observe_batch(size.sequences, size.tokens, seconds, queued)
         for job, output, queue_seconds in zip(jobs, outputs, queued, strict=True):
             self._metrics.observe_caller(job.caller, job.tokens)
-            job.settle(Result(output, BatchTiming(queue_seconds, seconds, len(jobs), tokens)))
+            job.settle(
+                Result(output, BatchTiming(queue_seconds, seconds, size.sequences, size.tokens))
+            )
         # Each caller that waits goes on, and writes its reply, before this is called.
         loop.call_soon(loop.call_soon, self._replied, jobs, ended_at)
         return seconds
@@ -210,10 +216,10 @@ class Computing:
             tokens = sum(job.tokens for job in jobs)
             self._budget.lower(tokens, asyncio.get_running_loop().time())
 
-    def _work(self, what: str, jobs: Sequence[Job], tokens: int) -> Work:
+    def _work(self, what: str, size: BatchSize) -> Work:
         """What a watchdog is to know of a batch."""
-        expected = self._outlook.estimate.seconds(*size_of(jobs))
-        return Work(what, self._metrics.model, len(jobs), tokens, expected)
+        expected = self._seconds(size)
+        return Work(what, self._metrics.model, size.sequences, size.tokens, expected)
 
     def _stage(
         self, sequences: list[Input], work: Work, due_at: float
@@ -238,9 +244,3 @@ class Computing:
         if len(outputs) != len(sequences):
             raise RuntimeError(f"{len(sequences)} sequences gave {len(outputs)} outputs")
         return outputs, time.perf_counter() - started_at
-
-
-def size_of(jobs: Sequence[Job]) -> tuple[int, int]:
-    """The steps of the longest sequence, and the tokens of all."""
-    tokens = [job.tokens for job in jobs]
-    return max(tokens), sum(tokens)

@@ -19,7 +19,7 @@ from .recent import Recent
 
 _FORGETTING = 0.98  # of what the line goes by, with each batch
 _SWEEPS = 6  # towards the best line, with each batch
-_DOUBT = (0.0, 1e-3, 3e-3)  # about what goes to tokens, the batch itself, steps: see the module
+_BATCH_DOUBT, _STEPS_DOUBT = 1e-3, 3e-3  # about what does not go to tokens: see the module
 _REACH = 16.0  # times the largest batch's tokens: of more than that nothing can be said
 _SETTLED_BATCHES = 16
 _PACE_BATCHES = 7
@@ -34,9 +34,11 @@ class BatchEstimate:
     """What batches of one model take, in seconds."""
 
     def __init__(self) -> None:
-        self._squares = [[0.0] * 3 for _ in range(3)]  # of `_fit`'s `seen`, in pairs
-        self._sums = [0.0] * 3
-        self._line = [0.0] * 3  # seconds for each token, for a batch, for each step
+        # Of the batches' tokens, 1 and their steps, each by the seconds that it took: the products
+        # of each pair, in that order, and the sums.
+        self._squares = (0.0,) * 6
+        self._sums = (0.0,) * 3
+        self._line = (0.0,) * 3  # seconds for each token, for a batch, for each step
         self._batches = 0
         self._largest = 0.0  # tokens
         self._last = deque[tuple[int, int, float]](maxlen=_PACE_BATCHES)  # and what they took
@@ -65,7 +67,8 @@ class BatchEstimate:
     @property
     def longest(self) -> float:
         """The steps of the longest sequence of a typical batch; 0 as long as nothing is known."""
-        return self._squares[2][1] / self._squares[1][1] if self.is_known else 0.0
+        _, _, _, bb, bc, _ = self._squares
+        return bc / bb if bb else 0.0
 
     def observe(self, longest: int, tokens: int, seconds: float, now: float) -> None:
         """Take into account a batch of that many tokens, its longest sequence of so many steps,
@@ -79,9 +82,15 @@ class BatchEstimate:
             self._misjudged.add(seconds / likely, now)
             plausible = min(max(seconds, likely / _MOST_ERROR), likely * _MOST_ERROR)
         self._largest = max(float(tokens), _FORGETTING * self._largest)
-        self._fit((tokens / plausible, 1.0 / plausible, longest / plausible))
+        self._fit(longest, tokens, plausible)
         self._last.append((longest, tokens, seconds))
-        paces = sorted(took / self._at_pace(*size) for *size, took in self._last)
+        per_token, batch, per_step = self._line
+        paces = sorted(
+            [
+                took / (many * per_token + batch + steps * per_step)
+                for steps, many, took in self._last
+            ]
+        )
         self._pace = paces[len(paces) // 2]
         if not 1.0 / _JUMP < self._pace < _JUMP:
             self._jump(self._pace)
@@ -90,33 +99,37 @@ class BatchEstimate:
         self._latest = 1.0 + min(max(late - 1.0, _LEAST_MARGIN), _MOST_MARGIN)
         self._earliest = min(early, 1.0 - _LEAST_MARGIN)
 
-    def _fit(self, seen: tuple[float, float, float]) -> None:
-        """Move the line towards the one that is best for all batches: each coefficient in turn.
-        `seen` are a batch's tokens, 1 and its steps, for each second that it took."""
-        self._squares = [
-            [_FORGETTING * old + own * other for old, other in zip(row, seen, strict=True)]
-            for row, own in zip(self._squares, seen, strict=True)
-        ]
-        self._sums = [_FORGETTING * old + own for old, own in zip(self._sums, seen, strict=True)]
-        # Written out, since every batch comes by here.
-        (aa, ab, ac), (_, bb, bc), (_, _, cc) = self._squares
-        aa, bb, cc = aa * (1.0 + _DOUBT[0]), bb * (1.0 + _DOUBT[1]), cc * (1.0 + _DOUBT[2])
+    def _fit(self, longest: int, tokens: int, seconds: float) -> None:
+        """Move the line towards the one that is best for all batches, by one more: each coefficient
+        in turn. Written out, since every batch comes by here."""
+        kept, one = _FORGETTING, 1.0 / seconds
+        many, steps = tokens * one, longest * one
+        aa, ab, ac, bb, bc, cc = self._squares
+        aa, ab, ac = kept * aa + many * many, kept * ab + many * one, kept * ac + many * steps
+        bb, bc, cc = kept * bb + one * one, kept * bc + one * steps, kept * cc + steps * steps
         sum_a, sum_b, sum_c = self._sums
+        sum_a, sum_b, sum_c = kept * sum_a + many, kept * sum_b + one, kept * sum_c + steps
+        self._squares = aa, ab, ac, bb, bc, cc
+        self._sums = sum_a, sum_b, sum_c
+        bb, cc = bb * (1.0 + _BATCH_DOUBT), cc * (1.0 + _STEPS_DOUBT)
         a, b, c = self._line
         for _ in range(_SWEEPS):
             a = max((sum_a - ab * b - ac * c) / aa, 0.0)
             b = max((sum_b - ab * a - bc * c) / bb, 0.0)
             c = max((sum_c - ac * a - bc * b) / cc, 0.0)
-        self._line = [a, b, c]
+        self._line = a, b, c
 
     def _jump(self, slower: float) -> None:
         """Have the line, and all that it goes by, as if batches had always taken so much longer."""
-        self._line = [slower * each for each in self._line]
-        self._squares = [[each / slower**2 for each in row] for row in self._squares]
-        self._sums = [
-            sum(each * seconds for each, seconds in zip(row, self._line, strict=True))
-            for row in self._squares
-        ]
+        a, b, c = (slower * each for each in self._line)
+        aa, ab, ac, bb, bc, cc = (each / slower**2 for each in self._squares)
+        self._line = a, b, c
+        self._squares = aa, ab, ac, bb, bc, cc
+        self._sums = (
+            aa * a + ab * b + ac * c,
+            ab * a + bb * b + bc * c,
+            ac * a + bc * b + cc * c,
+        )
         self._pace = 1.0
 
     def _at_pace(self, longest: float, tokens: float) -> float:

@@ -109,6 +109,8 @@ class TimelyBatch(BoundedBatch):
         self._in_a_hurry = self._due_at < math.inf  # whether it has to end by some time
         self._is_trial = outlook.is_stale(now)
         self._waiting = waiting
+        longest = max(self._estimate.longest, float(min(waiting, limits.whole_tokens)))
+        self._slowest_at = self._ends_at(self._estimate.seconds(longest, waiting))
 
     def _judge(self, job: Offered) -> Verdict:
         longest, tokens = max(self._longest, job.tokens), self._tokens + job.tokens
@@ -116,7 +118,9 @@ class TimelyBatch(BoundedBatch):
             self._longest = longest
             return Verdict.JOINED
         due_at = self._outlook.due_at(job.deadline, job.admitted_at)
-        if self._is_trial:
+        if min(due_at, self._due_at) >= self._slowest_at:
+            pass  # whatever the batch becomes, it ends in time
+        elif self._is_trial:
             due_at = math.inf
         elif due_at < self._efficient_at or due_at < self._ends_at(
             self._estimate.known_seconds(longest, tokens + job.behind)

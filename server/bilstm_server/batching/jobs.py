@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..callers import Priority
 from ..engine.sequences import Input, SequenceOutput
@@ -84,6 +84,20 @@ class Job:
                 else f"the result would come too late: {1e3 * left:.0f} ms are left"
             )
         )
+
+
+class BatchSize(NamedTuple):
+    """How large a batch is."""
+
+    sequences: int
+    longest: int  # the steps of its longest sequence
+    tokens: int  # of all
+
+
+def size_of(jobs: Sequence[Job]) -> BatchSize:
+    """The size of a batch of these."""
+    tokens = [job.tokens for job in jobs]
+    return BatchSize(len(tokens), max(tokens), sum(tokens))
 
 
 def spare(job: Job, now: float, metrics: ModelMetrics) -> None:

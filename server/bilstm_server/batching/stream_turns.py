@@ -50,7 +50,7 @@ class StreamTurns(Generic[J]):
     def let_in(self) -> list[J]:
         """Put into the queue, and return, the sequences whose turn it is."""
         self.next = None
-        return self._waiting.take(self)[0]
+        return self._waiting.take(self)[0] if len(self._waiting) else []
 
     def earn(self, batches: float) -> None:
         """Take into account that so many batches were taken out of the queue."""

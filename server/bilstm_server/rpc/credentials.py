@@ -62,6 +62,27 @@ class TlsCredentials:
         if self._authorities is not None:
             reloading.watch(self._authorities, self._changed)
 
+    def of_port(self, *, certificates: bool) -> PortCredentials:
+        """Return those of one port. With `certificates` callers must have one there, and without
+        they are asked for none. There must be authorities for it."""
+        assert not certificates or self._authorities is not None
+        return PortCredentials(self._pair, self._authorities if certificates else None)
+
+    def _changed(self) -> None:
+        self._pair_metrics.certificate_ends(self._pair.value.ends_at)
+        if self._authorities is not None:
+            self._authorities_metrics.certificate_ends(self._authorities.value.ends_at)
+
+
+class PortCredentials:
+    """What the connections of one port are made with."""
+
+    def __init__(self, pair: Watched[KeyPair], authorities: Watched[Authorities] | None):
+        """Callers need a certificate if there are `authorities`."""
+        self._pair = pair
+        self._authorities = authorities
+        self._given = self._in_effect
+
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return what gRPC listens with.
 
@@ -69,7 +90,6 @@ class TlsCredentials:
         handshake that begins at that moment in another thread may use what was just let go, and
         gRPC's core would abort the process.
         """
-        self._given = self._in_effect
         news: Any = self._news  # the stub knows no None
         return grpc.dynamic_ssl_server_credentials(
             _configuration(*self._given), news, self._authorities is not None
@@ -87,11 +107,6 @@ class TlsCredentials:
             return None
         self._given = in_effect
         return _configuration(*in_effect)
-
-    def _changed(self) -> None:
-        self._pair_metrics.certificate_ends(self._pair.value.ends_at)
-        if self._authorities is not None:
-            self._authorities_metrics.certificate_ends(self._authorities.value.ends_at)
 
 
 def _configuration(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import chain
 
-import grpc
 import structlog
 
 from ..addresses import require_address
@@ -17,6 +16,7 @@ from .credentials import TlsCredentials, require_tls
 from .health import HEALTH
 from .identity import is_peer_name
 from .interceptors.authentication import Authentication, CallerRules
+from .server import GrpcPort
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class Entrance:
             reloading.watch(self._tokens, self._tokens_changed)
         rules = CallerRules(
             tokens=self._tokens,
-            certificates=settings.tls_client_ca is not None,
+            certificates=settings.certified_connections,
             header=settings.caller_header,
             max_priorities=dict(settings.caller_priority),
             open_services=frozenset({HEALTH} if settings.health == "open" else ()),
@@ -53,9 +53,19 @@ class Entrance:
         self.authentication = Authentication(rules, metrics.refused_calls, metrics.no_model)
         self._name_callers()
 
-    def server_credentials(self) -> grpc.ServerCredentials | None:
-        """Return what gRPC listens with; None for plain text."""
-        return self._tls.server_credentials() if self._tls is not None else None
+    def ports(self) -> list[GrpcPort]:
+        """Return the ports of gRPC: --port, and --tls-client-port where there is one."""
+        certified = self._settings.certified_connections
+        ports = [self._port("--port", self._settings.port, certified == "all")]
+        if (port := self._settings.tls_client_port) is not None:
+            ports.append(self._port("--tls-client-port", port, certificates=True))
+        return ports
+
+    def _port(self, flag: str, port: int, certificates: bool) -> GrpcPort:
+        if self._tls is None:
+            return GrpcPort(flag, port, None)
+        credentials = self._tls.of_port(certificates=certificates).server_credentials()
+        return GrpcPort(flag, port, credentials)
 
     def _tokens_changed(self) -> None:
         self._name_callers()
@@ -77,8 +87,9 @@ class Entrance:
 
     def _can_be(self, name: str) -> bool:
         """Whether a caller can have this name, as far as the server knows."""
-        if self._settings.tls_client_ca is not None:
-            return True
+        certified = self._settings.certified_connections
+        if certified == "some" or (certified == "all" and self._tokens is None):
+            return True  # certificates name callers
         if self._tokens is not None:
             return name in self._tokens.value.names
         return bool(self._settings.caller_header) or is_peer_name(name)

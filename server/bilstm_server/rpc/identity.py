@@ -25,6 +25,11 @@ _NAME_CHARACTERS = 100
 _UNIX = "unix"
 
 
+def has_token(metadata: Metadata) -> bool:
+    """Tell whether a call presents a token, good or not."""
+    return any(key == _TOKEN_KEY for key, _ in metadata)
+
+
 def presented_token(metadata: Metadata) -> str:
     """Return the token of a call. Raises `Unauthenticated` where there is none, or several."""
     values = [value for key, value in metadata if key == _TOKEN_KEY]
@@ -53,6 +58,11 @@ def forwarded_name(metadata: Metadata, header: str) -> str:
     if not values:
         return ""
     return one_line(values[-1].rpartition(",")[2].strip(), _NAME_CHARACTERS)
+
+
+def has_certificate(auth: AuthContext) -> bool:
+    """Tell whether the caller has shown a certificate when the connection was made."""
+    return bool(auth.get(_CERTIFICATE))
 
 
 def caller_certificate_end(auth: AuthContext) -> float:

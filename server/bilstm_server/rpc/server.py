@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,6 +28,14 @@ _PING_SECONDS = 5  # between a client's own pings, at the least: many have one e
 _NEVER_MS = 2**31 - 1  # gRPC's own word for it
 
 
+class GrpcPort(NamedTuple):
+    """A port that gRPC is served on."""
+
+    flag: str  # of the setting that names it
+    port: int  # 0: any free one
+    credentials: grpc.ServerCredentials | None  # of its connections; None: plain text
+
+
 def make_server(
     services: Sequence[ServiceDefinition],
     health: HealthService,
@@ -38,6 +46,7 @@ def make_server(
 ) -> grpc.aio.Server:
     """Return a server of these services, with health, and reflection if told, that does not listen
     yet."""
+    # Of each port: gRPC counts their connections apart. `ConnectionPlaces` counts them together.
     places = limits.max_connections + spare_places(limits)
     server = make_core_server(
         [interceptors],
@@ -82,22 +91,28 @@ def _ms_or_never(seconds: float) -> int:
     return max(1, int(1000 * seconds)) if seconds else _NEVER_MS
 
 
-async def listen(
-    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
-) -> int:
-    """Listen on the address, with TLS if there are `credentials`, and serve there.
+async def listen(server: grpc.aio.Server, host: str, served: Sequence[GrpcPort]) -> list[int]:
+    """Listen on all ports of the address, and serve there.
 
-    Returns the port, which gRPC has chosen if `port` was 0; it is 0 for a Unix socket. Raises
-    `ListenError`.
+    Returns the ports, which gRPC has chosen where they were 0. The only one of a Unix socket is 0.
+    Raises `ListenError`.
     """
-    # gRPC itself would say on standard error, in words of its own, why it can't listen.
-    open_socket(host, port, "gRPC", "--host", "--port").close()
+    # gRPC itself would say on standard error, in words of its own, why it can't listen, and would
+    # keep the first port where the second one can't be had.
+    for flag, port, _ in served:
+        open_socket(host, port, "gRPC", "--host", flag).close()
+    ports = [_add_port(server, target(host, port), tls) for _, port, tls in served]
+    await server.start()
+    return [0] if is_unix(host) else ports
+
+
+def _add_port(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Listen there, and return the port. Raises `ListenError`."""
     try:
         if credentials is None:
-            port = server.add_insecure_port(target(host, port))
-        else:
-            port = server.add_secure_port(target(host, port), credentials)
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise ListenError(f"can't serve gRPC on {target(host, port)}: {error}") from error
-    await server.start()
-    return 0 if is_unix(host) else port
+        raise ListenError(f"can't serve gRPC on {address}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ..quoting import quoted
+from .types import Port
 
 _HEADER = re.compile(r"[a-z0-9_.-]+")
 
@@ -29,7 +30,14 @@ class TlsSettings(BaseModel):
     tls_client_ca: Path | None = Field(
         default=None,
         description="The file of the authorities that vouch for callers, in PEM. With it a caller "
-        "must have a certificate of theirs. It is read anew when it changes.",
+        "must have a certificate of theirs, on --tls-client-port alone where that is set. It is "
+        "read anew when it changes.",
+    )
+    tls_client_port: Port | None = Field(
+        default=None,
+        description="A second port of gRPC, for callers with certificates, who need no token "
+        "there. Those who call --port are asked for no certificate then: they need a token where "
+        "--tokens-file is set, and where it is not, everybody may call. 0 takes any free one.",
     )
     insecure: bool = Field(
         default=False,
@@ -43,11 +51,21 @@ class TlsSettings(BaseModel):
             raise ValueError("--tls-cert and --tls-key must be given together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca must be given with --tls-cert and --tls-key")
+        if self.tls_client_port is not None and self.tls_client_ca is None:
+            raise ValueError("--tls-client-port must be given with --tls-client-ca")
         if self.insecure and self.tls_cert is not None:  # it would wait for the day TLS is gone
             raise ValueError(
                 "--insecure must not be given with --tls-cert: nothing is served in plain text then"
             )
         return self
+
+    @property
+    def certified_connections(self) -> Literal["none", "some", "all"]:
+        """Which connections have a certificate of their caller's; some are those to
+        --tls-client-port."""
+        if self.tls_client_ca is None:
+            return "none"
+        return "all" if self.tls_client_port is None else "some"
 
 
 class AuthSettings(BaseModel):
@@ -56,7 +74,8 @@ class AuthSettings(BaseModel):
     tokens_file: Path | None = Field(
         default=None,
         description="The file of the tokens that callers may have, NAME: TOKEN on each line. With "
-        "it every call must have one. It is read anew when it changes.",
+        "it every call must have one, but for those over --tls-client-port. It is read anew when "
+        "it changes.",
     )
     caller_header: str = Field(
         default="",

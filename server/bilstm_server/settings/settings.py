@@ -209,6 +209,18 @@ class Settings(
     )
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.tls_client_port is None:
+            return self
+        if is_unix(self.host):
+            raise ValueError(
+                f"--tls-client-port needs a --host that has ports, and {self.host} is a unix socket"
+            )
+        if self.tls_client_port == self.port != 0:
+            raise ValueError(f"--tls-client-port must not be --port, got {self.port} for both")
+        return self
+
+    @model_validator(mode="after")
     def _bounds_nest(self) -> Self:
         for smaller, larger in _NESTED:
             low, high = getattr(self, smaller), getattr(self, larger)

@@ -9,11 +9,13 @@ from typing import Any
 
 import grpc
 import numpy as np
+from grpc_reflection.v1alpha import reflection_pb2
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
+from bilstm_server.rpc.reflection import V1ALPHA
 from bilstm_server.settings import Settings
 from tests.security.authority import Authority, Files
 from tests.support.waiting import HANGS_AFTER_SECONDS
@@ -42,15 +44,26 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
 
 def secure_channel(
-    app: App, authority: Authority | None = None, own: Files | None = None, name: str = "localhost"
+    app: App,
+    authority: Authority | None = None,
+    own: Files | None = None,
+    name: str = "localhost",
+    port: int | None = None,
 ) -> grpc.aio.Channel:
-    """A connection of its own over TLS, to a server that `authority` vouches for; `own` is the
-    caller's certificate."""
+    """A connection of its own over TLS, to a server that `authority` vouches for, to --port or
+    another one; `own` is the caller's certificate."""
     key, chain = own.pair if own is not None else (None, None)
     roots = authority.certificate if authority is not None else None
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
     options = [OWN_CONNECTION, ("grpc.ssl_target_name_override", name)]
-    return grpc.aio.secure_channel(f"127.0.0.1:{app.port}", credentials, options=options)
+    target = f"127.0.0.1:{app.port if port is None else port}"
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def ports_of(app: App) -> dict[str, int]:
+    """Both ports of a server that has two, each under its flag."""
+    assert app.tls_client_port is not None
+    return {"--port": app.port, "--tls-client-port": app.tls_client_port}
 
 
 def plain_channel(app: App) -> grpc.aio.Channel:
@@ -75,6 +88,14 @@ async def encode_outcome(channel: grpc.aio.Channel, metadata: Metadata = ()) -> 
     async with channel:
         call = stub_of(channel).Encode(REQUEST, timeout=HANGS_AFTER_SECONDS, metadata=metadata)
         return await outcome(call)
+
+
+async def reflection_outcome(channel: grpc.aio.Channel, metadata: Metadata = ()) -> grpc.StatusCode:
+    """The status that a call of reflection ends with."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    # One message, sent with the call: a stream that writes to an ended call would be INTERNAL.
+    call: Any = channel.unary_stream(f"/{V1ALPHA}/ServerReflectionInfo")
+    return await outcome(call(asked.SerializeToString(), metadata=metadata).read())
 
 
 def sample(app: App, name: str, **labels: str) -> float:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from bilstm_server.callers import Caller, Priority
-from bilstm_server.rpc.encoder.service import EncoderService
-from bilstm_server.rpc.interceptors.outcomes import current_call
 from tests.rpc.security.callers import (
     OWN_CONNECTION,
     Metadata,
@@ -21,28 +18,10 @@ from tests.rpc.security.callers import (
     secure_channel,
     write_tokens,
 )
-from tests.rpc.security.conftest import Configure
+from tests.rpc.security.conftest import Configure, Seen
 from tests.security.authority import TOKEN, Authority
 
 OK = grpc.StatusCode.OK
-
-
-Seen = list[tuple[Caller, Priority]]
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """Caller and priority of each call that came to the service."""
-    calls: Seen = []
-    encode = EncoderService.Encode
-
-    async def recorded(self: EncoderService, *arguments: Any) -> bytes:
-        call = current_call.get()
-        calls.append((call.caller, call.priority))
-        return await encode(self, *arguments)
-
-    monkeypatch.setattr(EncoderService, "Encode", recorded)
-    return calls
 
 
 async def test_a_token_names_its_caller(configure: Configure, tmp_path: Path, seen: Seen) -> None:

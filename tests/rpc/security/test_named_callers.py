@@ -48,11 +48,21 @@ def test_without_tokens(values: dict[str, Any], expected: set[tuple[str, str]]) 
     assert unknown(logged) == expected
 
 
-def test_certificates_may_name_anybody(with_tls: Configure, authority: Authority) -> None:
-    """Where callers have certificates, any name may come."""
-    with capture_logs() as logged:
-        Entrance(with_tls(tls_client_ca=authority.path, **SHARES), Metrics(), Reloading())
-    assert unknown(logged) == set()
+def test_certificates_may_name_anybody(
+    with_tls: Configure, authority: Authority, tmp_path: Path
+) -> None:
+    """Where a certificate alone lets callers in, any name may come; where they need a token beside
+    it, the token names them."""
+    tokens = write_tokens(tmp_path / "tokens", f"search: {TOKEN}")
+    for values, expected in (
+        ({}, set()),
+        ({"tokens_file": tokens}, {("--caller-share", "bulk")}),
+        ({"tokens_file": tokens, "tls_client_port": 0}, set()),
+    ):
+        with capture_logs() as logged:
+            configured = with_tls(tls_client_ca=authority.path, **SHARES, **values)
+            Entrance(configured, Metrics(), Reloading())
+        assert unknown(logged) == expected
 
 
 async def test_names_that_no_token_has(configure: Configure, tmp_path: Path) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
-from bilstm_server.rpc.reflection import V1ALPHA
 from tests.rpc.security.callers import (
-    Metadata,
     bearer,
     outcome,
     plain_channel,
+    reflection_outcome,
     running,
     write_tokens,
 )
@@ -30,13 +28,6 @@ UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
     return write_tokens(tmp_path / "tokens", f"search: {TOKEN}")
-
-
-async def reflection_outcome(channel: grpc.aio.Channel, metadata: Metadata = ()) -> grpc.StatusCode:
-    asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    # One message, sent with the call: a stream that writes to an ended call would be INTERNAL.
-    call: Any = channel.unary_stream(f"/{V1ALPHA}/ServerReflectionInfo")
-    return await outcome(call(asked.SerializeToString(), metadata=metadata).read())
 
 
 @pytest.mark.parametrize(("health", "without_token"), [("open", OK), ("callers", UNAUTHENTICATED)])

@@ -24,7 +24,6 @@ from tests.rpc.security.callers import (
     sample,
     secure_channel,
     stub_of,
-    write_tokens,
 )
 from tests.rpc.security.conftest import Configure
 from tests.security.authority import OTHER_TOKEN, TOKEN, Authority
@@ -33,13 +32,6 @@ from tests.support.waiting import HANGS_AFTER_SECONDS
 OK = grpc.StatusCode.OK
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.fixture
-def tokens(tmp_path: Path) -> Path:
-    """`search` may use every model, `bulk` only the second one."""
-    path = tmp_path / "tokens"
-    return write_tokens(path, f"search: {TOKEN}", f"bulk: {OTHER_TOKEN} models=tokens")
 
 
 def dropped(app: App, reason: str) -> float:

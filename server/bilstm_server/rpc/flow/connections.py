@@ -57,11 +57,11 @@ class Connection:
 
 
 class ConnectionFinder:
-    """Finds the connections that a server has accepted on one port, or, with port 0, on a Unix
+    """Finds the connections that a server has accepted on its ports; port 0 stands for a Unix
     socket. Those found before are known again, which costs less."""
 
-    def __init__(self, port: int):
-        self._port = port
+    def __init__(self, *ports: int):
+        self._ports = ports
         self._known: dict[tuple[int, int], Connection | None] = {}  # None: another socket
 
     def find(self) -> list[Connection]:
@@ -86,16 +86,15 @@ class ConnectionFinder:
         return None
 
     def _is_ours(self, found: socket.socket) -> bool:
-        if found.family == socket.AF_UNIX:
-            return self._port == 0
-        return bool(self._port) and found.getsockname()[1] == self._port
+        return (0 if found.family == socket.AF_UNIX else found.getsockname()[1]) in self._ports
 
 
 def end_connection(peer: str) -> bool:
     """Shut down the connection of the peer, named as a call's context names it. Of a Unix socket,
     whose peers have no names, shut down all connections.
 
-    gRPC finds it closed, and ends its calls. Returns False if there is none.
+    gRPC finds it closed, and ends its calls. Of a peer that has two, from the same port of its own
+    to two of the server's, both are. Returns False if there is none.
     """
     address = peer_address(peer) if has_name(peer) else _NO_ADDRESS
     if address is None:

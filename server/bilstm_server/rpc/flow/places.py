@@ -74,12 +74,12 @@ def _has_limit(peer: str) -> bool:
 
 
 class ConnectionPlaces:
-    """A thread that closes the connections to a port, or with port 0 to a Unix socket, for which
-    there is no place, for as long as the `with` block lasts."""
+    """A thread that closes the connections for which there is no place, for as long as the `with`
+    block lasts. Those to all of the ports count together; port 0 stands for a Unix socket."""
 
-    def __init__(self, limits: ConnectionLimits, port: int, metrics: Metrics):
+    def __init__(self, limits: ConnectionLimits, ports: Sequence[int], metrics: Metrics):
         self._limits = limits
-        self._finder = ConnectionFinder(port)
+        self._finder = ConnectionFinder(*ports)
         self._metrics = metrics
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
@@ -88,7 +88,7 @@ class ConnectionPlaces:
         self._logged_at = -_LOG_SECONDS
         # Fewer descriptors than this can't be too many connections.
         self._few = min(limits.max_connections, limits.max_peer_connections or 2**31)
-        self._scraped = ConnectionFinder(port)  # apart: a scrape has a thread of its own
+        self._scraped = ConnectionFinder(*ports)  # apart: a scrape has a thread of its own
         metrics.watch_connections(self._count)
 
     def __enter__(self) -> Self:

@@ -14,11 +14,14 @@ from ...security.tokens import Token, Tokens
 from ...security.watched import Watched
 from ..context import Context
 from ..identity import (
+    AuthContext,
     Metadata,
     asked_priority,
     caller_certificate_end,
     caller_certificate_name,
     forwarded_name,
+    has_certificate,
+    has_token,
     peer_name,
     presented_token,
 )
@@ -31,7 +34,9 @@ class CallerRules:
     """By what callers are known."""
 
     tokens: Watched[Tokens] | None = None  # None: calls need none
-    certificates: bool = False  # whether every connection has a certificate of its caller's
+    # Which connections have a certificate of their caller's. Where some have, calls on these need
+    # no token.
+    certificates: Literal["none", "some", "all"] = "none"
     header: str = ""  # the metadata in which a proxy says whose call it is; empty: none
     # The most that callers of these names may ask for. Others have NORMAL.
     max_priorities: Mapping[str, Priority] = field(default_factory=dict)
@@ -59,14 +64,16 @@ class Authentication:
         async def known(requests: Any, context: Context) -> bytes | None:
             call = current_call.get()
             metadata: Any = context.invocation_metadata() or ()
+            auth: Any = context.auth_context() if self._rules.certificates != "none" else {}
+            certified = has_certificate(auth)
             try:
-                if self._rules.certificates:
-                    self._check_certificate(method, context)
-                token = self._token(method, metadata)
+                if certified or self._rules.certificates == "all":
+                    self._check_certificate(method, auth)
+                token = self._token(method, metadata, certified)
             except Unauthenticated:
-                call.caller = self._caller(None, metadata, context)  # for the log
+                call.caller = self._caller(None, auth, metadata, context)  # for the log
                 raise
-            call.caller = self._caller(token, metadata, context)
+            call.caller = self._caller(token, auth, metadata, context)
             call.priority = min(asked_priority(metadata), call.caller.max_priority)
             if token is not None and method.is_stream:
                 self._streams[call] = token
@@ -80,18 +87,20 @@ class Authentication:
 
         return known
 
-    def _check_certificate(self, method: Method, context: Context) -> None:
+    def _check_certificate(self, method: Method, auth: AuthContext) -> None:
         """Raise `Unauthenticated` where the connection's certificate has ended: since it was made,
         or before, as one that resumes a session of TLS is made without a look at it."""
-        if time.time() < caller_certificate_end(context.auth_context()):
+        if time.time() < caller_certificate_end(auth):
             return
         self._refused.refuse("ended_certificate")
         if method.tensor is not None:
             self._no_model.drop("unauthorized")
         raise Unauthenticated("the client certificate has ended")
 
-    def _token(self, method: Method, metadata: Metadata) -> Token | None:
+    def _token(self, method: Method, metadata: Metadata, certified: bool) -> Token | None:
         if self._rules.tokens is None:
+            return None
+        if certified and self._rules.certificates == "some" and not has_token(metadata):
             return None
         reason: Literal["no_token", "wrong_token"] = "no_token"
         try:
@@ -106,12 +115,14 @@ class Authentication:
                 self._no_model.drop("unauthorized")
             raise
 
-    def _caller(self, token: Token | None, metadata: Metadata, context: Context) -> Caller:
+    def _caller(
+        self, token: Token | None, auth: AuthContext, metadata: Metadata, context: Context
+    ) -> Caller:
         kind: Literal["token", "certificate", "peer"] = "peer"
         name, models = "", None
         if token is not None:
             kind, name, models = "token", token.name, token.models
-        elif self._rules.certificates and (name := caller_certificate_name(context.auth_context())):
+        elif has_certificate(auth) and (name := caller_certificate_name(auth)):
             kind = "certificate"
         elif self._rules.header:
             name = forwarded_name(metadata, self._rules.header)
