@@ -35,14 +35,14 @@ def is_unix(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach what listens there: a Unix socket, or loopback. What
-    can't be resolved counts as local, as nothing will listen there."""
+    """Whether only this machine can reach what listens there: a Unix socket, or loopback. A name
+    that can't be resolved is not local: it may be found when it is listened on."""
     if is_unix(host):
         return True
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return True
+        return False
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
@@ -51,6 +51,16 @@ def target(host: str, port: int) -> str:
     if is_unix(host):
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def require_address(host: str, what: str, host_flag: str) -> None:
+    """Raise `ListenError` if the host is a name that can't be resolved; `what` is to be served."""
+    if is_unix(host):
+        return
+    try:
+        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _listen_error(what, host, host_flag, error) from error
 
 
 def open_socket(host: str, port: int, what: str, host_flag: str, port_flag: str) -> socket.socket:
@@ -71,8 +81,12 @@ def open_socket(host: str, port: int, what: str, host_flag: str, port_flag: str)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) in _OF_THE_HOST:
             flag = host_flag
-        reason = getattr(error, "strerror", None) or error
-        raise ListenError(f"can't serve {what} on {where} ({flag}): {reason}") from error
+        raise _listen_error(what, where, flag, error) from error
+
+
+def _listen_error(what: str, where: str, flag: str, error: Exception) -> ListenError:
+    reason = getattr(error, "strerror", None) or error
+    return ListenError(f"can't serve {what} on {where} ({flag}): {reason}")
 
 
 def _unix_socket(host: str) -> socket.socket:

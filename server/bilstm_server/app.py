@@ -76,8 +76,6 @@ class App:
         self._entrance = Entrance(settings, self.metrics, self._reloading)
         self._probes_access = Access(settings, self.metrics.file)
         self._probes_access.watch(self._reloading)
-        self.metrics.name_callers(share.name for share in settings.caller_share)
-        self.metrics.name_callers(given.name for given in settings.caller_priority)
         self._tracer = make_tracer(settings)
         self._registry = registry = ModelRegistry()
         self.models = Models(settings, registry, self.metrics, self._tracer, load_engine)

@@ -66,7 +66,15 @@ class Overloaded(ServiceError):
 
 
 class DeadlineExpired(ServiceError):
-    """The deadline passed while the request waited."""
+    """The deadline passed while the request waited, or would have before there was a result.
+
+    `retry_after_seconds` says when a call like it, with as much time, may be answered; None where
+    that is not known, or never.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None):
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Stalled(ServiceError):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bilstm_server.batching.outlook import Outlook
 from tests.batching.admission.simulation import limits_of
@@ -101,6 +104,29 @@ def test_one_is_tried_where_nothing_was_computed_for_a_while() -> None:
 def test_words_say_what_it_takes_and_what_is_left() -> None:
     """A caller is told only if it would be too late even if all goes well."""
     known = outlook()
-    assert known.lateness(0.1, 1.1, 1.0) is None
-    refusal = known.lateness(0.2, 1.1, 1.0)
-    assert str(refusal) == "would take about 200 ms, 100 ms are left"
+    assert not known.is_late(0.1, 1.1, 1.0)
+    assert known.is_late(0.2, 1.1, 1.0)
+    words = "would take about 200 ms, 100 ms are left: allow at least 204 ms"
+    assert str(known.lateness(0.2, 0.2, 1.1, 1.0)) == words
+    assert str(known.lateness(0.2, 0.05, 1.1, 1.0)) == f"{words}, or try again in 102 ms"
+
+
+@given(st.floats(0.001, 100.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.5))
+def test_what_is_advised_would_do(took: float, own: float, left: float, reply: float) -> None:
+    """With the time that a caller is told to allow it would not be refused. Nor would it be with as
+    much as it has, once it has waited as long as it is told to; that is said only where it is not
+    late with nothing before it."""
+    known, now = outlook(), 1_000.0
+    known.reply(reply, now)
+    deadline = now + left * took
+    if not known.is_late(took, deadline, now):
+        return
+    told = known.lateness(took, own * took, deadline, now)
+    milliseconds = re.search(r"allow at least (\d+) ms", str(told))
+    assert milliseconds
+    assert not known.is_late(took, now + int(milliseconds[1]) / 1e3, now)
+    pause = told.retry_after_seconds
+    assert (pause is None) == known.is_late(own * took, deadline, now)
+    if pause is not None:
+        assert pause > 0.0
+        assert not known.is_late(took - pause, deadline, now)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bilstm.v1 import encoder_pb2 as pb
 from bilstm.v1 import encoder_pb2_grpc
 from bilstm_server.app import App
-from bilstm_server.errors import ListenError
+from bilstm_server.errors import ListenError, StartError
 from bilstm_server.settings import Settings
 from tests.support.servers import settings
 
@@ -112,6 +112,26 @@ async def test_a_bad_host_is_named(
 ) -> None:
     """An address that can't be had is blamed on the flag that gave it."""
     assert f"({flag}): " in await refusal(configure(**values))
+
+
+@pytest.mark.parametrize("fails", [[], [True], [False, True], [True, True]])
+async def test_a_name_that_is_found_later(
+    fails: list[bool], configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that can't be resolved at first, and then is that of another address, is no way to
+    serve other machines without TLS."""
+    found, failing = socket.getaddrinfo, iter(fails)
+
+    def unsteady(host: str, *arguments: Any, **named: Any) -> Any:
+        if host == name and next(failing, False):
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return found(host, *arguments, **named)
+
+    name = "0"  # of 0.0.0.0, to this machine
+    monkeypatch.setattr(socket, "getaddrinfo", unsteady)
+    with pytest.raises(StartError, match=r"without TLS|Temporary failure"):
+        async with App(configure(host=name, metrics_host="127.0.0.1")):
+            pass
 
 
 @pytest.mark.parametrize("flag", ["port", "metrics_port"])

@@ -113,6 +113,10 @@ CLIENT_CA = ["--tls-cert=a", "--tls-key=a", "--tls-client-ca=a"]
             [*CLIENT_CA, "--tls-client-port=0", "--host=unix:s"],
             "--tls-client-port needs a --host that has ports, and unix:s is a unix socket",
         ),
+        (
+            ["--insecure", "--tls-cert=a", "--tls-key=b"],
+            "--insecure must not be given with --tls-c",
+        ),
         (["--caller-header=authorization"], "must not be authorization, which has the token"),
         (["--caller-header=a b"], "must be of letters, digits and _ . -"),
         (["--insecure=perhaps"], "--insecure (BILSTM_INSECURE): "),

@@ -196,6 +196,35 @@ def test_only_named_callers_are_told_apart() -> None:
     assert told("bilstm_caller_dropped_total", {"model": "m", "caller": ""}) == 2
 
 
+def test_names_that_are_no_longer_given_are_forgotten() -> None:
+    """However often names change, there are series for those of now only; what a caller gets whose
+    name is gone counts with all others."""
+    metrics = Metrics()
+    model = metrics.model("m")
+
+    def callers() -> list[tuple[str, str, float]]:
+        return sorted(
+            (sample.labels["model"], sample.labels["caller"], sample.value)
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.name.startswith("bilstm_caller_")
+        )
+
+    for generation in range(100):
+        metrics.name_callers(["alice", f"caller {generation}"])
+        for name in ("alice", f"caller {generation}"):
+            model.observe_caller(name, 1)
+            metrics.no_model.drop("overloaded", name)
+    assert callers() == [
+        ("", "alice", 100),
+        ("", "caller 99", 1),
+        ("m", "alice", 100),
+        ("m", "caller 99", 1),
+    ]
+    model.observe_caller("caller 0", 7)
+    assert ("m", "", 7) in callers()
+
+
 @pytest.mark.gpu
 def test_device_metrics(seen: Traffic) -> None:
     """On a GPU its memory, by kind, and its utilisation are told."""

@@ -1,6 +1,7 @@
 """The dashboard's expressions and the rules as data, and a Prometheus' answers to them.
 
-python tests/project/monitoring.py http://127.0.0.1:9090 [--wait-seconds 60] [--gpu] [--long]
+python tests/project/monitoring.py http://127.0.0.1:9090 [--wait-seconds 60]
+    [--gpu] [--long] [--tls]
 
 asks a running Prometheus for every expression of the dashboard and for every recording rule, and
 fails, naming them, if some return no data. Knows nothing of who started that Prometheus.
@@ -32,6 +33,14 @@ VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
 NEED_A_GPU = frozenset({"bilstm_device_memory_bytes", "bilstm_device_utilization_ratio"})
 # Without long sequences its quantiles are NaN.
 NEED_LONG_SEQUENCES = frozenset({"bilstm_slice_compute_seconds_bucket"})
+# Without certificates and tokens these have none either.
+NEED_FILES = frozenset(
+    {
+        "bilstm_certificate_end_timestamp_seconds",
+        "bilstm_file_refused",
+        "bilstm_file_reloads_total",
+    }
+)
 POLL_SECONDS = 0.2
 
 _WORDS = {"and", "or", "unless", "bool", "offset"}
@@ -70,6 +79,10 @@ class Expression:
     @property
     def needs_long_sequences(self) -> bool:
         return bool(self.metrics & NEED_LONG_SEQUENCES)
+
+    @property
+    def needs_files(self) -> bool:
+        return bool(self.metrics & NEED_FILES)
 
 
 def load_yaml(path: Path) -> Json:
@@ -121,21 +134,26 @@ def query(url: str, expression: str) -> list[float]:
     return [value for value in (float(text) for _, text in pairs) if value == value]
 
 
-def without_data(url: str, gpu: bool = False, long: bool = False) -> list[Expression]:
-    """The expressions that return nothing; what needs a GPU is asked for only with `gpu`, and what
-    needs sequences that are computed in slices only with `long`."""
+def without_data(
+    url: str, gpu: bool = False, long: bool = False, tls: bool = False
+) -> list[Expression]:
+    """The expressions that return nothing; what needs a GPU is asked for only with `gpu`, what
+    needs sequences that are computed in slices only with `long`, and what needs certificates and
+    tokens only with `tls`."""
     expressions = [*dashboard_expressions(), *recorded_expressions()]
     asked = [
         e
         for e in expressions
-        if (gpu or not e.needs_a_gpu) and (long or not e.needs_long_sequences)
+        if (gpu or not e.needs_a_gpu)
+        and (long or not e.needs_long_sequences)
+        and (tls or not e.needs_files)
     ]
     return [expression for expression in asked if not query(url, expression.text)]
 
 
-def _complaints(url: str, gpu: bool, long: bool) -> list[str]:
+def _complaints(url: str, gpu: bool, long: bool, tls: bool) -> list[str]:
     try:
-        missing = without_data(url, gpu, long)
+        missing = without_data(url, gpu, long, tls)
     except OSError as error:  # it may not have started yet
         return [f"{url}: {error}"]
     return [f"no data for {expression.owner}: {expression.text}" for expression in missing]
@@ -147,9 +165,11 @@ def main() -> int:
     parser.add_argument("--wait-seconds", type=float, default=0, help="until all return data")
     parser.add_argument("--gpu", action="store_true", help="ask for the GPU's metrics too")
     parser.add_argument("--long", action="store_true", help="long sequences have been sent")
+    parser.add_argument("--tls", action="store_true", help="the server has TLS and tokens")
     arguments = parser.parse_args()
     ends_at = time.monotonic() + arguments.wait_seconds
-    while complaints := _complaints(arguments.url, arguments.gpu, arguments.long):
+    asked = (arguments.gpu, arguments.long, arguments.tls)
+    while complaints := _complaints(arguments.url, *asked):
         if time.monotonic() >= ends_at:
             print("\n".join(complaints), file=sys.stderr)
             return 1

@@ -229,10 +229,15 @@ def send_traffic(client: Client) -> None:
 
 
 def test_everything_returns_data(tmp_path: Path) -> None:
-    """A Prometheus that scrapes a server under traffic has data for every expression of the
-    dashboard and every recording rule, and none is missing silently."""
+    """A Prometheus that scrapes a server under traffic, with TLS and tokens, has data for every
+    expression of the dashboard and every recording rule, and none is missing silently."""
     flags = [f"--max-{what}-tokens={TOKENS}" for what in ("sequence", "batch", "queue")]
     flags.append(f"--max-whole-tokens={TOKENS // 2}")
+    authority = Authority(tmp_path)
+    files = authority.issue("127.0.0.1")
+    flags += [f"--tls-cert={files.certificate}", f"--tls-key={files.key}"]
+    (tmp_path / "tokens").write_text(f"search: {TOKEN}")
+    flags.append(f"--tokens-file={tmp_path / 'tokens'}")
     refused = [
         Expression("refusals", f'job_model_reason:bilstm_dropped:rate5m{{reason="{why}"}} > 0')
         for why in ("invalid", "overloaded")
@@ -240,18 +245,18 @@ def test_everything_returns_data(tmp_path: Path) -> None:
     with (
         server_process(*flags) as server,
         prometheus(tmp_path, server.metrics_url.split("/")[2]) as url,
-        Client(server.target) as client,
+        Client(server.target, tls=str(authority.path), token=TOKEN) as client,
     ):
-        assert monitoring.without_data(url, long=True), "before any traffic"
+        assert monitoring.without_data(url, long=True, tls=True), "before any traffic"
 
         def missing() -> list[Expression]:
             send_traffic(client)
             return [e for e in refused if not monitoring.query(url, e.text)] + (
-                monitoring.without_data(url, long=True)
+                monitoring.without_data(url, long=True, tls=True)
             )
 
         until(lambda: not missing(), missing)
-        command = [sys.executable, monitoring.__file__, url, "--long"]
+        command = [sys.executable, monitoring.__file__, url, "--long", "--tls"]
         assert subprocess.run(command, capture_output=True).returncode == 0
         with urlopen(server.metrics_url, timeout=HANGS_AFTER_SECONDS) as scrape:
             promtool("check", "metrics", stdin=scrape.read())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_a_pair(authority: Authority) -> None:
     key, chain = files.pair
     pair = parse_key_pair(chain, key)
     assert pair.ends_at == pytest.approx(time.time() + 3_600, abs=60)
+    (logged,) = pair.log_values.values()
+    assert datetime.fromisoformat(logged).timestamp() == int(pair.ends_at)
     assert (pair.chain, pair.key) == (chain, key)
     assert "PRIVATE" not in repr(pair)
 

@@ -24,6 +24,7 @@ def test_a_file_of_all_forms() -> None:
     text = f"\ufeff# apps\n\nsearch: {TOKEN}\n  search : sha256:{DIGEST.upper()}  models=a,b \n"
     tokens = parse_tokens(text.encode())
     assert tokens.names == {"search"}
+    assert tokens.log_values == {"tokens": 2, "callers": 1}
     first, second = tokens.find(TOKEN), tokens.find(OTHER_TOKEN)
     assert first is not None
     assert (first.name, first.models) == ("search", None)

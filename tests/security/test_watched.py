@@ -25,23 +25,33 @@ class Counts:
         self.refusals += 1
 
 
-def number(data: bytes) -> int:
+class Number(int):
+    @property
+    def log_values(self) -> dict[str, int]:
+        return {"number": self}
+
+
+def number(data: bytes) -> Number:
     if not data.isdigit():
         raise UnusableFile("must be a number")
-    return int(data)
+    return Number(data)
 
 
 @pytest.mark.parametrize("write", [in_place, renamed, swapped_folder])
 def test_every_change_is_seen(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
-    """However a file is changed, it is found; without a change there is nothing new."""
+    """However a file is changed, it is found, and the log says what is in effect then; without a
+    change there is nothing new."""
     path, counts = tmp_path / "file", Counts()
     write(path, b"0")
     watched = Watched("--file", [path], number, counts)
     for value in range(1, 10):
         write(path, b"%d" % value)
         assert not watched.check()
-        assert watched.check()
+        with capture_logs() as logged:
+            assert watched.check()
         assert watched.value == value
+        (line,) = logged
+        assert (line["event"], line["setting"], line["number"]) == ("reloaded", "--file", value)
         assert not watched.check()
     assert (counts.accepts, counts.refusals) == (10, 0)
 
@@ -103,10 +113,10 @@ def test_two_files_that_are_being_written(tmp_path: Path) -> None:
     first.write_bytes(b"1")
     second.write_bytes(b"1")
 
-    def same(one: bytes, other: bytes) -> bytes:
+    def same(one: bytes, other: bytes) -> Number:
         if one != other:
             raise UnusableFile("must be the same")
-        return one
+        return number(one)
 
     watched = Watched("--first, --second", [first, second], same, counts)
     first.write_bytes(b"2")

@@ -30,14 +30,13 @@ from .budget import TokenBudget
 from .forming import TimelyBatch
 from .lanes import Waiting
 from .long_work import LongWork
-from .outlook import Outlook
+from .outlook import LEAST_RETRY_SECONDS, Outlook
 from .pace import SliceTime
 from .queue import BatchQueue
 from .shared_room import SharedRoom
 from .shares import Shares
 from .stream_turns import StreamTurns
 
-_LEAST_RETRY_SECONDS = 0.01
 _SLICES_SHARE = 0.25  # of a batch's time, for the slices that follow it
 _MAX_SLICES_SECONDS = 0.05  # then callers that left, and other models, have a say
 
@@ -107,7 +106,7 @@ class Admission(Generic[J]):
         """About how long all that was let in will take, and at least as long as the last batch."""
         queued = self.outlook.seconds(self._queue.tokens)
         sliced = self.long_work.seconds(self.outlook.estimate)
-        return max(queued + sliced, self.outlook.last_seconds, _LEAST_RETRY_SECONDS)
+        return max(queued + sliced, self.outlook.last_seconds, LEAST_RETRY_SECONDS)
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -194,9 +193,16 @@ class Admission(Generic[J]):
         if whole:
             ahead = self._queue.tokens_ahead(caller, priority, in_batches)
             expected = free_at - now + outlook.seconds(ahead, max(whole), in_batches)
-        if len(whole) < len(tokens):
-            expected = max(expected, self.long_work.seconds_with(sum(tokens) - in_batches))
-        return outlook.lateness(expected, deadline, now)
+        in_slices = sum(tokens) - in_batches
+        if in_slices:
+            expected = max(expected, self.long_work.seconds_with(in_slices))
+        if not outlook.is_late(expected, deadline, now):
+            return None
+        alone = max(
+            outlook.seconds(0, max(whole, default=0), in_batches),
+            self.long_work.seconds_alone(in_slices),
+        )
+        return outlook.lateness(expected, alone, deadline, now)
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -266,7 +272,9 @@ class Admission(Generic[J]):
         )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
-        self._most_seconds = self.outlook.seconds(limits.max_queue_tokens, self._whole_tokens, 1)
+        if self.outlook.estimate.is_known:
+            most = limits.max_queue_tokens
+            self._most_seconds = self.outlook.seconds(most, self._whole_tokens, 1)
         self._streams.earn(
             max(
                 (sequences - len(self._queue)) / limits.max_batch_sequences,

@@ -80,6 +80,11 @@ class LongWork(Generic[J]):
         )
         return (own + others) * self._seconds_per_token
 
+    def seconds_alone(self, tokens: int) -> float:
+        """About how long a sequence of so many tokens takes if there is no other; 0 before any
+        slice."""
+        return self._layers * tokens * self._seconds_per_token
+
     def is_hopeless(self, job: J, now: float) -> bool:
         """Whether what is left of a sequence takes longer than until its deadline, however soon it
         is computed."""

@@ -15,6 +15,8 @@ from ..settings import QueueLimits
 from .estimate import BatchEstimate
 from .recent import Recent
 
+LEAST_RETRY_SECONDS = 0.01
+
 _GUESSED_SECONDS = 0.5  # for a batch, until there was one
 _REMEMBERED_SECONDS = 5.0
 _STALE_SECONDS = 0.5  # without a batch, after which one is let through whatever is expected of it
@@ -89,15 +91,26 @@ class Outlook:
         """Whether nothing was computed for so long that one job is let through as a trial."""
         return now - self._idle_since > _STALE_SECONDS
 
-    def lateness(self, seconds: float, deadline: float, now: float) -> DeadlineExpired | None:
-        """What a caller is told that is likely to have to wait for so long, if that is too long
+    def is_late(self, seconds: float, deadline: float, now: float) -> bool:
+        """Whether a caller that is likely to have to wait for so long would be answered too late,
         even if all goes well."""
-        if now + self.estimate.earliest(seconds) <= self.due_at(deadline, now):
-            return None
-        left = max(0.0, deadline - now)
-        return DeadlineExpired(
-            f"would take about {1e3 * seconds:.0f} ms, {1e3 * left:.0f} ms are left"
+        return now + self.estimate.earliest(seconds) > self.due_at(deadline, now)
+
+    def lateness(
+        self, seconds: float, alone: float, deadline: float, now: float
+    ) -> DeadlineExpired:
+        """What a caller is told that `is_late`, and would take so long `alone`, with nothing before
+        it: with how much time it would be answered, and when with as much as it has, if ever."""
+        left, due = max(0.0, deadline - now), self.due_at(deadline, now) - now
+        enough = (seconds + self._reply_seconds + _WAY_SECONDS) / (1.0 - _ROUNDED)
+        words = (
+            f"would take about {1e3 * seconds:.0f} ms, {1e3 * left:.0f} ms are left: allow at "
+            f"least {math.ceil(1e3 * enough)} ms"
         )
+        if self.is_late(alone, deadline, now):
+            return DeadlineExpired(words)
+        pause = max(seconds - due, LEAST_RETRY_SECONDS)
+        return DeadlineExpired(f"{words}, or try again in {math.ceil(1e3 * pause)} ms", pause)
 
     def due_at(self, deadline: float, came_at: float) -> float:
         """When the batch of a job that came then must have ended, so that it is answered in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -160,7 +160,7 @@ class ModelFamilies:
             _LABELS,
             registry=registry,
         )
-        self.named_callers: set[str] = set()
+        self._named_callers: frozenset[str] = frozenset()
         self._versions: defaultdict[str, list[Version]] = defaultdict(list)
 
     def begin(self, model: str, version: Version) -> None:
@@ -194,12 +194,21 @@ class ModelFamilies:
             family.remove(model)
         for reason in DROP_REASONS:
             self.dropped.remove(model, reason)
-        for caller in ("", *self.named_callers):
-            self.caller_tokens.remove(model, caller)
-            self.caller_dropped.remove(model, caller)
+        self._forget_callers(model, {"", *self._named_callers})
+
+    def name_callers(self, names: frozenset[str]) -> None:
+        """Count for callers of these names apart, and forget those that had a name before."""
+        for model in ("", *self._versions):
+            self._forget_callers(model, self._named_callers - names)
+        self._named_callers = names
 
     def count(self, family: Counters, model: str, caller: str, amount: int) -> None:
         """Count for a caller in one of the families of callers, if any caller is named. What is
         late for a model that has ended is not counted."""
-        if self.named_callers and (not model or model in self._versions):
-            family.labels(model, caller if caller in self.named_callers else "").inc(amount)
+        if self._named_callers and (not model or model in self._versions):
+            family.labels(model, caller if caller in self._named_callers else "").inc(amount)
+
+    def _forget_callers(self, model: str, callers: Iterable[str]) -> None:
+        for caller in callers:
+            self.caller_tokens.remove(model, caller)
+            self.caller_dropped.remove(model, caller)

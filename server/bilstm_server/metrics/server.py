@@ -128,8 +128,9 @@ class Metrics:
         return ModelMetrics(self.models, name)
 
     def name_callers(self, names: Iterable[str]) -> None:
-        """Count apart what callers of these names get; all others are one."""
-        self.models.named_callers.update(names)
+        """Count apart what callers of these names get from now on; all others are one. What was
+        counted for a name that is not among them is forgotten."""
+        self.models.name_callers(frozenset(names))
 
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of one RPC method; `kind` is `unary`, `bidi_stream` or the like."""

@@ -77,7 +77,7 @@ class ServedPair:
     def __init__(self, cert: Path, key: Path, pair: KeyPair):
         """`pair` is what the files held just now: Python reads them itself, anew, and the next look
         at them tells if they were others by then. Raises `UnusableFile`."""
-        self.ends_at = pair.ends_at
+        self.ends_at, self.log_values = pair.ends_at, pair.log_values
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
@@ -21,6 +22,7 @@ _SCHEME = "bearer "
 _PRIORITY_KEY = "bilstm-priority"
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _NAME_CHARACTERS = 100
+_UNIX = "unix"
 
 
 def has_token(metadata: Metadata) -> bool:
@@ -85,3 +87,14 @@ def peer_name(peer: str) -> str:
     """
     found = peer_address(peer)
     return peer.partition(":")[0] if found is None else network_of(found[0])
+
+
+def is_peer_name(name: str) -> bool:
+    """Whether a call's peer can have this name."""
+    if name == _UNIX:
+        return True
+    try:
+        network = ipaddress.ip_network(name)
+    except ValueError:
+        return False
+    return network_of(str(network.network_address)) == name

@@ -67,7 +67,8 @@ def drop_reason(error: Exception) -> str:
 def status_of(error: ServiceError) -> grpc.Status:
     """Return the status that the caller is sent: code, message, and google.rpc details."""
     status = _status(_row(error).code, str(error), _details(error))
-    if isinstance(error, Overloaded):  # what RetryInfo says, for gRPC's own retries
+    # What RetryInfo says, for gRPC's own retries; those of a call have no more time than it has.
+    if isinstance(error, Overloaded):
         pause = max(1, round(1000 * error.retry_after_seconds))
         metadata = (*status.trailing_metadata, ("grpc-retry-pushback-ms", str(pause)))
         status = _Status(status.code, status.details, metadata)
@@ -79,8 +80,8 @@ def sequence_error(error: ServiceError) -> pb.SequenceError:
     answer = pb.SequenceError(code=_row(error).code.value[0], message=_bounded(str(error)))
     if isinstance(error, InvalidInput):
         answer.field, answer.expected = _bounded(error.field), _bounded(error.expected)
-    if isinstance(error, Overloaded):
-        answer.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_seconds))
+    if (seconds := _retry_seconds(error)) is not None:
+        answer.retry_delay.FromTimedelta(timedelta(seconds=seconds))
     return answer
 
 
@@ -128,8 +129,13 @@ def _details(error: ServiceError) -> list[Message]:
             field=_bounded(error.field), description=_bounded(error.expected)
         )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
-    if isinstance(error, Overloaded):
+    if (seconds := _retry_seconds(error)) is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_seconds))
+        retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
         return [retry]
     return []
+
+
+def _retry_seconds(error: ServiceError) -> float | None:
+    """Return when the same may be asked for again with another outcome, if ever."""
+    return error.retry_after_seconds if isinstance(error, Overloaded | DeadlineExpired) else None

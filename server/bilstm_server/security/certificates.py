@@ -44,6 +44,11 @@ class KeyPair:
     key: bytes = field(repr=False)
     ends_at: float  # seconds since 1970: from then on callers refuse it
 
+    @property
+    def log_values(self) -> dict[str, str]:
+        """What the log says of the certificate: when it ends."""
+        return _log_values(self.ends_at)
+
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
@@ -51,6 +56,11 @@ class Authorities:
 
     certificates: bytes
     ends_at: float  # seconds since 1970, of the one that ends first
+
+    @property
+    def log_values(self) -> dict[str, str]:
+        """What the log says of them: when the first one ends."""
+        return _log_values(self.ends_at)
 
 
 def parse_key_pair(chain: bytes, key: bytes) -> KeyPair:
@@ -143,3 +153,7 @@ def _require_valid(chain: Sequence[Certificate]) -> None:
 
 def _end(certificates: Iterable[Certificate]) -> float:
     return min(each.not_valid_after_utc for each in certificates).timestamp()
+
+
+def _log_values(ends_at: float) -> dict[str, str]:
+    return {"certificate_ends": f"{datetime.fromtimestamp(ends_at, UTC):%Y-%m-%dT%H:%M:%SZ}"}

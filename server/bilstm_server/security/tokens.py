@@ -59,6 +59,11 @@ class Tokens:
         """The names that callers with these tokens have."""
         return frozenset(token.name for token in self._by_hash.values())
 
+    @property
+    def log_values(self) -> dict[str, int]:
+        """What the log says of the file: how many tokens it has, and callers with them."""
+        return {"tokens": len(self._by_hash), "callers": len(self.names)}
+
     def find(self, presented: str) -> Token | None:
         """Find the token that a caller has presented, or None if it is none of these."""
         return self.find_digest(_digest(presented))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -20,9 +20,20 @@ from ..errors import UnusableFile
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
 _MAX_BYTES = 4 * 1024**2  # of one file
+
+
+class InEffect(Protocol):
+    """What files hold, as it is used."""
+
+    @property
+    def log_values(self) -> Mapping[str, object]:
+        """What the log says of it: nothing that is secret."""
+        ...
+
+
+T = TypeVar("T", bound=InEffect)
 
 
 class ReloadObserver(Protocol):
@@ -104,7 +115,7 @@ class Watched(Generic[T]):
         self._reported = None
         if self._observer is not None:
             self._observer.accepted()
-        log.info("reloaded", setting=self.flags)
+        log.info("reloaded", setting=self.flags, **self.value.log_values)
 
     def _refuse(self, contents: object, problem: str) -> None:
         if self._reported == (contents, problem):

@@ -53,6 +53,10 @@ class TlsSettings(BaseModel):
             raise ValueError("--tls-client-ca must be given with --tls-cert and --tls-key")
         if self.tls_client_port is not None and self.tls_client_ca is None:
             raise ValueError("--tls-client-port must be given with --tls-client-ca")
+        if self.insecure and self.tls_cert is not None:  # it would wait for the day TLS is gone
+            raise ValueError(
+                "--insecure must not be given with --tls-cert: nothing is served in plain text then"
+            )
         return self
 
     @property

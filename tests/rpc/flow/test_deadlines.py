@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from bilstm import tensors
 from bilstm.v1 import encoder_pb2 as pb
@@ -77,6 +79,18 @@ def request(sequences: int) -> pb.EncodeRequest:
     return pb.EncodeRequest(sequences=[tensors.encode(x)] * sequences)
 
 
+def retry_seconds(refusal: Any) -> float | None:
+    """What the refusal says of when to come again; None if it does not."""
+    status = rpc_status.from_call(refusal)
+    assert status is not None
+    if not status.details:
+        return None
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(retry)
+    seconds: float = retry.retry_delay.ToTimedelta().total_seconds()
+    return seconds
+
+
 @pytest.fixture
 async def served(
     model_folder: Path,
@@ -91,13 +105,14 @@ async def test_who_has_too_little_time_is_told_at_once(
     served: Served,
 ) -> None:
     """A call that would take four seconds and has two is refused before it is computed, in words
-    that say both; the same with more time is answered."""
+    that say both, and how much would do; to try again would not. With more time it is answered."""
     engine, stub = served
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.Encode(request(20), timeout=2)
     assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "would take about" in str(refused.value.details())
-    assert "ms are left" in str(refused.value.details())
+    assert "ms are left: allow at least" in str(refused.value.details())
+    assert retry_seconds(refused.value) is None
     assert sum(engine.tokens) == STEPS
     reply = await stub.Encode(request(20), timeout=HANGS_AFTER_SECONDS)
     assert len(reply.encodings) == 20
@@ -108,12 +123,14 @@ async def test_what_is_computed_counts(
     served: Served,
 ) -> None:
     """A call that would be quick by itself is refused where four seconds of work come before it,
-    and computed after it where there is time; nothing was computed for nobody."""
+    with when to come again, and computed after it where there is time; nothing was computed for
+    nobody."""
     engine, stub = served
     long = asyncio.ensure_future(stub.Encode(request(20), timeout=HANGS_AFTER_SECONDS))
     await until(lambda: len(engine.tokens) > 1)
-    with pytest.raises(grpc.aio.AioRpcError, match="would take about"):
+    with pytest.raises(grpc.aio.AioRpcError, match="would take about") as refused:
         await stub.Encode(request(1), timeout=2)
+    assert 0.0 < (retry_seconds(refused.value) or 0.0) < 21 * STEPS * TOKEN_SECONDS
     await stub.Encode(request(1), timeout=HANGS_AFTER_SECONDS)
     await long
     assert sum(engine.tokens) == 22 * STEPS

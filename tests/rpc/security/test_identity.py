@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from bilstm_server.rpc.identity import (
     asked_priority,
     caller_certificate_name,
     forwarded_name,
+    is_peer_name,
     peer_name,
 )
 
@@ -32,12 +35,28 @@ from bilstm_server.rpc.identity import (
 def test_peers(peer: str, name: str) -> None:
     """A peer is its address without the port; of IPv6 the network that one site has."""
     assert peer_name(peer) == name
+    assert is_peer_name(name) == bool(name)
 
 
 @given(st.text() | st.from_regex(r"ipv[46]:.*:[0-9]+", fullmatch=True))
 def test_any_peer(peer: str) -> None:
     """No peer is so odd that it has no name."""
     assert isinstance(peer_name(peer), str)
+
+
+@given(st.ip_addresses())
+def test_every_address_is_a_name(address: IPv4Address | IPv6Address) -> None:
+    """Whatever address a call comes from, its caller's name is one that a peer can have."""
+    host = address if address.version == 4 else f"%5B{address}%5D"
+    assert is_peer_name(peer_name(f"ipv{address.version}:{host}:50000"))
+
+
+@pytest.mark.parametrize(
+    "name", ["search", "", "localhost", "192.0.2.0/24", "192.0.2.7:50000", "2001:db8::9"]
+)
+def test_names_of_no_peer(name: str) -> None:
+    """No caller without a token and a certificate is called so."""
+    assert not is_peer_name(name)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,10 @@ async def test_twenty_swaps_under_load(tmp_path: Path, authority: Authority) -> 
                         await asyncio.sleep(0.01)
         metrics = process.metrics()
         assert reloads(process, "not reloaded") == 0
+        lines = {line["setting"]: line for line in process.log if line["event"] == "reloaded"}
+    of_tokens, of_certificate = lines["--tokens-file"], lines["--tls-cert, --tls-key"]
+    assert (of_tokens["tokens"], of_tokens["callers"]) == (2, 1)
+    assert datetime.fromisoformat(of_certificate["certificate_ends"]) > datetime.now(UTC)
     assert set(load.outcomes) == {OK}
     assert load.connections > SWAPS
     for setting in ("tls_cert", "tokens_file"):

@@ -66,9 +66,13 @@ class Authentication:
             metadata: Any = context.invocation_metadata() or ()
             auth: Any = context.auth_context() if self._rules.certificates != "none" else {}
             certified = has_certificate(auth)
-            if certified or self._rules.certificates == "all":
-                self._check_certificate(method, auth)
-            token = self._token(method, metadata, certified)
+            try:
+                if certified or self._rules.certificates == "all":
+                    self._check_certificate(method, auth)
+                token = self._token(method, metadata, certified)
+            except Unauthenticated:
+                call.caller = self._caller(None, auth, metadata, context)  # for the log
+                raise
             call.caller = self._caller(token, auth, metadata, context)
             call.priority = min(asked_priority(metadata), call.caller.max_priority)
             if token is not None and method.is_stream:

@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
+from ...callers import Caller
 from ...errors import Overloaded
 from ...metrics import DropMetrics
 from ..context import Context
+from ..identity import peer_name
 from .method import Method, Respond
+from .outcomes import current_call
 
 _RETRY_SECONDS = 0.1  # a guess: until one of many calls has ended
 _LOOK_SECONDS = 0.005  # from one look for new calls to the next
@@ -42,7 +45,7 @@ class CallsInFlight:
             self._counts[kind] += 1
             self._begun += kind == "tensor"
             try:
-                self._check(kind)
+                self._check(kind, context)
                 return await respond(requests, context)
             finally:
                 self._counts[kind] -= 1
@@ -50,10 +53,11 @@ class CallsInFlight:
 
         return counted
 
-    def _check(self, kind: Kind) -> None:
+    def _check(self, kind: Kind, context: Context) -> None:
         if self._counts[kind] > self._max_calls:
             if kind == "tensor":
                 self._no_model.drop("overloaded")
+            current_call.get().caller = Caller(peer_name(context.peer()), "peer")  # for the log
             raise Overloaded(f"{self._max_calls} calls are in flight, no more may", _RETRY_SECONDS)
 
     @property

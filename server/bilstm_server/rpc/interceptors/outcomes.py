@@ -1,4 +1,5 @@
-"""`Outcomes`: every call's one end, counted, traced, and sent to the caller."""
+"""`Outcomes`: every call's one end, counted, traced, logged if it is refused, and sent to the
+caller."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from ...metrics import Metrics, RpcMetrics
 from ..context import Context
 from ..deadline import Deadline
 from ..internal import log_internal_error
+from ..refusals import RefusalLog
 from ..status import internal_status, status_of
 from .method import Method, Respond
 
@@ -31,13 +33,14 @@ class Outcomes:
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
+        self._refusals = RefusalLog()
 
     def around(self, method: Method, respond: Respond) -> Respond:
         """Give each call of the method its `Call`, and see to its one end."""
         metrics = self._metrics.rpc(method.kind, method.service, method.name)
 
         async def answer(requests: object, context: Context) -> bytes | None:
-            call = Call(metrics, context)
+            call = Call(metrics, self._refusals, context)
             current_call.set(call)
             with call:
                 return await respond(requests, context)
@@ -58,6 +61,7 @@ class Call:
         "_context",
         "_deadline",
         "_metrics",
+        "_refusals",
         "_status",
         "caller",
         "end",
@@ -68,8 +72,9 @@ class Call:
         "trace",
     )
 
-    def __init__(self, metrics: RpcMetrics, context: Context):
+    def __init__(self, metrics: RpcMetrics, refusals: RefusalLog, context: Context):
         self._metrics = metrics
+        self._refusals = refusals
         self._context = context
         self._status: grpc.Status | None = None  # to abort with
         self._deadline: Deadline | None = None
@@ -133,7 +138,9 @@ class Call:
 
     def _status_of(self, error: Exception) -> grpc.Status:
         if isinstance(error, ServiceError):
-            return status_of(error)
+            status = status_of(error)
+            self._refusals.note(error, status.code, self.caller.name)
+            return status
         trace_id = None if self.trace is None else self.trace.trace_id
         return internal_status(log_internal_error(error, self._context, self.caller.name, trace_id))
 
