@@ -24,11 +24,12 @@ from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..callers import Priority
-from ..errors import DRAINING, DeadlineExpired, Overloaded, Unavailable
+from ..errors import DRAINING, Overloaded, Unavailable
 from ..settings import QueueLimits
 from .budget import TokenBudget
 from .forming import TimelyBatch
 from .lanes import Waiting
+from .lateness import Lateness
 from .long_work import LongWork
 from .outlook import LEAST_RETRY_SECONDS, Outlook
 from .pace import SliceTime
@@ -79,14 +80,13 @@ class Admission(Generic[J]):
         self._queue: BatchQueue[J] = BatchQueue(limits, shares)
         self._max_seconds = limits.max_queue_seconds
         self._streams = StreamTurns(limits, self._queue, shares)
-        self._whole_tokens = limits.whole_tokens
-        self._most_seconds = math.inf  # that it would take to compute all that may wait
         self._refusing = False
         self._draining = False
         self._closed_because = DRAINING
         self.outlook = Outlook(limits)
         self.long_work: LongWork[J] = LongWork(shares)
         self.budget = TokenBudget(limits.max_batch_tokens)
+        self.lateness = Lateness(limits, self._queue, self.long_work, self.outlook)
         self._room = SharedRoom(limits, self._queue, self.long_work, shares)
 
     # -- what takes room -------------------------------------------------------------------------
@@ -139,70 +139,12 @@ class Admission(Generic[J]):
         not."""
         at_most = self._max_seconds
         if self._queue.waited(caller, priority, now) <= at_most:
-            if self._most_seconds <= at_most or self.outlook.seconds(self._queue.tokens) <= at_most:
+            seconds = self.outlook.seconds
+            if self.lateness.most_seconds <= at_most or seconds(self._queue.tokens) <= at_most:
                 return None  # all of them, and so do some
-            ahead = self._queue.tokens_ahead(caller, priority, tokens)
-            if self.outlook.seconds(ahead) <= at_most:
+            if seconds(self._queue.tokens_ahead(caller, priority, tokens)) <= at_most:
                 return None
         return f"for more than the {at_most:g} seconds that they may"
-
-    def lateness(
-        self,
-        tokens: Sequence[int],
-        caller: str,
-        priority: Priority,
-        deadline: float,
-        free_at: float,
-        now: float,
-    ) -> DeadlineExpired | None:
-        """What a call is told, of sequences of so many tokens each, that is known not to be
-        answered by its deadline. The device is free at `free_at`.
-
-        Where nothing was computed for a while nothing is known: a call is let in as a trial.
-        """
-        self.outlook.arrive(deadline - now, now)
-        return self._lateness(tokens, caller, priority, deadline, free_at, now)
-
-    def lateness_at_door(
-        self, caller: str, priority: Priority, deadline: float, free_at: float, now: float
-    ) -> DeadlineExpired | None:
-        """The same of a call that is not yet read: even of the least that it may have."""
-        lateness = self._lateness([1], caller, priority, deadline, free_at, now)
-        if lateness is not None:
-            self.outlook.arrive(deadline - now, now)
-        return lateness
-
-    def _lateness(
-        self,
-        tokens: Sequence[int],
-        caller: str,
-        priority: Priority,
-        deadline: float,
-        free_at: float,
-        now: float,
-    ) -> DeadlineExpired | None:
-        outlook = self.outlook
-        is_all_whole = max(tokens) <= self._whole_tokens
-        if is_all_whole and free_at + self._most_seconds <= outlook.due_at(deadline, now):
-            return None  # whatever comes first
-        if not len(self._queue) and outlook.is_stale(now):
-            return None
-        whole = [each for each in tokens if each <= self._whole_tokens]
-        in_batches = sum(whole)
-        expected = 0.0
-        if whole:
-            ahead = self._queue.tokens_ahead(caller, priority, in_batches)
-            expected = free_at - now + outlook.seconds(ahead, max(whole), in_batches)
-        in_slices = sum(tokens) - in_batches
-        if in_slices:
-            expected = max(expected, self.long_work.seconds_with(in_slices))
-        if not outlook.is_late(expected, deadline, now):
-            return None
-        alone = max(
-            outlook.seconds(0, max(whole, default=0), in_batches),
-            self.long_work.seconds_alone(in_slices),
-        )
-        return outlook.lateness(expected, alone, deadline, now)
 
     def admit(self, jobs: Sequence[J], now: float) -> None:
         """Let in the sequences of a call that got no `refusal`, or a stream's whose turn it is."""
@@ -272,9 +214,7 @@ class Admission(Generic[J]):
         )
         jobs, expired = self._queue.take(forming)
         limits = self._limits
-        if self.outlook.estimate.is_known:
-            most = limits.max_queue_tokens
-            self._most_seconds = self.outlook.seconds(most, self._whole_tokens, 1)
+        self.lateness.learn()
         self._streams.earn(
             max(
                 (sequences - len(self._queue)) / limits.max_batch_sequences,

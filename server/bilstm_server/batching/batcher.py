@@ -77,7 +77,7 @@ class Batcher(Intake):
         refusal = self._admission.refusal_at_door(caller, priority, now)
         if refusal is not None or deadline == math.inf:
             return refusal
-        return self._admission.lateness_at_door(caller, priority, deadline, self._free_at(now), now)
+        return self._admission.lateness.at_door(caller, priority, deadline, self._free_at(now), now)
 
     async def submit(
         self,
@@ -150,7 +150,7 @@ class Batcher(Intake):
         self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float, now: float
     ) -> None:
         """Raises `DeadlineExpired` for sequences that are known not to be computed in time."""
-        lateness = self._admission.lateness(
+        lateness = self._admission.lateness.of_call(
             tokens, caller, priority, deadline, self._free_at(now), now
         )
         if lateness is not None:

@@ -109,8 +109,7 @@ class TimelyBatch(BoundedBatch):
         self._in_a_hurry = self._due_at < math.inf  # whether it has to end by some time
         self._is_trial = outlook.is_stale(now)
         self._waiting = waiting
-        longest = max(self._estimate.longest, float(min(waiting, limits.whole_tokens)))
-        self._slowest_at = self._ends_at(self._estimate.seconds(longest, waiting))
+        self._most_steps = min(waiting, limits.whole_tokens)
 
     def _judge(self, job: Offered) -> Verdict:
         longest, tokens = max(self._longest, job.tokens), self._tokens + job.tokens
@@ -135,6 +134,12 @@ class TimelyBatch(BoundedBatch):
         self._due_at = min(self._due_at, due_at)
         self._in_a_hurry = self._in_a_hurry or due_at < math.inf
         return Verdict.JOINED
+
+    @cached_property
+    def _slowest_at(self) -> float:
+        """When it ends at the latest, whatever of what waits comes into it."""
+        longest = max(self._estimate.longest, float(self._most_steps))
+        return self._ends_at(self._estimate.seconds(longest, self._waiting))
 
     @cached_property
     def _efficient_at(self) -> float:

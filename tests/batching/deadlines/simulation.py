@@ -107,7 +107,7 @@ class Server:
     def _arrive(self, job: Job) -> None:
         policy, now = self.policy, self.now
         free_at = self._expected_free_at()
-        is_late = job.deadline < math.inf and policy.lateness(
+        is_late = job.deadline < math.inf and policy.lateness.of_call(
             [job.tokens], job.caller, job.priority, job.deadline, free_at, now
         )
         if is_late or policy.refusal(1, job.tokens, job.caller, job.priority, now):
