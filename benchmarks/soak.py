@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ _CANCELLED = 0.1  # of the calls
 _PATIENCE_SECONDS = 60.0  # for a call or a stream to end
 _SAMPLE_SECONDS, _RELOAD_SECONDS = 0.5, 5.0
 _MOST_GROWTH = 2.0  # %
-_PART = 5  # the first and the last fifth of the samples are compared
 
 
 def main() -> int:
@@ -74,16 +74,18 @@ def trial(seconds: float, warm_up_seconds: float, share: float) -> Iterator[Find
         code = server.stop()
     sent = f"{soak.rate:.0f} calls/s, {share:.0%} of the capacity, for {seconds:.0f} s"
     usage = soak.samples
-    memory = [sample.memory for sample in usage]
-    yield Finding(NAME, sent, "memory after warm-up", statistics.median(_first(memory)), "MB")
-    yield Finding(NAME, sent, "growth of memory after warm-up", _growth(memory), "%", _MOST_GROWTH)
+    memory = _fifths([sample.memory for sample in usage])
+    for number, held in enumerate(memory, 1):
+        yield Finding(NAME, sent, f"memory after warm-up, part {number} of 5", held, "MB")
+    growth = 100 * (memory[-1] / memory[0] - 1)
+    yield Finding(NAME, sent, "growth of memory from part 1 to 5", growth, "%", _MOST_GROWTH)
     for measured, values in (
         ("descriptors", [float(sample.descriptors) for sample in usage]),
         ("threads", [float(sample.threads) for sample in usage]),
     ):
-        grown = statistics.median(_last(values)) - statistics.median(_first(values))
-        yield Finding(NAME, sent, f"{measured} after warm-up", statistics.median(_first(values)))
-        yield Finding(NAME, sent, f"{measured} more in the end", grown, most=0)
+        first, *_, last = _fifths(values)
+        yield Finding(NAME, sent, f"{measured} after warm-up", first)
+        yield Finding(NAME, sent, f"{measured} more in the end", last - first, most=0)
     for ended, count in sorted(soak.ended.items()):
         yield Finding(NAME, sent, ended, count)
     yield Finding(NAME, sent, "calls and streams that failed", soak.failed, most=0)
@@ -95,17 +97,11 @@ def trial(seconds: float, warm_up_seconds: float, share: float) -> Iterator[Find
     yield Finding(NAME, sent, "drained in the end", code == 0, least=1)
 
 
-def _first(values: list[float]) -> list[float]:
-    return values[: max(1, len(values) // _PART)]
-
-
-def _last(values: list[float]) -> list[float]:
-    return values[-max(1, len(values) // _PART) :]
-
-
-def _growth(values: list[float]) -> float:
-    """In percent."""
-    return 100 * (statistics.median(_last(values)) / statistics.median(_first(values)) - 1)
+def _fifths(samples: list[float]) -> list[float]:
+    """The median of each fifth of the samples, in order."""
+    bounds = [number * len(samples) // 5 for number in range(6)]
+    parts = (samples[start : max(stop, start + 1)] for start, stop in pairwise(bounds))
+    return [statistics.median(part) for part in parts]
 
 
 class Reloads:
