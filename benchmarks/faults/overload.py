@@ -28,7 +28,7 @@ from .prober import HEALTH, probing
 NAME = "overload"
 _WIDTH = 16
 # At which two cores compute some three hundred calls a second, a quarter and a tenth of that.
-_STEPS = (110, 440, 1100)
+_STEPS = (110, 440, 1000)
 _CALLERS = 64
 _TIMES = 10
 _CAPACITY_SECONDS, _SECONDS = 4.0, 60.0
