@@ -27,11 +27,12 @@ from .prober import HEALTH, probing
 
 NAME = "overload"
 _WIDTH = 16
-# At which two cores compute some three hundred calls a second, a quarter and a tenth of that.
-_STEPS = (110, 440, 1000)
+# Units of a model and steps of a call, so that two cores compute some three hundred calls a second,
+# a hundred, or thirty.
+_SIZES = ((256, 110), (256, 440), (512, 440))
 _CALLERS = 64
 _TIMES = 10
-_CAPACITY_SECONDS, _SECONDS = 4.0, 60.0
+_CAPACITY_SECONDS, _SECONDS = 12.0, 60.0
 _OK, _EXHAUSTED = "0", "8"
 _LEAST_SHARE = 0.9
 _MOST_WAIT = 50.0  # ms
@@ -40,11 +41,11 @@ _NONE: dict[str, float] = {"calls": 0, "p50": 0.0, "p99": 0.0}
 
 
 def trial(seconds: float = _SECONDS) -> Iterator[Finding]:
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        config = PlainConfig(input_size=_WIDTH, hidden_size=256, num_layers=2).graph()
-        save_model(SequenceEncoder(config), Path(folder))
-        for steps in _STEPS:
+    for units, steps in _SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.manual_seed(0)
+            config = PlainConfig(input_size=_WIDTH, hidden_size=units, num_layers=2).graph()
+            save_model(SequenceEncoder(config), Path(folder))
             with attacked(f"--model=bench={folder}") as server:
                 yield from _overload(server, steps, seconds)
 
