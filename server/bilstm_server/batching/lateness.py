@@ -62,10 +62,17 @@ class Lateness(Generic[J]):
     def at_door(
         self, caller: str, priority: Priority, deadline: float, free_at: float, now: float
     ) -> DeadlineExpired | None:
-        """The same of a call that is not yet read: even of the least that it may have."""
+        """The same of a call that is not yet read, by the shortest sequence that it may have.
+
+        Where long ones have come, which do not wait for batches, it may have one of these.
+        """
         lateness = self._of([1], caller, priority, deadline, free_at, now)
-        if lateness is not None:
-            self._outlook.arrive(deadline - now, now)
+        if lateness is None:
+            return None
+        in_slices = self._long_work.seconds_with(self._whole_tokens + 1)
+        if in_slices and not self._outlook.is_late(in_slices, deadline, now):
+            return None
+        self._outlook.arrive(deadline - now, now)
         return lateness
 
     def _of(
