@@ -85,7 +85,7 @@ class Toy:
         self.events.append("decoded")
         return decode(data)
 
-    def _admit(self, _: Context) -> None:
+    def _admit(self) -> None:
         self.events.append("asked for admission")
         if self.refusal is not None:
             raise self.refusal

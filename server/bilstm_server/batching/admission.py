@@ -116,15 +116,23 @@ class Admission(Generic[J]):
         """What any call of that caller is told before it is read, if it is not to be read."""
         if self._refusing:
             return Unavailable(self._closed_because)
-        return self.refusal(1, 1, caller, priority, now)
+        refusal = self._refusal(1, 1, caller, priority, now)
+        if refusal is not None:
+            self.shares.note(caller, now)
+        return refusal  # whoever has room may be another model's caller
 
     def refusal(
         self, sequences: int, tokens: int, caller: str, priority: Priority, now: float
     ) -> Overloaded | Unavailable | None:
         """What a call of so many sequences is told, if it is not to be let in."""
+        self.shares.note(caller, now)
+        return self._refusal(sequences, tokens, caller, priority, now)
+
+    def _refusal(
+        self, sequences: int, tokens: int, caller: str, priority: Priority, now: float
+    ) -> Overloaded | Unavailable | None:
         if self._draining:
             return Unavailable(self._closed_because)
-        self.shares.note(caller, now)
         lack = self._room.lack(sequences, tokens, caller, self._streams.next, now)
         lack = lack or self._lack_of_time(tokens, caller, priority, now)
         if lack is None:

@@ -70,14 +70,9 @@ class Batcher(Intake):
 
     # -- what comes -------------------------------------------------------------------------------
 
-    def refusal(
-        self, caller: str, priority: Priority, deadline: float = math.inf
-    ) -> ServiceError | None:
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
         now = asyncio.get_running_loop().time()
-        refusal = self._admission.refusal_at_door(caller, priority, now)
-        if refusal is not None or deadline == math.inf:
-            return refusal
-        return self._admission.lateness.at_door(caller, priority, deadline, self._free_at(now), now)
+        return self._admission.refusal_at_door(caller, priority, now)
 
     async def submit(
         self,
@@ -150,16 +145,13 @@ class Batcher(Intake):
         self, tokens: Sequence[int], caller: str, priority: Priority, deadline: float, now: float
     ) -> None:
         """Raises `DeadlineExpired` for sequences that are known not to be computed in time."""
+        free_at = max(self._device.free_at, now) + self._computing.seconds_ahead()
         lateness = self._admission.lateness.of_call(
-            tokens, caller, priority, deadline, self._free_at(now), now
+            tokens, caller, priority, deadline, free_at, now
         )
         if lateness is not None:
             self._metrics.observe_spared(sum(tokens))
             raise lateness
-
-    def _free_at(self, now: float) -> float:
-        """When the device is likely to have computed all batches that are closed by now."""
-        return max(self._device.free_at, now) + self._computing.seconds_ahead()
 
     def _job(
         self,

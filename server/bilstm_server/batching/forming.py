@@ -117,18 +117,17 @@ class TimelyBatch(BoundedBatch):
             self._longest = longest
             return Verdict.JOINED
         due_at = self._outlook.due_at(job.deadline, job.admitted_at)
-        if min(due_at, self._due_at) >= self._slowest_at:
-            pass  # whatever the batch becomes, it ends in time
-        elif self._is_trial:
+        if self._is_trial:
             due_at = math.inf
-        elif due_at < self._efficient_at or due_at < self._ends_at(
-            self._estimate.known_seconds(longest, tokens + job.behind)
-        ):
-            return Verdict.HOPELESS
-        elif self._sequences and min(due_at, self._due_at) < self._ends_at(
-            self._estimate.seconds(longest, tokens)
-        ):
-            return Verdict.LATER
+        elif min(due_at, self._due_at) < self._slowest_at:  # it may be too late in this one
+            if due_at < self._efficient_at or due_at < self._ends_at(
+                self._estimate.known_seconds(longest, tokens + job.behind)
+            ):
+                return Verdict.HOPELESS
+            if self._sequences and min(due_at, self._due_at) < self._ends_at(
+                self._estimate.seconds(longest, tokens)
+            ):
+                return Verdict.LATER
         self._is_trial = False
         self._longest = longest
         self._due_at = min(self._due_at, due_at)

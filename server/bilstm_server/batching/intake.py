@@ -24,11 +24,9 @@ class Intake(Protocol):
     its time. A `caller` is any text by which those are told apart who share the device.
     """
 
-    def refusal(
-        self, caller: str, priority: Priority, deadline: float = math.inf
-    ) -> ServiceError | None:
+    def refusal(self, caller: str, priority: Priority) -> ServiceError | None:
         """What a call of one short sequence of that caller would be told now: `Unavailable`,
-        `Overloaded`, `DeadlineExpired`, or None if it would be let in.
+        `Overloaded`, or None if it has room.
         """
         ...
 

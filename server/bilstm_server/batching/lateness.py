@@ -56,35 +56,8 @@ class Lateness(Generic[J]):
 
         Where nothing was computed for a while nothing is known: a call is let in as a trial.
         """
-        self._outlook.arrive(deadline - now, now)
-        return self._of(tokens, caller, priority, deadline, free_at, now)
-
-    def at_door(
-        self, caller: str, priority: Priority, deadline: float, free_at: float, now: float
-    ) -> DeadlineExpired | None:
-        """The same of a call that is not yet read, by the shortest sequence that it may have.
-
-        Where long ones have come, which do not wait for batches, it may have one of these.
-        """
-        lateness = self._of([1], caller, priority, deadline, free_at, now)
-        if lateness is None:
-            return None
-        in_slices = self._long_work.seconds_with(self._whole_tokens + 1)
-        if in_slices and not self._outlook.is_late(in_slices, deadline, now):
-            return None
-        self._outlook.arrive(deadline - now, now)
-        return lateness
-
-    def _of(
-        self,
-        tokens: Sequence[int],
-        caller: str,
-        priority: Priority,
-        deadline: float,
-        free_at: float,
-        now: float,
-    ) -> DeadlineExpired | None:
         outlook = self._outlook
+        outlook.arrive(deadline - now, now)
         is_all_whole = max(tokens) <= self._whole_tokens
         if is_all_whole and free_at + self.most_seconds <= outlook.due_at(deadline, now):
             return None  # whatever comes first
@@ -98,7 +71,7 @@ class Lateness(Generic[J]):
             expected = free_at - now + outlook.seconds(ahead, max(whole), in_batches)
         in_slices = sum(tokens) - in_batches
         if in_slices:
-            expected = max(expected, self._long_work.seconds_with(in_slices))
+            expected = max(expected, self._long_work.seconds_with(in_slices, now))
         if not outlook.is_late(expected, deadline, now):
             return None
         alone = max(

@@ -142,9 +142,10 @@ class SliceLane:
 
     def _tell(self) -> None:
         """Tell what was computed in this turn. Metrics and the policy are the loop's to write."""
+        now = asyncio.get_running_loop().time()
         for tokens, seconds in self._slices:
             self._metrics.observe_slice(seconds)
-            self._work.observe(tokens, seconds)
+            self._work.observe(tokens, seconds, now)
         self._slices.clear()
         for _ in range(self._out_of_memory):
             self._metrics.observe_out_of_memory()

@@ -110,8 +110,7 @@ class ModelFamilies:
         )
         self.spared_tokens = Counters(
             "bilstm_spared_tokens_total",
-            "Tokens that were not computed, because their results would have come too late. Those "
-            "of calls that were refused before they were read are not known.",
+            "Tokens that were not computed, because their results would have come too late.",
             _LABELS,
             registry=registry,
         )

@@ -11,12 +11,10 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from .context import Context
-
 Decode = Callable[[bytes], Any]
 
 
-def _admit_any(_: Context) -> None:
+def _admit_any() -> None:
     """Refuse nobody."""
 
 
@@ -30,9 +28,8 @@ class TensorMethod:
 
     # Turns one message's bytes into the request. Raises `InvalidInput`.
     decode: Decode
-    # Raises the error that every request of the call would get now. It is asked before the request
-    # is read.
-    check_door: Callable[[Context], None] = _admit_any
+    # Raises the error that every request would get now. It is asked before the request is read.
+    check_door: Callable[[], None] = _admit_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from typing import TypeAlias
 
 from ..callers import Priority
@@ -21,7 +22,7 @@ _TOKEN_KEY = "authorization"
 _SCHEME = "bearer "
 _PRIORITY_KEY = "bilstm-priority"
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
-_NAME_CHARACTERS = 100
+_NAME_CHARACTERS, _HASH_CHARACTERS = 100, 32
 _UNIX = "unix"
 
 
@@ -57,7 +58,7 @@ def forwarded_name(metadata: Metadata, header: str) -> str:
     values = [value for key, value in metadata if key == header and isinstance(value, str)]
     if not values:
         return ""
-    return one_line(values[-1].rpartition(",")[2].strip(), _NAME_CHARACTERS)
+    return _bounded(values[-1].rpartition(",")[2].strip())
 
 
 def has_certificate(auth: AuthContext) -> bool:
@@ -76,7 +77,17 @@ def caller_certificate_name(auth: AuthContext) -> str:
     It is read here, as gRPC ends the names that it tells at their first zero byte: `boss` would be
     the name of one for `boss\\0.example.org`.
     """
-    return one_line(certificate_name(next(iter(auth.get(_CERTIFICATE, ())), b"")), _NAME_CHARACTERS)
+    return _bounded(certificate_name(next(iter(auth.get(_CERTIFICATE, ())), b"")))
+
+
+def _bounded(name: str) -> str:
+    """Return a name on one line. Of a long one it is the beginning, and a hash by which it differs
+    from others that begin so."""
+    line = one_line(name, len(name))
+    if len(line) <= _NAME_CHARACTERS:
+        return line
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_CHARACTERS]
+    return f"{line[: _NAME_CHARACTERS - _HASH_CHARACTERS - 1]}…{digest}"
 
 
 @lru_cache(maxsize=4_096)

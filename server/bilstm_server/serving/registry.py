@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..batching.intake import Intake
-from ..callers import Priority
+from ..callers import Caller, Priority
 from ..errors import Loading, ModelError, ModelNotFound, PermissionDenied, ServiceError
 from ..metrics import DropMetrics, ModelMetrics
 from ..model.config import ModelConfig
@@ -76,13 +76,15 @@ class ModelRegistry:
         if not versions:
             del self._models[model.name]
 
-    def check_room(self, caller: str, priority: Priority, deadline: float) -> None:
+    def check_room(self, caller: Caller, priority: Priority) -> None:
         """Raise the error that a request of that caller gets whichever model it names: `Loading`,
-        or where no model lets it in, that of the first one."""
+        or where none that it may use has room, that of the first one."""
         self._require_complete()
         first: ServiceError | None = None
         for model in self:
-            refusal = model.batcher.refusal(caller, priority, deadline)
+            if caller.models is not None and model.name not in caller.models:
+                continue
+            refusal = model.batcher.refusal(caller.name, priority)
             if refusal is None:
                 return
             first = first or refusal

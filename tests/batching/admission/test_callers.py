@@ -100,6 +100,18 @@ def test_a_newcomer_finds_room() -> None:
         shared.policy.admit([Job(10, caller=name)], 0.0)
 
 
+def test_who_passes_the_door_leaves_no_trace() -> None:
+    """Whoever is let past the door may call another model; whoever is refused there wants room."""
+    policy = admission(batch=(10, 10), queue=(40, 40))
+    assert policy.refusal(1, 1, "lone", Priority.NORMAL, 0.0) is None
+    assert policy.refusal_at_door("other", Priority.NORMAL, 0.0) is None
+    assert not policy.shares.are_wanted(0.0)
+    while policy.refusal(1, 1, "lone", Priority.NORMAL, 0.0) is None:
+        policy.admit([Job(caller="lone")], 0.0)
+    assert policy.refusal_at_door("other", Priority.NORMAL, 0.0) is not None
+    assert policy.shares.are_wanted(0.0)
+
+
 def test_a_lone_caller_fills_the_queue() -> None:
     """One caller has all of the queue; a second one that finds it full is refused once, and finds
     room when it comes again."""

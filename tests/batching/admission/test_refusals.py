@@ -133,8 +133,8 @@ def test_long_sequences_take_their_time() -> None:
     assert policy.seconds_of_waiting == pytest.approx((1000 + 500 + 10) * 0.01)
     policy.long_work.progress(first, 1200, layers=2)
     assert policy.seconds_of_waiting == pytest.approx((1200 + 2 * 500) * 0.01 / 2 + 10 * 0.01)
-    policy.long_work.observe(50, 1.0)
-    policy.long_work.observe(0, 1.0)  # one that failed
+    policy.long_work.observe(50, 1.0, 0.0)
+    policy.long_work.observe(0, 1.0, 0.0)  # one that failed
     assert policy.seconds_of_waiting == pytest.approx((1200 + 2 * 500) * 0.02 + 10 * 0.01)
     policy.long_work.end(first)
     assert policy.seconds_of_waiting == pytest.approx(2 * 500 * 0.02 + 10 * 0.01)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
@@ -52,10 +52,7 @@ class CostlyEngine(Engine):
         return super().compute(staged)
 
 
-class Served(NamedTuple):
-    engine: CostlyEngine
-    stub: Any
-    encode_parts: Any  # `Encode` for a client that sends its request when it likes
+Served = tuple[CostlyEngine, Any]  # and the stub of its server
 
 
 @asynccontextmanager
@@ -74,8 +71,7 @@ async def costly_server(
     async with App(served, load) as app:
         await app.load()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-            parts: Any = channel.stream_unary("/bilstm.v1.EncoderService/Encode")
-            yield Served(engines[0], encoder_pb2_grpc.EncoderServiceStub(channel), parts)
+            yield engines[0], encoder_pb2_grpc.EncoderServiceStub(channel)
 
 
 def request(sequences: int) -> pb.EncodeRequest:
@@ -100,9 +96,9 @@ async def served(
     model_folder: Path,
 ) -> AsyncIterator[Served]:
     """A server that knows what its batches take."""
-    async with costly_server(model_folder) as served:
-        await served.stub.Encode(request(1), timeout=HANGS_AFTER_SECONDS)  # nothing is known yet
-        yield served
+    async with costly_server(model_folder) as (engine, stub):
+        await stub.Encode(request(1), timeout=HANGS_AFTER_SECONDS)  # although nothing is known
+        yield engine, stub
 
 
 async def test_who_has_too_little_time_is_told_at_once(
@@ -110,7 +106,7 @@ async def test_who_has_too_little_time_is_told_at_once(
 ) -> None:
     """A call that would take four seconds and has two is refused before it is computed, in words
     that say both, and how much would do; to try again would not. With more time it is answered."""
-    engine, stub, _ = served
+    engine, stub = served
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.Encode(request(20), timeout=2)
     assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -129,7 +125,7 @@ async def test_what_is_computed_counts(
     """A call that would be quick by itself is refused where four seconds of work come before it,
     with when to come again, and computed after it where there is time; nothing was computed for
     nobody."""
-    engine, stub, _ = served
+    engine, stub = served
     long = asyncio.ensure_future(stub.Encode(request(20), timeout=HANGS_AFTER_SECONDS))
     await until(lambda: len(engine.tokens) > 1)
     with pytest.raises(grpc.aio.AioRpcError, match="would take about") as refused:
@@ -138,19 +134,3 @@ async def test_what_is_computed_counts(
     await stub.Encode(request(1), timeout=HANGS_AFTER_SECONDS)
     await long
     assert sum(engine.tokens) == 22 * STEPS
-
-
-async def test_whoever_would_be_too_late_is_told_before_the_request_is_read(served: Served) -> None:
-    """Where work of four seconds comes first, a call with two is refused by its headers; one that
-    has more time is read."""
-    engine, stub, encode_parts = served
-    long = asyncio.ensure_future(stub.Encode(request(20), timeout=HANGS_AFTER_SECONDS))
-    await until(lambda: len(engine.tokens) > 1)
-    unsent = encode_parts(timeout=2)
-    assert await unsent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "would take about" in await unsent.details()
-    sent = encode_parts(timeout=HANGS_AFTER_SECONDS)
-    await sent.write(request(1).SerializeToString())
-    await sent.done_writing()
-    assert pb.EncodeResponse.FromString(await sent).encodings
-    await long

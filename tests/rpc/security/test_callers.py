@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import grpc
@@ -98,7 +99,11 @@ async def test_token_and_certificate(
         ),
         ("x-forwarded-for", (("x-forwarded-for", "a, "),), "127.0.0.1"),
         ("x-forwarded-for", (), "127.0.0.1"),
-        ("x-forwarded-for", (("x-forwarded-for", "n" * 1000),), "n" * 100 + "…"),
+        (
+            "x-forwarded-for",
+            (("x-forwarded-for", "n" * 1000),),
+            f"{'n' * 67}…{sha256(b'n' * 1000).hexdigest()[:32]}",
+        ),
     ],
 )
 async def test_a_proxy_names_the_caller(
@@ -109,6 +114,17 @@ async def test_a_proxy_names_the_caller(
     async with running(configure(caller_header=header)) as app:
         assert await encode_outcome(plain_channel(app), metadata) is OK
     assert seen == [(Caller(expected, "peer"), Priority.NORMAL)]
+
+
+async def test_a_header_names_nobody_who_has_a_certificate(
+    with_tls: Configure, authority: Authority, callers: Authority, seen: Seen
+) -> None:
+    """Also where the certificate has no name: the caller could write any."""
+    nameless = callers.issue_nameless()
+    async with running(with_tls(tls_client_ca=callers.path, caller_header="x-caller")) as app:
+        channel = secure_channel(app, authority, nameless)
+        assert await encode_outcome(channel, (("x-caller", "forged"),)) is OK
+    assert seen == [(Caller("127.0.0.1", "peer"), Priority.NORMAL)]
 
 
 async def test_addresses_without_ports(configure: Configure, tmp_path: Path, seen: Seen) -> None:

@@ -81,7 +81,14 @@ def test_forwarded_names_are_short_and_printable(metadata: list[tuple[str, str]]
     """Whatever a proxy passes on, a name of it is one short line."""
     name = forwarded_name(metadata, "x-caller")
     assert name.isprintable()
-    assert len(name) <= 2_000
+    assert len(name) <= 100
+
+
+def test_long_names_differ() -> None:
+    """Two callers whose long names begin alike are two callers."""
+    path = "spiffe://example.org/" + 100 * "x"
+    names = {forwarded_name([("x-caller", f"{path}/{end}")], "x-caller") for end in "ab"}
+    assert len(names) == 2
 
 
 def test_no_certificate() -> None:

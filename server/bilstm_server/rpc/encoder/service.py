@@ -59,13 +59,12 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             },
         )
 
-    def _check_door(self, context: Context) -> None:
+    def _check_door(self) -> None:
         """Raise what any `Encode` of the caller would get now. Saying so before the request is read
         costs little."""
         call = current_call.get()
         try:
-            deadline = Deadline.of(context)
-            self._registry.check_room(call.caller.name, call.priority, deadline.at)
+            self._registry.check_room(call.caller, call.priority)
         except ServiceError as error:
             self._registry.drops(self._metrics.no_model).drop(drop_reason(error), call.caller.name)
             raise

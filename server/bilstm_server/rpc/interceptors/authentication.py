@@ -122,8 +122,9 @@ class Authentication:
         name, models = "", None
         if token is not None:
             kind, name, models = "token", token.name, token.models
-        elif has_certificate(auth) and (name := caller_certificate_name(auth)):
-            kind = "certificate"
+        elif has_certificate(auth):
+            name = caller_certificate_name(auth)
+            kind = "certificate" if name else "peer"
         elif self._rules.header:
             name = forwarded_name(metadata, self._rules.header)
         name = name or peer_name(context.peer())

@@ -85,7 +85,7 @@ class Decoding:
                 data = await self._receiving.message(context)
                 reply = encode(await behaviour(decode(data), context))
             else:
-                tensor.check_door(context)
+                tensor.check_door()
                 # No name keeps the request here: its method lets go of it when it likes.
                 reply = await behaviour(await self._tensor_request(decode, context), context)
             call = current_call.get()
